@@ -1,0 +1,84 @@
+"""lit-cascade: turn pretrained classifiers into a cascade."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public names and where they live. They are imported on first use, so that `import lit_cascade` and
+# `lit-cascade --help` load no torch.
+_PUBLIC = {
+    "Cascade": "lit_cascade.cascade",
+    "CascadeError": "lit_cascade.errors",
+    "CascadeMetrics": "lit_cascade.lit.metrics",
+    "CascadeOutput": "lit_cascade.cascade",
+    "CascadeTrainer": "lit_cascade.lit.trainer",
+    "Curve": "lit_cascade.core.sweep",
+    "LitCascade": "lit_cascade.lit.cascade",
+    "LitClassifier": "lit_cascade.lit.classifier",
+    "OperatingPoint": "lit_cascade.core.selection",
+    "Policy": "lit_cascade.core.policy",
+    "PolicyOptions": "lit_cascade.options",
+    "Record": "lit_cascade.records",
+    "Stage": "lit_cascade.models.stage",
+    "UsageError": "lit_cascade.errors",
+    "count_flops": "lit_cascade.cost",
+    "curve_of_records": "lit_cascade.analysis",
+    "fit_temperature": "lit_cascade.core.calibration",
+    "operating_points": "lit_cascade.core.selection",
+    "replay": "lit_cascade.core.policy",
+    "sweep": "lit_cascade.core.sweep",
+}
+
+__all__ = [
+    "Cascade",
+    "CascadeError",
+    "CascadeMetrics",
+    "CascadeOutput",
+    "CascadeTrainer",
+    "Curve",
+    "LitCascade",
+    "LitClassifier",
+    "OperatingPoint",
+    "Policy",
+    "PolicyOptions",
+    "Record",
+    "Stage",
+    "UsageError",
+    "__version__",
+    "count_flops",
+    "curve_of_records",
+    "fit_temperature",
+    "operating_points",
+    "replay",
+    "sweep",
+]
+
+if TYPE_CHECKING:
+    from lit_cascade.analysis import curve_of_records
+    from lit_cascade.cascade import Cascade, CascadeOutput
+    from lit_cascade.core.calibration import fit_temperature
+    from lit_cascade.core.policy import Policy, replay
+    from lit_cascade.core.selection import OperatingPoint, operating_points
+    from lit_cascade.core.sweep import Curve, sweep
+    from lit_cascade.cost import count_flops
+    from lit_cascade.errors import CascadeError, UsageError
+    from lit_cascade.lit.cascade import LitCascade
+    from lit_cascade.lit.classifier import LitClassifier
+    from lit_cascade.lit.metrics import CascadeMetrics
+    from lit_cascade.lit.trainer import CascadeTrainer
+    from lit_cascade.models.stage import Stage
+    from lit_cascade.options import PolicyOptions
+    from lit_cascade.records import Record
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

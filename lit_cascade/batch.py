@@ -1,0 +1,98 @@
+"""Batches as models take them: a tensor, a tuple of tensors, or a dict of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from lit_cascade.errors import CascadeError
+
+__all__ = ["Inputs", "batch_size", "forward_logits", "map_tensors", "signature", "split_labels"]
+
+Inputs: TypeAlias = Any
+"""A tensor, a tuple or list of tensors, or a mapping of names to tensors; samples along axis 0."""
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    if isinstance(values, (list, tuple)) and values and all(isinstance(v, Tensor) for v in values):
+        return list(values)
+    raise CascadeError(
+        "a batch must be a tensor, a tuple of tensors or a dict of tensors, "
+        f"got {type(inputs).__name__}."
+    )
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Number of samples.
+
+    Raises:
+        CascadeError: tensors that disagree, or a batch of another kind.
+    """
+    sizes = {len(tensor) for tensor in _tensors(inputs)}
+    if len(sizes) != 1:
+        raise CascadeError(f"the tensors of a batch differ in length: {sorted(sizes)}.")
+    return sizes.pop()
+
+
+def map_tensors(inputs: Inputs, index: Any) -> Inputs:
+    """Index every tensor of a batch, keeping its structure."""
+    if isinstance(inputs, Tensor):
+        return inputs[index]
+    if isinstance(inputs, Mapping):
+        return {name: tensor[index] for name, tensor in inputs.items()}
+    return tuple(tensor[index] for tensor in inputs)
+
+
+def signature(inputs: Inputs) -> tuple[Any, ...]:
+    """What the cost of one sample depends on: names, shapes without the batch, and dtypes."""
+    names = tuple(inputs) if isinstance(inputs, Mapping) else ()
+    return (names, *((tensor.shape[1:], tensor.dtype) for tensor in _tensors(inputs)))
+
+
+def forward_logits(model: nn.Module, inputs: Inputs, name: str = "model") -> Tensor:
+    """Run a model on a batch and return its logits of shape (N, C).
+
+    A tensor is the model's only argument, a tuple its positional and a dict its keyword arguments,
+    as torch and transformers modules expect. An output with a `logits` attribute is unwrapped.
+
+    Raises:
+        CascadeError: the output is not of shape (N, C).
+    """
+    if isinstance(inputs, Tensor):
+        output = model(inputs)
+    elif isinstance(inputs, Mapping):
+        output = model(**inputs)
+    else:
+        output = model(*inputs)
+    logits = getattr(output, "logits", output)
+    n = batch_size(inputs)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise CascadeError(f"{name}: expected logits of shape ({n}, classes), got {got}.")
+    return logits
+
+
+def split_labels(batch: Any) -> tuple[Inputs, Tensor]:
+    """Take a data loader's batch apart into inputs and labels.
+
+    Accepts `(inputs, labels)` and a dict with an entry `labels` or `label`.
+
+    Raises:
+        CascadeError: the batch is neither.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        return batch[0], batch[1]
+    if isinstance(batch, Mapping):
+        for key in ("labels", "label"):
+            if isinstance(batch.get(key), Tensor):
+                return {k: v for k, v in batch.items() if k != key}, batch[key]
+    keys = f" with the entries {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
+    raise CascadeError(
+        "the data must give batches of (inputs, labels) or dicts with an entry 'labels', "
+        f"got {type(batch).__name__}{keys}."
+    )

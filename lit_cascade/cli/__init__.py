@@ -1,0 +1,72 @@
+"""The command line: a table of commands, of which only the one that is asked for is imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from lit_cascade import __version__
+from lit_cascade.errors import CascadeError, check_name
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "fit": ("lit_cascade.cli.fit", "train one stage and write its checkpoint and card"),
+    "calibrate": ("lit_cascade.cli.calibrate", "fit temperatures on the calibration split"),
+    "validate": ("lit_cascade.cli.validate", "judge a cascade at every threshold"),
+    "test": ("lit_cascade.cli.test", "run a cascade for real at the thresholds of a policy"),
+}
+"""Command: (module with a function `main(argv)`, one-line summary)."""
+
+_HELP = """\
+usage: lit-cascade COMMAND [options]
+
+Turns pretrained classifiers into a cascade: a small model answers the inputs it is
+sure of, the rest are deferred to a larger one.
+
+commands:
+{commands}
+
+options:
+  -h, --help     this text; `lit-cascade COMMAND --help` explains a command
+  --version      print the version
+
+Try: lit-cascade validate --config digits_pair.yaml
+"""
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return _HELP.format(commands="\n".join(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments, by default those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        sys.stdout.write(_help())
+        return 0
+    if arguments[0] == "--version":
+        sys.stdout.write(f"lit-cascade {__version__}\n")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    try:
+        check_name(name, COMMANDS, "command")
+        module = importlib.import_module(COMMANDS[name][0])
+        module.main(rest)
+    except CascadeError as error:
+        sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"lit-cascade {name}: interrupted\n")
+        return 130
+    return 0

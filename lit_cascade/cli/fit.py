@@ -1,0 +1,105 @@
+"""`lit-cascade fit`: train one stage."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lit_cascade.cli.options import FitOptions
+from lit_cascade.cli.parsing import dispatch
+
+if TYPE_CHECKING:
+    from lit_cascade.report.card import Card
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    command = shlex.join(["lit-cascade", "fit", *argv])
+    dispatch("fit", argv, FitOptions, lambda: _run(command))
+
+
+def _run(command: str) -> None:
+    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.lit import LitClassifier
+
+    class FitCLI(CascadeCLI):
+        """Trains a stage, judges it, and writes its checkpoint and card."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            """The one command."""
+            return {"fit": CascadeCLI.skip()}
+
+        def fit(self, model: Any, datamodule: Any, **_: Any) -> None:
+            """Run the command."""
+            _fit(self, model, datamodule, command)
+
+    FitCLI(LitClassifier, FitOptions)
+
+
+def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
+    from lit_cascade.cli.output import Output
+    from lit_cascade.models.stage import checkpoint_bytes
+    from lit_cascade.report.tables import print_card
+
+    name = model.name
+    files = [f"{name}.safetensors", f"{name}.md"]
+    output = Output("fit", cli.options.out, files, overwrite=cli.options.overwrite)
+    cli.trainer.fit(model, datamodule=datamodule)
+    card = _card(cli, model, datamodule, command)
+    if card is None:
+        return
+    print_card(card)
+    output.add(files[0], checkpoint_bytes(model.network, name, card.classes))
+    output.add(files[1], card.as_markdown())
+    output.write()
+
+
+def _card(cli: Any, model: Any, datamodule: Any, command: str) -> Card | None:
+    """Judge what was trained; None on the processes that do not write."""
+    from lit_cascade.cost import count_parameters
+    from lit_cascade.data.evaluation import has_split
+    from lit_cascade.records import library_versions
+    from lit_cascade.report.card import Card
+
+    splits = {}
+    judged = None
+    for split in ("calibration", "validation", "test"):
+        if has_split(datamodule, split):
+            judged = cli.trainer.judge(model, datamodule, split)
+            if judged is not None:
+                splits[split] = (judged.accuracy, judged.n)
+    if judged is None:
+        return None
+    return Card(
+        name=model.name,
+        data=judged.data["name"],
+        classes=judged.classes,
+        splits=splits,
+        flops=judged.flops,
+        parameters=count_parameters(model.network),
+        recipe=_recipe(cli),
+        command=command,
+        versions=library_versions(),
+    )
+
+
+def _recipe(cli: Any) -> dict[str, Any]:
+    """The parts of the configuration that decide what was trained."""
+    import yaml
+
+    config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=True))["fit"]
+    recipe = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
+    trainer = (
+        "max_epochs",
+        "max_steps",
+        "precision",
+        "gradient_clip_val",
+        "devices",
+        "deterministic",
+    )
+    recipe["trainer"] = {key: config["trainer"][key] for key in trainer if key in config["trainer"]}
+    return recipe

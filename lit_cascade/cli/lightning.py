@@ -1,0 +1,87 @@
+"""The LightningCLI behind the commands that need models, data and a Trainer."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lit_cascade.cli.parsing import options_from
+from lit_cascade.lit.trainer import CascadeTrainer
+
+__all__ = ["CascadeCLI"]
+
+_SKIP = {
+    "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "verbose",
+    "ckpt_path", "weights_only", "split", "stages",
+}  # fmt: skip
+
+
+class CascadeCLI(LightningCLI):
+    """One command as a LightningCLI subcommand.
+
+    Args:
+        model: the LightningModule that the config's `model` describes.
+        options: dataclass of the command's own options.
+    """
+
+    trainer: CascadeTrainer
+
+    def __init__(self, model: type[LightningModule], options: type[Any]) -> None:
+        self.options_class = options
+        _quieten()
+        super().__init__(
+            model,
+            LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_class=CascadeTrainer,
+            trainer_defaults={
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_model_summary": False,
+            },
+            seed_everything_default=0,
+            parser_kwargs={name: {"exit_on_error": False} for name in self.subcommands()}
+            | {"exit_on_error": False},
+            auto_configure_optimizers=False,
+        )
+
+    @staticmethod
+    def skip() -> set[str]:
+        """Arguments of the Trainer's methods that are no options of a command."""
+        return set(_SKIP)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the command's own options, and hand the policy to the model."""
+        added = parser.add_class_arguments(self.options_class)
+        if any(name.startswith("policy") for name in added):
+            parser.link_arguments("policy", "model.policy", apply_on="instantiate")
+
+    @property
+    def options(self) -> Any:
+        """The command's own options."""
+        return options_from(self.config_init[str(self.subcommand)], self.options_class)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the Trainer, with a progress bar on stderr: stdout is for results."""
+        config = self._get(self.config_init, "trainer", default={})
+        callbacks = config.get("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def _quieten() -> None:
+    """Keep Lightning's greetings from between the user and the result; its warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    # how lightning 2.6 asks torch 2.15 for the structure of a batch
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")

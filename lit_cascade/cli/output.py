@@ -1,0 +1,84 @@
+"""Where a command writes: checked before the work, written whole after it, by one process."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_cascade.core.sweep import Curve
+from lit_cascade.files import prepare_folder, unused_folder, write_atomically
+from lit_cascade.report.tables import print_written
+
+__all__ = ["Output", "curve_csv", "main_process"]
+
+
+def main_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(rank in {None, "", "0"} for rank in ranks)
+
+
+class Output:
+    """The folder of one run.
+
+    Args:
+        command: its name, for the folder that is made when none is given.
+        out: the folder, or None for a new one under `runs`.
+        names: the files that will be written.
+        overwrite: whether they may replace older ones.
+
+    Raises:
+        UsageError: the folder cannot be written to, or holds results already.
+    """
+
+    def __init__(self, command: str, out: str | None, names: list[str], *, overwrite: bool) -> None:
+        self.folder = unused_folder(Path("runs"), command) if out is None else Path(out)
+        self._files: dict[str, bytes] = {}
+        if main_process():
+            prepare_folder(self.folder, names, overwrite=overwrite)
+
+    def add(self, name: str, content: bytes | str) -> None:
+        """Keep a file for writing."""
+        self._files[name] = content.encode() if isinstance(content, str) else content
+
+    def add_json(self, name: str, content: Any) -> None:
+        """Keep a JSON file for writing."""
+        self.add(name, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def add_yaml(self, name: str, content: Any, comment: str = "") -> None:
+        """Keep a YAML file for writing."""
+        header = "".join(f"# {line}\n" for line in comment.splitlines())
+        self.add(name, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+    def write(self) -> None:
+        """Write everything and say so."""
+        for name, content in self._files.items():
+            write_atomically(self.folder / name, content)
+        print_written([str(self.folder / name) for name in self._files])
+
+
+def curve_csv(curve: Curve) -> str:
+    """The content of `curve.csv`: one row per distinct threshold.
+
+    Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`; the ratio is to the last
+    stage alone. The first row (threshold -inf) is the first stage alone, the last (inf) has every
+    sample deferred to the last stage.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["threshold", "deferral_rate", "accuracy", "flops", "flops_ratio"])
+    columns = (
+        curve.thresholds,
+        curve.deferral_rate,
+        curve.accuracy,
+        curve.cost,
+        curve.cost / curve.stage_cost[-1],
+    )
+    writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+    return buffer.getvalue()

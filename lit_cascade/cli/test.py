@@ -1,0 +1,77 @@
+"""`lit-cascade test`: a cascade, run for real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lit_cascade.cli.options import TestOptions
+from lit_cascade.cli.parsing import dispatch
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    dispatch("test", argv, TestOptions, _run_models)
+
+
+def _run_models() -> None:
+    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.lit import LitCascade
+
+    class TestCLI(CascadeCLI):
+        """Runs the cascade on a split and reports what it did."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            """The one command."""
+            return {"test": CascadeCLI.skip()}
+
+        def test(self, model: Any, datamodule: Any, **_: Any) -> None:
+            """Run the command."""
+            _test(self.trainer, model, datamodule, self.options)
+
+    TestCLI(LitCascade, TestOptions)
+
+
+def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> None:
+    from lit_cascade.analysis import outcome
+    from lit_cascade.cli.evidence import check_overlap
+    from lit_cascade.cli.output import Output
+    from lit_cascade.records import library_versions
+    from lit_cascade.report.summary import outcome_summary
+    from lit_cascade.report.tables import print_execution
+
+    output = Output("test", options.out, ["test.json"], overwrite=options.overwrite)
+    notes: list[str] = []
+
+    def check(ids: Any, data: Mapping[str, Any]) -> None:
+        notes.extend(check_overlap(options.policy, ids, data, allowed=options.allow_overlap))
+
+    done = trainer.execute(model, datamodule, options.split, check=check)
+    if done is None:
+        return
+    right = done.prediction == done.samples.labels
+    found = outcome(done.stage, right, done.flops, done.flops_alone)
+    thresholds = model.cascade.policy.thresholds
+    where = f"{done.data['name']}, split {options.split!r}"
+    spent = (done.flops.sum(dim=0) / found.n).tolist()
+    print_execution(found, model.names, thresholds, spent, where, notes)
+    output.add_json(
+        "test.json",
+        {
+            "n": found.n,
+            "score": model.cascade.policy.score,
+            "temperatures": dict(zip(model.names, model.cascade.policy.temperatures, strict=True)),
+            **outcome_summary(found, model.names, thresholds),
+            "executed_flops": dict(zip(model.names, done.flops.sum(dim=0).tolist(), strict=True)),
+            "notes": notes,
+            "provenance": {
+                "data": dict(done.data),
+                "fingerprint": done.samples.fingerprint,
+                "versions": library_versions(),
+            },
+        },
+    )
+    output.write()

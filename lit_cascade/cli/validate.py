@@ -1,0 +1,98 @@
+"""`lit-cascade validate`: a cascade at every threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lit_cascade.cli.options import ValidateOptions
+from lit_cascade.cli.parsing import dispatch
+
+if TYPE_CHECKING:
+    from lit_cascade.cli.output import Output
+    from lit_cascade.records import Record
+
+__all__ = ["main"]
+
+_LOGGED = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
+"""Thresholds whose metrics go to the Trainer's logger, if it has one."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    dispatch("validate", argv, ValidateOptions, _run_models, _run_records)
+
+
+def _output(options: ValidateOptions) -> Output:
+    from lit_cascade.cli.output import Output
+
+    names = ["curve.csv", "curve.png", "summary.json"]
+    return Output("validate", options.out, names, overwrite=options.overwrite)
+
+
+def _run_records(options: ValidateOptions) -> None:
+    from lit_cascade.records import Record
+
+    output = _output(options)
+    report([Record.load(path) for path in options.records or []], options, output)
+
+
+def _run_models() -> None:
+    from lit_cascade.cli.evidence import check_overlap
+    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.lit import LitCascade, ThresholdMetrics
+
+    class ValidateCLI(CascadeCLI):
+        """Records the split, then judges the records."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            """The one command."""
+            return {"validate": CascadeCLI.skip()}
+
+        def validate(self, model: Any, datamodule: Any, **_: Any) -> None:
+            """Run the command."""
+            options: ValidateOptions = self.options
+            output = _output(options)
+            if self.trainer.loggers:
+                self.trainer.add_callback(ThresholdMetrics(_LOGGED))
+
+            def check(ids: Any, data: Mapping[str, Any]) -> None:
+                check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
+
+            records = self.trainer.record(model, datamodule, options.split, check=check)
+            if records is not None:
+                report(records, options, output)
+
+    ValidateCLI(LitCascade, ValidateOptions)
+
+
+def report(records: Sequence[Record], options: ValidateOptions, output: Output) -> None:
+    """Judge records, print, and write what was found."""
+    from lit_cascade.cli.evidence import check_overlap
+    from lit_cascade.cli.output import curve_csv
+    from lit_cascade.records import check_alike
+    from lit_cascade.report.plots import draw_curve
+    from lit_cascade.report.summary import Validation, validation_summary
+    from lit_cascade.report.tables import print_validation
+
+    check_alike(records)
+    first = records[0]
+    notes = check_overlap(
+        options.policy,
+        first.ids,
+        first.data,
+        allowed=options.allow_overlap,
+        fingerprint=first.samples.fingerprint,
+    )
+    found = Validation.of(records, options.policy)
+    print_validation(found, notes)
+    output.add("curve.csv", curve_csv(found.curve))
+    if found.uncalibrated is not None:
+        output.add("curve_uncalibrated.csv", curve_csv(found.uncalibrated))
+    output.add("curve.png", draw_curve(found))
+    output.add_json("summary.json", validation_summary(found))
+    if options.save_records:
+        for record in records:
+            record.save(output.folder / f"{record.name}.safetensors")
+    output.write()

@@ -1,0 +1,1 @@
+"""Pure mathematics of a cascade: torch and the standard library only."""

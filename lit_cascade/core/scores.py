@@ -1,0 +1,139 @@
+"""Confidence scores: how sure a stage is of its answer, from its logits.
+
+Every score is larger where the stage is surer. A score is a function of one row of logits alone, so
+it does not depend on the batch that the row came in: recorded and live logits give the same score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_cascade.errors import CascadeError, check_name
+
+__all__ = ["SCORES", "Score", "answers_of", "score_and_answer", "score_named"]
+
+# Rows are handled in blocks of about a megabyte, which stay in the cache of one core.
+_BLOCK_ELEMENTS = 2**18
+
+
+@dataclass(frozen=True)
+class Score:
+    """A confidence score with its range.
+
+    Attributes:
+        name: the name used in configs, tables and files.
+        low: the least value it can take.
+        high: the greatest value it can take.
+        function: maps `(shifted, answers)` to scores of shape (N,). `shifted` holds
+            `(logits - max) / T` in float32 of shape (N, C) and may be overwritten; `answers` is
+            the argmax of each row.
+    """
+
+    name: str
+    low: float
+    high: float
+    function: Callable[[Tensor, Tensor], Tensor]
+
+
+def _max_softmax(shifted: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG001 - one signature for all
+    return shifted.exp_().sum(dim=1).reciprocal_()
+
+
+def _margin(shifted: Tensor, answers: Tensor) -> Tensor:
+    weights = shifted.exp_()
+    total = weights.sum(dim=1)
+    second = weights.scatter_(1, answers[:, None], -1.0).amax(dim=1)
+    return (1 - second).div_(total)
+
+
+def _negative_entropy(shifted: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG001
+    weights = shifted.exp()
+    total = weights.sum(dim=1)
+    # clamp: rounding must not lift a one-hot distribution above its entropy of 0
+    return (weights.mul_(shifted).sum(dim=1).div_(total) - total.log()).clamp_(max=0.0)
+
+
+SCORES: dict[str, Score] = {
+    score.name: score
+    for score in (
+        Score("max_softmax", 0.0, 1.0, _max_softmax),
+        Score("margin", 0.0, 1.0, _margin),
+        Score("negative_entropy", -math.inf, 0.0, _negative_entropy),
+    )
+}
+"""`max_softmax`: the largest class probability. `margin`: the largest minus the second largest
+class probability. `negative_entropy`: the sum of p log p, in nats."""
+
+
+def _blocks(logits: Tensor) -> Iterator[Tensor]:
+    rows = max(1, _BLOCK_ELEMENTS // max(1, logits.shape[1]))
+    return (block.float() for block in logits.split(rows))
+
+
+def score_named(name: str) -> Score:
+    """The score called `name`.
+
+    Raises:
+        UsageError: there is none; the message lists those there are.
+    """
+    return SCORES[check_name(name, SCORES, "score")]
+
+
+def score_and_answer(
+    logits: Tensor, score: str = "max_softmax", temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Confidence score and answer of every row of logits.
+
+    The answer is the argmax of the raw logits (the first class on a tie), so a temperature never
+    changes it. A row with NaN or +inf has a score of NaN, which reaches no threshold.
+
+    Args:
+        logits: shape (N, C), floating point, any precision; computed in float32.
+        score: a name in `SCORES`.
+        temperature: T > 0; the score is that of `logits / T`.
+
+    Returns:
+        Scores (N,) float32 and answers (N,) int64.
+
+    Raises:
+        CascadeError: logits that are not of shape (N, C), or a temperature that is not a positive
+            finite number.
+
+    Example:
+        >>> scores, answers = score_and_answer(torch.tensor([[2.0, 0.0], [0.0, 0.5]]))
+        >>> scores
+        tensor([0.8808, 0.6225])
+        >>> answers
+        tensor([0, 1])
+    """
+    function = score_named(score).function
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise CascadeError(f"temperature must be a finite number above 0, got {temperature}.")
+    if logits.ndim != 2:
+        raise CascadeError(f"logits must have shape (N, C), got {tuple(logits.shape)}.")
+    scores, answers = [], []
+    for rows in _blocks(logits):
+        best, answer = rows.max(dim=1, keepdim=True)
+        shifted = rows - best
+        if temperature != 1.0:
+            shifted /= temperature
+        scores.append(function(shifted, answer.squeeze(1)))
+        answers.append(answer.squeeze(1))
+    return torch.cat(scores), torch.cat(answers)
+
+
+def answers_of(logits: Tensor) -> Tensor:
+    """The answers alone: argmax of every row, the first class on a tie.
+
+    Args:
+        logits: shape (N, C).
+
+    Returns:
+        Shape (N,) int64.
+    """
+    return torch.cat([rows.max(dim=1).indices for rows in _blocks(logits)])

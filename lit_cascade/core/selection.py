@@ -1,0 +1,100 @@
+"""A threshold for a target, chosen from a curve.
+
+These are the plain empirical choices: they describe the samples that they were found on, and
+promise nothing about others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lit_cascade.core.sweep import Curve
+
+__all__ = ["OperatingPoint", "cheapest", "most_accurate", "operating_points", "point_at"]
+
+# An accuracy is a count over n. Half of the smallest step for any n below 10^8 absorbs the rounding
+# of a target such as 0.985 - 0.005 and can never admit a sample too few.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One row of a curve.
+
+    Attributes:
+        threshold: the stage answers at this score or above.
+        deferral_rate: share of the samples that the first stage does not answer.
+        accuracy: share of correct answers.
+        cost: mean cost per sample, in the unit of the curve.
+        cost_ratio: `cost` over that of the last stage alone; below 1 is a saving.
+    """
+
+    threshold: float
+    deferral_rate: float
+    accuracy: float
+    cost: float
+    cost_ratio: float
+
+
+def _row(curve: Curve, row: int) -> OperatingPoint:
+    cost = float(curve.cost[row])
+    return OperatingPoint(
+        threshold=float(curve.thresholds[row]),
+        deferral_rate=float(curve.deferral_rate[row]),
+        accuracy=float(curve.accuracy[row]),
+        cost=cost,
+        cost_ratio=cost / float(curve.stage_cost[-1]),
+    )
+
+
+def point_at(curve: Curve, threshold: float) -> OperatingPoint:
+    """The cascade at any threshold, listed or not: the first row that defers the same samples."""
+    row = int((curve.thresholds >= threshold).nonzero()[0, 0])
+    point = _row(curve, row)
+    return OperatingPoint(
+        threshold, point.deferral_rate, point.accuracy, point.cost, point.cost_ratio
+    )
+
+
+def cheapest(curve: Curve, min_accuracy: float) -> OperatingPoint | None:
+    """The cheapest threshold with at least `min_accuracy`, if it is cheaper than the last stage.
+
+    Where even that costs as much as the last stage alone there is nothing to choose: run that
+    stage. Ties in cost go to the more accurate, then to the lower threshold.
+
+    Returns:
+        The operating point, or None.
+    """
+    good = (curve.accuracy >= min_accuracy - _TOLERANCE) & (curve.cost < curve.stage_cost[-1])
+    rows = good.nonzero().flatten().tolist()
+    if not rows:
+        return None
+    return _row(
+        curve, min(rows, key=lambda r: (float(curve.cost[r]), -float(curve.accuracy[r]), r))
+    )
+
+
+def most_accurate(curve: Curve) -> OperatingPoint:
+    """The most accurate threshold; ties go to the cheaper, then to the lower threshold."""
+    rows = (curve.accuracy == curve.accuracy.max()).nonzero().flatten().tolist()
+    return _row(curve, min(rows, key=lambda r: (float(curve.cost[r]), r)))
+
+
+def operating_points(curve: Curve) -> dict[str, OperatingPoint | None]:
+    """The named operating points of a curve.
+
+    `same_accuracy`, `drop_0.5` and `drop_1.0` are the cheapest thresholds with at least the last
+    stage's accuracy, less 0, 0.5 and 1 percentage points; `best_accuracy` is the most accurate.
+
+    Returns:
+        One entry per name; None where no threshold is cheaper than the last stage alone.
+    """
+    last = float(curve.stage_accuracy[-1])
+    return {
+        "same_accuracy": cheapest(curve, last),
+        "best_accuracy": most_accurate(curve),
+        "drop_0.5": cheapest(curve, last - 0.005),
+        "drop_1.0": cheapest(curve, last - 0.010),
+    }

@@ -1,0 +1,171 @@
+"""Every threshold at once: the exact accuracy and cost of a cascade, and what to compare it with.
+
+Accuracy and cost change only where the threshold passes a sample's score, so the distinct scores
+are all there is to see: the curve is exact, and nothing between its points exists.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_cascade.errors import CascadeError
+
+__all__ = ["Curve", "Deferral", "oracle_deferral", "random_deferral", "sweep"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A cascade at every distinct threshold, from nothing deferred to everything.
+
+    All tensors are float64. Row 0 has threshold -inf: the first stage alone. The last row has
+    threshold +inf: every sample went through every stage.
+
+    Attributes:
+        thresholds: shape (M,), strictly rising.
+        deferral_rate: share of the samples that the first stage did not answer, (M,).
+        accuracy: share of correct answers, (M,).
+        cost: mean cost per sample, in the unit of the costs given, (M,).
+        stage_accuracy: of each stage alone, (K,).
+        stage_cost: mean cost per sample of each stage alone, (K,).
+        n: number of samples.
+    """
+
+    thresholds: Tensor
+    deferral_rate: Tensor
+    accuracy: Tensor
+    cost: Tensor
+    stage_accuracy: Tensor
+    stage_cost: Tensor
+    n: int
+
+    def __len__(self) -> int:
+        return len(self.thresholds)
+
+
+def _check(scores: Tensor, correct: Tensor, costs: Tensor) -> None:
+    n, stages = correct.shape if correct.ndim == 2 else (len(correct), 1)
+    if stages < 2:
+        raise CascadeError(f"a cascade needs at least 2 stages, got {stages}.")
+    if n == 0:
+        raise CascadeError("no samples to sweep.")
+    if scores.shape != (n, stages - 1) or costs.shape != (n, stages):
+        raise CascadeError(
+            f"for {n} samples and {stages} stages, expected scores of shape {(n, stages - 1)} and "
+            f"costs of shape {(n, stages)}, got {tuple(scores.shape)} and {tuple(costs.shape)}."
+        )
+    if scores.isnan().any():
+        row = int(scores.isnan().any(dim=1).nonzero()[0, 0])
+        raise CascadeError(f"the score of sample {row} is NaN: it has no place on the curve.")
+
+
+def sweep(scores: Tensor, correct: Tensor, costs: Tensor) -> Curve:
+    """Accuracy and cost at every distinct threshold, exactly, in one sort.
+
+    With K = 2 stages this is every cascade there is. With K > 2, one threshold is shared by all
+    deferring stages.
+
+    Args:
+        scores: of the deferring stages, shape (N, K - 1), or (N,) for two stages.
+        correct: whether each stage is right, booleans of shape (N, K).
+        costs: cost of each stage on each sample, shape (N, K).
+
+    Raises:
+        CascadeError: fewer than two stages, no samples, NaN scores, or shapes that do not fit.
+
+    Example:
+        >>> curve = sweep(
+        ...     scores=torch.tensor([0.75, 0.5]),
+        ...     correct=torch.tensor([[True, True], [False, True]]),
+        ...     costs=torch.tensor([[1.0, 10.0], [1.0, 10.0]]),
+        ... )
+        >>> curve.thresholds.tolist(), curve.accuracy.tolist(), curve.cost.tolist()
+        ([-inf, 0.75, inf], [0.5, 1.0, 1.0], [1.0, 6.0, 11.0])
+    """
+    scores = scores[:, None] if scores.ndim == 1 else scores
+    _check(scores, correct, costs)
+    n = len(correct)
+    right, costs = correct.long(), costs.double()
+
+    # A sample leaves stage k once the shared threshold exceeds the best score seen up to k. Each
+    # such departure is an event at that score; equal scores leave together.
+    leaves_at = scores.double().cummax(dim=1).values
+    first = torch.zeros_like(leaves_at, dtype=torch.int64)
+    first[:, 0] = 1
+    values, order = leaves_at.flatten().sort(stable=True)
+    distinct, counts = torch.unique_consecutive(values, return_counts=True)
+    passed = counts.cumsum(0) - 1
+
+    def after(start: Tensor, change: Tensor) -> Tensor:
+        total = change.flatten()[order].cumsum(0)[passed]
+        return torch.cat([start[None], start + total]).double() / n
+
+    ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64, device=scores.device)
+    return Curve(
+        thresholds=torch.cat([ends[:1], distinct[1:], ends[1:]]),
+        deferral_rate=after(first.new_zeros(()), first),
+        accuracy=after(right[:, 0].sum(), right.diff(dim=1)),
+        cost=after(costs[:, 0].sum(), costs[:, 1:]),
+        stage_accuracy=right.sum(dim=0).double() / n,
+        stage_cost=costs.sum(dim=0) / n,
+        n=n,
+    )
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """What another way to choose the deferred samples would reach, as points (cost, accuracy).
+
+    Attributes:
+        cost: mean cost per sample, (M,) float64, rising.
+        accuracy: (M,) float64.
+    """
+
+    cost: Tensor
+    accuracy: Tensor
+
+
+def random_deferral(curve: Curve) -> Deferral:
+    """Expected accuracy if a coin decided which samples to defer: a line between two points.
+
+    The line joins the first stage alone with everything deferred. A score is worth having as far
+    as its curve lies above it.
+
+    Example:
+        >>> curve = sweep(torch.tensor([0.9]), torch.tensor([[False, True]]), torch.ones(1, 2))
+        >>> random_deferral(curve)
+        Deferral(cost=tensor([1., 2.], ...), accuracy=tensor([0., 1.], ...))
+    """
+    return Deferral(curve.cost[[0, -1]], curve.accuracy[[0, -1]])
+
+
+def oracle_deferral(correct: Tensor, costs: Tensor) -> Deferral:
+    """The best that any score could do with two stages, knowing the labels.
+
+    Defers first the samples that only the second stage gets right, cheapest first, then those
+    where it makes no difference, and last those that it would spoil.
+
+    Args:
+        correct: whether each of the two stages is right, booleans of shape (N, 2).
+        costs: of the two stages on each sample, shape (N, 2).
+
+    Returns:
+        N + 1 points, from nothing deferred to everything.
+
+    Example:
+        >>> correct = torch.tensor([[True, True], [False, True]])
+        >>> oracle_deferral(correct, torch.tensor([[1.0, 9.0], [1.0, 9.0]])).accuracy.tolist()
+        [0.5, 1.0, 1.0]
+    """
+    n = len(correct)
+    right, costs = correct.long(), costs.double()
+    gain = right[:, 1] - right[:, 0]
+    by_cost = costs[:, 1].sort(stable=True).indices
+    order = by_cost[gain[by_cost].sort(descending=True, stable=True).indices]
+    start = torch.zeros(1, dtype=torch.int64, device=correct.device)
+    gained = torch.cat([start, gain[order].cumsum(0)]) + right[:, 0].sum()
+    spent = torch.cat([start.double(), costs[order, 1].cumsum(0)]) + costs[:, 0].sum()
+    return Deferral(spent / n, gained.double() / n)

@@ -1,0 +1,155 @@
+"""What a model costs: FLOPs of the operators that really run, and parameters.
+
+One multiply-add counts as 2 FLOPs, PyTorch's convention; papers that say "FLOPs" usually mean
+multiply-adds (MACs), which are half of these. Additions, activations and normalisations are not
+counted, as in every published table.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from lit_cascade.batch import Inputs, batch_size, forward_logits, map_tensors, signature
+
+__all__ = ["FlopMeter", "count_flops", "count_parameters", "counting"]
+
+# Operators that multiply matrices and that some of torch's supported releases pass over as free.
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.mkldnn_rnn_layer: lambda x, w_ih, w_hh, *_, **__: (
+        2 * prod(x[:-1]) * (prod(w_ih) + prod(w_hh))
+    ),
+    torch.ops.aten._cudnn_rnn: lambda x, weights, *_, **__: sum(  # noqa: SLF001 - its name
+        2 * prod(x[:-1]) * prod(weight) for weight in weights if len(weight) == 2
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (  # noqa: SLF001
+        sdpa_flop_count(q, k, v)
+    ),
+}
+# Operators that do such work and have no formula anywhere: better a warning than a wrong bill.
+_UNCOUNTED = (
+    "quantized::",
+    "aten::_int_mm",
+    "aten::_weight_int",
+    "aten::_trilinear",
+    "aten::_thnn_fused",
+)
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the operators whose work nobody counts."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's own has no annotations
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func.name().startswith(_UNCOUNTED):
+            self.seen.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count the FLOPs of everything that runs inside, by `.get_total_flops()` of the result.
+
+    The fused fast path of `nn.MultiheadAttention` is off inside, since torch counts it as free; the
+    arithmetic is the same without it.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def count_flops(model: nn.Module, inputs: Inputs) -> int:
+    """FLOPs of one forward pass of `model` on `inputs`, counted from the operators that run.
+
+    The pass runs in evaluation mode without gradients and leaves the model as it was. A compiled
+    model is counted by the module it was compiled from.
+
+    Args:
+        model: any module that `forward_logits` can call.
+        inputs: a batch; the count is for the whole of it.
+
+    Returns:
+        FLOPs, one multiply-add being 2.
+
+    Example:
+        >>> count_flops(nn.Linear(64, 10), torch.zeros(1, 64))
+        1280
+    """
+    model = getattr(model, "_orig_mod", model)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad(), counting() as counter, _Watch() as watch:
+            forward_logits(model, inputs)
+    finally:
+        for module in training:
+            module.training = True
+    total = counter.get_total_flops()
+    if watch.seen or total == 0:
+        reason = f"no formula for {', '.join(sorted(watch.seen))}" if watch.seen else "it counts 0"
+        warnings.warn(
+            f"FLOPs of {type(model).__name__} are too low: {reason}.", UserWarning, stacklevel=2
+        )
+    return int(total)
+
+
+class FlopMeter:
+    """FLOPs per sample of one model, counted once for each shape of input.
+
+    A sample's cost is that of a forward pass at batch size 1, so it does not depend on which other
+    samples came with it. After the first batch of a shape, asking costs a dictionary look-up.
+
+    Args:
+        model: the module to measure.
+
+    Example:
+        >>> meter = FlopMeter(nn.Linear(64, 10))
+        >>> meter(torch.zeros(3, 64))
+        tensor([1280., 1280., 1280.], dtype=torch.float64)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._known: dict[tuple[Any, ...], int] = {}
+
+    def per_sample(self, inputs: Inputs) -> int:
+        """FLOPs of one sample of this batch's shape."""
+        key = signature(inputs)
+        if key not in self._known:
+            self._known[key] = count_flops(self._model, map_tensors(inputs, slice(0, 1)))
+        return self._known[key]
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """FLOPs of each sample of a batch, shape (N,) float64, on the CPU."""
+        return torch.full((batch_size(inputs),), self.per_sample(inputs), dtype=torch.float64)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, shared ones counted once.
+
+    Example:
+        >>> count_parameters(nn.Linear(64, 10))
+        650
+    """
+    return sum(parameter.numel() for parameter in model.parameters())

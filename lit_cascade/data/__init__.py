@@ -1,0 +1,7 @@
+"""Data modules, and how they are read for evaluation."""
+
+from lit_cascade.data.datasets import Datasets
+from lit_cascade.data.digits import DigitsData
+from lit_cascade.data.evaluation import EvaluationBatch, EvaluationData
+
+__all__ = ["Datasets", "DigitsData", "EvaluationBatch", "EvaluationData"]

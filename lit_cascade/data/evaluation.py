@@ -1,0 +1,295 @@
+"""Reading a split for evaluation: every sample once, with what tells it apart.
+
+Whole batches are dealt to the processes, so that each batch is composed as in a single process and
+its logits are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset
+
+from lit_cascade.errors import CascadeError, UsageError, check_name
+
+__all__ = [
+    "EvaluationBatch",
+    "EvaluationData",
+    "SplitInfo",
+    "describe",
+    "evaluation_loader",
+    "has_split",
+    "shared_ids",
+    "split_loader",
+]
+
+
+class EvaluationBatch(NamedTuple):
+    """A batch as the user's data gives it, and the positions of its samples in the split.
+
+    Attributes:
+        batch: whatever the loader's collate function returned.
+        positions: (N,) int64.
+    """
+
+    batch: Any
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """What is known of a split without reading its samples.
+
+    Attributes:
+        n: number of samples.
+        ids: what tells them apart, distinct integers or strings.
+        source: where the ids are counted; None if unknown.
+        classes: class names in label order; None if unknown.
+    """
+
+    n: int
+    ids: Tensor | tuple[str, ...]
+    source: str | None
+    classes: tuple[str, ...] | None
+
+
+def describe(dataset: Dataset[Any]) -> SplitInfo:
+    """Ids, source and class names of a dataset, looking through `Subset`.
+
+    A dataset may offer `ids`, `source` and `classes`; the ids of others are their positions.
+    """
+    ids: Tensor | tuple[str, ...]
+    if isinstance(dataset, Subset):
+        whole = describe(dataset.dataset)
+        chosen = [int(i) for i in dataset.indices]
+        ids = (
+            whole.ids[chosen]
+            if isinstance(whole.ids, Tensor)
+            else tuple(whole.ids[i] for i in chosen)
+        )
+        return SplitInfo(len(chosen), ids, whole.source, whole.classes)
+    n = len(cast("Sized", dataset))
+    own = getattr(dataset, "ids", None)
+    if own is None:
+        ids = torch.arange(n)
+    elif len(own) and isinstance(own[0], str):
+        ids = tuple(own)
+    else:
+        ids = torch.as_tensor(own)
+    classes = getattr(dataset, "classes", None)
+    return SplitInfo(
+        n,
+        ids,
+        getattr(dataset, "source", None),
+        tuple(str(c) for c in classes) if isinstance(classes, Sequence) else None,
+    )
+
+
+class _Lists(Dataset[Any]):
+    """A dataset that is asked for a whole batch of positions at once."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(cast("Sized", self.dataset))
+
+    def __getitem__(self, positions: list[int]) -> tuple[list[Any], list[int]]:
+        return [self.dataset[position] for position in positions], positions
+
+
+class _Batches(DistributedSampler[list[int]]):
+    """Deals whole batches to processes in turn; none is repeated or lost.
+
+    A `DistributedSampler` so that Lightning leaves it alone instead of padding it.
+    """
+
+    def __init__(self, batches: list[list[int]], rank: int, world_size: int) -> None:
+        super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
+        self._mine = batches[rank::world_size]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._mine)
+
+    def __len__(self) -> int:
+        return len(self._mine)
+
+
+class _Collate:
+    """Applies the user's collate function and keeps the positions."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, loaded: Any) -> EvaluationBatch:
+        samples, positions = loaded
+        return EvaluationBatch(self.collate(samples), torch.tensor(positions))
+
+
+def evaluation_loader(
+    loader: DataLoader[Any], rank: int = 0, world_size: int = 1
+) -> DataLoader[Any]:
+    """The loader that reads the same dataset in order, without repeats, for one of many processes.
+
+    Args:
+        loader: the user's; its dataset, batch size or batch sampler, collate function and workers
+            are kept.
+        rank: this process.
+        world_size: number of processes.
+
+    Returns:
+        A loader of `EvaluationBatch`.
+
+    Raises:
+        UsageError: the dataset is a stream, which has no positions.
+        CascadeError: it is empty.
+    """
+    dataset = loader.dataset
+    if isinstance(dataset, IterableDataset):
+        raise UsageError(
+            "data: an iterable dataset cannot be read in a fixed order by several processes; "
+            "give a map-style dataset, with __len__ and __getitem__."
+        )
+    n = len(cast("Sized", dataset))
+    if n == 0:
+        raise CascadeError("data: the split is empty: no samples to evaluate.")
+    if loader.batch_size is not None:
+        size = loader.batch_size
+        batches = [list(range(i, min(i + size, n))) for i in range(0, n, size)]
+    else:
+        batches = [list(batch) for batch in loader.batch_sampler or [[i] for i in range(n)]]
+    return DataLoader(
+        _Lists(dataset),
+        batch_size=None,
+        sampler=_Batches(batches, rank, world_size),
+        collate_fn=_Collate(loader.collate_fn),
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor if loader.num_workers else None,
+    )
+
+
+_SETUP = {"validation": "validate", "test": "test", "predict": "predict"}
+
+
+def _method(split: str) -> str:
+    return f"{'val' if split == 'validation' else split}_dataloader"
+
+
+def has_split(datamodule: LightningDataModule, split: str) -> bool:
+    """Whether a data module defines the loader of a split itself."""
+    own = getattr(type(datamodule), _method(split), None)
+    return own is not None and own is not getattr(LightningDataModule, _method(split), None)
+
+
+def split_loader(datamodule: LightningDataModule, split: str) -> DataLoader[Any]:
+    """The loader of a split: `val_dataloader` for validation, else `<split>_dataloader`.
+
+    Raises:
+        UsageError: the data module has no such split; the message lists those it has.
+    """
+    if not has_split(datamodule, split):
+        names = [name.removesuffix("_dataloader") for name in dir(datamodule)]
+        splits = ["validation" if name == "val" else name for name in names]
+        known = [name for name in splits if has_split(datamodule, name)]
+        check_name(split, known, f"split of {type(datamodule).__name__}")
+    loader = getattr(datamodule, _method(split))()
+    if not isinstance(loader, DataLoader):
+        raise UsageError(
+            f"split: {_method(split)} of {type(datamodule).__name__} must return one DataLoader, "
+            f"got {type(loader).__name__}."
+        )
+    return loader
+
+
+def shared_ids(datamodule: LightningDataModule, one: str, other: str) -> list[Any]:
+    """Ids that two splits of a data module have in common, in order.
+
+    Ids are compared where both splits are parts of one dataset, or name the same source.
+    """
+    try:
+        first, second = (split_loader(datamodule, split).dataset for split in (one, other))
+    except UsageError:  # one of the splits does not exist: nothing is shared
+        return []
+    a, b = describe(first), describe(second)
+    if _root(first) is not _root(second) and (a.source is None or a.source != b.source):
+        return []
+    return sorted(set(_listed(a.ids)) & set(_listed(b.ids)))
+
+
+def _root(dataset: Dataset[Any]) -> Dataset[Any]:
+    return _root(dataset.dataset) if isinstance(dataset, Subset) else dataset
+
+
+def _listed(ids: Tensor | tuple[str, ...]) -> list[Any]:
+    return ids.tolist() if isinstance(ids, Tensor) else list(ids)
+
+
+class EvaluationData(LightningDataModule):
+    """One split of another data module, read for evaluation.
+
+    Args:
+        inner: the data module.
+        split: `validation`, `calibration`, `test`, `train`, or any for which `inner` has a method
+            `<split>_dataloader`.
+        ready: called when the split is known and before it is read; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        inner: LightningDataModule,
+        split: str,
+        ready: Callable[[SplitInfo], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.inner = inner
+        self.split = split
+        self._ready = ready
+        self.info: SplitInfo | None = None
+
+    def prepare_data(self) -> None:
+        """Let the data module download what it needs."""
+        self.inner.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Let the data module prepare the split."""
+        del stage
+        self.inner.trainer = self.trainer
+        self.inner.setup(_SETUP.get(self.split, "fit"))
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Let the data module clean up."""
+        del stage
+        self.inner.teardown(_SETUP.get(self.split, "fit"))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The split, for this process."""
+        loader = split_loader(self.inner, self.split)
+        shared = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        evaluation = evaluation_loader(loader, *shared)
+        self.info = describe(loader.dataset)
+        if self._ready is not None:
+            self._ready(self.info)
+        return evaluation
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The split, for this process."""
+        return self.val_dataloader()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Apply the data module's own hook to what it gave."""
+        inner = self.inner.on_before_batch_transfer(batch.batch, dataloader_idx)
+        return batch._replace(batch=inner)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Apply the data module's own hook to what it gave."""
+        inner = self.inner.on_after_batch_transfer(batch.batch, dataloader_idx)
+        return batch._replace(batch=inner)

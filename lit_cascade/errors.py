@@ -1,0 +1,96 @@
+"""The errors that a user sees, and the checks that raise them.
+
+Nothing here imports torch: the command line reports a mistake before it loads anything heavy.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+__all__ = ["CascadeError", "UsageError", "check_labels", "check_logits", "check_name"]
+
+
+class CascadeError(Exception):
+    """Something in the data, the models or the files makes the answer impossible.
+
+    The message names the argument, what was expected and what came. The command line prints it
+    without a traceback and exits with `exit_code`.
+    """
+
+    exit_code = 1
+
+
+class UsageError(CascadeError):
+    """The call itself is wrong: an unknown name, a missing file, a value out of range."""
+
+    exit_code = 2
+
+
+def check_name(name: str, known: Iterable[str], argument: str) -> str:
+    """Return `name` if it is among `known`; otherwise say what is, and what looks alike.
+
+    Raises:
+        UsageError: `name` is unknown.
+    """
+    known = list(known)
+    if name in known:
+        return name
+    alike = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {alike[0]!r}?" if alike else ""
+    raise UsageError(f"{argument}: {name!r} is unknown; known are {', '.join(known)}.{hint}")
+
+
+def check_logits(logits: Tensor, what: str) -> None:
+    """Check that `logits` are finite floating point numbers of shape (N, C) with N >= 1, C >= 2.
+
+    Args:
+        logits: the tensor to check.
+        what: whose logits they are, for the message.
+
+    Raises:
+        CascadeError: naming the first offending sample.
+    """
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise CascadeError(
+            f"{what}: logits must be a floating point tensor of shape (samples, classes), "
+            f"got {logits.dtype} of shape {tuple(logits.shape)}."
+        )
+    n, classes = logits.shape
+    if n == 0:
+        raise CascadeError(f"{what}: no samples: the data set or split is empty.")
+    if classes < 2:
+        raise CascadeError(f"{what}: a classifier needs at least 2 classes, got {classes}.")
+    low, high = logits.aminmax()  # one pass without a temporary; NaN propagates
+    if not (low.isfinite() and high.isfinite()):
+        row = int((~logits.isfinite()).any(dim=1).nonzero()[0, 0])
+        bad = int((~logits.isfinite()).any(dim=1).sum())
+        raise CascadeError(
+            f"{what}: NaN or infinite logits in {bad} of {n} samples, first at row {row}. "
+            "A model in half precision may overflow: try --trainer.precision 32."
+        )
+
+
+def check_labels(labels: Tensor, n: int, classes: int, what: str) -> None:
+    """Check that `labels` are `n` integers in [0, classes).
+
+    Raises:
+        CascadeError: naming the first offending sample.
+    """
+    if labels.ndim != 1 or labels.is_floating_point() or labels.shape[0] != n:
+        raise CascadeError(
+            f"{what}: labels must be {n} integers, one per sample, "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}."
+        )
+    wrong = ((labels < 0) | (labels >= classes)).nonzero()
+    if len(wrong):
+        row = int(wrong[0, 0])
+        raise CascadeError(
+            f"{what}: label {int(labels[row])} at row {row} is outside the {classes} classes "
+            f"(0 to {classes - 1}). Labels of -1 mark an unlabelled test set."
+        )

@@ -1,0 +1,115 @@
+"""Where files are found, and how results are written: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from lit_cascade.errors import UsageError
+
+__all__ = ["bundled", "find_bundled", "prepare_folder", "unused_folder", "write_atomically"]
+
+
+def bundled(kind: str) -> Path:
+    """The folder of bundled `configs` or `checkpoints`: in the installed package, or beside it."""
+    package = Path(__file__).parent
+    inside = package / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def find_bundled(name: str, kind: str, argument: str) -> Path:
+    """The file called `name`: from the working directory, else among those that come along.
+
+    Args:
+        name: a path, or the name of a bundled file.
+        kind: `configs` or `checkpoints`.
+        argument: for the message.
+
+    Raises:
+        UsageError: there is no such file; the message lists the bundled ones.
+    """
+    here = Path(name).expanduser()
+    if here.is_file():
+        return here
+    there = bundled(kind) / name
+    if not here.is_absolute() and there.is_file():
+        return there
+    suffix = here.suffix
+    known = sorted(
+        p.relative_to(bundled(kind)).as_posix() for p in bundled(kind).rglob(f"*{suffix}")
+    )
+    raise UsageError(
+        f"{argument}: there is no file {name!r}, neither from the working directory nor among the "
+        f"bundled {kind}: {', '.join(known) or 'none'}."
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, sync it, and rename it.
+
+    Raises:
+        UsageError: the place cannot be written to.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def unused_folder(parent: Path, stem: str) -> Path:
+    """The first of `stem-1`, `stem-2`, ... that does not exist in `parent`."""
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"
+
+
+def prepare_folder(folder: Path, names: list[str], *, overwrite: bool) -> None:
+    """Check, before any work, that results can be written into a folder and overwrite nothing.
+
+    Args:
+        folder: made if missing.
+        names: the files that will be written.
+        overwrite: whether older ones may be replaced.
+
+    Raises:
+        UsageError: the folder cannot be written to, or holds one of the files.
+    """
+    used = [name for name in names if (folder / name).exists()]
+    if used and not overwrite:
+        raise UsageError(
+            f"--out: {str(folder)!r} already holds {', '.join(used)}; "
+            "choose another folder or add --overwrite."
+        )
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UsageError(f"--out: {str(existing)!r} is a file, not a folder.")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--out: cannot write into {str(existing)!r}: {error.strerror}."
+        ) from error

@@ -1,0 +1,17 @@
+"""The cascade on PyTorch Lightning: modules, metrics, callbacks and the Trainer."""
+
+from lit_cascade.lit.callbacks import Collector, ThresholdMetrics
+from lit_cascade.lit.cascade import LitCascade
+from lit_cascade.lit.classifier import LitClassifier
+from lit_cascade.lit.metrics import CascadeMetrics
+from lit_cascade.lit.trainer import CascadeTrainer, Execution
+
+__all__ = [
+    "CascadeMetrics",
+    "CascadeTrainer",
+    "Collector",
+    "Execution",
+    "LitCascade",
+    "LitClassifier",
+    "ThresholdMetrics",
+]

@@ -1,0 +1,106 @@
+"""torchmetrics over the core: a cascade at given thresholds, streaming, over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lit_cascade.core.policy import Policy, route
+from lit_cascade.core.scores import answers_of, score_and_answer
+from lit_cascade.errors import CascadeError
+
+__all__ = ["CascadeMetrics"]
+
+
+class CascadeMetrics(Metric):
+    """Accuracy, deferral rate and FLOPs of a cascade at given thresholds.
+
+    Memory does not grow with the number of samples, and the states are sums, so processes may see
+    any number of samples, even none. With more than two stages each threshold is shared by all
+    deferring stages. For every threshold at once, exactly, record logits and `sweep` them.
+
+    Args:
+        thresholds: T thresholds on the score.
+        score: a name in `lit_cascade.core.scores.SCORES`.
+        temperatures: one per stage; by default 1.
+        num_stages: number of stages K.
+
+    Raises:
+        UsageError: a threshold or temperature out of range.
+
+    Example:
+        >>> metrics = CascadeMetrics([0.5, 0.9])
+        >>> small, large = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 5.0]])
+        >>> metrics.update([small, large], torch.tensor([1]), torch.tensor([[1.0, 10.0]]))
+        >>> metrics.compute()["accuracy"], metrics.compute()["flops"]
+        (tensor([0., 1.], dtype=torch.float64), tensor([ 1., 11.], dtype=torch.float64))
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    n: Tensor
+    correct: Tensor
+    deferred: Tensor
+    flops: Tensor
+
+    def __init__(
+        self,
+        thresholds: Sequence[float],
+        score: str = "max_softmax",
+        temperatures: Sequence[float] = (),
+        num_stages: int = 2,
+    ) -> None:
+        super().__init__()
+        self.policies = [
+            Policy((threshold,) * (num_stages - 1), score, tuple(temperatures))
+            for threshold in thresholds
+        ]
+        self.num_stages = num_stages
+        zeros = torch.zeros(len(self.policies), dtype=torch.int64)
+        self.add_state("n", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("correct", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("deferred", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("flops", zeros.double(), dist_reduce_fx="sum")
+
+    def update(self, logits: Sequence[Tensor], labels: Tensor, flops: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            logits: of every stage, (N, C) each.
+            labels: (N,) integers.
+            flops: of every stage on every sample, (N, K).
+
+        Raises:
+            CascadeError: logits of another number of stages.
+        """
+        if len(logits) != self.num_stages:
+            raise CascadeError(f"expected logits of {self.num_stages} stages, got {len(logits)}.")
+        if not self.policies:
+            return
+        first = self.policies[0]
+        scores = [
+            score_and_answer(stage, first.score, temperature)[0]
+            for stage, temperature in zip(logits[:-1], first.temperatures, strict=False)
+        ]
+        correct = torch.stack([answers_of(stage) == labels for stage in logits], dim=1)
+        spent = flops.to(self.flops).cumsum(dim=1)
+        self.n += len(labels)
+        for t, policy in enumerate(self.policies):
+            stage = route(scores, policy.thresholds)[:, None]
+            self.correct[t] += correct.gather(1, stage).sum()
+            self.deferred[t] += (stage > 0).sum()
+            self.flops[t] += spent.gather(1, stage).sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """`accuracy`, `deferral_rate` and mean `flops` per sample, each (T,) float64."""
+        n = self.n.double()
+        return {
+            "accuracy": self.correct / n,
+            "deferral_rate": self.deferred / n,
+            "flops": self.flops / n,
+        }

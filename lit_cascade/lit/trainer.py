@@ -1,0 +1,290 @@
+"""The Trainer with the verbs of a cascade."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+
+from lit_cascade.analysis import StageCalibration, calibrate_record
+from lit_cascade.data.evaluation import EvaluationData, SplitInfo
+from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.lit.callbacks import Collector
+from lit_cascade.lit.cascade import LitCascade, check_classes
+from lit_cascade.lit.classifier import LitClassifier
+from lit_cascade.records import Record, Samples, run_info
+
+Check = Callable[[Tensor | tuple[str, ...], Mapping[str, Any]], None]
+
+__all__ = ["CascadeTrainer", "Execution", "Judgement"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What a cascade did when it ran for real, sample by sample in the order of the ids.
+
+    Attributes:
+        samples: ids, labels and class names.
+        data: name, split and source of the data.
+        prediction: (N,) int64.
+        stage: number of the stage that answered, (N,) int64.
+        score: its confidence score, (N,) float32.
+        flops: FLOPs that each stage spent on each sample, (N, K) float64, 0 where it did not run.
+        flops_alone: FLOPs of the last stage alone, (N,) float64.
+    """
+
+    samples: Samples
+    data: dict[str, Any]
+    prediction: Tensor
+    stage: Tensor
+    score: Tensor
+    flops: Tensor
+    flops_alone: Tensor
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How good one classifier is on a split.
+
+    Attributes:
+        accuracy: share of correct answers.
+        flops: mean FLOPs per sample.
+        n: number of samples.
+        classes: class names in label order, if the data names them.
+        data: name, split and source of the data.
+    """
+
+    accuracy: float
+    flops: float
+    n: int
+    classes: tuple[str, ...] | None
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Rows of a loop in the order of the ids, and what is known of the data."""
+
+    rows: dict[str, Tensor]
+    ids: Tensor | tuple[str, ...]
+    classes: tuple[str, ...] | None
+    data: dict[str, Any]
+
+    def samples(self, known: tuple[str, ...] | None, width: int) -> Samples:
+        """The samples, with class names from the data, the model's checkpoints, or as numbers."""
+        names = self.classes or known or tuple(str(c) for c in range(width))
+        if len(names) != width:
+            raise CascadeError(f"the model has {width} classes and the data has {len(names)}.")
+        return Samples(self.ids, self.rows["labels"].long(), names)
+
+
+def _data(datamodule: LightningDataModule, split: str, info: SplitInfo) -> dict[str, Any]:
+    name = getattr(datamodule, "name", type(datamodule).__name__)
+    return {"name": name, "split": split, "source": info.source}
+
+
+def _names(datamodule: LightningDataModule) -> tuple[str, ...] | None:
+    names = getattr(datamodule, "class_names", None)
+    return tuple(names) if names else None
+
+
+class CascadeTrainer(Trainer):
+    """A Lightning Trainer that also records, calibrates and runs cascades.
+
+    On several processes the results are those of one process, to the last digit; they are returned
+    on the main process (`is_global_zero`), and None elsewhere unless said otherwise.
+    """
+
+    def record(
+        self,
+        model: LitCascade,
+        datamodule: LightningDataModule,
+        split: str = "validation",
+        check: Check | None = None,
+    ) -> list[Record] | None:
+        """Run every stage on every sample of a split and keep what they said.
+
+        Args:
+            model: the cascade.
+            datamodule: the data.
+            split: `validation`, `calibration`, `test`, `train`, or another that the data has.
+            check: called with the ids and the description of the data before any model runs; may
+                raise to stop.
+
+        Returns:
+            One record per stage, in memory, in the order of the ids.
+
+        Raises:
+            UsageError: the data has no such split.
+            CascadeError: an empty split, stages and data with different classes, NaN logits.
+        """
+        found = self._collect(model, datamodule, split, self.validate, check)
+        if found is None:
+            return None
+        width = found.rows[f"logits.{model.names[0]}"].shape[1]
+        samples = found.samples(model.class_names, width)
+        return [
+            Record(
+                name=name,
+                logits=found.rows[f"logits.{name}"],
+                labels=samples.labels,
+                ids=samples.ids,
+                flops=found.rows[f"flops.{name}"],
+                classes=samples.classes,
+                parameters=details["parameters"],
+                data=found.data,
+                model=details["model"],
+                info=run_info(),
+            )
+            for name, details in zip(model.names, model.stage_info(), strict=True)
+        ]
+
+    def calibrate(
+        self,
+        model: LitCascade,
+        datamodule: LightningDataModule,
+        split: str = "calibration",
+        stages: Sequence[str] | None = None,
+    ) -> tuple[dict[str, StageCalibration], list[Record] | None]:
+        """Fit a temperature to stages of a cascade and set it in the model, on every process.
+
+        Args:
+            model: the cascade.
+            datamodule: the data.
+            split: where to fit; not the one that is reported on.
+            stages: which; by default every one but the last.
+
+        Returns:
+            The calibrations by stage, on every process; and the records they were fitted on.
+        """
+        chosen = [check_name(name, model.names, "stages") for name in stages or model.names[:-1]]
+        records = self.record(model, datamodule, split)
+        fitted = {
+            record.name: calibrate_record(record)
+            for record in records or []
+            if record.name in chosen
+        }
+        fitted = self.strategy.broadcast(fitted)
+        model.set_temperatures({name: found.fit.temperature for name, found in fitted.items()})
+        return fitted, records
+
+    def execute(
+        self,
+        model: LitCascade,
+        datamodule: LightningDataModule,
+        split: str = "validation",
+        check: Check | None = None,
+    ) -> Execution | None:
+        """Run a cascade for real: each stage sees only what the earlier ones deferred.
+
+        Args:
+            model: the cascade.
+            datamodule: the data.
+            split: as for `record`.
+            check: as for `record`.
+
+        Raises:
+            UsageError: the model has no thresholds, or the data has no such split.
+        """
+        if not model.has_thresholds:
+            raise UsageError(
+                "policy.thresholds: running a cascade needs a threshold for "
+                f"{', '.join(model.names[:-1])}; `lit-cascade validate` lists some."
+            )
+        found = self._collect(model, datamodule, split, self.test, check)
+        if found is None:
+            return None
+        rows = found.rows
+        return Execution(
+            samples=found.samples(model.class_names, int(rows["classes"][0])),
+            data=found.data,
+            prediction=rows["prediction"],
+            stage=rows["stage"],
+            score=rows["score"],
+            flops=torch.stack([rows[f"flops.{name}"] for name in model.names], dim=1),
+            flops_alone=rows["flops_alone"],
+        )
+
+    def judge(
+        self, model: LitClassifier, datamodule: LightningDataModule, split: str
+    ) -> Judgement | None:
+        """Accuracy and cost of one classifier on a split."""
+        found = self._collect(model, datamodule, split, self.validate)
+        if found is None:
+            return None
+        right = found.rows["prediction"] == found.rows["labels"]
+        return Judgement(
+            accuracy=int(right.sum()) / len(right),
+            flops=float(found.rows["flops"].sum()) / len(right),
+            n=len(right),
+            classes=found.classes,
+            data=found.data,
+        )
+
+    def add_callback(self, callback: Callback) -> None:
+        """Add a callback to those that the Trainer was made with."""
+        self._callbacks().append(callback)
+
+    def _callbacks(self) -> list[Callback]:
+        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined] # set by Lightning
+        return callbacks
+
+    def _collect(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        split: str,
+        loop: Any,
+        check: Check | None = None,
+    ) -> _Found | None:
+        def ready(info: SplitInfo) -> None:
+            classes = info.classes or _names(datamodule)
+            known = getattr(model, "class_names", None)
+            if classes and known:
+                check_classes(known, classes, "the model", "the data")
+            if check is not None:
+                check(info.ids, _data(datamodule, split, info))
+
+        data = EvaluationData(datamodule, split, ready)
+        with self._collecting() as collector:
+            loop(model, datamodule=data, verbose=False)
+        if collector.rows is None or data.info is None:
+            return None
+        ids, order = _in_order(data.info.ids, collector.rows["positions"])
+        return _Found(
+            rows={key: value[order] for key, value in collector.rows.items()},
+            ids=ids,
+            classes=data.info.classes or _names(datamodule),
+            data=_data(datamodule, split, data.info),
+        )
+
+    @contextmanager
+    def _collecting(self) -> Iterator[Collector]:
+        collector = Collector()
+        self.add_callback(collector)
+        try:
+            with warnings.catch_warnings():
+                # each sample is read once by a sampler of our own; and small sets need no workers
+                warnings.filterwarnings("ignore", ".*it is recommended to use `Trainer.devices=1.*")
+                warnings.filterwarnings("ignore", ".*does not have many workers.*")
+                yield collector
+        finally:
+            self._callbacks().remove(collector)
+
+
+def _in_order(
+    ids: Tensor | tuple[str, ...], positions: Tensor
+) -> tuple[Tensor | tuple[str, ...], Tensor]:
+    """The ids at `positions` in rising order, and the order that brings rows there."""
+    if isinstance(ids, Tensor):
+        ordered = ids[positions].sort()
+        return ordered.values, ordered.indices
+    here = [ids[position] for position in positions.tolist()]
+    order = sorted(range(len(here)), key=here.__getitem__)
+    return tuple(here[i] for i in order), torch.tensor(order)

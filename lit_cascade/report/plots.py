@@ -1,0 +1,109 @@
+"""The picture of a cascade."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lit_cascade.analysis import judge
+from lit_cascade.core.sweep import Curve, oracle_deferral, random_deferral
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lit_cascade.report.summary import Validation
+
+__all__ = ["draw_curve"]
+
+_BLUE, _ORANGE, _GREY, _BLACK = (
+    "#0072b2",
+    "#d55e00",
+    "#7f7f7f",
+    "#222222",
+)  # safe for the colour-blind
+
+
+def _steps(axes: Axes, curve: Curve, label: str, colour: str, style: str = "-") -> None:
+    # a step holds an accuracy until the next point is paid for: nothing between points exists
+    axes.plot(
+        curve.cost, 100 * curve.accuracy, style, drawstyle="steps-post", color=colour, label=label,
+        linewidth=1.8, zorder=3,
+    )  # fmt: skip
+
+
+def draw_curve(found: Validation) -> bytes:
+    """Accuracy against FLOPs as a PNG: stages, cascade, random deferral and the oracle's bound.
+
+    The two comparisons are drawn for two stages, for which they are defined.
+
+    Args:
+        found: the judged cascade.
+
+    Returns:
+        The content of the PNG file.
+    """
+    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    curve = found.curve
+    if len(found.names) == 2:
+        judged = judge(found.records, found.score, found.temperatures)
+        oracle = oracle_deferral(judged.correct, judged.flops)
+        axes.plot(
+            oracle.cost, 100 * oracle.accuracy, ":", color=_BLACK, linewidth=1.2,
+            label="oracle deferral (bound)",
+        )  # fmt: skip
+        chance = random_deferral(curve)
+        share = np.linspace(0, 1, 200)
+        axes.plot(
+            float(chance.cost[0]) + share * float(chance.cost[1] - chance.cost[0]),
+            100 * (float(chance.accuracy[0]) + share * float(chance.accuracy.diff()[0])),
+            "--", color=_GREY, linewidth=1.2, label="random deferral",
+        )  # fmt: skip
+    if found.uncalibrated is None:
+        _steps(axes, curve, f"cascade, {found.score}", _BLUE)
+    else:
+        _steps(axes, found.uncalibrated, f"cascade, {found.score}, T = 1", _ORANGE, "-.")
+        _steps(axes, curve, f"cascade, {found.score}, calibrated", _BLUE)
+    _mark_stages(axes, found)
+    if found.policy is not None:
+        axes.plot(
+            found.policy.flops, 100 * found.policy.accuracy, "*", color=_ORANGE, markersize=13,
+            markeredgecolor="white", zorder=6, label="the thresholds given",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("FLOPs per sample (one multiply-add = 2 FLOPs)")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(visible=True, which="both", alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.08, y=0.1)
+    axes.legend(frameon=False, loc="best", fontsize=8)
+    data = found.records[0].data
+    if data.get("name"):
+        axes.set_title(
+            f"{' → '.join(found.names)} on {data['name']}, split '{data.get('split', '')}' "
+            f"({curve.n:,} samples)", fontsize=10,
+        )  # fmt: skip
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _mark_stages(axes: Axes, found: Validation) -> None:
+    for k, name in enumerate(found.names):
+        cost = float(found.curve.stage_cost[k])
+        accuracy = 100 * float(found.curve.stage_accuracy[k])
+        axes.plot(cost, accuracy, "o", color=_BLACK, markersize=6, zorder=5)
+        axes.annotate(
+            name,
+            (cost, accuracy),
+            textcoords="offset points",
+            xytext=(0, -8),
+            ha="center",
+            va="top",
+            fontsize=9,
+        )

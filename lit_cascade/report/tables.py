@@ -1,0 +1,250 @@
+"""Tables and sentences for the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lit_cascade.analysis import Outcome, StageCalibration
+from lit_cascade.core.selection import OperatingPoint, operating_points
+from lit_cascade.core.sweep import Curve
+from lit_cascade.report.card import Card
+from lit_cascade.report.summary import Validation
+from lit_cascade.report.text import percent, quantity, readable_threshold, times
+
+__all__ = [
+    "print_calibration",
+    "print_card",
+    "print_execution",
+    "print_validation",
+    "print_written",
+    "verdict",
+]
+
+_POINTS = {
+    "same_accuracy": "same accuracy as {last}",
+    "best_accuracy": "best accuracy",
+    "drop_0.5": "at most 0.5 points below",
+    "drop_1.0": "at most 1.0 points below",
+}
+
+
+def _console() -> Console:
+    # where the output is no terminal its width is unknown, and a table must not be folded
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110, highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+    return table
+
+
+def _below(curve: Curve, threshold: float) -> float:
+    """The next smaller score on the curve: thresholds above it defer the same samples."""
+    row = int((curve.thresholds >= threshold).nonzero()[0, 0])
+    return float(curve.thresholds[row - 1]) if row else threshold
+
+
+def _shown(curve: Curve, threshold: float) -> str:
+    return readable_threshold(threshold, _below(curve, threshold))
+
+
+def _point_row(label: str, curve: Curve, point: OperatingPoint | None) -> list[str]:
+    if point is None:
+        return [label, "none", "", "", "", "", ""]
+    return [
+        label,
+        _shown(curve, point.threshold),
+        percent(point.deferral_rate),
+        percent(point.accuracy, 2),
+        quantity(point.cost),
+        quantity(point.cost / 2),
+        times(point.cost_ratio),
+    ]
+
+
+def _split_of(found: Validation) -> str:
+    data = found.records[0].data
+    name, split = data.get("name", "records"), data.get("split")
+    return f"{name}, split {split!r}" if split else str(name)
+
+
+def verdict(curve: Curve, names: Sequence[str]) -> str:
+    """One sentence a person can act on.
+
+    Args:
+        curve: the cascade.
+        names: of its stages.
+    """
+    first, last = names[0], names[-1]
+    point = operating_points(curve)["same_accuracy"]
+    if point is None:
+        return (
+            f"No threshold keeps the accuracy of {last!r} for fewer FLOPs than {last!r} alone: "
+            "on this split the cascade does not pay without losing accuracy."
+        )
+    fall = f"{1 / point.cost_ratio:.1f}x"
+    if point.deferral_rate == 0:
+        return (
+            f"{first!r} alone is as accurate as {last!r} on this split: "
+            f"nothing needs to be deferred and FLOPs fall {fall}."
+        )
+    shared = "" if len(names) == 2 else " at every stage but the last"
+    return (
+        f"For the accuracy of {last!r}, defer below {_shown(curve, point.threshold)}{shared}: "
+        f"{percent(point.deferral_rate)} of inputs are deferred and FLOPs fall {fall}."
+    )
+
+
+def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
+    """Print stages, operating points and the verdict."""
+    console, curve, last = _console(), found.curve, found.names[-1]
+    stages = _table(
+        f"Stages on {_split_of(found)}: {curve.n:,} samples",
+        "stage", "accuracy", "FLOPs", "MACs", "parameters", "temperature",
+    )  # fmt: skip
+    for k, record in enumerate(found.records):
+        flops = float(curve.stage_cost[k])
+        stages.add_row(
+            record.name,
+            percent(float(curve.stage_accuracy[k]), 2),
+            quantity(flops),
+            quantity(flops / 2),
+            quantity(record.parameters) if record.parameters else "unknown",
+            f"{found.temperatures[k]:.3f}" if k < len(found.records) - 1 else "",
+        )
+    console.print(stages)
+    points = _table(
+        f"The cascade by {found.score}, a stage answers at its threshold or above",
+        "operating point", "threshold", "deferred", "accuracy", "FLOPs", "MACs", f"than {last!r}",
+    )  # fmt: skip
+    for name, label in _POINTS.items():
+        points.add_row(*_point_row(label.format(last=repr(last)), curve, found.points[name]))
+    if found.uncalibrated is not None:
+        points.add_section()
+        for name, point in operating_points(found.uncalibrated).items():
+            label = _POINTS[name].format(last=repr(last))
+            points.add_row(*_point_row(f"{label} (T = 1)", found.uncalibrated, point))
+    if found.policy is not None and found.thresholds is not None:
+        points.add_section()
+        points.add_row(*_policy_row("the thresholds given", found.thresholds, found.policy))
+    console.print(points)
+    if len(found.names) > 2:
+        console.print("Each listed threshold is shared by all stages but the last.")
+    console.print(verdict(curve, found.names), soft_wrap=True)
+    console.print(
+        "The operating points above describe the very samples that they were found on; on others "
+        "they will do\na little worse. Choose a threshold on one split (--split calibration) and "
+        "judge it on another."
+        + (
+            " The row\n'the thresholds given' was chosen elsewhere."
+            if found.policy is not None
+            else ""
+        ),
+        soft_wrap=True,
+    )
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def _policy_row(label: str, thresholds: Sequence[float], found: Outcome) -> list[str]:
+    return [
+        label,
+        ", ".join(f"{threshold:.6g}" for threshold in thresholds),
+        percent(found.deferral_rate),
+        percent(found.accuracy, 2),
+        quantity(found.flops),
+        quantity(found.flops / 2),
+        times(found.flops_ratio),
+    ]
+
+
+def print_calibration(
+    found: Mapping[str, StageCalibration], split: str, notes: Sequence[str] = ()
+) -> None:
+    """Print what the temperatures do to each stage's confidence."""
+    console = _console()
+    table = _table(
+        f"Temperatures fitted on {split}",
+        "stage", "samples", "temperature", "NLL before", "after", "ECE before", "after",
+    )  # fmt: skip
+    for name, stage in found.items():
+        table.add_row(
+            name,
+            f"{stage.n:,}",
+            f"{stage.fit.temperature:.4f}" + (" (at its bound)" if stage.fit.at_bound else ""),
+            f"{stage.fit.nll_before:.4f}",
+            f"{stage.fit.nll_after:.4f}",
+            f"{stage.ece_before:.4f}",
+            f"{stage.ece_after:.4f}",
+        )
+    console.print(table)
+    console.print("NLL in nats; ECE over 15 bins of equal width; both on the samples fitted on.")
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def print_execution(
+    found: Outcome,
+    names: Sequence[str],
+    thresholds: Sequence[float],
+    flops: Sequence[float],
+    where: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print what a cascade did when it ran.
+
+    Args:
+        found: accuracy, deferral and cost.
+        names: of the stages.
+        thresholds: of the deferring stages.
+        flops: FLOPs that each stage spent per sample of the split, in stage order.
+        where: the data and split.
+        notes: what the reader must know about the figures.
+    """
+    console = _console()
+    table = _table(
+        f"The cascade, run on {where}: {found.n:,} samples",
+        "stage", "threshold", "ran on", "answered", "FLOPs per sample",
+    )  # fmt: skip
+    reached = 1.0
+    for k, name in enumerate(names):
+        table.add_row(
+            name,
+            f"{thresholds[k]:.6g}" if k < len(thresholds) else "",
+            percent(reached),
+            percent(found.answered[k]),
+            quantity(flops[k]),
+        )
+        reached -= found.answered[k]
+    console.print(table)
+    console.print(
+        f"Accuracy {percent(found.accuracy, 2)}, {percent(found.deferral_rate)} deferred, "
+        f"{quantity(found.flops)} FLOPs executed per sample "
+        f"({quantity(found.flops / 2)} MACs), {times(found.flops_ratio)} than {names[-1]!r} alone.",
+        soft_wrap=True,
+    )
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def print_card(card: Card) -> None:
+    """Print how good a trained stage is."""
+    console = _console()
+    table = _table(f"{card.name}, trained on {card.data}", "split", "samples", "accuracy")
+    for split, (accuracy, n) in card.splits.items():
+        table.add_row(split, f"{n:,}", percent(accuracy, 2))
+    console.print(table)
+    flops = f"{quantity(card.flops)} FLOPs ({quantity(card.flops / 2)} MACs) per sample"
+    console.print(f"{flops}, {quantity(card.parameters)} parameters.")
+
+
+def print_written(paths: Sequence[str]) -> None:
+    """Say which files were written."""
+    _console().print("Wrote " + ", ".join(paths), soft_wrap=True)
