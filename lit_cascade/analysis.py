@@ -20,6 +20,7 @@ __all__ = [
     "Outcome",
     "StageCalibration",
     "calibrate_record",
+    "cost_notes",
     "curve_of_records",
     "judge",
     "outcome",
@@ -57,6 +58,26 @@ class Judged:
     scores: Tensor
     correct: Tensor
     flops: Tensor
+
+
+def cost_notes(records: Sequence[Record]) -> list[str]:
+    """A note for every stage that costs no less than the one after it.
+
+    Example:
+        >>> one, two = (
+        ...     Record.from_arrays(name, [[1.0, 0.0]], [0], flops=flops)
+        ...     for name, flops in (("a", 9), ("b", 2))
+        ... )
+        >>> cost_notes([one, two])
+        ["Note: stage 'a' costs more FLOPs than 'b' after it: stages belong in order of cost."]
+    """
+    means = [float(record.flops.mean()) for record in records]
+    return [
+        f"Note: stage {one.name!r} costs {'more' if a > b else 'as many'} FLOPs "
+        f"{'than' if a > b else 'as'} {other.name!r} after it: stages belong in order of cost."
+        for one, other, a, b in zip(records, records[1:], means, means[1:], strict=False)
+        if a >= b
+    ]
 
 
 def judge(

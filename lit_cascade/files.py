@@ -8,7 +8,14 @@ from pathlib import Path
 
 from lit_cascade.errors import UsageError
 
-__all__ = ["bundled", "find_bundled", "prepare_folder", "unused_folder", "write_atomically"]
+__all__ = [
+    "bundled",
+    "find_bundled",
+    "main_process",
+    "prepare_folder",
+    "unused_folder",
+    "write_atomically",
+]
 
 
 def bundled(kind: str) -> Path:
@@ -43,6 +50,12 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
         f"{argument}: there is no file {name!r}, neither from the working directory nor among the "
         f"bundled {kind}: {', '.join(known) or 'none'}."
     )
+
+
+def main_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(rank in {None, "", "0"} for rank in ranks)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -55,7 +55,7 @@ def by_stage(
         return tuple(float(values.get(name, default)) for name in names)  # type: ignore[arg-type]
     if len(values) != len(names):
         raise UsageError(
-            f"{argument}: expected {len(names)} numbers, for {', '.join(names)}, got {len(values)}."
+            f"{argument}: expected one number for each of {', '.join(names)}, got {len(values)}."
         )
     return tuple(float(value) for value in values)
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from lit_cascade import __version__
-from lit_cascade.errors import CascadeError, check_name
+from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.files import main_process
 
 __all__ = ["COMMANDS", "main"]
 
@@ -64,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(COMMANDS[name][0])
         module.main(rest)
     except CascadeError as error:
-        sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
+        # a wrong call is wrong in every process: one says so; other trouble may be one's own
+        if not isinstance(error, UsageError) or main_process():
+            sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"lit-cascade {name}: interrupted\n")

@@ -5,23 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lit_cascade.core.sweep import Curve
-from lit_cascade.files import prepare_folder, unused_folder, write_atomically
+from lit_cascade.files import main_process, prepare_folder, unused_folder, write_atomically
 from lit_cascade.report.tables import print_written
 
-__all__ = ["Output", "curve_csv", "main_process"]
-
-
-def main_process() -> bool:
-    """Whether this process is the one that writes and prints."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return all(rank in {None, "", "0"} for rank in ranks)
+__all__ = ["Output", "curve_csv"]
 
 
 class Output:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from lit_cascade.errors import UsageError
+from lit_cascade.errors import UsageError, check_name
 from lit_cascade.files import find_bundled
 
 __all__ = ["dispatch", "options_from"]
@@ -57,20 +58,42 @@ def _resolve(argv: Sequence[str]) -> list[str]:
     return resolved
 
 
-def _wants_records(argv: Sequence[str]) -> bool:
-    """Whether records are given, on the command line or in a config."""
+def _configs(argv: Sequence[str]) -> list[dict[str, Any]]:
+    """The content of the configs that are given.
+
+    Raises:
+        UsageError: one is not YAML, or no mapping.
+    """
+    found = []
     for word in argv:
-        name, _, value = word.partition("=")
-        if name == "--records":
-            return True
-        if name == "--config":
-            try:
-                content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-                raise UsageError(f"--config: {value!r} is not YAML: {error}") from error
-            if isinstance(content, dict) and content.get("records"):
-                return True
-    return False
+        name, _, path = word.partition("=")
+        if name != "--config":
+            continue
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = f" in line {mark.line + 1}" if mark else ""
+            raise UsageError(f"--config: {path!r} is not YAML: {error.problem}{where}.") from error
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise UsageError(f"--config: {path!r} cannot be read: {error}.") from error
+        if not isinstance(content, dict):
+            raise UsageError(f"--config: {path!r} holds no options: expected a mapping.")
+        found.append(content)
+    return found
+
+
+def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> None:
+    """Check the stage names in options such as `--model.stages.small.checkpoint`."""
+    names: dict[str, None] = {}
+    for content in configs:
+        model = content.get("model")
+        stages = model.get("stages") if isinstance(model, dict) else None
+        names.update(dict.fromkeys(stages if isinstance(stages, dict) else ()))
+    for word in argv:
+        option = word.partition("=")[0]
+        if names and option.startswith("--model.stages.") and ".network" not in option:
+            check_name(option.split(".")[2], names, "model.stages")
 
 
 def _parser(command: str, options: type[Any]) -> ArgumentParser:
@@ -121,11 +144,16 @@ def dispatch(
         if "--help" in resolved or "-h" in resolved:
             _parser(command, options).print_help()
             return
-        if run_records is not None and _wants_records(resolved):
+        configs = _configs(resolved)
+        with_records = any(word.startswith("--records=") for word in resolved) or any(
+            content.get("records") for content in configs
+        )
+        if run_records is not None and with_records:
             parser = _parser(command, options)
             values = parser.instantiate_classes(parser.parse_args(resolved))
             run_records(options_from(values, options))
             return
+        _check_stages(resolved, configs)
         words = ["--help" if word == _MORE_HELP else word for word in resolved]
         sys.argv = [sys.argv[0], command, *words]
         run_models()
@@ -134,4 +162,17 @@ def dispatch(
 
 
 def _plain(message: str, command: str) -> str:
-    return message.replace(f"{command}.", "").replace('Parser key "', '"').strip()
+    """A parser's message in one line, without what only matters to programmers."""
+    for pattern, option_first in (
+        (r"class_path '([^']+)':\s+(?:[^\n]*\n\s+)?Option '([^']+)' is not accepted", False),
+        (r"Option '([^']+)' is not accepted\. Got value: Namespace\(class_path='([^']+)'", True),
+    ):
+        found = re.search(pattern, message)
+        if found:
+            option, owner = (found[1], found[2]) if option_first else (found[2], found[1])
+            return f"{owner} has no option {option!r}."
+    message = re.sub(
+        r"Type \S*Callable\S* \S+ expects a function or a callable class: ", "", message
+    )
+    message = message.replace(f"{command}.", "").replace("typing.", "").replace('Parser key "', '"')
+    return re.sub(r"\s*\n\s*", " ", message.strip())

@@ -69,6 +69,7 @@ def _run_models() -> None:
 
 def report(records: Sequence[Record], options: ValidateOptions, output: Output) -> None:
     """Judge records, print, and write what was found."""
+    from lit_cascade.analysis import cost_notes
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import curve_csv
     from lit_cascade.records import check_alike
@@ -85,13 +86,14 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
         allowed=options.allow_overlap,
         fingerprint=first.samples.fingerprint,
     )
+    notes += cost_notes(records)
     found = Validation.of(records, options.policy)
     print_validation(found, notes)
     output.add("curve.csv", curve_csv(found.curve))
     if found.uncalibrated is not None:
         output.add("curve_uncalibrated.csv", curve_csv(found.uncalibrated))
     output.add("curve.png", draw_curve(found))
-    output.add_json("summary.json", validation_summary(found))
+    output.add_json("summary.json", validation_summary(found) | {"notes": notes})
     if options.save_records:
         for record in records:
             record.save(output.folder / f"{record.name}.safetensors")

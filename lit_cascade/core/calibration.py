@@ -96,7 +96,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> Temp
     check_logits(logits, "temperature fit")
     check_labels(labels, len(logits), logits.shape[1], "temperature fit")
     low, high = -math.log(HIGHEST), -math.log(LOWEST)  # in log b
-    if _slope_and_curvature(logits, labels, math.exp(low))[0] >= 0:
+    if _slope_and_curvature(logits, labels, math.exp(low))[0] > 0:
         log_inverse, at_bound = low, True
     elif _slope_and_curvature(logits, labels, math.exp(high))[0] <= 0:
         log_inverse, at_bound = high, True

@@ -81,8 +81,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CascadeError(
-            f"checkpoint {str(path)!r} holds no weights: expected a dict of tensors, or a Lightning "
-            "checkpoint with a 'state_dict'."
+            f"checkpoint {str(path)!r} holds no weights: expected a dict of tensors, "
+            "or a Lightning checkpoint with a 'state_dict'."
         )
     return dict(weights), {}
 

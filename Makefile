@@ -1,0 +1,48 @@
+# Everything runs in .venv, which these targets make and fill from constraints.txt.
+# PYTHON=python3.12 make test   uses another interpreter (3.11 to 3.13).
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help demo test lint types tests bench clean
+
+help:
+	@echo "make demo    install, then judge the bundled cascade of digit classifiers"
+	@echo "make test    install, then lint, types, tests and doctests"
+	@echo "make bench   timings, as tables"
+	@echo "make clean   remove what these targets made"
+
+# uv installs the 6 GB of torch and its CUDA libraries in seconds. torch and torchvision come from
+# one index by exact versions: a torch from elsewhere does not load torchvision's operators.
+.venv/installed: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/pip install --quiet --constraint constraints.txt uv
+	$(UV) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(UV) --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/lit-cascade validate --config digits_pair.yaml
+
+test: lint types tests
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+tests: .venv/installed-dev
+	$(BIN)/pytest
+
+bench: .venv/installed-dev
+	$(BIN)/python -m tests.benchmarks.sweep
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist

@@ -1,0 +1,143 @@
+import math
+
+import pytest
+import torch
+from oracles import stage_of
+
+from lit_cascade.core.policy import Policy, answers_here, replay, route
+from lit_cascade.core.scores import SCORES, score_and_answer
+from lit_cascade.errors import CascadeError, UsageError
+
+
+def test_a_tie_answers():
+    assert answers_here(torch.tensor([0.25, 0.5, 0.75]), 0.5).tolist() == [False, True, True]
+
+
+def test_minus_infinity_never_defers_and_infinity_always():
+    scores = torch.tensor([-50.0, 0.0, 1.0])
+    assert answers_here(scores, -math.inf).all()
+    assert not answers_here(scores, math.inf).any()
+
+
+@pytest.mark.parametrize("threshold", [-math.inf, 0.0, 1.0, math.inf])
+def test_nan_defers(threshold):
+    assert not answers_here(torch.tensor([math.nan]), threshold).any()
+
+
+def test_a_threshold_read_back_from_text_ties():
+    scores = torch.rand(2000)
+    for score in scores.tolist()[:200]:
+        assert answers_here(torch.tensor([score]), float(repr(score))).all()
+    for text in ("0.1", "0.3", "0.7", "0.9", "0.95"):
+        single = torch.tensor([float(text)])
+        assert answers_here(single, float(text)).all()
+        assert not answers_here(single.nextafter(torch.zeros(1)), float(text)).any()
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4, 5])
+def test_route_equals_a_loop_over_samples(stages):
+    scores = [torch.randint(0, 6, (400,)) / 5 for _ in range(stages - 1)]
+    scores[0][::17] = math.nan
+    for thresholds in (
+        [0.5] * (stages - 1),
+        [0.4, 1.0, 0.2, 0.6][: stages - 1],
+        [math.inf, -math.inf, 0.5, 0.5][: stages - 1],
+    ):
+        single = torch.tensor(thresholds).tolist()
+        rows = zip(*(column.tolist() for column in scores), strict=True)
+        expected = [stage_of(row, single) for row in rows]
+        assert route(scores, thresholds).tolist() == expected
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4, 5])
+@pytest.mark.parametrize("score", list(SCORES))
+def test_replay_equals_a_loop_over_samples(stages, score):
+    logits = [torch.randint(-3, 4, (200, 3)).float() for _ in range(stages)]
+    temperatures = [1.0, 2.0, 0.5, 1.5, 1.0][:stages]
+    columns = [
+        score_and_answer(stage, score, temperature)[0]
+        for stage, temperature in zip(logits, temperatures, strict=True)
+    ]
+    thresholds = [columns[k].sort().values[60 + 20 * k].item() for k in range(stages - 1)]
+    found = replay(logits, Policy(tuple(thresholds), score, tuple(temperatures)))
+    for i in range(200):
+        stage = stage_of([column[i].item() for column in columns[:-1]], thresholds)
+        row = logits[stage][i].tolist()
+        assert (found.stage[i], found.prediction[i]) == (stage, row.index(max(row)))
+
+
+def test_the_last_stage_answers_even_nan():
+    logits = [torch.full((2, 3), math.nan), torch.full((2, 3), math.nan)]
+    assert replay(logits, Policy((-math.inf,))).stage.tolist() == [1, 1]
+
+
+def test_temperature_moves_samples_and_keeps_answers():
+    logits = [torch.randn(300, 5) * 3, torch.randn(300, 5) * 3]
+    cold = replay(logits, Policy((0.9,), temperatures=(0.5, 1.0)))
+    hot = replay(logits, Policy((0.9,), temperatures=(2.0, 1.0)))
+    assert (cold.stage == 0).sum() > (hot.stage == 0).sum()
+    same = cold.stage == hot.stage
+    assert torch.equal(cold.prediction[same], hot.prediction[same])
+
+
+def test_a_policy_fills_in_temperatures():
+    policy = Policy((0.5, 0.6))
+    assert policy.temperatures == (1.0, 1.0, 1.0)
+    assert policy.stages == 3
+
+
+def test_nan_is_no_threshold():
+    with pytest.raises(UsageError, match="thresholds: NaN"):
+        Policy((0.5, math.nan))
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold"),
+    [
+        ("max_softmax", 1.0001),
+        ("max_softmax", -0.1),
+        ("margin", 50),
+        ("margin", -1e-9),
+        ("negative_entropy", 0.5),
+    ],
+)
+def test_a_threshold_the_score_cannot_reach_is_refused(score, threshold):
+    with pytest.raises(UsageError, match="outside the range of the score") as caught:
+        Policy((threshold,), score)
+    assert repr(score) in str(caught.value)
+    assert str(float(threshold)) in str(caught.value)
+
+
+@pytest.mark.parametrize("score", list(SCORES))
+def test_the_ends_of_the_range_and_the_infinities_are_thresholds(score):
+    for threshold in (SCORES[score].low, SCORES[score].high, -math.inf, math.inf):
+        assert Policy((threshold,), score).thresholds == (threshold,)
+
+
+@pytest.mark.parametrize("temperatures", [(1.0,), (1.0, 1.0, 1.0)])
+def test_temperatures_must_be_one_per_stage(temperatures):
+    with pytest.raises(UsageError, match="1 thresholds make 2 stages"):
+        Policy((0.5,), temperatures=temperatures)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_temperatures_must_be_finite_and_positive(temperature):
+    with pytest.raises(UsageError, match="temperatures: expected finite numbers above 0"):
+        Policy((0.5,), temperatures=(1.0, temperature))
+
+
+def test_an_unknown_score_is_refused():
+    with pytest.raises(UsageError, match=r"'entropy' is unknown"):
+        Policy((0.5,), "entropy")
+
+
+def test_route_needs_one_threshold_per_deferring_stage():
+    with pytest.raises(CascadeError, match=r"deferring stage \(1\), got 2"):
+        route([torch.rand(3)], [0.5, 0.5])
+    with pytest.raises(CascadeError):
+        route([], [])
+
+
+def test_replay_needs_a_policy_for_as_many_stages():
+    with pytest.raises(CascadeError, match="the policy is for 3 stages, got 2"):
+        replay([torch.zeros(1, 2)] * 2, Policy((0.5, 0.5)))

@@ -1,0 +1,144 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from lit_cascade.core.policy import answers_here
+from lit_cascade.core.selection import cheapest, most_accurate, operating_points, point_at
+from lit_cascade.core.sweep import Curve, sweep
+
+
+def random_curve(seed, n=60, small=0.6, large=0.8):
+    torch.manual_seed(seed)
+    scores = torch.randint(0, 25, (n,)) / 25
+    correct = torch.rand(n, 2) < torch.tensor([small, large])
+    return sweep(scores, correct, torch.tensor([[1.0, 10.0]]).expand(n, 2))
+
+
+def rows_of(curve):
+    columns = (curve.thresholds, curve.deferral_rate, curve.accuracy, curve.cost)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def brute_cheapest(curve, target):
+    last = curve.stage_cost[-1].item()
+    good = [row for row in rows_of(curve) if row[2] >= target - 1e-9 and row[3] < last]
+    return min(good, key=lambda row: (row[3], -row[2], row[0]), default=None)
+
+
+def as_row(point):
+    return (point.threshold, point.deferral_rate, point.accuracy, point.cost)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cheapest_equals_brute_force(seed):
+    curve = random_curve(seed)
+    for target in (0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 1.0):
+        found, expected = cheapest(curve, target), brute_cheapest(curve, target)
+        assert (found and as_row(found)) == expected
+        if found:
+            assert found.cost_ratio == pytest.approx(found.cost / 10)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_most_accurate_equals_brute_force(seed):
+    curve = random_curve(seed)
+    expected = min(rows_of(curve), key=lambda row: (-row[2], row[3], row[0]))
+    assert as_row(most_accurate(curve)) == expected
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_operating_points_equal_brute_force(seed):
+    curve = random_curve(seed, n=400)
+    points = operating_points(curve)
+    last = curve.stage_accuracy[-1].item()
+    assert list(points) == ["same_accuracy", "best_accuracy", "drop_0.5", "drop_1.0"]
+    for name, drop in (("same_accuracy", 0.0), ("drop_0.5", 0.005), ("drop_1.0", 0.01)):
+        found = points[name]
+        assert (found and as_row(found)) == brute_cheapest(curve, last - drop)
+    assert points["best_accuracy"] == most_accurate(curve)
+
+
+def test_nothing_cheaper_than_the_last_stage_is_none():
+    correct = torch.tensor([[False, True]] * 4)
+    costs = torch.tensor([[1.0, 10.0]]).expand(4, 2)
+    curve = sweep(torch.tensor([0.1, 0.2, 0.3, 0.4]), correct, costs)
+    points = operating_points(curve)
+    assert points["same_accuracy"] is points["drop_0.5"] is points["drop_1.0"] is None
+    assert points["best_accuracy"].threshold == math.inf
+    assert cheapest(curve, 1.1) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_everything_deferred_at_no_cost_is_no_saving(seed):
+    torch.manual_seed(seed)
+    costs = torch.rand(50, 2, dtype=torch.float64)
+    costs[:, 0] = 0
+    correct = torch.tensor([[False, True]]).expand(50, 2)
+    assert operating_points(sweep(torch.rand(50), correct, costs))["same_accuracy"] is None
+
+
+def test_ties_in_cost_go_to_the_more_accurate_then_to_the_lower_threshold():
+    accuracy = [0.5, 0.7, 0.9, 0.9, 0.9]
+    curve = Curve(
+        thresholds=torch.tensor([-math.inf, 0.25, 0.5, 0.75, math.inf]).double(),
+        deferral_rate=torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]).double(),
+        accuracy=torch.tensor(accuracy).double(),
+        cost=torch.tensor([2.0, 2.0, 2.0, 2.0, 12.0]).double(),
+        stage_accuracy=torch.tensor([0.5, 0.9]).double(),
+        stage_cost=torch.tensor([2.0, 10.0]).double(),
+        n=10,
+    )
+    assert cheapest(curve, 0.4).threshold == most_accurate(curve).threshold == 0.5
+
+
+def test_a_small_model_as_good_as_the_large_answers_all():
+    correct = torch.tensor([[True, True], [False, True], [True, False]])
+    costs = torch.tensor([[1.0, 10.0]]).expand(3, 2)
+    point = operating_points(sweep(torch.tensor([0.9, 0.5, 0.7]), correct, costs))["same_accuracy"]
+    assert (point.threshold, point.deferral_rate, point.cost_ratio) == (-math.inf, 0.0, 0.1)
+
+
+@pytest.mark.parametrize("n", [200, 400, 600, 1000, 2000, 5000, 7000, 9800, 50_000])
+@pytest.mark.parametrize(("name", "drop"), [("drop_0.5", 5), ("drop_1.0", 10)])
+def test_a_target_is_met_exactly_and_not_by_one_sample_less(n, name, drop):
+    lost = n * drop // 1000
+    for last in range(lost + 2, n + 1, 1 if n <= 600 else n // 50):
+        for missing, threshold in ((lost, -math.inf), (lost + 1, 0.5)):
+            correct = torch.ones(n, 2, dtype=torch.bool)
+            correct[last:] = False
+            correct[:missing, 0] = False
+            scores = torch.ones(n)
+            scores[0] = 0.25
+            scores[1:missing] = 0.5
+            costs = torch.tensor([[1.0, 10.0]]).expand(n, 2)
+            point = operating_points(sweep(scores, correct, costs))[name]
+            assert point.threshold == threshold
+
+
+def test_a_threshold_between_rows_is_the_row_above():
+    curve = random_curve(0)
+    rows = rows_of(curve)
+    for (low, *_), (high, *expected) in pairwise(rows):
+        middle = high - 1e-3 if math.isinf(low) else low + 1e-3
+        point = point_at(curve, middle)
+        assert as_row(point) == (middle, *expected)
+    for row in rows:
+        assert as_row(point_at(curve, row[0])) == row
+
+
+def test_a_threshold_up_to_the_least_score_defers_nothing():
+    correct = torch.tensor([[False, True]] * 3)
+    curve = sweep(torch.tensor([0.5, 0.75, 1.0]), correct, torch.tensor([[1.0, 10.0]] * 3))
+    for threshold in (-math.inf, 0.0, 0.25, 0.5):
+        assert as_row(point_at(curve, threshold)) == (threshold, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 0.9, 0.95, 0.99, 0.8731])
+def test_a_typed_threshold_does_the_same_on_the_curve_as_live(threshold):
+    scores = torch.tensor([0.05, threshold, 0.995])
+    costs = torch.tensor([[1.0, 10.0]]).expand(3, 2)
+    curve = sweep(scores, torch.tensor([[True, True]]).expand(3, 2), costs)
+    deferred = (~answers_here(scores, threshold)).sum().item()
+    assert point_at(curve, threshold).deferral_rate == pytest.approx(deferred / 3)

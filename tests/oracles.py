@@ -1,0 +1,56 @@
+"""Slow and obvious answers to compare the fast ones with: plain Python, one sample at a time."""
+
+import itertools
+import math
+
+
+def stage_of(scores, thresholds):
+    """The stage that answers one sample, from its scores at the deferring stages."""
+    for stage, (score, threshold) in enumerate(zip(scores, thresholds, strict=True)):
+        if score >= threshold:
+            return stage
+    return len(thresholds)
+
+
+def brute_force_point(scores, correct, costs, threshold):
+    """(deferral rate, accuracy, cost) of a cascade whose stages share one threshold."""
+    n, deferring = len(scores), len(scores[0])
+    deferred = right = 0
+    spent = 0.0
+    for own_scores, own_correct, own_costs in zip(scores, correct, costs, strict=True):
+        stage = stage_of(own_scores, [threshold] * deferring)
+        deferred += stage > 0
+        right += bool(own_correct[stage])
+        spent += sum(own_costs[: stage + 1])
+    return deferred / n, right / n, spent / n
+
+
+def brute_force_curve(scores, correct, costs):
+    """Rows (threshold, deferral rate, accuracy, cost) at -inf, every score but the least, +inf."""
+    distinct = sorted({score for own in scores for score in own})
+    return [
+        (threshold, *brute_force_point(scores, correct, costs, threshold))
+        for threshold in (-math.inf, *distinct[1:], math.inf)
+    ]
+
+
+def best_deferrals(correct):
+    """For every number of deferred samples, the best accuracy over all ways to choose them."""
+    n = len(correct)
+    return [
+        max(
+            sum(correct[i][i in deferred] for i in range(n)) / n
+            for deferred in map(set, itertools.combinations(range(n), d))
+        )
+        for d in range(n + 1)
+    ]
+
+
+def mean_nll(logits, labels, temperature):
+    """Mean negative log-likelihood of lists of logits."""
+    total = 0.0
+    for row, label in zip(logits, labels, strict=True):
+        scaled = [value / temperature for value in row]
+        top = max(scaled)
+        total += top + math.log(sum(math.exp(value - top) for value in scaled)) - scaled[label]
+    return total / len(logits)
