@@ -24,6 +24,9 @@ __all__ = ["FlopMeter", "count_flops", "count_parameters", "counting"]
 
 # Operators that multiply matrices and that some of torch's supported releases pass over as free.
 _FORMULAS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.mv: lambda a, *_, **__: 2 * prod(a),
+    torch.ops.aten.addmv: lambda _, a, *__, **___: 2 * prod(a),
+    torch.ops.aten.dot: lambda a, *_, **__: 2 * prod(a),
     torch.ops.aten.mkldnn_rnn_layer: lambda x, w_ih, w_hh, *_, **__: (
         2 * prod(x[:-1]) * (prod(w_ih) + prod(w_hh))
     ),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_cascade.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "bundled",
     "find_bundled",
     "main_process",
     "prepare_folder",
+    "safetensors_bytes",
     "unused_folder",
     "write_atomically",
 ]
@@ -87,6 +94,23 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """A safetensors file; the same content always gives the same bytes.
+
+    The library writes the strings of the header in an order that changes from call to call, so they
+    are put in order here. The header is padded to 8 bytes, as the format asks.
+    """
+    from safetensors.torch import save
+
+    content = save(
+        {key: tensor.contiguous() for key, tensor in tensors.items()}, metadata=dict(header)
+    )
+    size = int.from_bytes(content[:8], "little")
+    ordered = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
+    ordered += b" " * (-len(ordered) % 8)
+    return len(ordered).to_bytes(8, "little") + ordered + content[8 + size :]
 
 
 def unused_folder(parent: Path, stem: str) -> Path:

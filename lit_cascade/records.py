@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_labels, check_logits
-from lit_cascade.files import write_atomically
+from lit_cascade.files import safetensors_bytes, write_atomically
 
 __all__ = ["FORMAT", "Record", "Samples", "check_alike", "library_versions", "run_info"]
 
@@ -34,6 +33,16 @@ def library_versions() -> dict[str, str]:
     """Versions of this package and of what computes the logits."""
     packages = ("lit-cascade", "torch", "lightning")
     return {name: importlib.metadata.version(name) for name in packages}
+
+
+def _whole(values: Tensor, what: str) -> Tensor:
+    if values.is_floating_point() and not bool((values == values.floor()).all()):
+        raise CascadeError(f"{what} must be whole numbers, got {values.dtype} with fractions.")
+    return values.long()
+
+
+def _costs(flops: Tensor) -> bool:
+    return bool(flops.isfinite().all() and (flops >= 0).all())
 
 
 @dataclass(frozen=True)
@@ -104,25 +113,40 @@ class Record:
         check_logits(self.logits, what)
         n, classes = self.logits.shape
         check_labels(self.labels, n, classes, what)
-        if len(self.classes) != classes or len(set(self.classes)) != classes:
+        if not all(isinstance(name, str) for name in self.classes) or not (
+            len(self.classes) == len(set(self.classes)) == classes
+        ):
             raise CascadeError(
                 f"{what}: {classes} logits per sample need as many distinct class names, "
                 f"got {len(self.classes)}."
             )
-        if len(self.ids) != n or self._distinct_ids() != n:
-            raise CascadeError(
-                f"{what}: {n} samples need as many distinct ids, got {len(self.ids)} "
-                f"with {self._distinct_ids()} distinct."
-            )
-        bad_flops = self.flops.shape != (n,) or not bool(self.flops.isfinite().all())
-        if bad_flops or bool((self.flops < 0).any()):
+        self._check_ids(what, n)
+        flops = self.flops
+        if flops.dtype != torch.float64 or flops.shape != (n,) or not _costs(flops):
             raise CascadeError(
                 f"{what}: flops must be {n} finite numbers of at least 0, one per sample, "
-                f"got shape {tuple(self.flops.shape)}."
+                f"got {flops.dtype} of shape {tuple(flops.shape)}."
             )
+        for part in ("data", "model", "info"):
+            if not isinstance(getattr(self, part), Mapping):
+                raise CascadeError(f"{what}: {part} must be a mapping of names to values.")
 
-    def _distinct_ids(self) -> int:
-        return len(self.ids.unique()) if isinstance(self.ids, Tensor) else len(set(self.ids))
+    def _check_ids(self, what: str, n: int) -> None:
+        ids = self.ids
+        if isinstance(ids, Tensor):
+            if ids.dtype != torch.int64 or ids.ndim != 1:
+                raise CascadeError(
+                    f"{what}: ids must be whole numbers or strings, one per sample, "
+                    f"got {ids.dtype} of shape {tuple(ids.shape)}."
+                )
+            distinct = len(ids.unique())
+        else:
+            distinct = len(set(ids))
+        if len(ids) != n or distinct != n:
+            raise CascadeError(
+                f"{what}: {n} samples need as many distinct ids, got {len(ids)} "
+                f"with {distinct} distinct."
+            )
 
     @classmethod
     def from_arrays(
@@ -161,13 +185,19 @@ class Record:
         elif n and isinstance(ids[0], str):
             ids = tuple(str(i) for i in ids)
         else:
-            ids = torch.as_tensor(ids).long()
+            ids = _whole(torch.as_tensor(ids), f"record {name!r}: ids")
         if classes is None:
             classes = [str(c) for c in range(logits.shape[-1])]
         cost = torch.as_tensor(flops, dtype=torch.float64)
         cost = cost.expand(n).contiguous() if cost.ndim == 0 else cost
         return cls(
-            name, logits, torch.as_tensor(labels).long(), ids, cost, tuple(classes), **details
+            name,
+            logits,
+            _whole(torch.as_tensor(labels), f"record {name!r}: labels"),
+            ids,
+            cost,
+            tuple(classes),
+            **details,
         )
 
     def __len__(self) -> int:
@@ -189,7 +219,7 @@ class Record:
             tensors["ids"] = self.ids
         else:
             table = [text.encode() for text in self.ids]
-            tensors["ids_utf8"] = torch.frombuffer(bytearray(b"".join(table)), dtype=torch.uint8)
+            tensors["ids_utf8"] = torch.tensor(list(b"".join(table)), dtype=torch.uint8)
             tensors["ids_length"] = torch.tensor([len(text) for text in table])
         header = {
             "format": FORMAT,
@@ -201,8 +231,7 @@ class Record:
             "model": json.dumps(dict(self.model)),
             "info": json.dumps(dict(self.info)),
         }
-        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-        write_atomically(Path(path), save(contiguous, metadata=header))
+        write_atomically(Path(path), safetensors_bytes(tensors, header))
 
     @classmethod
     def load(cls, path: Path | str) -> Record:
@@ -224,27 +253,38 @@ class Record:
                         f"{header.get('format')!r}, expected {FORMAT!r}."
                     )
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return cls(
+            classes = json.loads(header["classes"])
+            record = cls(
                 name=header["name"],
                 logits=tensors["logits"],
                 labels=tensors["labels"],
                 ids=tensors["ids"] if "ids" in tensors else _strings(tensors),
                 flops=tensors["flops"],
-                classes=tuple(json.loads(header["classes"])),
+                classes=tuple(classes if isinstance(classes, list) else ()),
                 parameters=int(header["parameters"]),
                 data=json.loads(header["data"]),
                 model=json.loads(header["model"]),
                 info=json.loads(header["info"]),
             )
-        except (SafetensorError, KeyError, ValueError, UnicodeDecodeError, OSError) as error:
+            if record.samples.fingerprint != header["fingerprint"]:
+                raise CascadeError(
+                    f"records: {str(path)!r} is damaged: its ids, labels or classes do not fit "
+                    "its fingerprint."
+                )
+        except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
             raise CascadeError(
                 f"records: {str(path)!r} cannot be read as a record: {error}."
             ) from error
+        return record
 
 
 def _strings(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    data = tensors["ids_utf8"].numpy().tobytes()
-    ends = tensors["ids_length"].cumsum(0).tolist()
+    text, length = tensors["ids_utf8"], tensors["ids_length"]
+    if text.dtype != torch.uint8 or length.dtype != torch.int64 or text.ndim != 1:
+        raise ValueError("its table of ids is malformed")
+    if length.ndim != 1 or bool((length < 0).any()) or int(length.sum()) != len(text):
+        raise ValueError("its table of ids is malformed")
+    data, ends = text.numpy().tobytes(), length.cumsum(0).tolist()
     starts = [0, *ends[:-1]]
     return tuple(data[a:b].decode() for a, b in zip(starts, ends, strict=True))
 

@@ -95,6 +95,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> Temp
     """
     check_logits(logits, "temperature fit")
     check_labels(labels, len(logits), logits.shape[1], "temperature fit")
+    labels = labels.long()
     low, high = -math.log(HIGHEST), -math.log(LOWEST)  # in log b
     if _slope_and_curvature(logits, labels, math.exp(low))[0] > 0:
         log_inverse, at_bound = low, True
@@ -123,9 +124,7 @@ def _root(logits: Tensor, labels: Tensor, low: float, high: float, steps: int) -
         # d/du at b = e^u: slope b, and curvature b^2 + slope b
         bend = curvature * inverse + slope
         to = at - slope / bend if bend > 0 else math.inf
-        if not low < to < high:
-            to = (low + high) / 2
-        if abs(to - at) < 1e-12 or high - low < 1e-12:
-            return to
-        at = to
+        if abs(to - at) < 1e-12:  # before the bracket, of which `at` has just become an end
+            return at
+        at = to if low < to < high else (low + high) / 2
     return at

@@ -19,6 +19,7 @@ __all__ = ["SCORES", "Score", "answers_of", "score_and_answer", "score_named"]
 
 # Rows are handled in blocks of about a megabyte, which stay in the cache of one core.
 _BLOCK_ELEMENTS = 2**18
+_LONG_ROW = 2**14
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def _margin(shifted: Tensor, answers: Tensor) -> Tensor:
 
 def _negative_entropy(shifted: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG001
     weights = shifted.exp()
+    shifted.clamp_(min=torch.finfo(shifted.dtype).min)  # a probability of 0 adds 0, not 0 * -inf
     total = weights.sum(dim=1)
     # clamp: rounding must not lift a one-hot distribution above its entropy of 0
     return (weights.mul_(shifted).sum(dim=1).div_(total) - total.log()).clamp_(max=0.0)
@@ -71,8 +73,10 @@ class probability. `negative_entropy`: the sum of p log p, in nats."""
 
 
 def _blocks(logits: Tensor) -> Iterator[Tensor]:
-    rows = max(1, _BLOCK_ELEMENTS // max(1, logits.shape[1]))
-    return (block.float() for block in logits.split(rows))
+    classes = max(1, logits.shape[1])
+    # torch may split one long row over threads but several over rows, and then rounds otherwise
+    rows = 1 if classes > _LONG_ROW else max(1, _BLOCK_ELEMENTS // classes)
+    return (block.float().contiguous() for block in logits.split(rows))
 
 
 def score_named(name: str) -> Score:

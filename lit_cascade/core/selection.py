@@ -7,15 +7,16 @@ promise nothing about others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lit_cascade.core.sweep import Curve
+import torch
+from torch import Tensor
 
-__all__ = ["OperatingPoint", "cheapest", "most_accurate", "operating_points", "point_at"]
+from lit_cascade.core.sweep import Curve
 
-# An accuracy is a count over n. Half of the smallest step for any n below 10^8 absorbs the rounding
-# of a target such as 0.985 - 0.005 and can never admit a sample too few.
+__all__ = ["OperatingPoint", "cheapest", "most_accurate", "operating_points"]
+
+# An accuracy is a count over n: this absorbs the rounding of a target such as 0.985 - 0.005, and is
+# too small to admit one sample too few below n = 10^8. For costs it is what a sum may round.
 _TOLERANCE = 1e-9
 
 
@@ -49,13 +50,11 @@ def _row(curve: Curve, row: int) -> OperatingPoint:
     )
 
 
-def point_at(curve: Curve, threshold: float) -> OperatingPoint:
-    """The cascade at any threshold, listed or not: the first row that defers the same samples."""
-    row = int((curve.thresholds >= threshold).nonzero()[0, 0])
-    point = _row(curve, row)
-    return OperatingPoint(
-        threshold, point.deferral_rate, point.accuracy, point.cost, point.cost_ratio
-    )
+def _least(rows: Tensor, *columns: Tensor) -> int:
+    """The first of `rows` that is least in the columns, the earlier ones counting more."""
+    for column in columns:
+        rows = rows[column[rows] == column[rows].min()]
+    return int(rows[0])
 
 
 def cheapest(curve: Curve, min_accuracy: float) -> OperatingPoint | None:
@@ -78,8 +77,8 @@ def cheapest(curve: Curve, min_accuracy: float) -> OperatingPoint | None:
 
 def most_accurate(curve: Curve) -> OperatingPoint:
     """The most accurate threshold; ties go to the cheaper, then to the lower threshold."""
-    rows = (curve.accuracy == curve.accuracy.max()).nonzero().flatten().tolist()
-    return _row(curve, min(rows, key=lambda r: (float(curve.cost[r]), r)))
+    rows = torch.arange(len(curve))
+    return _row(curve, _least(rows, -curve.accuracy, curve.cost))
 
 
 def operating_points(curve: Curve) -> dict[str, OperatingPoint | None]:

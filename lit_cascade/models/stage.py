@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.files import find_bundled
+from lit_cascade.files import find_bundled, safetensors_bytes
 
 __all__ = ["CHECKPOINT_FORMAT", "Stage", "checkpoint_bytes", "describe_network", "read_checkpoint"]
 
@@ -118,8 +117,7 @@ def checkpoint_bytes(network: nn.Module, name: str, classes: Sequence[str] | Non
     header = {"format": CHECKPOINT_FORMAT, "name": name}
     if classes is not None:
         header["classes"] = json.dumps(list(classes))
-    weights = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
-    return save(weights, metadata=header)
+    return safetensors_bytes({k: v.cpu() for k, v in network.state_dict().items()}, header)
 
 
 def describe_network(network: nn.Module) -> dict[str, str]:

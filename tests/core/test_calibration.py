@@ -116,7 +116,7 @@ def test_the_likelihood_is_the_formula_and_needs_no_block(temperature):
 def test_blocks_of_rows_change_nothing(monkeypatch):
     logits, labels = drawn(10, 3.0, 0)
     whole = fit_temperature(logits, labels)
-    monkeypatch.setattr("lit_cascade.core.calibration._BLOCK_ELEMENTS", 70)
+    monkeypatch.setattr("lit_cascade.core.calibration._BLOCK_ELEMENTS", 700)
     parts = fit_temperature(logits, labels)
     assert parts.temperature == pytest.approx(whole.temperature, rel=1e-9)
     assert parts.nll_after == pytest.approx(whole.nll_after, rel=1e-12)

@@ -1,11 +1,9 @@
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 
-from lit_cascade.core.policy import answers_here
-from lit_cascade.core.selection import cheapest, most_accurate, operating_points, point_at
+from lit_cascade.core.selection import cheapest, most_accurate, operating_points
 from lit_cascade.core.sweep import Curve, sweep
 
 
@@ -104,7 +102,7 @@ def test_a_small_model_as_good_as_the_large_answers_all():
 @pytest.mark.parametrize(("name", "drop"), [("drop_0.5", 5), ("drop_1.0", 10)])
 def test_a_target_is_met_exactly_and_not_by_one_sample_less(n, name, drop):
     lost = n * drop // 1000
-    for last in range(lost + 2, n + 1, 1 if n <= 600 else n // 50):
+    for last in range(lost + 2, n + 1, 1 if n <= 600 else n // 8):
         for missing, threshold in ((lost, -math.inf), (lost + 1, 0.5)):
             correct = torch.ones(n, 2, dtype=torch.bool)
             correct[last:] = False
@@ -115,30 +113,3 @@ def test_a_target_is_met_exactly_and_not_by_one_sample_less(n, name, drop):
             costs = torch.tensor([[1.0, 10.0]]).expand(n, 2)
             point = operating_points(sweep(scores, correct, costs))[name]
             assert point.threshold == threshold
-
-
-def test_a_threshold_between_rows_is_the_row_above():
-    curve = random_curve(0)
-    rows = rows_of(curve)
-    for (low, *_), (high, *expected) in pairwise(rows):
-        middle = high - 1e-3 if math.isinf(low) else low + 1e-3
-        point = point_at(curve, middle)
-        assert as_row(point) == (middle, *expected)
-    for row in rows:
-        assert as_row(point_at(curve, row[0])) == row
-
-
-def test_a_threshold_up_to_the_least_score_defers_nothing():
-    correct = torch.tensor([[False, True]] * 3)
-    curve = sweep(torch.tensor([0.5, 0.75, 1.0]), correct, torch.tensor([[1.0, 10.0]] * 3))
-    for threshold in (-math.inf, 0.0, 0.25, 0.5):
-        assert as_row(point_at(curve, threshold)) == (threshold, 0.0, 0.0, 1.0)
-
-
-@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 0.9, 0.95, 0.99, 0.8731])
-def test_a_typed_threshold_does_the_same_on_the_curve_as_live(threshold):
-    scores = torch.tensor([0.05, threshold, 0.995])
-    costs = torch.tensor([[1.0, 10.0]]).expand(3, 2)
-    curve = sweep(scores, torch.tensor([[True, True]]).expand(3, 2), costs)
-    deferred = (~answers_here(scores, threshold)).sum().item()
-    assert point_at(curve, threshold).deferral_rate == pytest.approx(deferred / 3)
