@@ -12,6 +12,7 @@ from lit_cascade.core.calibration import TemperatureFit, fit_temperature
 from lit_cascade.core.policy import Policy, route
 from lit_cascade.core.scores import answers_of, score_and_answer
 from lit_cascade.core.sweep import Curve, sweep
+from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record, check_alike
 
@@ -169,6 +170,8 @@ def outcome(stage: Tensor, right: Tensor, flops: Tensor, flops_alone: Tensor) ->
     n, stages = flops.shape
     counts = torch.bincount(stage, minlength=stages).tolist()
     total, alone = float(flops.sum()), float(flops_alone.sum())
+    if not alone > 0:
+        raise CascadeError("the last stage costs no FLOPs: a cascade cannot save anything.")
     return Outcome(
         n=n,
         accuracy=int(right.sum()) / n,

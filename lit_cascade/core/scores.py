@@ -118,8 +118,10 @@ def score_and_answer(
     function = score_named(score).function
     if not (temperature > 0 and math.isfinite(temperature)):
         raise CascadeError(f"temperature must be a finite number above 0, got {temperature}.")
-    if logits.ndim != 2:
-        raise CascadeError(f"logits must have shape (N, C), got {tuple(logits.shape)}.")
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise CascadeError(
+            f"logits must have shape (N, C) with at least 2 classes, got {tuple(logits.shape)}."
+        )
     scores, answers = [], []
     for rows in _blocks(logits):
         best, answer = rows.max(dim=1, keepdim=True)

@@ -66,13 +66,9 @@ def cheapest(curve: Curve, min_accuracy: float) -> OperatingPoint | None:
     Returns:
         The operating point, or None.
     """
-    good = (curve.accuracy >= min_accuracy - _TOLERANCE) & (curve.cost < curve.stage_cost[-1])
-    rows = good.nonzero().flatten().tolist()
-    if not rows:
-        return None
-    return _row(
-        curve, min(rows, key=lambda r: (float(curve.cost[r]), -float(curve.accuracy[r]), r))
-    )
+    cheaper = curve.cost < curve.stage_cost[-1] * (1 - _TOLERANCE)
+    rows = ((curve.accuracy >= min_accuracy - _TOLERANCE) & cheaper).nonzero().squeeze(1)
+    return _row(curve, _least(rows, curve.cost, -curve.accuracy)) if len(rows) else None
 
 
 def most_accurate(curve: Curve) -> OperatingPoint:

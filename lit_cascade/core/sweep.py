@@ -31,6 +31,7 @@ class Curve:
         cost: mean cost per sample, in the unit of the costs given, (M,).
         stage_accuracy: of each stage alone, (K,).
         stage_cost: mean cost per sample of each stage alone, (K,).
+        least_score: the least score, up to which a threshold defers nothing.
         n: number of samples.
     """
 
@@ -40,6 +41,7 @@ class Curve:
     cost: Tensor
     stage_accuracy: Tensor
     stage_cost: Tensor
+    least_score: float
     n: int
 
     def __len__(self) -> int:
@@ -57,6 +59,8 @@ def _check(scores: Tensor, correct: Tensor, costs: Tensor) -> None:
             f"for {n} samples and {stages} stages, expected scores of shape {(n, stages - 1)} and "
             f"costs of shape {(n, stages)}, got {tuple(scores.shape)} and {tuple(costs.shape)}."
         )
+    if not float(costs[:, -1].sum()) > 0:
+        raise CascadeError("the last stage costs nothing: a cascade cannot save anything.")
     if scores.isnan().any():
         row = int(scores.isnan().any(dim=1).nonzero()[0, 0])
         raise CascadeError(f"the score of sample {row} is NaN: it has no place on the curve.")
@@ -111,6 +115,7 @@ def sweep(scores: Tensor, correct: Tensor, costs: Tensor) -> Curve:
         cost=after(costs[:, 0].sum(), costs[:, 1:]),
         stage_accuracy=right.sum(dim=0).double() / n,
         stage_cost=costs.sum(dim=0) / n,
+        least_score=float(distinct[0]),
         n=n,
     )
 
@@ -155,11 +160,19 @@ def oracle_deferral(correct: Tensor, costs: Tensor) -> Deferral:
     Returns:
         N + 1 points, from nothing deferred to everything.
 
+    Raises:
+        CascadeError: not two stages, or shapes that do not fit.
+
     Example:
         >>> correct = torch.tensor([[True, True], [False, True]])
         >>> oracle_deferral(correct, torch.tensor([[1.0, 9.0], [1.0, 9.0]])).accuracy.tolist()
         [0.5, 1.0, 1.0]
     """
+    if correct.ndim != 2 or correct.shape[1] != 2 or costs.shape != correct.shape:
+        raise CascadeError(
+            "expected correctness and costs of shape (N, 2), "
+            f"got {tuple(correct.shape)} and {tuple(costs.shape)}."
+        )
     n = len(correct)
     right, costs = correct.long(), costs.double()
     gain = right[:, 1] - right[:, 0]

@@ -34,7 +34,7 @@ class EvaluationBatch(NamedTuple):
 
     Attributes:
         batch: whatever the loader's collate function returned.
-        positions: (N,) int64.
+        positions: (N,) int64; negative for samples that another process answers for.
     """
 
     batch: Any
@@ -100,7 +100,7 @@ class _Lists(Dataset[Any]):
         return len(cast("Sized", self.dataset))
 
     def __getitem__(self, positions: list[int]) -> tuple[list[Any], list[int]]:
-        return [self.dataset[position] for position in positions], positions
+        return [self.dataset[p if p >= 0 else ~p] for p in positions], positions
 
 
 class _Batches(DistributedSampler[list[int]]):
@@ -111,7 +111,9 @@ class _Batches(DistributedSampler[list[int]]):
 
     def __init__(self, batches: list[list[int]], rank: int, world_size: int) -> None:
         super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
-        self._mine = batches[rank::world_size]
+        # a process without a batch would skip the loop while the others wait for it at its end: it
+        # gets one to repeat, whose positions are marked as such
+        self._mine = batches[rank::world_size] or [[~position for position in batches[0]]]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._mine)

@@ -34,7 +34,7 @@ class Collector(Callback):
     def _add(self, outputs: Any) -> None:
         if not isinstance(outputs, Mapping) or "positions" not in outputs:
             raise CascadeError("expected the rows of a split that was read for evaluation.")
-        self._parts.append({key: value.detach().cpu() for key, value in outputs.items()})
+        self._parts.append(_own({key: value.detach().cpu() for key, value in outputs.items()}))
 
     def _gather(self, trainer: Trainer) -> None:
         mine = _joined(self._parts)
@@ -72,6 +72,14 @@ class Collector(Callback):
         """Bring the rows of all processes together."""
         del pl_module
         self._gather(trainer)
+
+
+def _own(rows: Rows) -> Rows:
+    """The rows that this process answers for."""
+    if "positions" not in rows:
+        return rows
+    own = rows["positions"] >= 0
+    return {key: value[own] for key, value in rows.items()}
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:
@@ -119,7 +127,7 @@ class ThresholdMetrics(Callback):
         """Add a batch."""
         del trainer
         if self.metrics is not None:
-            rows = {key: value.to(self.metrics.device) for key, value in outputs.items()}
+            rows = _own({key: value.to(self.metrics.device) for key, value in outputs.items()})
             self.metrics.update(
                 [rows[f"logits.{name}"] for name in pl_module.names],
                 rows["labels"],
@@ -132,5 +140,5 @@ class ThresholdMetrics(Callback):
         if self.metrics is None:
             return
         for what, values in self.metrics.compute().items():
-            for threshold, value in zip(self.thresholds, values.tolist(), strict=True):
+            for threshold, value in zip(self.thresholds, values.reshape(-1).tolist(), strict=True):
                 pl_module.log(f"{what}@{threshold:g}", value, rank_zero_only=True)

@@ -97,7 +97,10 @@ class CascadeMetrics(Metric):
             self.flops[t] += spent.gather(1, stage).sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """`accuracy`, `deferral_rate` and mean `flops` per sample, each (T,) float64."""
+        """`accuracy`, `deferral_rate` and mean `flops` per sample, each (T,) float64.
+
+        torchmetrics makes scalars of them where T is 1.
+        """
         n = self.n.double()
         return {
             "accuracy": self.correct / n,

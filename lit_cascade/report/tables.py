@@ -48,7 +48,7 @@ def _table(title: str, *columns: str) -> Table:
 def _below(curve: Curve, threshold: float) -> float:
     """The next smaller score on the curve: thresholds above it defer the same samples."""
     row = int((curve.thresholds >= threshold).nonzero()[0, 0])
-    return float(curve.thresholds[row - 1]) if row else threshold
+    return float(curve.thresholds[row - 1]) if row > 1 else curve.least_score
 
 
 def _shown(curve: Curve, threshold: float) -> str:

@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-from oracles import mean_nll
 from scipy.optimize import minimize_scalar
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -18,6 +17,7 @@ from lit_cascade.core.calibration import (
 )
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
+from tests.oracles import mean_nll
 
 CASES = [
     (classes, scale, seed) for classes in (2, 10, 100) for scale in (0.4, 3.0) for seed in range(3)

@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from oracles import stage_of
 
 from lit_cascade.core.policy import Policy, answers_here, replay, route
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
+from tests.oracles import stage_of
 
 
 def test_a_tie_answers():

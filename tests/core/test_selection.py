@@ -86,6 +86,7 @@ def test_ties_in_cost_go_to_the_more_accurate_then_to_the_lower_threshold():
         cost=torch.tensor([2.0, 2.0, 2.0, 2.0, 12.0]).double(),
         stage_accuracy=torch.tensor([0.5, 0.9]).double(),
         stage_cost=torch.tensor([2.0, 10.0]).double(),
+        least_score=0.25,
         n=10,
     )
     assert cheapest(curve, 0.4).threshold == most_accurate(curve).threshold == 0.5

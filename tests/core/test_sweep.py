@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from oracles import best_deferrals, brute_force_curve, brute_force_point
 
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.core.sweep import oracle_deferral, random_deferral, sweep
 from lit_cascade.errors import CascadeError
+from tests.oracles import best_deferrals, brute_force_curve, brute_force_point
 
 
 def random_case(n, stages, levels=7):

@@ -1,0 +1,295 @@
+import warnings
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from lit_cascade import (
+    CascadeError,
+    CascadeTrainer,
+    LitCascade,
+    Policy,
+    PolicyOptions,
+    Stage,
+    UsageError,
+    replay,
+)
+from lit_cascade.analysis import replay_outcome
+from lit_cascade.data import Datasets, EvaluationData
+from lit_cascade.data.evaluation import describe, evaluation_loader, shared_ids
+from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
+from tests.toys import BadNet, Dicts, Named, Net, Points, ReversedClasses, SharedPoints
+
+
+def trainer(**options):
+    return CascadeTrainer(
+        accelerator="cpu",
+        logger=options.pop("logger", False),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **options,
+    )
+
+
+def cascade(stages=2, policy=None, net=Net):
+    widths = {f"net{k}": Stage(net(4**k + 3, seed=k)) for k in range(stages)}
+    return LitCascade(widths, policy)
+
+
+def points(n=21, dataset=Points, **splits):
+    return Datasets(validation=dataset(n), batch_size=4, name="points", **splits)
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_records_hold_what_the_models_say(stages):
+    model, data = cascade(stages), points()
+    records = trainer().record(model, data)
+    for record, network in zip(records, model.cascade.stages, strict=True):
+        assert torch.equal(record.labels, Points(21).y)
+        assert record.ids.tolist() == list(range(21))
+        assert record.classes == ("cat", "dog", "owl")
+        torch.testing.assert_close(record.logits, network(Points(21).x).detach())
+    assert [record.name for record in records] == list(model.names)
+    assert [float(record.flops[0]) for record in records] == [
+        2 * (2 * (4**k + 3) + 3 * (4**k + 3)) for k in range(stages)
+    ]
+    assert dict(records[0].data) == {"name": "points", "split": "validation", "source": "points"}
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_running_for_real_is_the_replay_at_twenty_thresholds(stages, temperature):
+    model, data = cascade(stages), points(50)
+    run = trainer()
+    records = run.record(model, data)
+    logits = [record.logits for record in records]
+    model.has_thresholds = True
+    for threshold in torch.linspace(0.33, 1.0, 20).tolist():
+        policy = Policy((threshold,) * (stages - 1), temperatures=(temperature,) * stages)
+        model.cascade.policy = policy
+        done, told = run.execute(model, data), replay(logits, policy)
+        assert torch.equal(done.stage, told.stage)
+        assert torch.equal(done.prediction, told.prediction)
+        spent = torch.stack([record.flops for record in records], dim=1)
+        ran = torch.arange(stages) <= told.stage[:, None]
+        assert torch.equal(done.flops, spent * ran)
+
+
+def test_string_ids_bring_rows_into_their_order():
+    records = trainer().record(cascade(), points(dataset=Named))
+    assert list(records[0].ids) == sorted(Named().ids)
+    position = Named().ids.index(records[0].ids[3])
+    assert records[0].labels[3] == Named().y[position]
+
+
+def test_dicts_of_tensors_are_keyword_arguments():
+    plain = trainer().record(cascade(), points())
+    dicts = trainer().record(cascade(), points(dataset=Dicts))
+    assert torch.equal(plain[1].logits, dicts[1].logits)
+
+
+def test_a_logger_gets_metrics_per_threshold(tmp_path):
+    run, model = trainer(logger=CSVLogger(tmp_path)), cascade()
+    run.add_callback(ThresholdMetrics([0.4, 0.6]))
+    records = run.record(model, points())
+    told, logged = replay_outcome(records, Policy((0.6,))), run.callback_metrics
+    assert float(logged["accuracy@0.6"]) == pytest.approx(told.accuracy)
+    assert float(logged["deferral_rate@0.6"]) == pytest.approx(told.deferral_rate)
+    assert float(logged["flops@0.6"]) == pytest.approx(told.flops)
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_streaming_metrics_are_the_curve_at_each_threshold(stages):
+    records = trainer().record(cascade(stages), points(200))
+    thresholds = [0.0, 0.4, 0.55, 0.7, 1.0]
+    metrics = CascadeMetrics(thresholds, num_stages=stages)
+    for part in torch.arange(200).split(33):
+        metrics.update(
+            [record.logits[part] for record in records],
+            records[0].labels[part],
+            torch.stack([record.flops[part] for record in records], dim=1),
+        )
+    found = metrics.compute()
+    for t, threshold in enumerate(thresholds):
+        told = replay_outcome(records, Policy((threshold,) * (stages - 1)))
+        assert float(found["accuracy"][t]) == told.accuracy
+        assert float(found["deferral_rate"][t]) == told.deferral_rate
+        assert float(found["flops"][t]) == pytest.approx(told.flops, rel=1e-12)
+
+
+def test_calibration_sets_the_temperature_of_the_stages_that_defer():
+    model = cascade(3)
+    fitted, records = trainer().calibrate(model, points(200), split="validation")
+    assert set(fitted) == {"net0", "net1"}
+    assert model.cascade.policy.temperatures[:2] == tuple(
+        found.fit.temperature for found in fitted.values()
+    )
+    assert model.cascade.policy.temperatures[2] == 1.0
+    assert len(records) == 3
+
+
+def test_an_unknown_stage_to_calibrate_is_named():
+    with pytest.raises(UsageError, match=r"'net9' is unknown; known are net0, net1"):
+        trainer().calibrate(cascade(), points(), split="validation", stages=["net9"])
+
+
+def test_thresholds_are_needed_to_run():
+    with pytest.raises(UsageError, match=r"a threshold for net0"):
+        trainer().execute(cascade(), points())
+
+
+def test_an_unknown_split_names_those_there_are():
+    with pytest.raises(UsageError, match=r"'validaton' is unknown.*Did you mean 'validation'"):
+        trainer().record(cascade(), points(), split="validaton")
+
+
+def test_a_split_that_was_not_given_names_those_that_were():
+    with pytest.raises(UsageError, match=r"no split 'test'; given are validation"):
+        trainer().record(cascade(), points(), split="test")
+
+
+def test_an_empty_split_is_refused():
+    with pytest.raises(CascadeError, match=r"no samples"):
+        trainer().record(cascade(), points(0))
+
+
+def test_a_stream_is_refused():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from Points(4)
+
+    with pytest.raises(UsageError, match=r"iterable"):
+        trainer().record(cascade(), points(dataset=lambda n: Stream()))
+
+
+def test_nan_logits_name_the_stage_and_the_row():
+    first = int((Points(21).x[:, 0] >= 1).nonzero()[0])
+    with pytest.raises(
+        CascadeError, match=rf"'net0'.*NaN or infinite logits.*first at row {first}"
+    ):
+        trainer().record(cascade(net=BadNet), points())
+
+
+def test_nan_logits_of_an_answer_stop_a_real_run():
+    model = cascade(net=BadNet, policy=PolicyOptions(thresholds=[0.9]))
+    with pytest.raises(CascadeError, match=r"NaN or infinite logits"):
+        trainer().execute(model, points())
+
+
+def test_stages_with_different_numbers_of_classes_are_refused():
+    model = LitCascade({"a": Stage(Net(4)), "b": Stage(Net(8, classes=4))})
+    with pytest.raises(CascadeError, match=r"a has 3, b has 4"):
+        trainer().record(model, points())
+
+
+def test_stages_with_another_order_of_classes_are_refused():
+    stages = {
+        "a": Stage(Net(4), classes=["cat", "dog", "owl"]),
+        "b": Stage(Net(8), classes=["dog", "cat", "owl"]),
+    }
+    with pytest.raises(CascadeError, match=r"'a' and stage 'b'.*another order: class 0 is 'cat'"):
+        LitCascade(stages)
+
+
+def test_data_with_another_order_of_classes_are_refused_before_any_model_runs():
+    model = LitCascade(
+        {"a": Stage(BadNet(4), classes=["cat", "dog", "owl"]), "b": Stage(BadNet(8))}
+    )
+    with pytest.raises(CascadeError, match=r"the model and the data have different classes"):
+        trainer().record(model, points(dataset=ReversedClasses))
+
+
+def test_labels_outside_the_classes_are_refused():
+    class Unlabelled(Points):
+        def __getitem__(self, position):
+            return self.x[position], torch.tensor(-1)
+
+    with pytest.raises(CascadeError, match=r"label -1 at row 0"):
+        trainer().record(cascade(), points(dataset=Unlabelled))
+
+
+def test_a_batch_without_labels_is_explained():
+    class Bare(Points):
+        def __getitem__(self, position):
+            return self.x[position]
+
+    with pytest.raises(CascadeError, match=r"batches of .inputs, labels."):
+        trainer().record(cascade(), points(dataset=Bare))
+
+
+def test_a_check_can_stop_before_any_model_runs():
+    def check(ids, data):
+        raise CascadeError(f"{len(ids)} of {data['name']}")
+
+    with pytest.raises(CascadeError, match=r"21 of points"):
+        trainer().record(cascade(net=BadNet), points(), check=check)
+
+
+def test_one_stage_is_no_cascade():
+    with pytest.raises(UsageError, match=r"at least 2 stages, got only"):
+        LitCascade({"only": Stage(Net())})
+
+
+def test_a_plain_validation_loop_needs_no_ids():
+    run = trainer(logger=False)
+    run.add_callback(ThresholdMetrics([0.5]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        run.validate(cascade(), datamodule=points(), verbose=False)
+    assert 0 <= float(run.callback_metrics["accuracy@0.5"]) <= 1
+
+
+@pytest.mark.parametrize("n", [1, 7, 21])
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_processes_share_whole_batches_once_each(n, processes):
+    loader = DataLoader(Points(n), batch_size=4, shuffle=True)
+    alone = [batch.positions.tolist() for batch in evaluation_loader(loader)]
+    shares = [
+        [batch.positions.tolist() for batch in evaluation_loader(loader, rank, processes)]
+        for rank in range(processes)
+    ]
+    assert all(shares)  # none skips the loop
+    own = [batch for share in shares for batch in share if min(batch) >= 0]
+    assert sorted(own) == sorted(alone)
+    assert sorted(position for batch in alone for position in batch) == list(range(n))
+
+
+def test_a_batch_sampler_of_the_user_is_kept():
+    loader = DataLoader(Points(6), batch_sampler=[[5, 0], [1, 2, 3], [4]])
+    batches = [batch.positions.tolist() for batch in evaluation_loader(loader)]
+    assert batches == [[5, 0], [1, 2, 3], [4]]
+
+
+def test_workers_change_nothing():
+    alone = trainer().record(cascade(), points())
+    data = Datasets(validation=Points(21), batch_size=4, num_workers=2, name="points")
+    shared = trainer().record(cascade(), data)
+    assert torch.equal(alone[0].logits, shared[0].logits)
+
+
+def test_subsets_keep_the_ids_of_the_whole():
+    info = describe(Subset(Subset(Points(30, first=100), [5, 6, 7, 9]), [3, 0]))
+    assert info.ids.tolist() == [109, 105]
+    assert (info.source, info.classes) == ("points", ("cat", "dog", "owl"))
+
+
+def test_shared_ids_are_found_by_source_and_by_dataset():
+    overlapping = Datasets(calibration=Points(30), validation=Points(30, first=25))
+    assert shared_ids(overlapping, "calibration", "validation") == [25, 26, 27, 28, 29]
+    assert shared_ids(SharedPoints(), "calibration", "validation") == [25, 26, 27, 28, 29]
+    apart = Datasets(calibration=Points(20), validation=Points(20, first=20))
+    assert shared_ids(apart, "calibration", "validation") == []
+    assert shared_ids(apart, "calibration", "test") == []
+
+
+def test_the_hooks_of_the_data_module_are_applied():
+    class Doubling(Datasets):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch[0] * 2, batch[1]
+
+    records = trainer().record(cascade(), Doubling(validation=Points(5), batch_size=4))
+    network = cascade().cascade.stages[0]
+    torch.testing.assert_close(records[0].logits, network(Points(5).x * 2).detach())
+    assert EvaluationData(points(), "validation").inner is not None

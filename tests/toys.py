@@ -1,0 +1,94 @@
+"""Small data and models that commands can be pointed at by class path."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+CLASSES = ("cat", "dog", "owl")
+
+
+class Points(Dataset):
+    """N points in the plane in three classes; the same for the same seed."""
+
+    source = "points"
+    classes = CLASSES
+
+    def __init__(self, n: int = 21, first: int = 0):
+        generator = torch.Generator().manual_seed(7)
+        self.x = torch.randn(1000, 2, generator=generator)[first : first + n]
+        self.y = torch.randint(0, 3, (1000,), generator=generator)[first : first + n]
+        self.ids = range(first, first + n)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, position):
+        return self.x[position], self.y[position]
+
+
+class ReversedClasses(Points):
+    classes = CLASSES[::-1]
+
+
+class Named(Points):
+    """Points with strings as ids, in an order of their own."""
+
+    def __init__(self, n: int = 21):
+        super().__init__(n)
+        self.ids = [f"image-{(8 * i) % n:03d}.png" for i in range(n)]
+
+
+class Dicts(Points):
+    """Points as a dict, as text data comes."""
+
+    def __getitem__(self, position):
+        return {"x": self.x[position], "labels": self.y[position]}
+
+
+class SharedPoints(LightningDataModule):
+    """Calibration and validation overlap by five points of one set without a source."""
+
+    def __init__(self):
+        super().__init__()
+        self.points = Points(60)
+        self.points.__dict__["source"] = None
+
+    def calibration_dataloader(self):
+        return DataLoader(Subset(self.points, range(30)), batch_size=8)
+
+    def val_dataloader(self):
+        return DataLoader(Subset(self.points, range(25, 60)), batch_size=8)
+
+
+class Net(nn.Module):
+    """A perceptron whose weights depend on its seed alone."""
+
+    def __init__(self, width: int = 4, seed: int = 0, classes: int = 3):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, classes))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class BadNet(Net):
+    """Overflows on points to the right of 1."""
+
+    def forward(self, x):
+        return super().forward(x).where(x[:, :1] < 1, torch.nan)
+
+
+class Dying(Net):
+    """Ends its process in the second of several, as an out-of-memory kill would."""
+
+    def forward(self, x):
+        import os
+
+        if os.environ.get("LOCAL_RANK") == "1":
+            os._exit(9)
+        return super().forward(x)
