@@ -15,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.files import find_bundled
+from lit_cascade.options import PolicyOptions
 
 __all__ = ["dispatch", "options_from"]
 
@@ -27,7 +28,10 @@ _MORE_HELP = "--help_all"
 
 def options_from(values: Namespace, options: type[Options]) -> Options:
     """The options of a command out of everything that was parsed."""
-    return options(**{f.name: values[f.name] for f in fields(options)})  # type: ignore[arg-type]
+    found = {f.name: values[f.name] for f in fields(options)}  # type: ignore[arg-type]
+    if isinstance(found.get("policy"), Namespace):
+        found["policy"] = PolicyOptions(**found["policy"].as_dict())
+    return options(**found)
 
 
 def _resolve(argv: Sequence[str]) -> list[str]:
@@ -150,10 +154,11 @@ def dispatch(
         )
         if run_records is not None and with_records:
             parser = _parser(command, options)
-            values = parser.instantiate_classes(parser.parse_args(resolved))
-            run_records(options_from(values, options))
+            run_records(options_from(parser.parse_args(resolved), options))
             return
         _check_stages(resolved, configs)
+        if str(Path.cwd()) not in sys.path and "" not in sys.path:
+            sys.path.append(str(Path.cwd()))  # where the user's own models and data are
         words = ["--help" if word == _MORE_HELP else word for word in resolved]
         sys.argv = [sys.argv[0], command, *words]
         run_models()
@@ -171,6 +176,17 @@ def _plain(message: str, command: str) -> str:
         if found:
             option, owner = (found[1], found[2]) if option_first else (found[2], found[1])
             return f"{owner} has no option {option!r}."
+    missing = re.search(r"No module named '([^']+)'", message)
+    if missing:
+        return f"there is no module {missing[1]!r}, neither installed nor in the working directory."
+    function = re.search(
+        r"Expected '([^']+)' to be a function that returns (?:<class ')?(\w+)", message
+    )
+    if function:
+        return (
+            f"{function[1]} must be a function without arguments whose signature says what it "
+            f"returns: def {function[1].rsplit('.')[-1]}() -> {function[2]}."
+        )
     message = re.sub(
         r"Type \S*Callable\S* \S+ expects a function or a callable class: ", "", message
     )

@@ -12,7 +12,7 @@ from lit_cascade.errors import UsageError
 
 __all__ = ["Datasets"]
 
-DatasetFactory = Callable[[], Dataset[Any]]
+DatasetFactory = Callable[[], Dataset]  # type: ignore[type-arg] # as users annotate theirs
 
 
 class Datasets(LightningDataModule):

@@ -1,0 +1,118 @@
+"""The wheel, the configs and the README hold what they promise."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.runs import done, lit_cascade
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.relative_to(ROOT / "configs") for path in ROOT.glob("configs/**/*.yaml"))
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_wheel_runs_without_the_checkout(tmp_path):
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "unpacked")
+    assert "lit_cascade/configs/digits_pair.yaml" in names
+    assert "lit_cascade/checkpoints/digits/small.safetensors" in names
+    assert "lit_cascade/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests/", "docs/"))]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    unpacked = str(tmp_path / "unpacked")
+    run = lit_cascade(
+        "validate", "--config", "digits_pair.yaml", "--out", "o", cwd=elsewhere, PYTHONPATH=unpacked
+    )
+    assert "For the accuracy of 'large'" in done(run).stdout
+    where = subprocess.run(
+        [sys.executable, "-c", "import lit_cascade; print(lit_cascade.__file__)"],
+        capture_output=True, text=True, check=True, cwd=elsewhere, env={"PYTHONPATH": unpacked},
+    )  # fmt: skip
+    assert where.stdout.startswith(unpacked)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_every_config_parses(config, tmp_path):
+    content = yaml.safe_load((ROOT / "configs" / config).read_text())
+    command = "validate" if "stages" in content["model"] else "fit"
+    run = done(lit_cascade(command, "--config", config, "--print_config", cwd=tmp_path))
+    assert yaml.safe_load(run.stdout)["model"]
+
+
+def test_every_checkpoint_has_a_card():
+    checkpoints = sorted(ROOT.glob("checkpoints/**/*.safetensors"))
+    assert checkpoints
+    for path in checkpoints:
+        head = yaml.safe_load(path.with_suffix(".md").read_text().split("---")[1])
+        for key in ("data", "accuracy", "samples", "flops", "parameters", "command", "versions"):
+            assert head[key]
+
+
+def test_the_top_level_holds_only_what_is_customary():
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    assert {name.split("/")[0] for name in tracked} <= {
+        ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md",
+        "LICENSE", "Makefile", "README.md", "checkpoints", "configs", "constraints.txt", "docs",
+        "lit_cascade", "pyproject.toml", "tests",
+    }  # fmt: skip
+
+
+def test_the_readme_shows_both_commands_on_its_first_screen():
+    first_screen = README[:1800]
+    assert "make demo" in first_screen
+    assert "make test" in first_screen
+
+
+def test_the_python_of_the_readme_runs(tmp_path):
+    programs = blocks("python")
+    assert programs
+    for program in programs:
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+
+
+def test_the_commands_of_the_readme_run_in_order(tmp_path):
+    commands = [
+        line.removeprefix("lit-cascade ").split(" #")[0].split()
+        for block in blocks("bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("lit-cascade ")
+    ]
+    assert len(commands) >= 4
+    (tmp_path / "my_project.py").write_text(blocks("python my_project.py")[0])
+    (tmp_path / "my_pair.yaml").write_text(blocks("yaml")[0])
+    for words in commands:
+        done(lit_cascade(*words, cwd=tmp_path, PYTHONPATH="."))
+
+
+def test_the_table_of_the_readme_is_what_is_printed(tmp_path):
+    run = done(lit_cascade("validate", "--config", "digits_pair.yaml", "--out", "o", cwd=tmp_path))
+    (shown,) = (block for block in blocks("text") if "operating point" in block)
+    printed = [line.rstrip() for line in run.stdout.splitlines()]
+    for line in shown.splitlines():
+        if line.strip() and not line.startswith("Wrote"):
+            assert line.rstrip() in printed
