@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["CascadeError", "UsageError", "check_labels", "check_logits", "check_name"]
+__all__ = [
+    "CascadeError",
+    "UsageError",
+    "check_file_name",
+    "check_labels",
+    "check_logits",
+    "check_name",
+]
 
 
 class CascadeError(Exception):
@@ -44,6 +51,18 @@ def check_name(name: str, known: Iterable[str], argument: str) -> str:
     alike = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {alike[0]!r}?" if alike else ""
     raise UsageError(f"{argument}: {name!r} is unknown; known are {', '.join(known)}.{hint}")
+
+
+def check_file_name(name: str, argument: str) -> None:
+    """Check that a stage's name can name a file: records and checkpoints are called after it.
+
+    Raises:
+        UsageError: it is empty, starts with a dot, or holds a separator of folders.
+    """
+    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+        raise UsageError(
+            f"{argument}: {name!r} cannot name a file; leave out slashes and leading dots."
+        )
 
 
 def check_logits(logits: Tensor, what: str) -> None:

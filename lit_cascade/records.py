@@ -8,7 +8,6 @@ so it may come from any framework.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -21,10 +20,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lit_cascade.errors import CascadeError, UsageError, check_labels, check_logits
+from lit_cascade.errors import CascadeError, UsageError, check_logits
 from lit_cascade.files import safetensors_bytes, write_atomically
+from lit_cascade.samples import (
+    Ids,
+    Samples,
+    as_ids,
+    ids_from_tensors,
+    ids_to_tensors,
+    whole_numbers,
+)
 
-__all__ = ["FORMAT", "Record", "Samples", "check_alike", "library_versions", "run_info"]
+__all__ = ["FORMAT", "Record", "check_alike", "library_versions", "run_info"]
 
 FORMAT = "lit-cascade-record/1"
 
@@ -35,40 +42,8 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-def _whole(values: Tensor, what: str) -> Tensor:
-    if values.is_floating_point() and not bool((values == values.floor()).all()):
-        raise CascadeError(f"{what} must be whole numbers, got {values.dtype} with fractions.")
-    return values.long()
-
-
 def _costs(flops: Tensor) -> bool:
     return bool(flops.isfinite().all() and (flops >= 0).all())
-
-
-@dataclass(frozen=True)
-class Samples:
-    """A labelled set of samples.
-
-    Attributes:
-        ids: N distinct integers (N,) int64, or as many strings.
-        labels: shape (N,) int64.
-        classes: names in label order.
-    """
-
-    ids: Tensor | tuple[str, ...]
-    labels: Tensor
-    classes: tuple[str, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with any id, label or class name."""
-        digest = hashlib.sha256(json.dumps(self.classes).encode())
-        if isinstance(self.ids, Tensor):
-            digest.update(self.ids.numpy().tobytes())
-        else:
-            digest.update(json.dumps(self.ids).encode())
-        digest.update(self.labels.numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -95,7 +70,7 @@ class Record:
     name: str
     logits: Tensor
     labels: Tensor
-    ids: Tensor | tuple[str, ...]
+    ids: Ids
     flops: Tensor
     classes: tuple[str, ...]
     parameters: int = 0
@@ -112,15 +87,7 @@ class Record:
             )
         check_logits(self.logits, what)
         n, classes = self.logits.shape
-        check_labels(self.labels, n, classes, what)
-        if not all(isinstance(name, str) for name in self.classes) or not (
-            len(self.classes) == len(set(self.classes)) == classes
-        ):
-            raise CascadeError(
-                f"{what}: {classes} logits per sample need as many distinct class names, "
-                f"got {len(self.classes)}."
-            )
-        self._check_ids(what, n)
+        self.samples.check(n, classes, what)
         flops = self.flops
         if flops.dtype != torch.float64 or flops.shape != (n,) or not _costs(flops):
             raise CascadeError(
@@ -130,23 +97,6 @@ class Record:
         for part in ("data", "model", "info"):
             if not isinstance(getattr(self, part), Mapping):
                 raise CascadeError(f"{what}: {part} must be a mapping of names to values.")
-
-    def _check_ids(self, what: str, n: int) -> None:
-        ids = self.ids
-        if isinstance(ids, Tensor):
-            if ids.dtype != torch.int64 or ids.ndim != 1:
-                raise CascadeError(
-                    f"{what}: ids must be whole numbers or strings, one per sample, "
-                    f"got {ids.dtype} of shape {tuple(ids.shape)}."
-                )
-            distinct = len(ids.unique())
-        else:
-            distinct = len(set(ids))
-        if len(ids) != n or distinct != n:
-            raise CascadeError(
-                f"{what}: {n} samples need as many distinct ids, got {len(ids)} "
-                f"with {distinct} distinct."
-            )
 
     @classmethod
     def from_arrays(
@@ -180,12 +130,6 @@ class Record:
         if logits.dtype != torch.float16:
             logits = logits.float()
         n = len(logits)
-        if ids is None:
-            ids = torch.arange(n)
-        elif n and isinstance(ids[0], str):
-            ids = tuple(str(i) for i in ids)
-        else:
-            ids = _whole(torch.as_tensor(ids), f"record {name!r}: ids")
         if classes is None:
             classes = [str(c) for c in range(logits.shape[-1])]
         cost = torch.as_tensor(flops, dtype=torch.float64)
@@ -193,8 +137,8 @@ class Record:
         return cls(
             name,
             logits,
-            _whole(torch.as_tensor(labels), f"record {name!r}: labels"),
-            ids,
+            whole_numbers(labels, f"record {name!r}: labels"),
+            as_ids(ids, n, f"record {name!r}: ids"),
             cost,
             tuple(classes),
             **details,
@@ -214,13 +158,12 @@ class Record:
         Raises:
             UsageError: the place cannot be written to.
         """
+        write_atomically(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of the record's file; the same for the same record."""
         tensors = {"logits": self.logits, "labels": self.labels, "flops": self.flops}
-        if isinstance(self.ids, Tensor):
-            tensors["ids"] = self.ids
-        else:
-            table = [text.encode() for text in self.ids]
-            tensors["ids_utf8"] = torch.tensor(list(b"".join(table)), dtype=torch.uint8)
-            tensors["ids_length"] = torch.tensor([len(text) for text in table])
+        tensors |= ids_to_tensors(self.ids)
         header = {
             "format": FORMAT,
             "name": self.name,
@@ -231,7 +174,7 @@ class Record:
             "model": json.dumps(dict(self.model)),
             "info": json.dumps(dict(self.info)),
         }
-        write_atomically(Path(path), safetensors_bytes(tensors, header))
+        return safetensors_bytes(tensors, header)
 
     @classmethod
     def load(cls, path: Path | str) -> Record:
@@ -258,7 +201,7 @@ class Record:
                 name=header["name"],
                 logits=tensors["logits"],
                 labels=tensors["labels"],
-                ids=tensors["ids"] if "ids" in tensors else _strings(tensors),
+                ids=ids_from_tensors(tensors),
                 flops=tensors["flops"],
                 classes=tuple(classes if isinstance(classes, list) else ()),
                 parameters=int(header["parameters"]),
@@ -278,30 +221,12 @@ class Record:
         return record
 
 
-def _strings(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    text, length = tensors["ids_utf8"], tensors["ids_length"]
-    if text.dtype != torch.uint8 or length.dtype != torch.int64 or text.ndim != 1:
-        raise ValueError("its table of ids is malformed")
-    if length.ndim != 1 or bool((length < 0).any()) or int(length.sum()) != len(text):
-        raise ValueError("its table of ids is malformed")
-    data, ends = text.numpy().tobytes(), length.cumsum(0).tolist()
-    starts = [0, *ends[:-1]]
-    return tuple(data[a:b].decode() for a, b in zip(starts, ends, strict=True))
-
-
 def run_info() -> dict[str, Any]:
     """Library versions and the date, for a record's `info`; SOURCE_DATE_EPOCH sets the date."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     now = dt.datetime.now(dt.UTC)
     date = dt.datetime.fromtimestamp(int(epoch), dt.UTC) if epoch else now
     return {"versions": library_versions(), "date": date.date().isoformat()}
-
-
-def _first_difference(one: Sequence[Any], other: Sequence[Any]) -> str:
-    for position, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return f"first at position {position}: {a!r} against {b!r}"
-    return f"{len(one)} against {len(other)}"
 
 
 def check_alike(records: Sequence[Record]) -> None:
@@ -319,14 +244,6 @@ def check_alike(records: Sequence[Record]) -> None:
         raise UsageError(f"records: the name {twice[0]!r} occurs twice; names tell stages apart.")
     one = records[0]
     for other in records[1:]:
-        for what, get in (
-            ("class order", lambda r: r.classes),
-            ("ids", lambda r: r.ids.tolist() if isinstance(r.ids, Tensor) else list(r.ids)),
-            ("labels", lambda r: r.labels.tolist()),
-        ):
-            a, b = get(one), get(other)
-            if a != b:
-                raise CascadeError(
-                    f"records {one.name!r} and {other.name!r} differ in {what}, "
-                    f"{_first_difference(a, b)}."
-                )
+        difference = one.samples.difference(other.samples)
+        if difference:
+            raise CascadeError(f"records {one.name!r} and {other.name!r} differ in {difference}.")

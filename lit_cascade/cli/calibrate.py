@@ -47,7 +47,7 @@ def _run_records(options: CalibrateOptions) -> None:
 
 def _run_models() -> None:
     from lit_cascade.cli.lightning import CascadeCLI
-    from lit_cascade.data.evaluation import shared_ids
+    from lit_cascade.data.splits import shared_ids
     from lit_cascade.errors import CascadeError
     from lit_cascade.lit import LitCascade
 

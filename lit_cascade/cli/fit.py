@@ -61,7 +61,7 @@ def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
 def _card(cli: Any, model: Any, datamodule: Any, command: str) -> Card | None:
     """Judge what was trained; None on the processes that do not write."""
     from lit_cascade.cost import count_parameters
-    from lit_cascade.data.evaluation import has_split
+    from lit_cascade.data.splits import has_split
     from lit_cascade.records import library_versions
     from lit_cascade.report.card import Card
 

@@ -33,6 +33,7 @@ class Output:
     def __init__(self, command: str, out: str | None, names: list[str], *, overwrite: bool) -> None:
         self.folder = unused_folder(Path("runs"), command) if out is None else Path(out)
         self._files: dict[str, bytes] = {}
+        self._overwrite = overwrite
         if main_process():
             prepare_folder(self.folder, names, overwrite=overwrite)
 
@@ -50,7 +51,12 @@ class Output:
         self.add(name, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def write(self) -> None:
-        """Write everything and say so."""
+        """Write everything and say so.
+
+        Raises:
+            UsageError: a file that was not announced is there already, or one cannot be written.
+        """
+        prepare_folder(self.folder, list(self._files), overwrite=self._overwrite)
         for name, content in self._files.items():
             write_atomically(self.folder / name, content)
         print_written([str(self.folder / name) for name in self._files])

@@ -72,6 +72,7 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     from lit_cascade.analysis import cost_notes
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import curve_csv
+    from lit_cascade.errors import check_file_name
     from lit_cascade.records import check_alike
     from lit_cascade.report.plots import draw_curve
     from lit_cascade.report.summary import Validation, validation_summary
@@ -96,5 +97,6 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     output.add_json("summary.json", validation_summary(found) | {"notes": notes})
     if options.save_records:
         for record in records:
-            record.save(output.folder / f"{record.name}.safetensors")
+            check_file_name(record.name, "records")
+            output.add(f"{record.name}.safetensors", record.to_bytes())
     output.write()

@@ -6,27 +6,18 @@ its logits are the same to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
-from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.data.splits import SplitInfo, describe, split_loader
+from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = [
-    "EvaluationBatch",
-    "EvaluationData",
-    "SplitInfo",
-    "describe",
-    "evaluation_loader",
-    "has_split",
-    "shared_ids",
-    "split_loader",
-]
+__all__ = ["EvaluationBatch", "EvaluationData", "evaluation_loader"]
 
 
 class EvaluationBatch(NamedTuple):
@@ -39,55 +30,6 @@ class EvaluationBatch(NamedTuple):
 
     batch: Any
     positions: Tensor
-
-
-@dataclass(frozen=True)
-class SplitInfo:
-    """What is known of a split without reading its samples.
-
-    Attributes:
-        n: number of samples.
-        ids: what tells them apart, distinct integers or strings.
-        source: where the ids are counted; None if unknown.
-        classes: class names in label order; None if unknown.
-    """
-
-    n: int
-    ids: Tensor | tuple[str, ...]
-    source: str | None
-    classes: tuple[str, ...] | None
-
-
-def describe(dataset: Dataset[Any]) -> SplitInfo:
-    """Ids, source and class names of a dataset, looking through `Subset`.
-
-    A dataset may offer `ids`, `source` and `classes`; the ids of others are their positions.
-    """
-    ids: Tensor | tuple[str, ...]
-    if isinstance(dataset, Subset):
-        whole = describe(dataset.dataset)
-        chosen = [int(i) for i in dataset.indices]
-        ids = (
-            whole.ids[chosen]
-            if isinstance(whole.ids, Tensor)
-            else tuple(whole.ids[i] for i in chosen)
-        )
-        return SplitInfo(len(chosen), ids, whole.source, whole.classes)
-    n = len(cast("Sized", dataset))
-    own = getattr(dataset, "ids", None)
-    if own is None:
-        ids = torch.arange(n)
-    elif len(own) and isinstance(own[0], str):
-        ids = tuple(own)
-    else:
-        ids = torch.as_tensor(own)
-    classes = getattr(dataset, "classes", None)
-    return SplitInfo(
-        n,
-        ids,
-        getattr(dataset, "source", None),
-        tuple(str(c) for c in classes) if isinstance(classes, Sequence) else None,
-    )
 
 
 class _Lists(Dataset[Any]):
@@ -180,59 +122,6 @@ def evaluation_loader(
 
 
 _SETUP = {"validation": "validate", "test": "test", "predict": "predict"}
-
-
-def _method(split: str) -> str:
-    return f"{'val' if split == 'validation' else split}_dataloader"
-
-
-def has_split(datamodule: LightningDataModule, split: str) -> bool:
-    """Whether a data module defines the loader of a split itself."""
-    own = getattr(type(datamodule), _method(split), None)
-    return own is not None and own is not getattr(LightningDataModule, _method(split), None)
-
-
-def split_loader(datamodule: LightningDataModule, split: str) -> DataLoader[Any]:
-    """The loader of a split: `val_dataloader` for validation, else `<split>_dataloader`.
-
-    Raises:
-        UsageError: the data module has no such split; the message lists those it has.
-    """
-    if not has_split(datamodule, split):
-        names = [name.removesuffix("_dataloader") for name in dir(datamodule)]
-        splits = ["validation" if name == "val" else name for name in names]
-        known = [name for name in splits if has_split(datamodule, name)]
-        check_name(split, known, f"split of {type(datamodule).__name__}")
-    loader = getattr(datamodule, _method(split))()
-    if not isinstance(loader, DataLoader):
-        raise UsageError(
-            f"split: {_method(split)} of {type(datamodule).__name__} must return one DataLoader, "
-            f"got {type(loader).__name__}."
-        )
-    return loader
-
-
-def shared_ids(datamodule: LightningDataModule, one: str, other: str) -> list[Any]:
-    """Ids that two splits of a data module have in common, in order.
-
-    Ids are compared where both splits are parts of one dataset, or name the same source.
-    """
-    try:
-        first, second = (split_loader(datamodule, split).dataset for split in (one, other))
-    except UsageError:  # one of the splits does not exist: nothing is shared
-        return []
-    a, b = describe(first), describe(second)
-    if _root(first) is not _root(second) and (a.source is None or a.source != b.source):
-        return []
-    return sorted(set(_listed(a.ids)) & set(_listed(b.ids)))
-
-
-def _root(dataset: Dataset[Any]) -> Dataset[Any]:
-    return _root(dataset.dataset) if isinstance(dataset, Subset) else dataset
-
-
-def _listed(ids: Tensor | tuple[str, ...]) -> list[Any]:
-    return ids.tolist() if isinstance(ids, Tensor) else list(ids)
 
 
 class EvaluationData(LightningDataModule):

@@ -17,7 +17,7 @@ from lit_cascade.cascade import Cascade, CascadeOutput
 from lit_cascade.core.policy import Policy
 from lit_cascade.cost import FlopMeter, count_parameters
 from lit_cascade.data.evaluation import EvaluationBatch
-from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.errors import CascadeError, UsageError, check_file_name
 from lit_cascade.lit.metrics import CascadeMetrics
 from lit_cascade.models.stage import Stage, describe_network
 from lit_cascade.options import PolicyOptions
@@ -29,8 +29,8 @@ class LitCascade(LightningModule):
     """Two or more trained classifiers of the same classes, cheapest first, as a cascade.
 
     In a validation loop every stage sees every sample, so that any threshold can be judged
-    afterwards. In a test or predict loop the cascade runs for real: each stage sees only what the
-    earlier ones deferred.
+    afterwards. In a test loop the cascade runs for real: each stage sees only what the earlier
+    ones deferred.
 
     Args:
         stages: the classifiers by name, cheapest first.
@@ -49,6 +49,8 @@ class LitCascade(LightningModule):
                 f"got {', '.join(stages) or 'none'}."
             )
         self.names = tuple(stages)
+        for name in self.names:
+            check_file_name(name, "model.stages")
         self.options = policy or PolicyOptions()
         # every number is checked before any weights are read
         given = policy_of(self.options, self.names)
@@ -141,13 +143,6 @@ class LitCascade(LightningModule):
             rows[f"flops.{name}"] = self._meters[name](inputs) * (stage >= k)
         rows["flops_alone"] = self._meters[self.names[-1]](inputs)
         return rows
-
-    def predict_step(self, batch: Any, batch_idx: int) -> CascadeOutput:
-        """Answer a batch of inputs, with or without labels."""
-        del batch_idx
-        inner = batch.batch if isinstance(batch, EvaluationBatch) else batch
-        output: CascadeOutput = self(inner if isinstance(inner, Tensor) else split_labels(inner)[0])
-        return output
 
 
 def _rows(batch: Any) -> tuple[Inputs, dict[str, Tensor]]:

@@ -15,6 +15,7 @@ from lit_cascade.batch import forward_logits, split_labels
 from lit_cascade.core.scores import answers_of
 from lit_cascade.cost import FlopMeter
 from lit_cascade.data.evaluation import EvaluationBatch
+from lit_cascade.errors import check_file_name
 
 __all__ = ["LitClassifier"]
 
@@ -39,6 +40,7 @@ class LitClassifier(LightningModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        check_file_name(name, "model.name")
         self.name = name
         self.network = network if isinstance(network, nn.Module) else network()
         self.learning_rate = learning_rate

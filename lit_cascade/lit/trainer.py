@@ -13,14 +13,16 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor
 
 from lit_cascade.analysis import StageCalibration, calibrate_record
-from lit_cascade.data.evaluation import EvaluationData, SplitInfo
+from lit_cascade.data.evaluation import EvaluationData
+from lit_cascade.data.splits import SplitInfo
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.lit.callbacks import Collector
 from lit_cascade.lit.cascade import LitCascade, check_classes
 from lit_cascade.lit.classifier import LitClassifier
-from lit_cascade.records import Record, Samples, run_info
+from lit_cascade.records import Record, run_info
+from lit_cascade.samples import Ids, Samples
 
-Check = Callable[[Tensor | tuple[str, ...], Mapping[str, Any]], None]
+Check = Callable[[Ids, Mapping[str, Any]], None]
 
 __all__ = ["CascadeTrainer", "Execution", "Judgement"]
 
@@ -72,7 +74,7 @@ class _Found:
     """Rows of a loop in the order of the ids, and what is known of the data."""
 
     rows: dict[str, Tensor]
-    ids: Tensor | tuple[str, ...]
+    ids: Ids
     classes: tuple[str, ...] | None
     data: dict[str, Any]
 
@@ -278,9 +280,7 @@ class CascadeTrainer(Trainer):
             self._callbacks().remove(collector)
 
 
-def _in_order(
-    ids: Tensor | tuple[str, ...], positions: Tensor
-) -> tuple[Tensor | tuple[str, ...], Tensor]:
+def _in_order(ids: Ids, positions: Tensor) -> tuple[Ids, Tensor]:
     """The ids at `positions` in rising order, and the order that brings rows there."""
     if isinstance(ids, Tensor):
         ordered = ids[positions].sort()

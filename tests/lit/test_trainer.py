@@ -17,7 +17,8 @@ from lit_cascade import (
 )
 from lit_cascade.analysis import replay_outcome
 from lit_cascade.data import Datasets, EvaluationData
-from lit_cascade.data.evaluation import describe, evaluation_loader, shared_ids
+from lit_cascade.data.evaluation import evaluation_loader
+from lit_cascade.data.splits import describe, shared_ids
 from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
 from tests.toys import BadNet, Dicts, Named, Net, Points, ReversedClasses, SharedPoints
 
