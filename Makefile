@@ -39,7 +39,7 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 tests: .venv/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep

@@ -193,7 +193,7 @@ def test_a_bad_temperature_is_named(temperature):
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), ()])
 def test_logits_of_another_shape_are_refused(shape):
-    with pytest.raises(CascadeError, match=r"logits must have shape \(N, C\), got \("):
+    with pytest.raises(CascadeError, match=r"logits must have shape \(N, C\) .*, got \("):
         score_and_answer(torch.zeros(shape))
 
 
