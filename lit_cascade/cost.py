@@ -44,6 +44,9 @@ _UNCOUNTED = (
     "aten::_weight_int",
     "aten::_trilinear",
     "aten::_thnn_fused",
+    "aten::_cdist",
+    "aten::_sparse_mm",
+    "aten::_sparse_addmm",
 )
 
 
@@ -61,7 +64,9 @@ class _Watch(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func.name().startswith(_UNCOUNTED):
+        # operators of other libraries may multiply matrices: nobody can know
+        foreign = func.namespace not in {"aten", "prim", "prims", "torchvision"}
+        if foreign or func.name().startswith(_UNCOUNTED):
             self.seen.add(func.name())
         return func(*args, **(kwargs or {}))
 
@@ -120,8 +125,9 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int:
 class FlopMeter:
     """FLOPs per sample of one model, counted once for each shape of input.
 
-    A sample's cost is that of a forward pass at batch size 1, so it does not depend on which other
-    samples came with it. After the first batch of a shape, asking costs a dictionary look-up.
+    A sample's cost is that of a forward pass at batch size 1, as it stands in its batch: where a
+    batch is padded to its longest sample, the padding counts. After the first batch of a shape,
+    asking costs a dictionary look-up.
 
     Args:
         model: the module to measure.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_cascade.errors import UsageError
+from lit_cascade.errors import CascadeError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = [
     "safetensors_bytes",
     "unused_folder",
     "write_atomically",
+    "write_together",
 ]
 
 
@@ -70,24 +72,39 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises:
         UsageError: the place cannot be written to.
+        CascadeError: the disk is full.
     """
-    temporary: Path | None = None
+    write_together({path: content})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write several files under temporary names and sync them, then rename them all.
+
+    Raises:
+        UsageError: a place cannot be written to.
+        CascadeError: the disk is full.
+    """
+    temporary: dict[Path, Path] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                dir=path.parent, prefix=f".{path.name}.", delete=False
+            ) as file:
+                temporary[path] = Path(file.name)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary[path].chmod(0o666 & ~_umask())
+        for path, written in temporary.items():
+            written.replace(path)
     except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}.") from error
+        kind = CascadeError if error.errno in {errno.ENOSPC, errno.EDQUOT} else UsageError
+        raise kind(f"cannot write {str(path)!r}: {error.strerror or error}.") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -125,7 +142,7 @@ def prepare_folder(folder: Path, names: list[str], *, overwrite: bool) -> None:
     """Check, before any work, that results can be written into a folder and overwrite nothing.
 
     Args:
-        folder: made if missing.
+        folder: need not exist yet.
         names: the files that will be written.
         overwrite: whether older ones may be replaced.
 

@@ -6,6 +6,7 @@ help stays fast.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,6 +87,11 @@ class PolicyOptions:
             UsageError: an unknown stage or a wrong length.
         """
         found = by_stage(self.temperatures, names, "policy.temperatures", default=1.0)
+        for temperature in found or ():
+            if not 0 < temperature < math.inf:
+                raise UsageError(
+                    f"policy.temperatures: expected finite numbers above 0, got {temperature}."
+                )
         return (1.0,) * len(names) if found is None else found
 
     def thresholds_of(self, names: Sequence[str]) -> tuple[float, ...] | None:

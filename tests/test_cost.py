@@ -230,3 +230,23 @@ def test_shared_parameters_count_once():
     assert count_parameters(model) == 42 + 42 + 36
     model[2].weight = model[0].weight
     assert count_parameters(model) == 42 + 42
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda x: torch.cdist(x, x).sum(dim=1, keepdim=True),
+        lambda x: nn.functional.bilinear(x, x, torch.ones(1, 4, 4)),
+    ],
+)
+def test_work_that_nobody_counts_warns(hidden):
+    class Hiding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(x) + hidden(x)
+
+    with pytest.warns(UserWarning, match="FLOPs of Hiding are too low: no formula for aten::"):
+        count_flops(Hiding(), torch.zeros(1, 4))

@@ -344,7 +344,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(os, "fsync", broken)
-    expected = UsageError if isinstance(error, OSError) else KeyboardInterrupt
+    expected = CascadeError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         record().save(tmp_path / "net.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -355,7 +355,7 @@ def test_an_interrupted_write_keeps_the_old_file(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(UsageError, match="No space left on device"):
+    with pytest.raises(CascadeError, match="No space left on device"):
         record(n=4).save(saved)
     monkeypatch.undo()
     assert_same(Record.load(saved), record())

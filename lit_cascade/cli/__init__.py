@@ -69,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, UsageError) or main_process():
             sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not isinstance(stop, KeyboardInterrupt) and not isinstance(
+            stop.__context__, KeyboardInterrupt
+        ):
+            raise  # Lightning makes an exit of an interrupt; this is another one
         sys.stderr.write(f"lit-cascade {name}: interrupted\n")
         return 130
     return 0

@@ -63,18 +63,21 @@ def _run_models() -> None:
             """Run the command."""
             options: CalibrateOptions = self.options
             output = _output(options)
+
+            def check(ids: Any, data: Mapping[str, Any]) -> None:
+                shared = shared_ids(datamodule, options.split, "validation")
+                if shared and not options.allow_overlap:
+                    raise CascadeError(
+                        f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
+                        f"{options.split!r}, are also in the split 'validation' that is reported "
+                        f"on (first id {shared[0]!r}). Use another split, or add --allow_overlap."
+                    )
+
             fitted, records = self.trainer.calibrate(
-                model, datamodule, options.split, options.stages
+                model, datamodule, options.split, options.stages, check
             )
             if records is None:
                 return
-            shared = shared_ids(datamodule, options.split, "validation")
-            if shared and not options.allow_overlap:
-                raise CascadeError(
-                    f"{len(shared)} samples of the split {options.split!r} are also in the split "
-                    f"'validation' that is reported on (first id {shared[0]!r}). "
-                    "Use another split, or add --allow_overlap."
-                )
             report(fitted, records, options, output)
 
     CalibrateCLI(LitCascade, CalibrateOptions)

@@ -107,6 +107,11 @@ def check_overlap(
         same_source = evidence.get("source") and evidence["source"] == data.get("source")
         same_set = fingerprint is not None and evidence.get("fingerprint") == fingerprint
         if not (same_source or same_set):
+            if fingerprint is not None and not (evidence.get("source") and data.get("source")):
+                notes.append(
+                    f"Note: the {part} were fitted on {evidence.get('n', 'some')} samples of which "
+                    "or of these the source is unknown, so an overlap cannot be seen."
+                )
             continue
         shared = sorted(set(ids_from_text(str(evidence["ids"]))) & set(_numbers(ids)))
         if not shared:

@@ -42,13 +42,17 @@ def _run(command: str) -> None:
 
 def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
     from lit_cascade.cli.output import Output
+    from lit_cascade.data.splits import has_split
     from lit_cascade.models.stage import checkpoint_bytes
     from lit_cascade.report.tables import print_card
 
     name = model.name
     files = [f"{name}.safetensors", f"{name}.md"]
     output = Output("fit", cli.options.out, files, overwrite=cli.options.overwrite)
+    if not has_split(datamodule, "validation"):
+        cli.trainer.limit_val_batches = 0
     cli.trainer.fit(model, datamodule=datamodule)
+    cli.trainer.limit_val_batches = 1.0
     card = _card(cli, model, datamodule, command)
     if card is None:
         return
@@ -65,13 +69,13 @@ def _card(cli: Any, model: Any, datamodule: Any, command: str) -> Card | None:
     from lit_cascade.records import library_versions
     from lit_cascade.report.card import Card
 
+    held_out = [s for s in ("calibration", "validation", "test") if has_split(datamodule, s)]
     splits = {}
     judged = None
-    for split in ("calibration", "validation", "test"):
-        if has_split(datamodule, split):
-            judged = cli.trainer.judge(model, datamodule, split)
-            if judged is not None:
-                splits[split] = (judged.accuracy, judged.n)
+    for split in held_out or ["train"]:  # better the training data, named as such, than nothing
+        judged = cli.trainer.evaluate(model, datamodule, split)
+        if judged is not None:
+            splits[split] = (judged.accuracy, judged.n)
     if judged is None:
         return None
     return Card(

@@ -33,7 +33,7 @@ class CalibrateOptions:
         allow_overlap: fit even on samples that the validation split has too.
         out: folder for calibration.yaml; by default a new one, runs/calibrate-N.
         overwrite: replace results that are already in the folder.
-        policy: score and temperatures of the cascade.
+        policy: of the cascade; thresholds in it are dropped from the overlay.
     """
 
     records: list[str] | None = None

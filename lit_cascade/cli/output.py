@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from lit_cascade.core.sweep import Curve
-from lit_cascade.files import main_process, prepare_folder, unused_folder, write_atomically
+from lit_cascade.files import main_process, prepare_folder, unused_folder, write_together
 from lit_cascade.report.tables import print_written
 
 __all__ = ["Output", "curve_csv"]
+
+_RUNS = Path("runs")
 
 
 class Output:
@@ -23,7 +25,7 @@ class Output:
     Args:
         command: its name, for the folder that is made when none is given.
         out: the folder, or None for a new one under `runs`.
-        names: the files that will be written.
+        names: the files that may be written.
         overwrite: whether they may replace older ones.
 
     Raises:
@@ -31,7 +33,9 @@ class Output:
     """
 
     def __init__(self, command: str, out: str | None, names: list[str], *, overwrite: bool) -> None:
-        self.folder = unused_folder(Path("runs"), command) if out is None else Path(out)
+        self._command = command if out is None else None
+        self.folder = unused_folder(_RUNS, command) if out is None else Path(out)
+        self._announced = names
         self._files: dict[str, bytes] = {}
         self._overwrite = overwrite
         if main_process():
@@ -56,9 +60,12 @@ class Output:
         Raises:
             UsageError: a file that was not announced is there already, or one cannot be written.
         """
+        if self._command is not None:
+            self.folder = unused_folder(_RUNS, self._command)  # another run may have taken it
         prepare_folder(self.folder, list(self._files), overwrite=self._overwrite)
-        for name, content in self._files.items():
-            write_atomically(self.folder / name, content)
+        write_together({self.folder / name: content for name, content in self._files.items()})
+        for name in set(self._announced) - set(self._files):
+            (self.folder / name).unlink(missing_ok=True)  # what an older run said is no longer so
         print_written([str(self.folder / name) for name in self._files])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +25,7 @@ Options = TypeVar("Options")
 _FLAGS = ("--overwrite", "--allow_overlap", "--save_records")
 _LISTS = ("--records", "--stages")
 _MORE_HELP = "--help_all"
+_OF_MODELS = ("model", "data", "trainer", "seed_everything")
 
 
 def options_from(values: Namespace, options: type[Options]) -> Options:
@@ -32,6 +34,17 @@ def options_from(values: Namespace, options: type[Options]) -> Options:
     if isinstance(found.get("policy"), Namespace):
         found["policy"] = PolicyOptions(**found["policy"].as_dict())
     return options(**found)
+
+
+def _list_of(word: str, following: list[str]) -> str:
+    """The values of a list option as JSON: after its `=`, or the words up to the next option."""
+    _, equals, value = word.partition("=")
+    values = [value] if equals else []
+    while not equals and following and not following[0].startswith("-"):
+        values.append(following.pop(0))
+    if not values:
+        raise UsageError(f"{word}: expected one or more values.")
+    return values[0] if len(values) == 1 and values[0].startswith("[") else json.dumps(values)
 
 
 def _resolve(argv: Sequence[str]) -> list[str]:
@@ -49,14 +62,13 @@ def _resolve(argv: Sequence[str]) -> list[str]:
             resolved.append(f"--config={find_bundled(value, 'configs', '--config')}")
         elif word in _FLAGS:
             resolved.append(f"{word}=true")
-        elif word in _LISTS:
-            values = []
-            while words and not words[0].startswith("-"):
-                values.append(words.pop(0))
-            if not values:
-                raise UsageError(f"{word}: expected one or more values.")
-            is_list = len(values) == 1 and values[0].startswith("[")
-            resolved.append(f"{word}={values[0] if is_list else json.dumps(values)}")
+        elif name in _LISTS:
+            resolved.append(f"{name}={_list_of(word, words)}")
+        elif name.startswith("--policy.thresholds"):
+            if not equals and words:
+                value = words.pop(0)
+            # as the tables print them; YAML wants a dot
+            resolved.append(f"{name}={re.sub(r'(?<![.A-Za-z])inf', '.inf', value)}")
         else:
             resolved.append(word)
     return resolved
@@ -120,6 +132,8 @@ def _parser(command: str, options: type[Any]) -> ArgumentParser:
         help="YAML file of options; several compose, the later wins.",
     )
     parser.add_class_arguments(options)
+    for key in _OF_MODELS:  # a whole config may be given with records, which need none of this
+        parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
     return parser
 
 

@@ -44,14 +44,22 @@ def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> No
     from lit_cascade.report.tables import print_execution
 
     output = Output("test", options.out, ["test.json"], overwrite=options.overwrite)
-    notes: list[str] = []
 
     def check(ids: Any, data: Mapping[str, Any]) -> None:
-        notes.extend(check_overlap(options.policy, ids, data, allowed=options.allow_overlap))
+        check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
 
     done = trainer.execute(model, datamodule, options.split, check=check)
     if done is None:
         return
+    notes = check_overlap(
+        options.policy,
+        done.samples.ids,
+        done.data,
+        allowed=options.allow_overlap,
+        fingerprint=done.samples.fingerprint,
+    )
+    if done.data.get("limited_to"):
+        notes.append(f"Note: only {done.data['limited_to']} of the split were read.")
     right = done.prediction == done.samples.labels
     found = outcome(done.stage, right, done.flops, done.flops_alone)
     thresholds = model.cascade.policy.thresholds

@@ -23,18 +23,23 @@ def main(argv: Sequence[str]) -> None:
     dispatch("validate", argv, ValidateOptions, _run_models, _run_records)
 
 
-def _output(options: ValidateOptions) -> Output:
+def _output(options: ValidateOptions, stages: Sequence[str]) -> Output:
     from lit_cascade.cli.output import Output
+    from lit_cascade.errors import check_file_name
 
-    names = ["curve.csv", "curve.png", "summary.json"]
+    names = ["curve.csv", "curve_uncalibrated.csv", "curve.png", "summary.json"]
+    if options.save_records:
+        for stage in stages:
+            check_file_name(stage, "records")
+        names += [f"{stage}.safetensors" for stage in stages]
     return Output("validate", options.out, names, overwrite=options.overwrite)
 
 
 def _run_records(options: ValidateOptions) -> None:
     from lit_cascade.records import Record
 
-    output = _output(options)
-    report([Record.load(path) for path in options.records or []], options, output)
+    records = [Record.load(path) for path in options.records or []]
+    report(records, options, _output(options, [record.name for record in records]))
 
 
 def _run_models() -> None:
@@ -53,7 +58,7 @@ def _run_models() -> None:
         def validate(self, model: Any, datamodule: Any, **_: Any) -> None:
             """Run the command."""
             options: ValidateOptions = self.options
-            output = _output(options)
+            output = _output(options, model.names)
             if self.trainer.loggers:
                 self.trainer.add_callback(ThresholdMetrics(_LOGGED))
 
@@ -72,7 +77,6 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     from lit_cascade.analysis import cost_notes
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import curve_csv
-    from lit_cascade.errors import check_file_name
     from lit_cascade.records import check_alike
     from lit_cascade.report.plots import draw_curve
     from lit_cascade.report.summary import Validation, validation_summary
@@ -87,6 +91,8 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
         allowed=options.allow_overlap,
         fingerprint=first.samples.fingerprint,
     )
+    if first.data.get("limited_to"):
+        notes.append(f"Note: only {first.data['limited_to']} of the split were read.")
     notes += cost_notes(records)
     found = Validation.of(records, options.policy)
     print_validation(found, notes)
@@ -97,6 +103,5 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     output.add_json("summary.json", validation_summary(found) | {"notes": notes})
     if options.save_records:
         for record in records:
-            check_file_name(record.name, "records")
             output.add(f"{record.name}.safetensors", record.to_bytes())
     output.write()

@@ -81,10 +81,11 @@ def operating_points(curve: Curve) -> dict[str, OperatingPoint | None]:
     """The named operating points of a curve.
 
     `same_accuracy`, `drop_0.5` and `drop_1.0` are the cheapest thresholds with at least the last
-    stage's accuracy, less 0, 0.5 and 1 percentage points; `best_accuracy` is the most accurate.
+    stage's accuracy, less 0, 0.5 and 1 percentage points, that cost less than it;
+    `best_accuracy` is the most accurate at any cost.
 
     Returns:
-        One entry per name; None where no threshold is cheaper than the last stage alone.
+        One entry per name; None where there is no such threshold.
     """
     last = float(curve.stage_accuracy[-1])
     return {

@@ -57,13 +57,18 @@ class Datasets(LightningDataModule):
         self._batch_size = batch_size
         self._num_workers = num_workers
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that were given."""
+        return tuple(name for name, factory in self._factories.items() if factory is not None)
+
     def _dataset(self, split: str) -> Dataset[Any]:
         if split not in self._made:
             factory = self._factories[split]
             if factory is None:
-                given = [name for name, value in self._factories.items() if value is not None]
                 raise UsageError(
-                    f"data: there is no split {split!r}; given are {', '.join(given) or 'none'}."
+                    f"data: there is no split {split!r}; "
+                    f"given are {', '.join(self.splits) or 'none'}."
                 )
             self._made[split] = factory if isinstance(factory, Dataset) else factory()
         return self._made[split]

@@ -12,9 +12,16 @@ from typing import Any, NamedTuple, cast
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
-from lit_cascade.data.splits import SplitInfo, describe, split_loader
+from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, describe, split_loader
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = ["EvaluationBatch", "EvaluationData", "evaluation_loader"]
@@ -53,6 +60,7 @@ class _Batches(DistributedSampler[list[int]]):
 
     def __init__(self, batches: list[list[int]], rank: int, world_size: int) -> None:
         super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
+        self.positions = sorted(position for batch in batches for position in batch)
         # a process without a batch would skip the loop while the others wait for it at its end: it
         # gets one to repeat, whose positions are marked as such
         self._mine = batches[rank::world_size] or [[~position for position in batches[0]]]
@@ -73,6 +81,24 @@ class _Collate:
     def __call__(self, loaded: Any) -> EvaluationBatch:
         samples, positions = loaded
         return EvaluationBatch(self.collate(samples), torch.tensor(positions))
+
+
+def _positions(loader: DataLoader[Any], n: int) -> list[int]:
+    """Which samples a loader reads, in rising order, whatever order it reads them in.
+
+    Raises:
+        UsageError: its sampler draws some of them more than once.
+    """
+    whole = (SequentialSampler, RandomSampler, DistributedSampler)
+    if isinstance(loader.sampler, whole) and not getattr(loader.sampler, "replacement", False):
+        return list(range(n))
+    drawn = [int(position) for position in loader.sampler]
+    if len(set(drawn)) != len(drawn):
+        raise UsageError(
+            f"data: {type(loader.sampler).__name__} draws samples more than once; "
+            "evaluation reads each once: give a sampler without replacement."
+        )
+    return sorted(drawn)
 
 
 def evaluation_loader(
@@ -103,8 +129,8 @@ def evaluation_loader(
     if n == 0:
         raise CascadeError("data: the split is empty: no samples to evaluate.")
     if loader.batch_size is not None:
-        size = loader.batch_size
-        batches = [list(range(i, min(i + size, n))) for i in range(0, n, size)]
+        size, order = loader.batch_size, _positions(loader, n)
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
     else:
         batches = [list(batch) for batch in loader.batch_sampler or [[i] for i in range(n)]]
     return DataLoader(
@@ -119,9 +145,6 @@ def evaluation_loader(
         multiprocessing_context=loader.multiprocessing_context,
         prefetch_factor=loader.prefetch_factor if loader.num_workers else None,
     )
-
-
-_SETUP = {"validation": "validate", "test": "test", "predict": "predict"}
 
 
 class EvaluationData(LightningDataModule):
@@ -145,6 +168,7 @@ class EvaluationData(LightningDataModule):
         self.split = split
         self._ready = ready
         self.info: SplitInfo | None = None
+        self.positions: list[int] = []
 
     def prepare_data(self) -> None:
         """Let the data module download what it needs."""
@@ -154,12 +178,12 @@ class EvaluationData(LightningDataModule):
         """Let the data module prepare the split."""
         del stage
         self.inner.trainer = self.trainer
-        self.inner.setup(_SETUP.get(self.split, "fit"))
+        self.inner.setup(SETUP_STAGES.get(self.split, "fit"))
 
     def teardown(self, stage: str | None = None) -> None:
         """Let the data module clean up."""
         del stage
-        self.inner.teardown(_SETUP.get(self.split, "fit"))
+        self.inner.teardown(SETUP_STAGES.get(self.split, "fit"))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The split, for this process."""
@@ -167,6 +191,7 @@ class EvaluationData(LightningDataModule):
         shared = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         evaluation = evaluation_loader(loader, *shared)
         self.info = describe(loader.dataset)
+        self.positions = cast("_Batches", evaluation.sampler).positions
         if self._ready is not None:
             self._ready(self.info)
         return evaluation
@@ -179,6 +204,13 @@ class EvaluationData(LightningDataModule):
         """Apply the data module's own hook to what it gave."""
         inner = self.inner.on_before_batch_transfer(batch.batch, dataloader_idx)
         return batch._replace(batch=inner)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Apply the data module's own hook to what it gave."""
+        inner = self.inner.transfer_batch_to_device(batch.batch, device, dataloader_idx)
+        return EvaluationBatch(inner, batch.positions.to(device))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Apply the data module's own hook to what it gave."""

@@ -13,7 +13,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.samples import Ids, as_ids
 
-__all__ = ["SplitInfo", "describe", "has_split", "shared_ids", "split_loader"]
+__all__ = ["SETUP_STAGES", "SplitInfo", "describe", "has_split", "shared_ids", "split_loader"]
+
+# Lightning's name for the stage in which a data module prepares a split; calibration data is held
+# back from training data
+SETUP_STAGES = {"validation": "validate", "test": "test", "predict": "predict"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ def _method(split: str) -> str:
 
 
 def has_split(datamodule: LightningDataModule, split: str) -> bool:
-    """Whether a data module defines the loader of a split itself."""
+    """Whether a data module has a split: by its `splits` if it lists them, else by its methods."""
+    listed = getattr(datamodule, "splits", None)
+    if listed is not None:
+        return split in listed
     own = getattr(type(datamodule), _method(split), None)
     return own is not None and own is not getattr(LightningDataModule, _method(split), None)
 
@@ -94,6 +101,8 @@ def shared_ids(datamodule: LightningDataModule, one: str, other: str) -> list[An
 
     Ids are compared where both splits are parts of one dataset, or name the same source.
     """
+    for split in (one, other):
+        datamodule.setup(SETUP_STAGES.get(split, "fit"))
     try:
         first, second = (split_loader(datamodule, split).dataset for split in (one, other))
     except UsageError:  # one of the splits does not exist: nothing is shared

@@ -4,12 +4,13 @@ from lit_cascade.lit.callbacks import Collector, ThresholdMetrics
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.metrics import CascadeMetrics
-from lit_cascade.lit.trainer import CascadeTrainer, Execution
+from lit_cascade.lit.trainer import CascadeTrainer, Evaluation, Execution
 
 __all__ = [
     "CascadeMetrics",
     "CascadeTrainer",
     "Collector",
+    "Evaluation",
     "Execution",
     "LitCascade",
     "LitClassifier",

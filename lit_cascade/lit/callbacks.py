@@ -49,7 +49,6 @@ class Collector(Callback):
             mine = _joined(everyone)
         order = mine["positions"].sort().indices
         self.rows = {key: value[order] for key, value in mine.items()}
-        _check_once(self.rows["positions"], trainer)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any
@@ -90,15 +89,6 @@ def _joined(parts: Sequence[Rows]) -> Rows:
         }
     except RuntimeError as error:
         raise CascadeError(f"batches do not fit together: {error}") from error
-
-
-def _check_once(positions: Tensor, trainer: Trainer) -> None:
-    n = len(positions)
-    if n and len(positions.unique()) != n:
-        raise CascadeError(f"{n - len(positions.unique())} samples came more than once.")
-    unlimited = trainer.limit_val_batches == 1.0 and trainer.limit_test_batches == 1.0
-    if unlimited and not torch.equal(positions, torch.arange(n)):
-        raise CascadeError(f"samples are missing: {int(positions.max()) + 1} expected, {n} came.")
 
 
 class ThresholdMetrics(Callback):

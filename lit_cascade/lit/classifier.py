@@ -71,8 +71,10 @@ class LitClassifier(LightningModule):
         del batch_idx
         if isinstance(batch, EvaluationBatch):
             inputs, labels = split_labels(batch.batch)
-            prediction = answers_of(self(inputs))
+            logits = self(inputs)
+            prediction = answers_of(logits)
             return {
+                "classes": torch.full_like(prediction, logits.shape[1]),
                 "labels": labels,
                 "prediction": prediction,
                 "positions": batch.positions,

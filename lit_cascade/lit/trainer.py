@@ -20,11 +20,11 @@ from lit_cascade.lit.callbacks import Collector
 from lit_cascade.lit.cascade import LitCascade, check_classes
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.records import Record, run_info
-from lit_cascade.samples import Ids, Samples
+from lit_cascade.samples import Ids, Samples, whole_numbers
 
 Check = Callable[[Ids, Mapping[str, Any]], None]
 
-__all__ = ["CascadeTrainer", "Execution", "Judgement"]
+__all__ = ["CascadeTrainer", "Evaluation", "Execution"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Execution:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """How good one classifier is on a split.
 
     Attributes:
@@ -83,17 +83,22 @@ class _Found:
         names = self.classes or known or tuple(str(c) for c in range(width))
         if len(names) != width:
             raise CascadeError(f"the model has {width} classes and the data has {len(names)}.")
-        return Samples(self.ids, self.rows["labels"].long(), names)
+        what = f"split {self.data['split']!r} of {self.data['name']}"
+        labels = self.rows["labels"]
+        samples = Samples(self.ids, whole_numbers(labels, f"{what}: labels"), names)
+        samples.check(len(labels), width, what)
+        return samples
 
 
 def _data(datamodule: LightningDataModule, split: str, info: SplitInfo) -> dict[str, Any]:
-    name = getattr(datamodule, "name", type(datamodule).__name__)
+    name = getattr(datamodule, "name", None) or type(datamodule).__name__
     return {"name": name, "split": split, "source": info.source}
 
 
-def _names(datamodule: LightningDataModule) -> tuple[str, ...] | None:
+def _names(datamodule: LightningDataModule, info: SplitInfo) -> tuple[str, ...] | None:
+    """Class names that the data module was given, else those of the dataset."""
     names = getattr(datamodule, "class_names", None)
-    return tuple(names) if names else None
+    return info.classes if names is None else tuple(str(name) for name in names)
 
 
 class CascadeTrainer(Trainer):
@@ -153,6 +158,7 @@ class CascadeTrainer(Trainer):
         datamodule: LightningDataModule,
         split: str = "calibration",
         stages: Sequence[str] | None = None,
+        check: Check | None = None,
     ) -> tuple[dict[str, StageCalibration], list[Record] | None]:
         """Fit a temperature to stages of a cascade and set it in the model, on every process.
 
@@ -161,12 +167,17 @@ class CascadeTrainer(Trainer):
             datamodule: the data.
             split: where to fit; not the one that is reported on.
             stages: which; by default every one but the last.
+            check: as for `record`.
 
         Returns:
             The calibrations by stage, on every process; and the records they were fitted on.
+
+        Raises:
+            UsageError: an unknown stage, or a split that the data does not have.
+            CascadeError: as for `record`.
         """
         chosen = [check_name(name, model.names, "stages") for name in stages or model.names[:-1]]
-        records = self.record(model, datamodule, split)
+        records = self.record(model, datamodule, split, check)
         fitted = {
             record.name: calibrate_record(record)
             for record in records or []
@@ -213,15 +224,21 @@ class CascadeTrainer(Trainer):
             flops_alone=rows["flops_alone"],
         )
 
-    def judge(
+    def evaluate(
         self, model: LitClassifier, datamodule: LightningDataModule, split: str
-    ) -> Judgement | None:
-        """Accuracy and cost of one classifier on a split."""
+    ) -> Evaluation | None:
+        """Accuracy and cost of one classifier on a split.
+
+        Raises:
+            UsageError: the data has no such split.
+            CascadeError: an empty split, or labels that are no classes of the model.
+        """
         found = self._collect(model, datamodule, split, self.validate)
         if found is None:
             return None
-        right = found.rows["prediction"] == found.rows["labels"]
-        return Judgement(
+        samples = found.samples(None, int(found.rows["classes"][0]))
+        right = found.rows["prediction"] == samples.labels
+        return Evaluation(
             accuracy=int(right.sum()) / len(right),
             flops=float(found.rows["flops"].sum()) / len(right),
             n=len(right),
@@ -245,8 +262,16 @@ class CascadeTrainer(Trainer):
         loop: Any,
         check: Check | None = None,
     ) -> _Found | None:
+        limits = (self.limit_val_batches, self.limit_test_batches)
+        limited = any(not isinstance(limit, float) or limit != 1.0 for limit in limits)
+        if limited and self.world_size > 1:
+            raise UsageError(
+                "trainer: a limit of batches holds for each process, so that the numbers would "
+                "depend on how many there are; use one process, or no limit."
+            )
+
         def ready(info: SplitInfo) -> None:
-            classes = info.classes or _names(datamodule)
+            classes = _names(datamodule, info)
             known = getattr(model, "class_names", None)
             if classes and known:
                 check_classes(known, classes, "the model", "the data")
@@ -256,14 +281,26 @@ class CascadeTrainer(Trainer):
         data = EvaluationData(datamodule, split, ready)
         with self._collecting() as collector:
             loop(model, datamodule=data, verbose=False)
-        if collector.rows is None or data.info is None:
+        if not self.is_global_zero:
             return None
+        if collector.rows is None or data.info is None:
+            raise CascadeError(
+                f"no samples of the split {split!r} were read: is there a limit of 0 batches?"
+            )
+        described = _data(datamodule, split, data.info)
+        read = collector.rows["positions"].tolist()
+        if read != data.positions:
+            if not limited or len(set(read)) != len(read):
+                raise CascadeError(
+                    f"{len(data.positions)} samples were dealt out and {len(read)} came back."
+                )
+            described["limited_to"] = f"{len(read)} of {len(data.positions)} samples"
         ids, order = _in_order(data.info.ids, collector.rows["positions"])
         return _Found(
             rows={key: value[order] for key, value in collector.rows.items()},
             ids=ids,
-            classes=data.info.classes or _names(datamodule),
-            data=_data(datamodule, split, data.info),
+            classes=_names(datamodule, data.info),
+            data=described,
         )
 
     @contextmanager

@@ -70,8 +70,7 @@ Trained on the training split of {self.data}. {quantity(self.flops)} FLOPs per s
 |---|---|---|
 {accuracies}
 
-The training never looks at the calibration and validation splits; the weights are those after the
-last epoch.
+The weights are those after the last epoch; none were chosen on the splits above.
 
 Made by
 

@@ -90,6 +90,8 @@ def verdict(curve: Curve, names: Sequence[str]) -> str:
             "on this split the cascade does not pay without losing accuracy."
         )
     fall = f"{1 / point.cost_ratio:.1f}x"
+    if point.cost_ratio > 0.9:
+        fall = f"by {percent(1 - point.cost_ratio)} only: it hardly pays"
     if point.deferral_rate == 0:
         return (
             f"{first!r} alone is as accurate as {last!r} on this split: "
@@ -143,7 +145,7 @@ def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
         "they will do\na little worse. Choose a threshold on one split (--split calibration) and "
         "judge it on another."
         + (
-            " The row\n'the thresholds given' was chosen elsewhere."
+            " If the\nthresholds given were chosen on these samples, their row flatters too."
             if found.policy is not None
             else ""
         ),

@@ -10,7 +10,7 @@ def lit_cascade(*words, cwd, **environment):
     return subprocess.run(
         [sys.executable, "-m", "lit_cascade", *map(str, words)],
         cwd=cwd,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | {k: str(v) for k, v in environment.items()},
         capture_output=True,
         text=True,
         timeout=300,

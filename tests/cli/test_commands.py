@@ -1,12 +1,15 @@
 import csv
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lit_cascade import Record, curve_of_records
@@ -346,3 +349,81 @@ def test_every_public_name_is_there():
     assert set(lit_cascade.__all__) <= set(dir(lit_cascade))
     with pytest.raises(AttributeError, match="no attribute 'Cascde'"):
         _ = lit_cascade.Cascde
+
+
+def test_an_interrupt_is_no_error_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lit-cascade"])
+    monkeypatch.setattr("lit_cascade.lit.cascade.LitCascade.validation_step", interrupted)
+    assert main(["validate", "--config", "digits_pair.yaml"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_no_file_at_all(records, tmp_path, monkeypatch, capsys):
+    real, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = ["validate", "--records", *map(str, records), "--out", str(tmp_path / "o")]
+    assert main(words) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list((tmp_path / "o").iterdir())
+
+
+def test_overwriting_takes_away_what_no_longer_holds(records, tmp_path):
+    words = ["validate", "--records", *map(str, records), "--out", str(tmp_path)]
+    assert main([*words, "--policy.temperatures.small", "2"]) == 0
+    assert (tmp_path / "curve_uncalibrated.csv").is_file()
+    assert main([*words, "--overwrite"]) == 0
+    assert not (tmp_path / "curve_uncalibrated.csv").exists()
+
+
+def test_records_are_announced_before_the_work(records, tmp_path, capsys):
+    (tmp_path / "small.safetensors").write_text("mine")
+    words = ["validate", "--records", *map(str, records), "--out", str(tmp_path)]
+    assert main([*words, "--save_records"]) == 2
+    assert "already holds small.safetensors" in capsys.readouterr().err
+    assert (tmp_path / "small.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("typed", "deferred"), [("-inf", 0.0), ("inf", 1.0), ("-.inf", 0.0)])
+def test_infinite_thresholds_are_typed_as_they_are_printed(records, tmp_path, typed, deferred):
+    words = ["validate", "--records", *map(str, records), "--out", str(tmp_path)]
+    words += ["--config", "digits_pair.yaml", "--policy.thresholds.small", typed]
+    assert main(words) == 0
+    assert numbers(tmp_path)["policy"]["deferral_rate"] == deferred
+
+
+def test_a_pair_that_hardly_saves_is_called_so(tmp_path, capsys):
+    logits = torch.tensor([[0.1, 0.0], [0.2, 0.0], [0.3, 0.0], [0.4, 0.0]])
+    labels = [1, 1, 1, 0]  # the first is right only where it is surest
+    for name, values, flops in (("a", logits, 2.0), ("b", torch.eye(2)[labels], 10.0)):
+        Record.from_arrays(name, values, labels, flops=flops).save(tmp_path / f"{name}.safetensors")
+    pair = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    main(["validate", "--records", *pair, "--out", str(tmp_path / "o")])
+    assert "FLOPs fall by 5.0 % only: it hardly pays" in capsys.readouterr().out
+
+
+def test_fit_needs_no_calibration_split(tmp_path):
+    config = {
+        "model": {"name": "net", "network": {"class_path": "tests.toys.Net"}},
+        "data": {
+            "class_path": "lit_cascade.data.Datasets",
+            "init_args": {"train": {"class_path": "tests.toys.Points"}},
+        },
+        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+    }
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    run = lit_cascade("fit", "--config", "fit.yaml", "--out", ".", cwd=tmp_path, PYTHONPATH=ROOT)
+    assert "net, trained on data" in done(run).stdout
+    head = yaml.safe_load((tmp_path / "net.md").read_text().split("---")[1])
+    assert list(head["samples"]) == ["train"]

@@ -83,7 +83,7 @@ def saved(folder, name, **changes):
         (
             ("calibrate", "--config", "digits_pair.yaml", "--split", "validation"),
             1,
-            "450 samples of the split 'validation' are also in.*--allow_overlap",
+            "450 of the 450 samples of digits, split 'validation', are also in.*--allow_overlap",
         ),
         (("fit", "--config", "digits_pair.yaml"), 2, "does not accept option"),
         (

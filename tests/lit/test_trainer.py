@@ -2,8 +2,16 @@ import warnings
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from lit_cascade import (
     CascadeError,
@@ -147,7 +155,7 @@ def test_an_unknown_split_names_those_there_are():
 
 
 def test_a_split_that_was_not_given_names_those_that_were():
-    with pytest.raises(UsageError, match=r"no split 'test'; given are validation"):
+    with pytest.raises(UsageError, match=r"'test' is unknown; known are validation"):
         trainer().record(cascade(), points(), split="test")
 
 
@@ -294,3 +302,92 @@ def test_the_hooks_of_the_data_module_are_applied():
     network = cascade().cascade.stages[0]
     torch.testing.assert_close(records[0].logits, network(Points(5).x * 2).detach())
     assert EvaluationData(points(), "validation").inner is not None
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_part_that_a_sampler_draws_is_the_part_that_is_read(batched):
+    sampler = SubsetRandomSampler(range(5, 15))
+    how = {"batch_sampler": BatchSampler(sampler, 4, drop_last=False)}
+    loader = DataLoader(Points(21), **how if batched else {"batch_size": 4, "sampler": sampler})
+
+    class Part(Datasets):
+        def val_dataloader(self):
+            return loader
+
+    records = trainer().record(cascade(), Part(validation=Points(21), name="points"))
+    assert records[0].ids.tolist() == list(range(5, 15))
+    assert torch.equal(records[0].labels, Points(21).y[5:15])
+
+
+def test_a_sampler_that_repeats_is_refused():
+    loader = DataLoader(Points(21), batch_size=4, sampler=WeightedRandomSampler([1.0] * 21, 90))
+    with pytest.raises(UsageError, match="WeightedRandomSampler draws samples more than once"):
+        evaluation_loader(loader)
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        (lambda y: y + 0.5, "labels must be whole numbers"),
+        (lambda y: y[None], "labels must be 21 integers, one per sample"),
+        (lambda y: torch.tensor(7), "label 7 at row 0 is outside the 3 classes"),
+    ],
+)
+@pytest.mark.parametrize("live", [False, True])
+def test_labels_are_checked_in_every_loop(label, says, live):
+    class Odd(Points):
+        def __getitem__(self, position):
+            return self.x[position], label(self.y[position])
+
+    run, model = trainer(), cascade(policy=PolicyOptions(thresholds=[0.5]))
+    with pytest.raises(CascadeError, match=says):
+        (run.execute if live else run.record)(model, points(dataset=Odd))
+
+
+def test_class_names_of_the_user_come_before_those_of_the_dataset():
+    data = Datasets(validation=Points(21), class_names=["x", "y", "z"], name="points")
+    assert trainer().record(cascade(), data)[0].classes == ("x", "y", "z")
+
+
+def test_data_without_a_name_goes_by_its_class():
+    assert trainer().record(cascade(), SharedPoints())[0].data["name"] == "SharedPoints"
+
+
+def test_a_limit_of_batches_is_told():
+    records = trainer(limit_val_batches=2).record(cascade(), points())
+    assert len(records[0]) == 8
+    assert records[0].data["limited_to"] == "8 of 21 samples"
+
+
+def test_a_limit_of_no_batches_is_refused():
+    with pytest.raises(CascadeError, match="no samples of the split 'validation' were read"):
+        trainer(limit_val_batches=0).record(cascade(), points())
+
+
+def test_the_transfer_of_the_data_module_is_used():
+    class Halving(Datasets):
+        def transfer_batch_to_device(self, batch, device, dataloader_idx):
+            return batch[0] / 2, batch[1]
+
+    records = trainer().record(cascade(), Halving(validation=Points(5), batch_size=4))
+    network = cascade().cascade.stages[0]
+    torch.testing.assert_close(records[0].logits, network(Points(5).x / 2).detach())
+
+
+def test_a_data_module_that_prepares_each_split_in_its_own_stage():
+    class Staged(LightningDataModule):
+        def setup(self, stage):
+            if stage == "fit":
+                self.held_back = Points(10)
+            if stage == "validate":
+                self.judged = Points(10, first=8)
+
+        def calibration_dataloader(self):
+            return DataLoader(self.held_back, batch_size=4)
+
+        def val_dataloader(self):
+            return DataLoader(self.judged, batch_size=4)
+
+    fitted, _ = trainer().calibrate(cascade(), Staged())
+    assert list(fitted) == ["net0"]
+    assert shared_ids(Staged(), "calibration", "validation") == [8, 9]
