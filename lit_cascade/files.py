@@ -51,10 +51,8 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
     there = bundled(kind) / name
     if not here.is_absolute() and there.is_file():
         return there
-    suffix = here.suffix
-    known = sorted(
-        p.relative_to(bundled(kind)).as_posix() for p in bundled(kind).rglob(f"*{suffix}")
-    )
+    pattern = {"configs": "*.yaml", "checkpoints": "*.safetensors"}[kind]
+    known = sorted(p.relative_to(bundled(kind)).as_posix() for p in bundled(kind).rglob(pattern))
     raise UsageError(
         f"{argument}: there is no file {name!r}, neither from the working directory nor among the "
         f"bundled {kind}: {', '.join(known) or 'none'}."
