@@ -4,7 +4,8 @@ from lit_cascade.lit.callbacks import Collector, ThresholdMetrics
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.metrics import CascadeMetrics
-from lit_cascade.lit.trainer import CascadeTrainer, Evaluation, Execution
+from lit_cascade.lit.results import Evaluation, Execution
+from lit_cascade.lit.trainer import CascadeTrainer
 
 __all__ = [
     "CascadeMetrics",

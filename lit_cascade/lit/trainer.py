@@ -19,54 +19,13 @@ from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.lit.callbacks import Collector
 from lit_cascade.lit.cascade import LitCascade, check_classes
 from lit_cascade.lit.classifier import LitClassifier
+from lit_cascade.lit.results import Evaluation, Execution
 from lit_cascade.records import Record, run_info
 from lit_cascade.samples import Ids, Samples, whole_numbers
 
 Check = Callable[[Ids, Mapping[str, Any]], None]
 
-__all__ = ["CascadeTrainer", "Evaluation", "Execution"]
-
-
-@dataclass(frozen=True)
-class Execution:
-    """What a cascade did when it ran for real, sample by sample in the order of the ids.
-
-    Attributes:
-        samples: ids, labels and class names.
-        data: name, split and source of the data.
-        prediction: (N,) int64.
-        stage: number of the stage that answered, (N,) int64.
-        score: its confidence score, (N,) float32.
-        flops: FLOPs that each stage spent on each sample, (N, K) float64, 0 where it did not run.
-        flops_alone: FLOPs of the last stage alone, (N,) float64.
-    """
-
-    samples: Samples
-    data: dict[str, Any]
-    prediction: Tensor
-    stage: Tensor
-    score: Tensor
-    flops: Tensor
-    flops_alone: Tensor
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good one classifier is on a split.
-
-    Attributes:
-        accuracy: share of correct answers.
-        flops: mean FLOPs per sample.
-        n: number of samples.
-        classes: class names in label order, if the data names them.
-        data: name, split and source of the data.
-    """
-
-    accuracy: float
-    flops: float
-    n: int
-    classes: tuple[str, ...] | None
-    data: dict[str, Any]
+__all__ = ["CascadeTrainer"]
 
 
 @dataclass(frozen=True)
