@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core.calibration import TemperatureFit, fit_temperature
-from lit_cascade.core.policy import Policy, route
+from lit_cascade.core.combination import answers_after
+from lit_cascade.core.policy import Policy, above_floor, always_defer, route
 from lit_cascade.core.scores import answers_of, score_and_answer
 from lit_cascade.core.sweep import Curve, sweep
 from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record, check_alike
+from lit_cascade.units import unit_label
 
 __all__ = [
     "Judged",
@@ -27,6 +29,7 @@ __all__ = [
     "outcome",
     "policy_of",
     "replay_outcome",
+    "score_and_correct",
 ]
 
 
@@ -38,12 +41,18 @@ def policy_of(options: PolicyOptions, names: Sequence[str]) -> Policy | None:
 
     Example:
         >>> policy_of(PolicyOptions(thresholds={"small": 0.9}), ["small", "large"])
-        Policy(thresholds=(0.9,), score='max_softmax', temperatures=(1.0, 1.0))
+        Policy(thresholds=(0.9,), score='max_softmax', temperatures=(1.0, 1.0), ...)
     """
     thresholds = options.thresholds_of(names)
     if thresholds is None:
         return None
-    return Policy(thresholds, options.score, options.temperatures_of(names))
+    return Policy(
+        thresholds,
+        options.score,
+        options.temperatures_of(names),
+        options.combine,
+        options.floors_of(names),
+    )
 
 
 @dataclass(frozen=True)
@@ -51,17 +60,19 @@ class Judged:
     """What the arithmetic needs of N samples and K stages.
 
     Attributes:
-        scores: confidence of the deferring stages, (N, K - 1) float32.
-        correct: whether each stage is right, (N, K) bool.
-        flops: FLOPs of each stage, (N, K) float64.
+        scores: confidence of the deferring stages, (N, K - 1) float32; +inf below a floor.
+        correct: whether the cascade is right if it stops after each stage, (N, K) bool.
+        alone: whether each stage is right alone, (N, K) bool.
+        costs: of each stage, (N, K) float64.
     """
 
     scores: Tensor
     correct: Tensor
-    flops: Tensor
+    alone: Tensor
+    costs: Tensor
 
 
-def cost_notes(records: Sequence[Record]) -> list[str]:
+def cost_notes(records: Sequence[Record], unit: str = "flops") -> list[str]:
     """A note for every stage that costs no less than the one after it.
 
     Example:
@@ -72,63 +83,97 @@ def cost_notes(records: Sequence[Record]) -> list[str]:
         >>> cost_notes([one, two])
         ["Note: stage 'a' costs more FLOPs than 'b' after it: stages belong in order of cost."]
     """
-    means = [float(record.flops.mean()) for record in records]
+    means = [float(record.cost(unit).mean()) for record in records]
+    what = unit_label(unit)
     return [
-        f"Note: stage {one.name!r} costs {'more' if a > b else 'as many'} FLOPs "
+        f"Note: stage {one.name!r} costs {'more' if a > b else 'as many'} {what} "
         f"{'than' if a > b else 'as'} {other.name!r} after it: stages belong in order of cost."
         for one, other, a, b in zip(records, records[1:], means, means[1:], strict=False)
         if a >= b
     ]
 
 
-def judge(
-    records: Sequence[Record],
-    score: str = "max_softmax",
-    temperatures: Sequence[float] | None = None,
-) -> Judged:
+def score_and_correct(
+    record: Record, score: str = "max_softmax", temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Confidence and correctness of one model on every sample.
+
+    Args:
+        record: with logits, or with a score of its own.
+        score: a name in `lit_cascade.core.scores.SCORES`; a record without logits keeps its own.
+        temperature: divides the logits.
+
+    Returns:
+        Scores (N,) float32 and correctness (N,) bool.
+
+    Raises:
+        CascadeError: a temperature for a record without logits.
+    """
+    if record.logits is not None and record.labels is not None:
+        confidence, answer = score_and_answer(record.logits, score, temperature)
+        return confidence, answer == record.labels
+    if temperature != 1.0:
+        record.logits_for("a temperature")
+    if record.score is None or record.correct is None:  # a record is not made without
+        raise CascadeError(f"record {record.name!r} holds neither logits nor scores.")
+    return record.score, record.correct
+
+
+def judge(records: Sequence[Record], policy: Policy, unit: str = "flops") -> Judged:
     """Scores, correctness and cost of every stage on every sample.
 
     Args:
         records: one per stage, cheapest first.
-        score: a name in `lit_cascade.core.scores.SCORES`.
-        temperatures: one per stage; by default 1.
+        policy: its score, temperatures, combination and floors; its thresholds are not read.
+        unit: of the cost.
 
     Raises:
-        CascadeError: records of different samples, labels or classes.
+        CascadeError: records of different samples, labels or classes, a unit that one of them
+            does not have, or scores where the policy needs logits.
     """
     check_alike(records)
-    scores, correct = [], []
-    for record, temperature in zip(
-        records[:-1], temperatures or [1.0] * len(records), strict=False
-    ):
-        confidence, answer = score_and_answer(record.logits, score, temperature)
-        scores.append(confidence)
-        correct.append(answer == record.labels)
-    correct.append(answers_of(records[-1].logits) == records[-1].labels)
+    pairs = [
+        score_and_correct(record, policy.score, temperature)
+        for record, temperature in zip(records, policy.temperatures, strict=True)
+    ]
+    scores, alone = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    correct = alone
+    if policy.combine == "average":
+        held = [record.logits_for("an average of probabilities") for record in records]
+        answers = [answers_of(logits) for logits, _ in held]
+        after = answers_after(
+            policy.combine, scores, answers, [logits for logits, _ in held], policy.temperatures
+        )
+        correct = [answer == held[0][1] for answer in after]
+    elif policy.combine != "later":
+        after = answers_after(policy.combine, scores, [stage.long() for stage in alone])
+        correct = [answer.bool() for answer in after]
+    deferring = zip(scores[:-1], policy.floors, strict=True)
     return Judged(
-        scores=torch.stack(scores, dim=1),
+        scores=torch.stack([above_floor(score, floor) for score, floor in deferring], dim=1),
         correct=torch.stack(correct, dim=1),
-        flops=torch.stack([record.flops for record in records], dim=1),
+        alone=torch.stack(alone, dim=1),
+        costs=torch.stack([record.cost(unit) for record in records], dim=1),
     )
 
 
 def curve_of_records(
-    records: Sequence[Record],
-    score: str = "max_softmax",
-    temperatures: Sequence[float] | None = None,
+    records: Sequence[Record], policy: Policy | None = None, unit: str = "flops"
 ) -> Curve:
-    """The exact curve of a cascade of recorded models; its cost is FLOPs per sample.
+    """The exact curve of a cascade of recorded models.
 
     Args:
         records: one per stage, cheapest first.
-        score: a name in `lit_cascade.core.scores.SCORES`.
-        temperatures: one per stage; by default 1.
+        policy: its score, temperatures, combination and floors; its thresholds are not read. By
+            default the largest class probability, and the later stage's answer.
+        unit: of the cost.
 
     Raises:
-        CascadeError: records of different samples, labels or classes.
+        CascadeError: as for `judge`.
     """
-    judged = judge(records, score, temperatures)
-    return sweep(judged.scores, judged.correct, judged.flops)
+    check_alike(records)
+    judged = judge(records, policy or always_defer(len(records)), unit)
+    return sweep(judged.scores, judged.correct, judged.costs, judged.alone)
 
 
 @dataclass(frozen=True)
@@ -139,68 +184,68 @@ class Outcome:
         n: number of samples.
         accuracy: share of correct answers.
         deferral_rate: share of the samples that the first stage did not answer.
-        flops: mean FLOPs per sample over the stages that ran.
-        flops_ratio: the same over the FLOPs of the last stage alone; below 1 is a saving.
+        cost: mean cost per sample over the stages that ran.
+        cost_ratio: the same over the cost of the last stage alone; below 1 is a saving.
         answered: share of the samples that each stage answered, in stage order.
     """
 
     n: int
     accuracy: float
     deferral_rate: float
-    flops: float
-    flops_ratio: float
+    cost: float
+    cost_ratio: float
     answered: tuple[float, ...]
 
 
-def outcome(stage: Tensor, right: Tensor, flops: Tensor, flops_alone: Tensor) -> Outcome:
+def outcome(stage: Tensor, right: Tensor, costs: Tensor, cost_alone: Tensor) -> Outcome:
     """Summarise where samples were answered, whether rightly, and at what cost.
 
     Args:
         stage: number of the stage that answered, (N,) int64.
         right: whether its answer is right, (N,) bool.
-        flops: FLOPs that each stage spent on each sample, 0 where it did not run, (N, K).
-        flops_alone: FLOPs of the last stage alone, (N,).
+        costs: what each stage spent on each sample, 0 where it did not run, (N, K).
+        cost_alone: what the last stage alone would spend, (N,).
 
     Example:
-        >>> flops = torch.tensor([[1.0, 0.0], [1.0, 10.0]])
-        >>> done = outcome(torch.tensor([0, 1]), torch.tensor([True, True]), flops, flops[1, 1:])
-        >>> done.accuracy, done.deferral_rate, done.flops
+        >>> costs = torch.tensor([[1.0, 0.0], [1.0, 10.0]])
+        >>> done = outcome(torch.tensor([0, 1]), torch.tensor([True, True]), costs, costs[1, 1:])
+        >>> done.accuracy, done.deferral_rate, done.cost
         (1.0, 0.5, 6.0)
     """
-    n, stages = flops.shape
+    n, stages = costs.shape
     counts = torch.bincount(stage, minlength=stages).tolist()
-    total, alone = float(flops.sum()), float(flops_alone.sum())
+    total, alone = float(costs.sum()), float(cost_alone.sum())
     if not alone > 0:
-        raise CascadeError("the last stage costs no FLOPs: a cascade cannot save anything.")
+        raise CascadeError("the last stage costs nothing: a cascade cannot save anything.")
     return Outcome(
         n=n,
         accuracy=int(right.sum()) / n,
         deferral_rate=(n - counts[0]) / n,
-        flops=total / n,
-        flops_ratio=total / alone,
+        cost=total / n,
+        cost_ratio=total / alone,
         answered=tuple(count / n for count in counts),
     )
 
 
-def replay_outcome(records: Sequence[Record], policy: Policy) -> Outcome:
+def replay_outcome(records: Sequence[Record], policy: Policy, unit: str = "flops") -> Outcome:
     """What a policy does to recorded samples.
 
     Args:
         records: one per stage, cheapest first.
         policy: for as many stages.
+        unit: of the cost.
 
     Raises:
-        CascadeError: records of different samples, labels or classes, or a policy for another
-            number of stages.
+        CascadeError: as for `judge`, or a policy for another number of stages.
     """
-    judged = judge(records, policy.score, policy.temperatures)
+    judged = judge(records, policy, unit)
     stage = route(list(judged.scores.unbind(dim=1)), policy.thresholds)
     ran = torch.arange(len(records)) <= stage[:, None]
     return outcome(
         stage,
         judged.correct.gather(1, stage[:, None]).squeeze(1),
-        judged.flops * ran,
-        judged.flops[:, -1],
+        judged.costs * ran,
+        judged.costs[:, -1],
     )
 
 
@@ -230,21 +275,22 @@ def calibrate_record(record: Record) -> StageCalibration:
         >>> round(fitted.fit.temperature, 3), round(fitted.ece_before, 3)
         (3.641, 0.232)
     """
-    fit = fit_temperature(record.logits, record.labels)
+    logits, labels = record.logits_for("a temperature")
+    fit = fit_temperature(logits, labels)
     return StageCalibration(
         fit=fit,
-        ece_before=_calibration_error(record, 1.0),
-        ece_after=_calibration_error(record, fit.temperature),
+        ece_before=_calibration_error(logits, labels, 1.0),
+        ece_after=_calibration_error(logits, labels, fit.temperature),
         n=len(record),
     )
 
 
-def _calibration_error(record: Record, temperature: float) -> float:
+def _calibration_error(logits: Tensor, labels: Tensor, temperature: float) -> float:
     # imported here: torchmetrics takes seconds, and only this question needs it
     from torchmetrics.functional.classification import multiclass_calibration_error  # noqa: PLC0415
 
-    probabilities = (record.logits.double() / temperature).softmax(dim=1)
+    probabilities = (logits.double() / temperature).softmax(dim=1)
     error = multiclass_calibration_error(
-        probabilities, record.labels, num_classes=len(record.classes), n_bins=15, norm="l1"
+        probabilities, labels, num_classes=logits.shape[1], n_bins=15, norm="l1"
     )
     return float(error)

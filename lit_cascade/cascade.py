@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_cascade.batch import Inputs, batch_size, forward_logits, map_tensors
+from lit_cascade.core.combination import prefer_later
 from lit_cascade.core.policy import Policy, answers_here
-from lit_cascade.core.scores import score_and_answer
+from lit_cascade.core.scores import answers_of, probabilities_of, score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = ["Cascade", "CascadeOutput"]
@@ -20,10 +21,11 @@ class CascadeOutput(NamedTuple):
     """The answers of a cascade to a batch, in the order of the batch.
 
     Attributes:
-        logits: raw logits of the stage that answered, (N, C) float32.
-        prediction: its answer, (N,) int64.
-        stage: its number, from 0, (N,) int64.
-        score: its confidence score, (N,) float32.
+        logits: raw logits of the stage whose answer it is, or, where the policy averages, the
+            logarithm of the mean probabilities; (N, C) float32.
+        prediction: the answer, their argmax, (N,) int64.
+        stage: number of the last stage that ran, from 0, (N,) int64.
+        score: that stage's confidence score, (N,) float32.
     """
 
     logits: Tensor
@@ -91,6 +93,7 @@ class Cascade(nn.Module):
         """
         n, last = batch_size(inputs), len(self.stages) - 1
         out = self._run(0, inputs)
+        memory = self._remembered(out)
         undecided = self._deferred(0, out.score)
         for k in range(1, last + 1):
             if len(undecided) == 0:
@@ -102,7 +105,8 @@ class Cascade(nn.Module):
                     f"stage {self.names[k]!r} has {found.logits.shape[1]} classes, "
                     f"stage {self.names[0]!r} has {out.logits.shape[1]}."
                 )
-            for whole, part in zip(out, found, strict=True):
+            said = self._combined(k, found, out, memory, undecided)
+            for whole, part in zip(out, said, strict=True):
                 whole[undecided] = part
             if k < last:
                 undecided = undecided[self._deferred(k, found.score)]
@@ -116,4 +120,33 @@ class Cascade(nn.Module):
         return CascadeOutput(logits, answer, torch.full_like(answer, k), score)
 
     def _deferred(self, k: int, score: Tensor) -> Tensor:
-        return (~answers_here(score, self.policy.thresholds[k])).nonzero().squeeze(1)
+        answered = answers_here(score, self.policy.thresholds[k], self.policy.floors[k])
+        return (~answered).nonzero().squeeze(1)
+
+    def _remembered(self, first: CascadeOutput) -> Tensor | None:
+        """What later stages are combined with: total probabilities, or the best score so far."""
+        if self.policy.combine == "average":
+            return probabilities_of(first.logits, self.policy.temperatures[0])
+        return first.score.clone() if self.policy.combine == "most_confident" else None
+
+    def _combined(
+        self,
+        k: int,
+        found: CascadeOutput,
+        out: CascadeOutput,
+        memory: Tensor | None,
+        rows: Tensor,
+    ) -> CascadeOutput:
+        """What the cascade says on `rows` after stage k, as `core.combination` has it."""
+        if memory is None:
+            return found
+        if self.policy.combine == "average":
+            memory[rows] += probabilities_of(found.logits, self.policy.temperatures[k])
+            total = memory[rows]
+            return found._replace(logits=(total / (k + 1)).log(), prediction=answers_of(total))
+        chosen = prefer_later(memory[rows], found.score)
+        memory[rows] = torch.where(chosen, found.score, memory[rows])
+        return found._replace(
+            logits=torch.where(chosen[:, None], found.logits, out.logits[rows]),
+            prediction=torch.where(chosen, found.prediction, out.prediction[rows]),
+        )

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from lit_cascade.errors import UsageError, check_name
 
-__all__ = ["PolicyOptions", "ScoreName", "by_stage"]
+__all__ = ["Combination", "PolicyOptions", "ScoreName", "by_stage"]
 
 ScoreName = Literal["max_softmax", "margin", "negative_entropy"]
+Combination = Literal["later", "average", "most_confident"]
 
 
 def by_stage(
@@ -72,12 +73,18 @@ class PolicyOptions:
             stage order, for every stage but the last; -inf never defers, inf always does.
         temperatures: logits are divided by these before they are scored, by stage name (others
             are 1) or in stage order.
-        evidence: what the numbers were fitted on; written by calibrate.
+        combine: whose answer counts after a deferral: the later stage's, the average of the
+            probabilities of the stages that ran, or that of the most confident of them.
+        floors: a stage also answers where its score is below its floor, since a hopeless sample is
+            not worth another stage; by stage name (others have none) or in stage order.
+        evidence: what the numbers were fitted on; written by calibrate and search.
     """
 
     score: ScoreName = "max_softmax"
     thresholds: dict[str, float] | list[float] | None = None
     temperatures: dict[str, float] | list[float] | None = None
+    combine: Combination = "later"
+    floors: dict[str, float] | list[float] | None = None
     evidence: dict[str, Any] | None = None
 
     def temperatures_of(self, names: Sequence[str]) -> tuple[float, ...]:
@@ -101,3 +108,12 @@ class PolicyOptions:
             UsageError: an unknown stage, a missing one, or a wrong length.
         """
         return by_stage(self.thresholds, names[:-1], "policy.thresholds", default=None)
+
+    def floors_of(self, names: Sequence[str]) -> tuple[float, ...]:
+        """One floor per stage but the last; -inf where none is given.
+
+        Raises:
+            UsageError: an unknown stage or a wrong length.
+        """
+        found = by_stage(self.floors, names[:-1], "policy.floors", default=-math.inf)
+        return found or (-math.inf,) * (len(names) - 1)

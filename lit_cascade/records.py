@@ -1,16 +1,14 @@
 """Records: what one model said about one data set. The only reader and writer of record files.
 
 A record is a safetensors file `<name>.safetensors` with the tensors `logits` (N, C), `labels` (N,),
-`ids` and `flops` (N,), and strings in its header. It stands between the models and every question,
-so it may come from any framework.
+`ids` and costs (N,), and strings in its header. It stands between the models and every question, so
+it may come from any framework. Where there are no logits, as with an API, it holds `score` and
+`correct` instead.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import importlib.metadata
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lit_cascade.columns import check_column, check_costs, per_sample
 from lit_cascade.errors import CascadeError, UsageError, check_logits
 from lit_cascade.files import safetensors_bytes, write_atomically
 from lit_cascade.samples import (
@@ -31,32 +30,28 @@ from lit_cascade.samples import (
     whole_numbers,
 )
 
-__all__ = ["FORMAT", "Record", "check_alike", "library_versions", "run_info"]
+__all__ = ["FORMAT", "Record", "check_alike"]
 
 FORMAT = "lit-cascade-record/1"
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of this package and of what computes the logits."""
-    packages = ("lit-cascade", "torch", "lightning")
-    return {name: importlib.metadata.version(name) for name in packages}
-
-
-def _costs(flops: Tensor) -> bool:
-    return bool(flops.isfinite().all() and (flops >= 0).all())
-
-
 @dataclass(frozen=True)
 class Record:
-    """Logits of one model over one split, in the order of the ids.
+    """What one model said about one split, in the order of the ids.
+
+    It holds `logits` and `labels`, or `score` and `correct`, or all of them; with logits the scores
+    are computed, and `score` and `correct` are not read.
 
     Attributes:
         name: the stage or model that was recorded.
+        ids: what tells samples apart: N distinct integers (N,) int64, or as many strings.
+        costs: by unit (`flops`, `latency_s`, ...) what each sample costs for this model alone,
+            each (N,) float64.
         logits: shape (N, C), float16 or float32.
         labels: shape (N,) int64, in [0, C).
-        ids: what tells samples apart: N distinct integers (N,) int64, or as many strings.
-        flops: cost of each sample for this model alone, shape (N,) float64.
         classes: names of the C classes in logit order.
+        score: how sure the model is, larger is surer, (N,) float32.
+        correct: whether its answer is right, (N,) bool.
         parameters: number of parameters of the model; 0 if unknown.
         data: name, source, split and whatever else describes the data.
         model: settings that made the model.
@@ -64,15 +59,17 @@ class Record:
 
     Raises:
         CascadeError: tensors that do not fit each other, NaN or infinite logits, labels out of
-            range, repeated ids.
+            range, repeated ids, costs below 0.
     """
 
     name: str
-    logits: Tensor
-    labels: Tensor
     ids: Ids
-    flops: Tensor
-    classes: tuple[str, ...]
+    costs: Mapping[str, Tensor]
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    score: Tensor | None = None
+    correct: Tensor | None = None
     parameters: int = 0
     data: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -81,19 +78,23 @@ class Record:
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
         what = f"record {self.name!r}"
-        if self.logits.dtype not in {torch.float16, torch.float32}:
-            raise CascadeError(
-                f"{what}: logits are stored as float16 or float32, got {self.logits.dtype}."
-            )
-        check_logits(self.logits, what)
-        n, classes = self.logits.shape
-        self.samples.check(n, classes, what)
-        flops = self.flops
-        if flops.dtype != torch.float64 or flops.shape != (n,) or not _costs(flops):
-            raise CascadeError(
-                f"{what}: flops must be {n} finite numbers of at least 0, one per sample, "
-                f"got {flops.dtype} of shape {tuple(flops.shape)}."
-            )
+        if self.logits is not None:
+            if self.logits.dtype not in {torch.float16, torch.float32}:
+                raise CascadeError(
+                    f"{what}: logits are stored as float16 or float32, got {self.logits.dtype}."
+                )
+            check_logits(self.logits, what)
+            if self.labels is None:
+                raise CascadeError(f"{what}: logits need labels to be judged by.")
+        elif self.score is None or self.correct is None:
+            raise CascadeError(f"{what}: without logits it needs both score and correct.")
+        n = len(self)
+        if n == 0:
+            raise CascadeError(f"{what}: no samples: the data set or split is empty.")
+        self.samples.check(n, None if self.logits is None else self.logits.shape[1], what)
+        check_column(self.score, torch.float32, n, f"{what}: score")
+        check_column(self.correct, torch.bool, n, f"{what}: correct")
+        check_costs(self.costs, n, what)
         for part in ("data", "model", "info"):
             if not isinstance(getattr(self, part), Mapping):
                 raise CascadeError(f"{what}: {part} must be a mapping of names to values.")
@@ -102,12 +103,15 @@ class Record:
     def from_arrays(
         cls,
         name: str,
-        logits: Any,
-        labels: Any,
+        logits: Any = None,
+        labels: Any = None,
         *,
-        flops: Any,
+        flops: Any = None,
+        costs: Mapping[str, Any] | None = None,
         ids: Any = None,
         classes: Sequence[str] | None = None,
+        score: Any = None,
+        correct: Any = None,
         **details: Any,
     ) -> Record:
         """A record from arrays of any framework.
@@ -117,40 +121,88 @@ class Record:
             logits: anything `torch.as_tensor` takes, shape (N, C); float64 is stored as float32.
             labels: integers, shape (N,).
             flops: FLOPs per sample, one number or N of them (one multiply-add is 2 FLOPs).
+            costs: the same for costs in other units, by unit.
             ids: distinct integers or strings; by default the positions.
             classes: names in logit order; by default "0", "1", ...
+            score: instead of logits, how sure the model is, shape (N,).
+            correct: instead of logits, whether the answer is right, 0 or 1, shape (N,).
             details: `parameters`, `data`, `model`, `info`.
+
+        Raises:
+            CascadeError: as for the class.
 
         Example:
             >>> record = Record.from_arrays("net", [[2.0, 0.0]], [0], flops=1280)
             >>> record.logits.shape, record.classes
             (torch.Size([1, 2]), ('0', '1'))
+            >>> api = Record.from_arrays("api", score=[0.9], correct=[1], costs={"usd": 0.002})
+            >>> api.costs["usd"].tolist()
+            [0.002]
         """
-        logits = torch.as_tensor(logits)
-        if logits.dtype != torch.float16:
-            logits = logits.float()
-        n = len(logits)
-        if classes is None:
-            classes = [str(c) for c in range(logits.shape[-1])]
-        cost = torch.as_tensor(flops, dtype=torch.float64)
-        cost = cost.expand(n).contiguous() if cost.ndim == 0 else cost
+        what = f"record {name!r}"
+        given = {} if flops is None else {"flops": flops}
+        given |= costs or {}
+        first = logits if logits is not None else score
+        if first is None or not given:
+            raise CascadeError(f"{what}: needs logits or score, and flops or another cost.")
+        first = torch.as_tensor(first)
+        n = len(first) if first.ndim else 0
+        if logits is not None:
+            logits = first if first.dtype == torch.float16 else first.float()
+        if labels is not None:
+            labels = whole_numbers(labels, f"{what}: labels")
+            known = int(labels.max()) + 1 if logits is None and len(labels) else 0
+            width = known if logits is None else logits.shape[-1]
+            classes = [str(c) for c in range(width)] if classes is None else classes
+        if correct is not None:
+            correct = whole_numbers(correct, f"{what}: correct")
+            if not bool(((correct == 0) | (correct == 1)).all()):
+                raise CascadeError(f"{what}: correct must be 0 or 1 for every sample.")
+            correct = correct.bool()
         return cls(
-            name,
-            logits,
-            whole_numbers(labels, f"record {name!r}: labels"),
-            as_ids(ids, n, f"record {name!r}: ids"),
-            cost,
-            tuple(classes),
+            name=name,
+            ids=as_ids(ids, n, f"{what}: ids"),
+            costs={unit: per_sample(cost, n) for unit, cost in given.items()},
+            logits=logits,
+            labels=labels,
+            classes=tuple(classes or ()),
+            score=None if score is None else torch.as_tensor(score).float(),
+            correct=correct,
             **details,
         )
 
     def __len__(self) -> int:
-        return len(self.labels)
+        held = self.logits if self.logits is not None else self.score
+        return 0 if held is None or held.ndim == 0 else len(held)
 
     @property
     def samples(self) -> Samples:
         """What was recorded, whatever the model."""
         return Samples(self.ids, self.labels, self.classes)
+
+    def cost(self, unit: str = "flops") -> Tensor:
+        """What each sample costs in a unit, (N,) float64.
+
+        Raises:
+            CascadeError: the record does not know; the message lists the units it has.
+        """
+        if unit not in self.costs:
+            raise CascadeError(
+                f"record {self.name!r} has no cost {unit!r}; it has {', '.join(self.costs)}."
+            )
+        return self.costs[unit]
+
+    def logits_for(self, purpose: str) -> tuple[Tensor, Tensor]:
+        """Logits and labels, for what cannot be done without.
+
+        Raises:
+            CascadeError: the record holds scores only; the message says what they do not allow.
+        """
+        if self.logits is None or self.labels is None:
+            raise CascadeError(
+                f"record {self.name!r} holds scores and no logits, which {purpose} needs."
+            )
+        return self.logits, self.labels
 
     def save(self, path: Path | str) -> None:
         """Write the record, whole or not at all.
@@ -162,12 +214,20 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """The content of the record's file; the same for the same record."""
-        tensors = {"logits": self.logits, "labels": self.labels, "flops": self.flops}
+        held = {name: getattr(self, name) for name in ("logits", "labels", "score", "correct")}
+        tensors = {name: tensor for name, tensor in held.items() if tensor is not None}
         tensors |= ids_to_tensors(self.ids)
+        constant: dict[str, float | None] = {}
+        for unit, cost in self.costs.items():
+            same = bool((cost == cost[0]).all())
+            constant[unit] = float(cost[0]) if same else None  # one number stands for all
+            if not same:
+                tensors[unit] = cost
         header = {
             "format": FORMAT,
             "name": self.name,
             "classes": json.dumps(self.classes),
+            "costs": json.dumps(constant),
             "parameters": str(self.parameters),
             "fingerprint": self.samples.fingerprint,
             "data": json.dumps(dict(self.data)),
@@ -196,19 +256,7 @@ class Record:
                         f"{header.get('format')!r}, expected {FORMAT!r}."
                     )
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            classes = json.loads(header["classes"])
-            record = cls(
-                name=header["name"],
-                logits=tensors["logits"],
-                labels=tensors["labels"],
-                ids=ids_from_tensors(tensors),
-                flops=tensors["flops"],
-                classes=tuple(classes if isinstance(classes, list) else ()),
-                parameters=int(header["parameters"]),
-                data=json.loads(header["data"]),
-                model=json.loads(header["model"]),
-                info=json.loads(header["info"]),
-            )
+            record = _from_parts(tensors, header)
             if record.samples.fingerprint != header["fingerprint"]:
                 raise CascadeError(
                     f"records: {str(path)!r} is damaged: its ids, labels or classes do not fit "
@@ -221,23 +269,43 @@ class Record:
         return record
 
 
-def run_info() -> dict[str, Any]:
-    """Library versions and the date, for a record's `info`; SOURCE_DATE_EPOCH sets the date."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = dt.datetime.now(dt.UTC)
-    date = dt.datetime.fromtimestamp(int(epoch), dt.UTC) if epoch else now
-    return {"versions": library_versions(), "date": date.date().isoformat()}
+def _from_parts(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Record:
+    classes, costs = json.loads(header["classes"]), json.loads(header["costs"])
+    if not isinstance(costs, dict):
+        raise ValueError("its table of costs is malformed")  # noqa: TRY004 - a damaged file
+    ids = ids_from_tensors(tensors)
+    return Record(
+        name=header["name"],
+        ids=ids,
+        costs={
+            unit: tensors[unit] if cost is None else per_sample(float(cost), len(ids))
+            for unit, cost in costs.items()
+        },
+        logits=tensors.get("logits"),
+        labels=tensors.get("labels"),
+        classes=tuple(classes if isinstance(classes, list) else ()),
+        score=tensors.get("score"),
+        correct=tensors.get("correct"),
+        parameters=int(header["parameters"]),
+        data=json.loads(header["data"]),
+        model=json.loads(header["model"]),
+        info=json.loads(header["info"]),
+    )
 
 
-def check_alike(records: Sequence[Record]) -> None:
+def check_alike(records: Sequence[Record], least: int = 2) -> None:
     """Check that records are of the same samples, labels and classes, all in the same order.
 
+    Args:
+        records: of different models.
+        least: how many there must be.
+
     Raises:
-        UsageError: fewer than two records, or one name twice.
+        UsageError: too few records, or one name twice.
         CascadeError: naming the two records and their first difference.
     """
-    if len(records) < 2:
-        raise UsageError(f"records: a cascade needs at least 2 stages, got {len(records)}.")
+    if len(records) < least:
+        raise UsageError(f"records: a cascade needs at least {least} stages, got {len(records)}.")
     names = [record.name for record in records]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

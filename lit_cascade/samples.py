@@ -25,12 +25,12 @@ class Samples:
 
     Attributes:
         ids: of the N samples.
-        labels: shape (N,) int64.
-        classes: names in label order.
+        labels: shape (N,) int64; None where only right and wrong answers are known.
+        classes: names in label order; none if they are unknown.
     """
 
     ids: Ids
-    labels: Tensor
+    labels: Tensor | None
     classes: tuple[str, ...]
 
     @property
@@ -41,17 +41,20 @@ class Samples:
             digest.update(self.ids.numpy().tobytes())
         else:
             digest.update(json.dumps(self.ids).encode())
-        digest.update(self.labels.numpy().tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def check(self, n: int, classes: int, what: str) -> None:
-        """Check that these are `n` samples of `classes` classes.
+    def check(self, n: int, classes: int | None, what: str) -> None:
+        """Check that these are `n` samples of `classes` classes, or of any number if it is None.
 
         Raises:
             CascadeError: labels out of range, ids or class names that repeat or are too few.
         """
-        check_labels(self.labels, n, classes, what)
         named = all(isinstance(name, str) for name in self.classes)
+        classes = len(self.classes) if classes is None else classes
+        if self.labels is not None:
+            check_labels(self.labels, n, classes, what)
         if not named or not len(self.classes) == len(set(self.classes)) == classes:
             raise CascadeError(
                 f"{what}: {classes} logits per sample need as many distinct class names, "
@@ -82,7 +85,7 @@ class Samples:
         for what, mine, theirs in (
             ("class order", list(self.classes), list(other.classes)),
             ("ids", _listed(self.ids), _listed(other.ids)),
-            ("labels", self.labels.tolist(), other.labels.tolist()),
+            ("labels", _listed(self.labels), _listed(other.labels)),
         ):
             if mine == theirs:
                 continue
@@ -93,8 +96,8 @@ class Samples:
         return None
 
 
-def _listed(ids: Ids) -> list[Any]:
-    return ids.tolist() if isinstance(ids, Tensor) else list(ids)
+def _listed(values: Ids | None) -> list[Any]:
+    return values.tolist() if isinstance(values, Tensor) else list(values or ())
 
 
 def as_ids(values: Any, n: int, what: str) -> Ids:

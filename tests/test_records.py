@@ -19,7 +19,7 @@ def record(n=6, name="net", **changes):
         "logits": torch.randn(n, 3),
         "labels": torch.arange(n) % 3,
         "ids": torch.arange(n) * 7,
-        "flops": torch.rand(n, dtype=torch.float64) * 1e9,
+        "costs": {"flops": torch.rand(n, dtype=torch.float64) * 1e9},
         "classes": ("cat", "dog", "mañana 猫"),
     }
     return Record(**{**parts, **changes})

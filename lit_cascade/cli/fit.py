@@ -66,7 +66,7 @@ def _card(cli: Any, model: Any, datamodule: Any, command: str) -> Card | None:
     """Judge what was trained; None on the processes that do not write."""
     from lit_cascade.cost import count_parameters
     from lit_cascade.data.splits import has_split
-    from lit_cascade.records import library_versions
+    from lit_cascade.provenance import library_versions
     from lit_cascade.report.card import Card
 
     held_out = [s for s in ("calibration", "validation", "test") if has_split(datamodule, s)]

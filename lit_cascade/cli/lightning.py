@@ -83,5 +83,6 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*validation_step. but have no .val_dataloader.*")
     # how lightning 2.6 asks torch 2.15 for the structure of a batch
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")

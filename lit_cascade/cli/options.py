@@ -52,6 +52,8 @@ class ValidateOptions:
     Args:
         records: record files to judge instead of running models, cheapest first.
         split: the split to judge on: validation, calibration, or another that the data has.
+        cost: unit of the cost to judge by: flops, or another that the records have, such as
+            latency_s.
         allow_overlap: judge even on samples that the temperatures were fitted on.
         save_records: also write one record per stage into the folder.
         out: folder for curve.csv, curve.png and summary.json; by default a new one,
@@ -62,6 +64,7 @@ class ValidateOptions:
 
     records: list[str] | None = None
     split: str = "validation"
+    cost: str = "flops"
     allow_overlap: bool = False
     save_records: bool = False
     out: str | None = None

@@ -69,16 +69,17 @@ class Output:
         print_written([str(self.folder / name) for name in self._files])
 
 
-def curve_csv(curve: Curve) -> str:
+def curve_csv(curve: Curve, unit: str = "flops") -> str:
     """The content of `curve.csv`: one row per distinct threshold.
 
-    Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`; the ratio is to the last
-    stage alone. The first row (threshold -inf) is the first stage alone, the last (inf) has every
-    sample deferred to the last stage.
+    Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`, the last two named after
+    the unit of the cost; the ratio is to the last stage alone. The first row (threshold -inf) is
+    the first stage alone, the last (inf) has every sample deferred to the last stage.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["threshold", "deferral_rate", "accuracy", "flops", "flops_ratio"])
+    header = ["threshold", "deferral_rate", "accuracy", unit, f"{unit}_ratio"]
+    writer.writerow(header)
     columns = (
         curve.thresholds,
         curve.deferral_rate,

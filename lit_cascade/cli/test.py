@@ -39,7 +39,7 @@ def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> No
     from lit_cascade.analysis import outcome
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import Output
-    from lit_cascade.records import library_versions
+    from lit_cascade.provenance import library_versions
     from lit_cascade.report.summary import outcome_summary
     from lit_cascade.report.tables import print_execution
 

@@ -93,12 +93,12 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     )
     if first.data.get("limited_to"):
         notes.append(f"Note: only {first.data['limited_to']} of the split were read.")
-    notes += cost_notes(records)
-    found = Validation.of(records, options.policy)
+    notes += cost_notes(records, options.cost)
+    found = Validation.of(records, options.policy, options.cost)
     print_validation(found, notes)
-    output.add("curve.csv", curve_csv(found.curve))
+    output.add("curve.csv", curve_csv(found.curve, found.unit))
     if found.uncalibrated is not None:
-        output.add("curve_uncalibrated.csv", curve_csv(found.uncalibrated))
+        output.add("curve_uncalibrated.csv", curve_csv(found.uncalibrated, found.unit))
     output.add("curve.png", draw_curve(found))
     output.add_json("summary.json", validation_summary(found) | {"notes": notes})
     if options.save_records:

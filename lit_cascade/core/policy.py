@@ -2,6 +2,9 @@
 
 Stage k answers a sample if and only if `score(logits_k / T_k) >= threshold_k`; otherwise the sample
 is deferred to stage k + 1. The last stage always answers.
+
+A floor under a threshold makes a window of it: a stage also answers where its score lies below the
+floor, because a sample that hopeless is not worth another stage.
 """
 
 from __future__ import annotations
@@ -9,15 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lit_cascade.core.combination import answers_after, check_combination
 from lit_cascade.core.scores import score_and_answer, score_named
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = ["Policy", "Replay", "answers_here", "replay", "route"]
+__all__ = ["Policy", "Replay", "above_floor", "always_defer", "answers_here", "replay", "route"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,15 @@ class Policy:
         thresholds: one per stage but the last, in stage order. `-inf` never defers, `+inf` always.
         score: a name in `lit_cascade.core.scores.SCORES`.
         temperatures: one per stage; by default 1 for each.
+        combine: how the answers of the stages that ran make one, a name in
+            `lit_cascade.core.combination.COMBINATIONS`.
+        floors: one per threshold and not above it: a stage also answers below its floor. By default
+            `-inf`, which nothing lies below.
 
     Raises:
-        UsageError: a threshold that is NaN or that the score cannot reach, a temperature that is
-            not a positive finite number, or lengths that do not fit each other.
+        UsageError: a threshold that is NaN or that the score cannot reach, a floor above its
+            threshold, a temperature that is not a positive finite number, an unknown name, or
+            lengths that do not fit each other.
 
     Example:
         >>> Policy(thresholds=(0.9,)).temperatures
@@ -41,14 +50,23 @@ class Policy:
     thresholds: tuple[float, ...]
     score: str = "max_softmax"
     temperatures: tuple[float, ...] = ()
+    combine: str = "later"
+    floors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill in the temperatures and check every number."""
+        """Fill in temperatures and floors, and check every number."""
         thresholds = tuple(float(t) for t in self.thresholds)
         temperatures = tuple(float(t) for t in self.temperatures) or (1.0,) * (len(thresholds) + 1)
+        floors = tuple(float(f) for f in self.floors) or (-math.inf,) * len(thresholds)
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "temperatures", temperatures)
+        object.__setattr__(self, "floors", floors)
         score = score_named(self.score)
+        check_combination(self.combine)
+        if len(floors) != len(thresholds):
+            raise UsageError(
+                f"floors: expected one per threshold ({len(thresholds)}), got {len(floors)}."
+            )
         if len(temperatures) != len(thresholds) + 1:
             raise UsageError(
                 f"temperatures: {len(thresholds)} thresholds make {len(thresholds) + 1} stages, "
@@ -67,6 +85,12 @@ class Policy:
                     f"thresholds: {threshold} is outside the range of the score {score.name!r}, "
                     f"{score.low:g} to {score.high:g}; use -inf to never defer, +inf to always."
                 )
+        for floor, threshold in zip(floors, thresholds, strict=True):
+            if not floor <= threshold:
+                raise UsageError(
+                    f"floors: {floor} is above its threshold {threshold}: nothing would be "
+                    "deferred. Samples are deferred from the floor up to the threshold."
+                )
 
     @property
     def stages(self) -> int:
@@ -74,14 +98,29 @@ class Policy:
         return len(self.temperatures)
 
 
-def answers_here(scores: Tensor, threshold: float) -> Tensor:
+def always_defer(stages: int, **parts: Any) -> Policy:
+    """A policy under which every sample goes through every stage.
+
+    Args:
+        stages: how many.
+        parts: of the policy, but for its thresholds.
+
+    Example:
+        >>> always_defer(3).thresholds
+        (inf, inf)
+    """
+    return Policy((math.inf,) * (stages - 1), **parts)
+
+
+def answers_here(scores: Tensor, threshold: float, floor: float = -math.inf) -> Tensor:
     """Which samples a stage answers: the contract itself.
 
-    A tie answers, and a NaN score defers because NaN is never `>=`.
+    A tie answers, and a NaN score defers because NaN is never `>=` and never `<`.
 
     Args:
         scores: shape (N,).
         threshold: the stage's threshold.
+        floor: below it the stage answers too.
 
     Returns:
         Booleans of shape (N,).
@@ -91,15 +130,31 @@ def answers_here(scores: Tensor, threshold: float) -> Tensor:
         tensor([False,  True, False])
     """
     # the threshold takes the precision of the scores: one that was read from a file ties as before
-    return scores >= torch.tensor(threshold, dtype=scores.dtype, device=scores.device)
+    limit = torch.tensor(threshold, dtype=scores.dtype, device=scores.device)
+    return above_floor(scores, floor) >= limit
 
 
-def route(scores: Sequence[Tensor], thresholds: Sequence[float]) -> Tensor:
+def above_floor(scores: Tensor, floor: float) -> Tensor:
+    """Scores with +inf in place of those below a floor: whatever the threshold, they answer.
+
+    Example:
+        >>> above_floor(torch.tensor([0.1, 0.2]), 0.2)
+        tensor([   inf, 0.2000])
+    """
+    if floor == -math.inf:
+        return scores
+    return scores.masked_fill(scores < scores.new_tensor(floor), math.inf)
+
+
+def route(
+    scores: Sequence[Tensor], thresholds: Sequence[float], floors: Sequence[float] = ()
+) -> Tensor:
     """The stage that answers each sample.
 
     Args:
         scores: of each deferring stage, shape (N,), in stage order.
         thresholds: as many.
+        floors: as many, or none.
 
     Returns:
         Stage numbers from 0, shape (N,) int64.
@@ -114,8 +169,9 @@ def route(scores: Sequence[Tensor], thresholds: Sequence[float]) -> Tensor:
         )
     stage = torch.zeros(len(scores[0]), dtype=torch.int64, device=scores[0].device)
     undecided = torch.ones_like(stage, dtype=torch.bool)
-    for column, threshold in zip(scores, thresholds, strict=True):
-        undecided &= ~answers_here(column, threshold)
+    lowest = floors or [-math.inf] * len(thresholds)
+    for column, threshold, floor in zip(scores, thresholds, lowest, strict=True):
+        undecided &= ~answers_here(column, threshold, floor)
         stage += undecided
     return stage
 
@@ -154,6 +210,7 @@ def replay(logits: Sequence[Tensor], policy: Policy) -> Replay:
         score_and_answer(stage, policy.score, temperature)
         for stage, temperature in zip(logits, policy.temperatures, strict=True)
     ]
-    stage = route([scores for scores, _ in judged[:-1]], policy.thresholds)
-    answers = torch.stack([answer for _, answer in judged], dim=1)
-    return Replay(stage, answers.gather(1, stage[:, None]).squeeze(1))
+    scores, answers = [score for score, _ in judged], [answer for _, answer in judged]
+    stage = route(scores[:-1], policy.thresholds, policy.floors)
+    after = answers_after(policy.combine, scores, answers, logits, policy.temperatures)
+    return Replay(stage, torch.stack(after, dim=1).gather(1, stage[:, None]).squeeze(1))

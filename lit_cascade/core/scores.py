@@ -15,7 +15,14 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, check_name
 
-__all__ = ["SCORES", "Score", "answers_of", "score_and_answer", "score_named"]
+__all__ = [
+    "SCORES",
+    "Score",
+    "answers_of",
+    "probabilities_of",
+    "score_and_answer",
+    "score_named",
+]
 
 # Rows are handled in blocks of about a megabyte, which stay in the cache of one core.
 _BLOCK_ELEMENTS = 2**18
@@ -116,21 +123,51 @@ def score_and_answer(
         tensor([0, 1])
     """
     function = score_named(score).function
+    scores, answers = [], []
+    for shifted, answer in _shifted(logits, temperature):
+        scores.append(function(shifted, answer))
+        answers.append(answer)
+    return torch.cat(scores), torch.cat(answers)
+
+
+def _shifted(logits: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of `(logits - max) / T` and of the argmax of each row."""
     if not (temperature > 0 and math.isfinite(temperature)):
         raise CascadeError(f"temperature must be a finite number above 0, got {temperature}.")
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise CascadeError(
             f"logits must have shape (N, C) with at least 2 classes, got {tuple(logits.shape)}."
         )
-    scores, answers = [], []
     for rows in _blocks(logits):
         best, answer = rows.max(dim=1, keepdim=True)
         shifted = rows - best
         if temperature != 1.0:
             shifted /= temperature
-        scores.append(function(shifted, answer.squeeze(1)))
-        answers.append(answer.squeeze(1))
-    return torch.cat(scores), torch.cat(answers)
+        yield shifted, answer.squeeze(1)
+
+
+def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Softmax of `logits / T`, row by row, so that a row's does not depend on its batch.
+
+    Args:
+        logits: shape (N, C), floating point, any precision; computed in float32.
+        temperature: T > 0.
+
+    Returns:
+        Shape (N, C) float32.
+
+    Raises:
+        CascadeError: as for `score_and_answer`.
+
+    Example:
+        >>> probabilities_of(torch.tensor([[0.0, 0.0]]))
+        tensor([[0.5000, 0.5000]])
+    """
+    blocks = []
+    for shifted, _ in _shifted(logits, temperature):
+        weights = shifted.exp_()
+        blocks.append(weights.div_(weights.sum(dim=1, keepdim=True)))
+    return torch.cat(blocks)
 
 
 def answers_of(logits: Tensor) -> Tensor:

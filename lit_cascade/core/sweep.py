@@ -66,16 +66,19 @@ def _check(scores: Tensor, correct: Tensor, costs: Tensor) -> None:
         raise CascadeError(f"the score of sample {row} is NaN: it has no place on the curve.")
 
 
-def sweep(scores: Tensor, correct: Tensor, costs: Tensor) -> Curve:
+def sweep(scores: Tensor, correct: Tensor, costs: Tensor, alone: Tensor | None = None) -> Curve:
     """Accuracy and cost at every distinct threshold, exactly, in one sort.
 
     With K = 2 stages this is every cascade there is. With K > 2, one threshold is shared by all
     deferring stages.
 
     Args:
-        scores: of the deferring stages, shape (N, K - 1), or (N,) for two stages.
-        correct: whether each stage is right, booleans of shape (N, K).
+        scores: of the deferring stages, shape (N, K - 1), or (N,) for two stages. Where it is +inf,
+            as below a floor, a stage answers at every threshold.
+        correct: whether the cascade is right if it stops after each stage, booleans of shape
+            (N, K).
         costs: cost of each stage on each sample, shape (N, K).
+        alone: whether each stage is right alone, (N, K); by default the same as `correct`.
 
     Raises:
         CascadeError: fewer than two stages, no samples, NaN scores, or shapes that do not fit.
@@ -100,6 +103,8 @@ def sweep(scores: Tensor, correct: Tensor, costs: Tensor) -> Curve:
     first = torch.zeros_like(leaves_at, dtype=torch.int64)
     first[:, 0] = 1
     values, order = leaves_at.flatten().sort(stable=True)
+    values = values[: int((values < math.inf).sum())]
+    order = order[: len(values)]
     distinct, counts = torch.unique_consecutive(values, return_counts=True)
     passed = counts.cumsum(0) - 1
 
@@ -108,14 +113,16 @@ def sweep(scores: Tensor, correct: Tensor, costs: Tensor) -> Curve:
         return torch.cat([start[None], start + total]).double() / n
 
     ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64, device=scores.device)
+    last = ends[1:] if len(distinct) else ends[:0]  # if nothing is ever deferred, one row says it
+    alone = correct if alone is None else alone
     return Curve(
-        thresholds=torch.cat([ends[:1], distinct[1:], ends[1:]]),
+        thresholds=torch.cat([ends[:1], distinct[1:], last]),
         deferral_rate=after(first.new_zeros(()), first),
         accuracy=after(right[:, 0].sum(), right.diff(dim=1)),
         cost=after(costs[:, 0].sum(), costs[:, 1:]),
-        stage_accuracy=right.sum(dim=0).double() / n,
+        stage_accuracy=alone.sum(dim=0).double() / n,
         stage_cost=costs.sum(dim=0) / n,
-        least_score=float(distinct[0]),
+        least_score=float(distinct[0]) if len(distinct) else math.inf,
         n=n,
     )
 

@@ -1,7 +1,8 @@
 """Data modules, and how they are read for evaluation."""
 
+from lit_cascade.data.cifar import CifarData
 from lit_cascade.data.datasets import Datasets
 from lit_cascade.data.digits import DigitsData
 from lit_cascade.data.evaluation import EvaluationBatch, EvaluationData
 
-__all__ = ["Datasets", "DigitsData", "EvaluationBatch", "EvaluationData"]
+__all__ = ["CifarData", "Datasets", "DigitsData", "EvaluationBatch", "EvaluationData"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from lit_cascade.analysis import policy_of
 from lit_cascade.batch import Inputs, forward_logits, split_labels
 from lit_cascade.cascade import Cascade, CascadeOutput
-from lit_cascade.core.policy import Policy
+from lit_cascade.core.policy import always_defer
 from lit_cascade.cost import FlopMeter, count_parameters
 from lit_cascade.data.evaluation import EvaluationBatch
 from lit_cascade.errors import CascadeError, UsageError, check_file_name
@@ -54,15 +53,17 @@ class LitCascade(LightningModule):
         self.options = policy or PolicyOptions()
         # every number is checked before any weights are read
         given = policy_of(self.options, self.names)
-        always_defer = Policy(
-            (math.inf,) * (len(stages) - 1),
-            self.options.score,
-            self.options.temperatures_of(self.names),
+        everything = always_defer(
+            len(stages),
+            score=self.options.score,
+            temperatures=self.options.temperatures_of(self.names),
+            combine=self.options.combine,
+            floors=self.options.floors_of(self.names),
         )
         built = {name: stage.build(name) for name, stage in stages.items()}
         self.class_names = _agreed({name: classes for name, (_, classes) in built.items()})
         networks = {name: network for name, (network, _) in built.items()}
-        self.cascade = Cascade(networks, given or always_defer)
+        self.cascade = Cascade(networks, given or everything)
         self.has_thresholds = given is not None
         self._meters = {name: FlopMeter(network) for name, network in networks.items()}
 
@@ -93,7 +94,9 @@ class LitCascade(LightningModule):
     def metrics_at(self, thresholds: Sequence[float]) -> CascadeMetrics:
         """Metrics of this cascade at other thresholds."""
         policy = self.cascade.policy
-        return CascadeMetrics(thresholds, policy.score, policy.temperatures, len(self.names))
+        return CascadeMetrics(
+            thresholds, policy.score, policy.temperatures, len(self.names), policy.combine
+        )
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Run every stage on the whole batch.

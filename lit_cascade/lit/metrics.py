@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_cascade.core.combination import answers_after
 from lit_cascade.core.policy import Policy, route
-from lit_cascade.core.scores import answers_of, score_and_answer
+from lit_cascade.core.scores import score_and_answer
 from lit_cascade.errors import CascadeError
 
 __all__ = ["CascadeMetrics"]
@@ -27,6 +28,7 @@ class CascadeMetrics(Metric):
         score: a name in `lit_cascade.core.scores.SCORES`.
         temperatures: one per stage; by default 1.
         num_stages: number of stages K.
+        combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
 
     Raises:
         UsageError: a threshold or temperature out of range.
@@ -54,10 +56,11 @@ class CascadeMetrics(Metric):
         score: str = "max_softmax",
         temperatures: Sequence[float] = (),
         num_stages: int = 2,
+        combine: str = "later",
     ) -> None:
         super().__init__()
         self.policies = [
-            Policy((threshold,) * (num_stages - 1), score, tuple(temperatures))
+            Policy((threshold,) * (num_stages - 1), score, tuple(temperatures), combine)
             for threshold in thresholds
         ]
         self.num_stages = num_stages
@@ -83,15 +86,17 @@ class CascadeMetrics(Metric):
         if not self.policies:
             return
         first = self.policies[0]
-        scores = [
-            score_and_answer(stage, first.score, temperature)[0]
-            for stage, temperature in zip(logits[:-1], first.temperatures, strict=False)
+        judged = [
+            score_and_answer(stage, first.score, temperature)
+            for stage, temperature in zip(logits, first.temperatures, strict=True)
         ]
-        correct = torch.stack([answers_of(stage) == labels for stage in logits], dim=1)
+        scores, answers = [pair[0] for pair in judged], [pair[1] for pair in judged]
+        after = answers_after(first.combine, scores, answers, logits, first.temperatures)
+        correct = torch.stack([answer == labels for answer in after], dim=1)
         spent = flops.to(self.flops).cumsum(dim=1)
         self.n += len(labels)
         for t, policy in enumerate(self.policies):
-            stage = route(scores, policy.thresholds)[:, None]
+            stage = route(scores[:-1], policy.thresholds)[:, None]
             self.correct[t] += correct.gather(1, stage).sum()
             self.deferred[t] += (stage > 0).sum()
             self.flops[t] += spent.gather(1, stage).sum()

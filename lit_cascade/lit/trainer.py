@@ -20,7 +20,8 @@ from lit_cascade.lit.callbacks import Collector
 from lit_cascade.lit.cascade import LitCascade, check_classes
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.results import Evaluation, Execution
-from lit_cascade.records import Record, run_info
+from lit_cascade.provenance import run_info
+from lit_cascade.records import Record
 from lit_cascade.samples import Ids, Samples, whole_numbers
 
 Check = Callable[[Ids, Mapping[str, Any]], None]
@@ -101,7 +102,7 @@ class CascadeTrainer(Trainer):
                 logits=found.rows[f"logits.{name}"],
                 labels=samples.labels,
                 ids=samples.ids,
-                flops=found.rows[f"flops.{name}"],
+                costs={"flops": found.rows[f"flops.{name}"]},
                 classes=samples.classes,
                 parameters=details["parameters"],
                 data=found.data,
@@ -195,8 +196,8 @@ class CascadeTrainer(Trainer):
         found = self._collect(model, datamodule, split, self.validate)
         if found is None:
             return None
-        samples = found.samples(None, int(found.rows["classes"][0]))
-        right = found.rows["prediction"] == samples.labels
+        found.samples(None, int(found.rows["classes"][0]))  # checks that the labels are classes
+        right = found.rows["prediction"].eq(found.rows["labels"])
         return Evaluation(
             accuracy=int(right.sum()) / len(right),
             flops=float(found.rows["flops"].sum()) / len(right),

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lit_cascade.analysis import judge
 from lit_cascade.core.sweep import Curve, oracle_deferral, random_deferral
+from lit_cascade.units import cost_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +52,8 @@ def draw_curve(found: Validation) -> bytes:
     axes = figure.add_subplot()
     curve = found.curve
     if len(found.names) == 2:
-        judged = judge(found.records, found.score, found.temperatures)
-        oracle = oracle_deferral(judged.correct, judged.flops)
+        judged = judge(found.records, found.rule, found.unit)
+        oracle = oracle_deferral(judged.correct, judged.costs)
         axes.plot(
             oracle.cost, 100 * oracle.accuracy, ":", color=_BLACK, linewidth=1.2,
             label="oracle deferral (bound)",
@@ -65,18 +66,18 @@ def draw_curve(found: Validation) -> bytes:
             "--", color=_GREY, linewidth=1.2, label="random deferral",
         )  # fmt: skip
     if found.uncalibrated is None:
-        _steps(axes, curve, f"cascade, {found.score}", _BLUE)
+        _steps(axes, curve, f"cascade, {found.rule.score}", _BLUE)
     else:
-        _steps(axes, found.uncalibrated, f"cascade, {found.score}, T = 1", _ORANGE, "-.")
-        _steps(axes, curve, f"cascade, {found.score}, calibrated", _BLUE)
+        _steps(axes, found.uncalibrated, f"cascade, {found.rule.score}, T = 1", _ORANGE, "-.")
+        _steps(axes, curve, f"cascade, {found.rule.score}, calibrated", _BLUE)
     _mark_stages(axes, found)
     if found.policy is not None:
         axes.plot(
-            found.policy.flops, 100 * found.policy.accuracy, "*", color=_ORANGE, markersize=13,
+            found.policy.cost, 100 * found.policy.accuracy, "*", color=_ORANGE, markersize=13,
             markeredgecolor="white", zorder=6, label="the thresholds given",
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xlabel("FLOPs per sample (one multiply-add = 2 FLOPs)")
+    axes.set_xlabel(cost_axis(found.unit))
     axes.set_ylabel("accuracy (%)")
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)

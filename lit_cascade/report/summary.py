@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_cascade.analysis import (
@@ -14,6 +14,7 @@ from lit_cascade.analysis import (
     policy_of,
     replay_outcome,
 )
+from lit_cascade.core.policy import Policy, always_defer
 from lit_cascade.core.selection import OperatingPoint, operating_points
 from lit_cascade.core.sweep import Curve
 from lit_cascade.options import PolicyOptions
@@ -34,8 +35,8 @@ class Validation:
 
     Attributes:
         records: what was judged, one record per stage.
-        score: the score's name.
-        temperatures: one per stage.
+        rule: score, temperatures, combination and floors; it defers everything.
+        unit: of the cost.
         curve: with these temperatures.
         points: the named operating points of the curve.
         thresholds: those that were given, if any.
@@ -44,8 +45,8 @@ class Validation:
     """
 
     records: Sequence[Record]
-    score: str
-    temperatures: tuple[float, ...]
+    rule: Policy
+    unit: str
     curve: Curve
     points: Mapping[str, OperatingPoint | None]
     thresholds: tuple[float, ...] | None
@@ -53,31 +54,41 @@ class Validation:
     uncalibrated: Curve | None
 
     @classmethod
-    def of(cls, records: Sequence[Record], options: PolicyOptions) -> Validation:
+    def of(
+        cls, records: Sequence[Record], options: PolicyOptions, unit: str = "flops"
+    ) -> Validation:
         """Judge recorded stages at every threshold.
 
         Args:
             records: one per stage, cheapest first.
-            options: score, temperatures and, if there are any, thresholds.
+            options: score, temperatures, combination, floors and, if there are any, thresholds.
+            unit: of the cost.
 
         Raises:
             UsageError: options that do not fit the stages.
-            CascadeError: records of different samples, labels or classes.
+            CascadeError: records of different samples, labels or classes, or without what the
+                options need.
         """
         names = [record.name for record in records]
-        temperatures = options.temperatures_of(names)
         policy = policy_of(options, names)
-        curve = curve_of_records(records, options.score, temperatures)
-        plain = all(temperature == 1.0 for temperature in temperatures)
+        rule = always_defer(
+            len(names),
+            score=options.score,
+            temperatures=options.temperatures_of(names),
+            combine=options.combine,
+            floors=options.floors_of(names),
+        )
+        curve = curve_of_records(records, rule, unit)
+        plain = replace(rule, temperatures=())
         return cls(
             records=records,
-            score=options.score,
-            temperatures=temperatures,
+            rule=rule,
+            unit=unit,
             curve=curve,
             points=operating_points(curve),
             thresholds=None if policy is None else policy.thresholds,
-            policy=None if policy is None else replay_outcome(records, policy),
-            uncalibrated=None if plain else curve_of_records(records, options.score),
+            policy=None if policy is None else replay_outcome(records, policy, unit),
+            uncalibrated=None if plain == rule else curve_of_records(records, plain, unit),
         )
 
     @property
@@ -91,20 +102,20 @@ def _number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _point(point: OperatingPoint | None) -> dict[str, Any] | None:
+def _point(point: OperatingPoint | None, unit: str) -> dict[str, Any] | None:
     if point is None:
         return None
     return {
         "threshold": _number(point.threshold),
         "deferral_rate": point.deferral_rate,
         "accuracy": point.accuracy,
-        "flops": point.cost,
-        "flops_ratio": point.cost_ratio,
+        unit: point.cost,
+        f"{unit}_ratio": point.cost_ratio,
     }
 
 
 def outcome_summary(
-    found: Outcome, names: Sequence[str], thresholds: Sequence[float]
+    found: Outcome, names: Sequence[str], thresholds: Sequence[float], unit: str = "flops"
 ) -> dict[str, Any]:
     """An outcome at given thresholds, by stage name."""
     return {
@@ -113,8 +124,8 @@ def outcome_summary(
         },
         "accuracy": found.accuracy,
         "deferral_rate": found.deferral_rate,
-        "flops": found.flops,
-        "flops_ratio": found.flops_ratio,
+        unit: found.cost,
+        f"{unit}_ratio": found.cost_ratio,
         "answered": dict(zip(names, found.answered, strict=True)),
     }
 
@@ -131,28 +142,31 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
 
 def validation_summary(found: Validation) -> dict[str, Any]:
     """The content of `summary.json`."""
-    curve = found.curve
+    curve, unit = found.curve, found.unit
     plain = found.uncalibrated
     return {
         "n": curve.n,
-        "score": found.score,
-        "temperatures": dict(zip(found.names, found.temperatures, strict=True)),
+        "unit": unit,
+        "score": found.rule.score,
+        "combine": found.rule.combine,
+        "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
+        "floors": dict(zip(found.names, map(_number, found.rule.floors), strict=False)),
         "stages": [
             {
                 "name": record.name,
                 "accuracy": float(curve.stage_accuracy[k]),
-                "flops": float(curve.stage_cost[k]),
+                unit: float(curve.stage_cost[k]),
                 "parameters": record.parameters,
             }
             for k, record in enumerate(found.records)
         ],
-        "operating_points": {name: _point(point) for name, point in found.points.items()},
+        "operating_points": {name: _point(point, unit) for name, point in found.points.items()},
         "policy": None
         if found.policy is None or found.thresholds is None
-        else outcome_summary(found.policy, found.names, found.thresholds),
+        else outcome_summary(found.policy, found.names, found.thresholds, unit),
         "uncalibrated": None
         if plain is None
-        else {name: _point(point) for name, point in operating_points(plain).items()},
+        else {name: _point(point, unit) for name, point in operating_points(plain).items()},
         "provenance": provenance(found.records),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,7 @@ from lit_cascade.core.sweep import Curve
 from lit_cascade.report.card import Card
 from lit_cascade.report.summary import Validation
 from lit_cascade.report.text import percent, quantity, readable_threshold, times
+from lit_cascade.units import unit_label
 
 __all__ = [
     "print_calibration",
@@ -55,16 +57,24 @@ def _shown(curve: Curve, threshold: float) -> str:
     return readable_threshold(threshold, _below(curve, threshold))
 
 
-def _point_row(label: str, curve: Curve, point: OperatingPoint | None) -> list[str]:
+def _columns(unit: str) -> list[str]:
+    """Headings of a cost: FLOPs are shown as MACs too, which many papers call FLOPs."""
+    return ["FLOPs", "MACs"] if unit == "flops" else [unit_label(unit)]
+
+
+def _costs(cost: float, unit: str) -> list[str]:
+    return [quantity(cost), quantity(cost / 2)] if unit == "flops" else [quantity(cost)]
+
+
+def _point_row(label: str, curve: Curve, point: OperatingPoint | None, unit: str) -> list[str]:
     if point is None:
-        return [label, "none", "", "", "", "", ""]
+        return [label, "none", "", "", *[""] * len(_columns(unit)), ""]
     return [
         label,
         _shown(curve, point.threshold),
         percent(point.deferral_rate),
         percent(point.accuracy, 2),
-        quantity(point.cost),
-        quantity(point.cost / 2),
+        *_costs(point.cost, unit),
         times(point.cost_ratio),
     ]
 
@@ -75,18 +85,30 @@ def _split_of(found: Validation) -> str:
     return f"{name}, split {split!r}" if split else str(name)
 
 
-def verdict(curve: Curve, names: Sequence[str]) -> str:
+def _rule_of(found: Validation) -> str:
+    """Who answers, in words."""
+    parts = ["a stage answers at its threshold or above"]
+    if any(floor > -math.inf for floor in found.rule.floors):
+        floors = (f"{floor:.6g}" for floor in found.rule.floors)
+        parts.append(f"and below its floor ({', '.join(floors)})")
+    if found.rule.combine != "later":
+        parts.append(f"answers combined: {found.rule.combine}")
+    return ", ".join(parts)
+
+
+def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
     """One sentence a person can act on.
 
     Args:
         curve: the cascade.
         names: of its stages.
+        unit: of the cost.
     """
-    first, last = names[0], names[-1]
+    first, last, what = names[0], names[-1], unit_label(unit)
     point = operating_points(curve)["same_accuracy"]
     if point is None:
         return (
-            f"No threshold keeps the accuracy of {last!r} for fewer FLOPs than {last!r} alone: "
+            f"No threshold keeps the accuracy of {last!r} for fewer {what} than {last!r} alone: "
             "on this split the cascade does not pay without losing accuracy."
         )
     fall = f"{1 / point.cost_ratio:.1f}x"
@@ -95,51 +117,49 @@ def verdict(curve: Curve, names: Sequence[str]) -> str:
     if point.deferral_rate == 0:
         return (
             f"{first!r} alone is as accurate as {last!r} on this split: "
-            f"nothing needs to be deferred and FLOPs fall {fall}."
+            f"nothing needs to be deferred and {what} fall {fall}."
         )
     shared = "" if len(names) == 2 else " at every stage but the last"
     return (
         f"For the accuracy of {last!r}, defer below {_shown(curve, point.threshold)}{shared}: "
-        f"{percent(point.deferral_rate)} of inputs are deferred and FLOPs fall {fall}."
+        f"{percent(point.deferral_rate)} of inputs are deferred and {what} fall {fall}."
     )
 
 
 def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
     """Print stages, operating points and the verdict."""
-    console, curve, last = _console(), found.curve, found.names[-1]
+    console, curve, last, unit = _console(), found.curve, found.names[-1], found.unit
     stages = _table(
         f"Stages on {_split_of(found)}: {curve.n:,} samples",
-        "stage", "accuracy", "FLOPs", "MACs", "parameters", "temperature",
+        "stage", "accuracy", *_columns(unit), "parameters", "temperature",
     )  # fmt: skip
     for k, record in enumerate(found.records):
-        flops = float(curve.stage_cost[k])
         stages.add_row(
             record.name,
             percent(float(curve.stage_accuracy[k]), 2),
-            quantity(flops),
-            quantity(flops / 2),
+            *_costs(float(curve.stage_cost[k]), unit),
             quantity(record.parameters) if record.parameters else "unknown",
-            f"{found.temperatures[k]:.3f}" if k < len(found.records) - 1 else "",
+            f"{found.rule.temperatures[k]:.3f}" if k < len(found.records) - 1 else "",
         )
     console.print(stages)
     points = _table(
-        f"The cascade by {found.score}, a stage answers at its threshold or above",
-        "operating point", "threshold", "deferred", "accuracy", "FLOPs", "MACs", f"than {last!r}",
+        f"The cascade by {found.rule.score}, {_rule_of(found)}",
+        "operating point", "threshold", "deferred", "accuracy", *_columns(unit), f"than {last!r}",
     )  # fmt: skip
     for name, label in _POINTS.items():
-        points.add_row(*_point_row(label.format(last=repr(last)), curve, found.points[name]))
+        points.add_row(*_point_row(label.format(last=repr(last)), curve, found.points[name], unit))
     if found.uncalibrated is not None:
         points.add_section()
         for name, point in operating_points(found.uncalibrated).items():
             label = _POINTS[name].format(last=repr(last))
-            points.add_row(*_point_row(f"{label} (T = 1)", found.uncalibrated, point))
+            points.add_row(*_point_row(f"{label} (T = 1)", found.uncalibrated, point, unit))
     if found.policy is not None and found.thresholds is not None:
         points.add_section()
-        points.add_row(*_policy_row("the thresholds given", found.thresholds, found.policy))
+        points.add_row(*_policy_row("the thresholds given", found.thresholds, found.policy, unit))
     console.print(points)
     if len(found.names) > 2:
         console.print("Each listed threshold is shared by all stages but the last.")
-    console.print(verdict(curve, found.names), soft_wrap=True)
+    console.print(verdict(curve, found.names, unit), soft_wrap=True)
     console.print(
         "The operating points above describe the very samples that they were found on; on others "
         "they will do\na little worse. Choose a threshold on one split (--split calibration) and "
@@ -155,15 +175,14 @@ def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
         console.print(note, soft_wrap=True)
 
 
-def _policy_row(label: str, thresholds: Sequence[float], found: Outcome) -> list[str]:
+def _policy_row(label: str, thresholds: Sequence[float], found: Outcome, unit: str) -> list[str]:
     return [
         label,
         ", ".join(f"{threshold:.6g}" for threshold in thresholds),
         percent(found.deferral_rate),
         percent(found.accuracy, 2),
-        quantity(found.flops),
-        quantity(found.flops / 2),
-        times(found.flops_ratio),
+        *_costs(found.cost, unit),
+        times(found.cost_ratio),
     ]
 
 
@@ -228,8 +247,8 @@ def print_execution(
     console.print(table)
     console.print(
         f"Accuracy {percent(found.accuracy, 2)}, {percent(found.deferral_rate)} deferred, "
-        f"{quantity(found.flops)} FLOPs executed per sample "
-        f"({quantity(found.flops / 2)} MACs), {times(found.flops_ratio)} than {names[-1]!r} alone.",
+        f"{quantity(found.cost)} FLOPs executed per sample "
+        f"({quantity(found.cost / 2)} MACs), {times(found.cost_ratio)} than {names[-1]!r} alone.",
         soft_wrap=True,
     )
     for note in notes:

@@ -1,0 +1,180 @@
+"""CIFAR-10, from its hub or from Parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader, Dataset
+
+from lit_cascade.errors import CascadeError, UsageError
+
+__all__ = ["CifarData"]
+
+_FILES = {"train": "train.parquet", "test": "test.parquet"}
+
+
+class _Images(Dataset[Any]):
+    """Decoded images, with their positions in the published split as ids."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, ids: range, published: str, classes: tuple[str, ...]
+    ) -> None:
+        self._images, self._labels = images[ids.start : ids.stop], labels[ids.start : ids.stop]
+        self.ids = torch.tensor(ids)
+        self.source = f"cifar10/{published}"
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        return self._images[position], self._labels[position]
+
+
+class CifarData(LightningDataModule):
+    """CIFAR-10: 32x32 colour images of ten classes.
+
+    The last `calibration_size` training images are held back as the split `calibration`; `test` is
+    the published test set, and there is no `validation`. Inputs have shape (N, 3, 32, 32), uint8.
+
+    Args:
+        source: name of a data set on the Hugging Face hub, or a folder with train.parquet and
+            test.parquet that have the same columns (`img`, `label`).
+        name: what to call the data in records and tables.
+        batch_size: images per batch.
+        calibration_size: training images held back.
+        augment: shift training images by up to `shift` pixels and mirror half of them.
+        shift: the most that a training image is moved, in pixels.
+    """
+
+    splits = ("train", "calibration", "test")
+
+    def __init__(
+        self,
+        source: str = "uoft-cs/cifar10",
+        name: str = "CIFAR-10",
+        batch_size: int = 256,
+        calibration_size: int = 5000,
+        augment: bool = True,  # noqa: FBT001, FBT002 - a setting
+        shift: int = 4,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self._source = source
+        self._batch_size = batch_size
+        self._calibration_size = calibration_size
+        self._augment = augment
+        self._shift = shift
+        self._splits: dict[str, _Images] = {}
+
+    def prepare_data(self) -> None:
+        """Download, once per machine."""
+        for published in _FILES:
+            self._read(published)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decode the images."""
+        del stage
+        if self._splits:
+            return
+        for published in _FILES:
+            images, labels, classes = _decoded(self._read(published), self._source)
+            n = len(labels)
+            held_back = self._calibration_size if published == "train" else 0
+            if not 0 <= held_back < n:
+                raise UsageError(
+                    f"data.calibration_size: expected 0 to {n - 1} of the {n} training images, "
+                    f"got {held_back}."
+                )
+            parts = {published: range(n - held_back)}
+            if held_back:
+                parts["calibration"] = range(n - held_back, n)
+            for split, ids in parts.items():
+                self._splits[split] = _Images(images, labels, ids, published, classes)
+
+    def _read(self, published: str) -> Any:
+        from datasets import load_dataset
+
+        folder = Path(self._source)
+        try:
+            if folder.is_dir():
+                files = {published: str(folder / _FILES[published])}
+                return load_dataset("parquet", data_files=files, split=published)
+            return load_dataset(self._source, split=published)
+        except (OSError, ValueError) as error:  # what `datasets` raises for what it cannot find
+            reason = str(error).split("\n", maxsplit=1)[0]
+            raise UsageError(
+                f"data.source: {self._source!r} is neither a data set that the hub gives nor a "
+                f"folder with {' and '.join(_FILES.values())}: {reason}"
+            ) from error
+
+    def _loader(self, split: str, *, shuffle: bool = False) -> DataLoader[Any]:
+        if split not in self._splits:
+            raise UsageError(f"data: the split {split!r} is empty: no images are held back for it.")
+        return DataLoader(
+            self._splits[split], batch_size=self._batch_size, shuffle=shuffle, drop_last=shuffle
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the training split, shuffled; augmented while training."""
+        return self._loader("train", shuffle=True)
+
+    def calibration_dataloader(self) -> DataLoader[Any]:
+        """Batches of the training images that were held back."""
+        return self._loader("calibration")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of the test split."""
+        return self._loader("test")
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment training batches where they are: on the device."""
+        del dataloader_idx
+        if not self._augment or self.trainer is None or not self.trainer.training:
+            return batch
+        images, labels = batch
+        return _shifted_and_mirrored(images, self._shift), labels
+
+
+def _decoded(rows: Any, source: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Images (N, 3, H, W) uint8, labels (N,) int64 and class names of a published split."""
+    import numpy as np
+
+    missing = [column for column in ("img", "label") if column not in rows.column_names]
+    if missing:
+        raise CascadeError(
+            f"data.source: {source!r} has no column {missing[0]!r}; "
+            f"it has {', '.join(rows.column_names)}."
+        )
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in rows["img"]])
+    names = getattr(rows.features["label"], "names", None)
+    labels = torch.tensor(rows["label"])
+    classes = names or [str(label) for label in range(int(labels.max()) + 1)]
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, tuple(classes)
+
+
+def _shifted_and_mirrored(images: Tensor, shift: int) -> Tensor:
+    """Each image moved and mirrored by its own chance; torchvision moves a batch as one.
+
+    Args:
+        images: shape (N, C, H, W).
+        shift: the most pixels in each direction; what comes in is black.
+    """
+    n, channels, height, width = images.shape
+    device = images.device
+    top, left = torch.randint(0, 2 * shift + 1, (2, n, 1), device=device)
+    rows = top + torch.arange(height, device=device)
+    columns = left + torch.arange(width, device=device)
+    mirrored = torch.rand(n, 1, device=device) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    return pad(images, [shift] * 4)[
+        torch.arange(n, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[None, :, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
