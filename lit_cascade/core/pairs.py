@@ -1,0 +1,159 @@
+"""Every cascade of two models of a zoo, at many thresholds, exactly at those.
+
+The samples are put in the order of the first model's score. What a threshold defers is then the
+beginning of that order, and what any second model gets right there is a running sum: one gather and
+one sum over blocks answer for all second models at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_cascade.core.cascades import BestSoFar
+from lit_cascade.core.sums import cuts_of_each, running_sums
+from lit_cascade.core.zoo import Zoo
+
+__all__ = ["PairSums", "Progress", "add_pairs", "add_singles", "pair_sums"]
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done, and how much there is."""
+
+_SHRINK_EVERY = 32
+
+
+class PairSums(NamedTuple):
+    """The cascades of one first model with J second ones, at T thresholds.
+
+    Attributes:
+        first: number of the first model.
+        seconds: numbers of the second ones, (J,) int64.
+        thresholds: (T,) float64, from -inf to +inf.
+        correct: numbers of correct answers, (T, J) int32.
+        cost: mean cost per sample, (T, J) float64.
+    """
+
+    first: int
+    seconds: Tensor
+    thresholds: Tensor
+    correct: Tensor
+    cost: Tensor
+
+
+def add_singles(zoo: Zoo, best: BestSoFar) -> None:
+    """Let the single models take part, as cascades of one stage."""
+    correct, cost = zoo.correct.sum(dim=1), zoo.mean_cost
+    for model in range(len(zoo)):  # one by one: of equal ones the first stays
+        one = slice(model, model + 1)
+        if len(best.compare(correct[one, None].int(), cost[one, None])[0]):
+            best.add(correct[one], cost[one], torch.tensor([[model]]), torch.zeros(1, 0))
+
+
+def _by_first(zoo: Zoo, pairs: Iterable[tuple[int, int]] | None) -> dict[int, list[int]]:
+    if pairs is None:
+        return {i: list(range(i + 1, len(zoo))) for i in range(len(zoo) - 1)}
+    found: dict[int, list[int]] = {}
+    for first, second in sorted(set(pairs)):
+        found.setdefault(first, []).append(second)
+    return found
+
+
+def pair_sums(
+    zoo: Zoo, levels: int, pairs: Iterable[tuple[int, int]] | None = None
+) -> Iterator[PairSums]:
+    """Correct answers and costs of cascades of two, one first model at a time.
+
+    Args:
+        zoo: in order of cost; the second stage comes after the first in it.
+        levels: thresholds per first model, as for `cuts_of`.
+        pairs: (first, second) to try; by default all.
+    """
+    whole = zoo.correct.t().half() if zoo.combine == "later" and pairs is None else None
+    base = 0  # the first model that `whole` still has a column for
+    firsts = _by_first(zoo, pairs)
+    every_cut = cuts_of_each(zoo.scores[list(firsts)], levels)
+    for (first, seconds), cuts in zip(firsts.items(), every_cut, strict=True):
+        if whole is None:
+            table = zoo.after([first], seconds).t().half().contiguous()
+            gain = running_sums(table, cuts.order, cuts.at)
+        else:
+            if first + 1 - base >= _SHRINK_EVERY or base == 0:  # columns no longer needed
+                whole, base = whole[:, first + 1 - base :].contiguous(), first + 1
+            gain = running_sums(whole, cuts.order, cuts.at)[:, first + 1 - base :]
+        own = zoo.correct[first]
+        gain = gain - running_sums(own[:, None].half(), cuts.order, cuts.at)
+        if zoo.constant:
+            spent = cuts.at[:, None].double() / zoo.n * zoo.costs[seconds, 0]
+        else:
+            costs = zoo.costs[seconds].t().contiguous()
+            spent = running_sums(costs, cuts.order, cuts.at) / zoo.n
+        yield PairSums(
+            first=first,
+            seconds=torch.tensor(seconds),
+            thresholds=cuts.thresholds,
+            correct=gain + int(own.sum()),
+            cost=spent + float(zoo.mean_cost[first]),
+        )
+
+
+def add_pairs(
+    zoo: Zoo,
+    best: BestSoFar,
+    *,
+    levels: int,
+    window: int = 0,
+    pairs: Iterable[tuple[int, int]] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Let cascades of two models take part.
+
+    Args:
+        zoo: in order of cost; the second stage comes after the first in it.
+        best: takes the points that are better than all so far.
+        levels: thresholds per first model, as for `cuts_of`.
+        window: floors to try under each threshold; 0 tries none.
+        pairs: (first, second) to try; by default all.
+        progress: is told how many first models are done.
+    """
+    for done, sums in enumerate(pair_sums(zoo, levels, pairs), start=1):
+        # row 0 has threshold -inf: the first model alone
+        _offer(best, sums, 1, sums.correct[1:], sums.cost[1:])
+        last = len(sums.thresholds) - 1
+        floors = torch.linspace(0, last, min(window, last - 1) + 2).round().long().unique()
+        for floor in floors[1:-1].tolist() if window else []:
+            # what lies below the floor is answered by the first model after all
+            _offer(
+                best,
+                sums,
+                floor + 1,
+                sums.correct[floor + 1 :] - (sums.correct[floor] - sums.correct[0]),
+                sums.cost[floor + 1 :] - (sums.cost[floor] - sums.cost[0]),
+                float(sums.thresholds[floor]),
+            )
+        if progress is not None:
+            progress(done, len(zoo) - 1)
+
+
+def _offer(
+    best: BestSoFar,
+    sums: PairSums,
+    start: int,
+    correct: Tensor,
+    cost: Tensor,
+    floor: float = -math.inf,
+) -> None:
+    rows, _ = best.compare(correct, cost)
+    if len(rows) == 0:
+        return
+    thresholds = sums.thresholds[start + rows // correct.shape[1]]
+    seconds = sums.seconds[rows % correct.shape[1]]
+    best.add(
+        correct.flatten()[rows],
+        cost.flatten()[rows],
+        torch.stack([torch.full_like(seconds, sums.first), seconds], dim=1),
+        torch.stack([thresholds, torch.full_like(thresholds, floor)], dim=1),
+    )
