@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -95,6 +96,8 @@ class BestSoFar:
         for start in range(0, len(correct), rows):
             least = self.least.index_select(0, correct[start : start + rows].flatten())
             ratio = cost[start : start + rows].flatten().div(least)
+            if float(self.least[0]) == 0:  # what costs nothing is no better than its like
+                ratio.nan_to_num_(nan=1.0, posinf=math.inf)
             ratios.append(ratio.view(-1, columns).amin(dim=0))
             if float(ratios[-1].min()) < 1 - _ROUNDING:
                 found.append((ratio < 1 - _ROUNDING).nonzero().squeeze(1) + start * columns)
@@ -122,7 +125,8 @@ class BestSoFar:
         """The front of all that was seen. Of equal points the one that was added first stays."""
         chosen: dict[int, OnePoint] = {}
         for correct, cost, stages, limits in self._kept:
-            top = (cost <= self.least[correct]) & (cost < self.least[correct + 1])
+            beyond = self.least[correct + 1] * (1 - _ROUNDING)
+            top = (cost <= self.least[correct]) & (cost < beyond)
             rows = zip(
                 correct[top].tolist(),
                 cost[top].tolist(),

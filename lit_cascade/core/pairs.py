@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core.cascades import BestSoFar
-from lit_cascade.core.sums import cuts_of_each, running_sums
+from lit_cascade.core.sums import cuts_at, cuts_of_each, running_sums
 from lit_cascade.core.zoo import Zoo
 
 __all__ = ["PairSums", "Progress", "add_pairs", "add_singles", "pair_sums"]
@@ -43,6 +43,11 @@ class PairSums(NamedTuple):
     correct: Tensor
     cost: Tensor
 
+    def add_row(self, best: BestSoFar, row: int) -> None:
+        """Offer the cascades with one of the thresholds."""
+        one = slice(row, row + 1)
+        _offer(best, self, row, self.correct[one], self.cost[one])
+
 
 def add_singles(zoo: Zoo, best: BestSoFar) -> None:
     """Let the single models take part, as cascades of one stage."""
@@ -63,19 +68,25 @@ def _by_first(zoo: Zoo, pairs: Iterable[tuple[int, int]] | None) -> dict[int, li
 
 
 def pair_sums(
-    zoo: Zoo, levels: int, pairs: Iterable[tuple[int, int]] | None = None
+    zoo: Zoo, levels: int | Tensor, pairs: Iterable[tuple[int, int]] | None = None
 ) -> Iterator[PairSums]:
     """Correct answers and costs of cascades of two, one first model at a time.
 
     Args:
         zoo: in order of cost; the second stage comes after the first in it.
-        levels: thresholds per first model, as for `cuts_of`.
+        levels: thresholds per first model, as for `cuts_of`; or the thresholds of all of them, as
+            for `cuts_at`.
         pairs: (first, second) to try; by default all.
     """
     whole = zoo.correct.t().half() if zoo.combine == "later" and pairs is None else None
     base = 0  # the first model that `whole` still has a column for
     firsts = _by_first(zoo, pairs)
-    every_cut = cuts_of_each(zoo.scores[list(firsts)], levels)
+    scores = zoo.scores[list(firsts)]
+    every_cut = (
+        (cuts_at(row, levels) for row in scores)
+        if isinstance(levels, Tensor)
+        else cuts_of_each(scores, levels)
+    )
     for (first, seconds), cuts in zip(firsts.items(), every_cut, strict=True):
         if whole is None:
             table = zoo.after([first], seconds).t().half().contiguous()

@@ -166,7 +166,7 @@ def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
     blocks = []
     for shifted, _ in _shifted(logits, temperature):
         weights = shifted.exp_()
-        blocks.append(weights.div_(weights.sum(dim=1, keepdim=True)))
+        blocks.append(weights / weights.sum(dim=1, keepdim=True))
     return torch.cat(blocks)
 
 

@@ -14,7 +14,7 @@ from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = ["SearchSettings", "search"]
 
-_CELLS = 2**26
+_CELLS = 2**25
 """Points, over all cascades, that take a few seconds."""
 
 
@@ -52,10 +52,19 @@ class SearchSettings:
             raise UsageError(f"stages: expected 2 or 3, got {self.stages}.")
         if self.stages == 3 and self.window:
             raise UsageError("window: floors are searched for with 2 stages only; leave one out.")
-        if min(self.levels or 1, self.fine, self.grid or 1) < 1 or self.window < 0:
-            raise UsageError("levels: expected at least 1 threshold per stage.")
+        for name in ("levels", "grid", "fine"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name}: expected at least 1 threshold per stage, got {value}.")
+        for name in ("window", "slack"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name}: expected at least 0, got {getattr(self, name)}.")
         if self.candidates < 3:
             raise UsageError(f"candidates: a triple needs at least 3, got {self.candidates}.")
+
+    def thresholds_for(self, zoo: Zoo) -> int:
+        """`levels`, or what the default comes to."""
+        return self.levels or max(1000, min(zoo.n, _CELLS // len(zoo) ** 2))
 
 
 def search(
@@ -87,7 +96,7 @@ def search(
         raise CascadeError(f"a search needs at least 2 models, got {len(zoo)}.")
     best = BestSoFar(zoo.n)
     add_singles(zoo, best)
-    levels = settings.levels or max(1000, min(zoo.n, _CELLS // len(zoo) ** 2))
+    levels = settings.thresholds_for(zoo)
     add_pairs(zoo, best, levels=levels, window=settings.window, progress=progress)
     if settings.stages == 3:
         _add_all_triples(zoo, best, settings, progress)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-__all__ = ["Cuts", "block_sums", "cuts_of", "cuts_of_each", "running_sums"]
+__all__ = ["Cuts", "block_sums", "cuts_at", "cuts_of", "cuts_of_each", "running_sums"]
 
 _AT_ONCE = 16
 _EXACT_HALF = 2048  # up to here float16 holds every integer
@@ -66,6 +66,23 @@ def _cut(values: Tensor, order: Tensor, levels: int) -> Cuts:
         at = at[torch.linspace(0, len(at) - 1, levels + 1, dtype=torch.float64).round().long()]
     ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
     return Cuts(order, at, torch.cat([ends[:1], values[at[1:-1]].double(), ends[1:]]))
+
+
+def cuts_at(scores: Tensor, thresholds: Tensor) -> Cuts:
+    """Where given thresholds cut the samples of a model.
+
+    Args:
+        scores: (N,).
+        thresholds: (T,) float64, rising, from -inf to +inf.
+
+    Example:
+        >>> inf = float("inf")
+        >>> cuts_at(torch.tensor([0.5, 0.2]), torch.tensor([-inf, 0.5, inf])).at
+        tensor([0, 1, 2])
+    """
+    values, order = scores.sort()
+    # in the precision of the scores, as the contract compares them
+    return Cuts(order, torch.searchsorted(values, thresholds.to(values.dtype)), thresholds)
 
 
 def block_sums(table: Tensor, order: Tensor, starts: Tensor) -> Tensor:

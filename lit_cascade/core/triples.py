@@ -156,7 +156,7 @@ def nearest_to_the_front(zoo: Zoo, best: BestSoFar, count: int, levels: int) -> 
     """
     if len(zoo) <= count:
         return list(range(len(zoo)))
-    distance = zoo.mean_cost / best.least[zoo.correct.sum(dim=1)]
+    _, distance = best.compare(zoo.correct.sum(dim=1).int()[None], zoo.mean_cost[None])
     sums: PairSums
     for sums in pair_sums(zoo, levels):
         _, ratio = best.compare(sums.correct[1:], sums.cost[1:])

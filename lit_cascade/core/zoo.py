@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lit_cascade.core.combination import prefer_later
+from lit_cascade.core.combination import check_combination, prefer_later
 from lit_cascade.core.frontier import Front, pareto
 from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import CascadeError
@@ -33,7 +34,9 @@ class Zoo:
         labels: (N,) int64; read by `average`.
 
     Raises:
-        CascadeError: shapes that do not fit, NaN scores, or an average without probabilities.
+        CascadeError: shapes that do not fit, scores of NaN or +inf, or an average without
+            probabilities.
+        UsageError: an unknown combination.
     """
 
     names: tuple[str, ...]
@@ -46,6 +49,11 @@ class Zoo:
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
+        check_combination(self.combine)
+        if self.scores.ndim != 2:
+            raise CascadeError(
+                f"scores must have shape (models, samples), got {tuple(self.scores.shape)}."
+            )
         models, samples = self.scores.shape
         if self.correct.shape != self.scores.shape or self.costs.shape not in {
             (models, samples),
@@ -58,8 +66,8 @@ class Zoo:
             )
         if samples == 0 or len(self.names) != models:
             raise CascadeError(f"expected names of {models} models and at least one sample.")
-        if bool(self.scores.isnan().any()):
-            raise CascadeError("a score is NaN: it has no place in an order.")
+        if not bool((self.scores < math.inf).all()):  # +inf would answer at every threshold
+            raise CascadeError("a score is NaN or +inf: it has no place in an order.")
         if self.combine == "average" and (self.probabilities is None or self.labels is None):
             raise CascadeError("an average needs the probabilities of every model, and labels.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from lit_cascade.core.selection import OperatingPoint, operating_points
 from lit_cascade.core.sweep import Curve
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
+from lit_cascade.report.text import json_number
 
 __all__ = [
     "Validation",
@@ -97,16 +97,11 @@ class Validation:
         return tuple(record.name for record in self.records)
 
 
-def _number(value: float) -> float | str:
-    """A number that JSON can hold: infinite thresholds become "inf" and "-inf"."""
-    return value if math.isfinite(value) else str(value)
-
-
 def _point(point: OperatingPoint | None, unit: str) -> dict[str, Any] | None:
     if point is None:
         return None
     return {
-        "threshold": _number(point.threshold),
+        "threshold": json_number(point.threshold),
         "deferral_rate": point.deferral_rate,
         "accuracy": point.accuracy,
         unit: point.cost,
@@ -120,7 +115,7 @@ def outcome_summary(
     """An outcome at given thresholds, by stage name."""
     return {
         "thresholds": {
-            name: _number(threshold) for name, threshold in zip(names, thresholds, strict=False)
+            name: json_number(threshold) for name, threshold in zip(names, thresholds, strict=False)
         },
         "accuracy": found.accuracy,
         "deferral_rate": found.deferral_rate,
@@ -150,7 +145,7 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "score": found.rule.score,
         "combine": found.rule.combine,
         "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
-        "floors": dict(zip(found.names, map(_number, found.rule.floors), strict=False)),
+        "floors": dict(zip(found.names, map(json_number, found.rule.floors), strict=False)),
         "stages": [
             {
                 "name": record.name,

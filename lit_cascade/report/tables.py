@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from lit_cascade.analysis import Outcome, StageCalibration
 from lit_cascade.core.selection import OperatingPoint, operating_points
 from lit_cascade.core.sweep import Curve
 from lit_cascade.report.card import Card
+from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.summary import Validation
 from lit_cascade.report.text import percent, quantity, readable_threshold, times
 from lit_cascade.units import unit_label
@@ -35,18 +31,6 @@ _POINTS = {
 }
 
 
-def _console() -> Console:
-    # where the output is no terminal its width is unknown, and a table must not be folded
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110, highlight=False)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
-    return table
-
-
 def _below(curve: Curve, threshold: float) -> float:
     """The next smaller score on the curve: thresholds above it defer the same samples."""
     row = int((curve.thresholds >= threshold).nonzero()[0, 0])
@@ -57,24 +41,15 @@ def _shown(curve: Curve, threshold: float) -> str:
     return readable_threshold(threshold, _below(curve, threshold))
 
 
-def _columns(unit: str) -> list[str]:
-    """Headings of a cost: FLOPs are shown as MACs too, which many papers call FLOPs."""
-    return ["FLOPs", "MACs"] if unit == "flops" else [unit_label(unit)]
-
-
-def _costs(cost: float, unit: str) -> list[str]:
-    return [quantity(cost), quantity(cost / 2)] if unit == "flops" else [quantity(cost)]
-
-
 def _point_row(label: str, curve: Curve, point: OperatingPoint | None, unit: str) -> list[str]:
     if point is None:
-        return [label, "none", "", "", *[""] * len(_columns(unit)), ""]
+        return [label, "none", "", "", *[""] * len(cost_columns(unit)), ""]
     return [
         label,
         _shown(curve, point.threshold),
         percent(point.deferral_rate),
         percent(point.accuracy, 2),
-        *_costs(point.cost, unit),
+        *cost_cells(point.cost, unit),
         times(point.cost_ratio),
     ]
 
@@ -111,7 +86,7 @@ def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
             f"No threshold keeps the accuracy of {last!r} for fewer {what} than {last!r} alone: "
             "on this split the cascade does not pay without losing accuracy."
         )
-    fall = f"{1 / point.cost_ratio:.1f}x"
+    fall = f"{1 / point.cost_ratio:.1f}x" if point.cost_ratio else "to 0"
     if point.cost_ratio > 0.9:
         fall = f"by {percent(1 - point.cost_ratio)} only: it hardly pays"
     if point.deferral_rate == 0:
@@ -128,23 +103,23 @@ def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
 
 def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
     """Print stages, operating points and the verdict."""
-    console, curve, last, unit = _console(), found.curve, found.names[-1], found.unit
-    stages = _table(
+    console, curve, last, unit = results_console(), found.curve, found.names[-1], found.unit
+    stages = new_table(
         f"Stages on {_split_of(found)}: {curve.n:,} samples",
-        "stage", "accuracy", *_columns(unit), "parameters", "temperature",
+        "stage", "accuracy", *cost_columns(unit), "parameters", "temperature",
     )  # fmt: skip
     for k, record in enumerate(found.records):
         stages.add_row(
             record.name,
             percent(float(curve.stage_accuracy[k]), 2),
-            *_costs(float(curve.stage_cost[k]), unit),
+            *cost_cells(float(curve.stage_cost[k]), unit),
             quantity(record.parameters) if record.parameters else "unknown",
             f"{found.rule.temperatures[k]:.3f}" if k < len(found.records) - 1 else "",
         )
     console.print(stages)
-    points = _table(
+    points = new_table(
         f"The cascade by {found.rule.score}, {_rule_of(found)}",
-        "operating point", "threshold", "deferred", "accuracy", *_columns(unit), f"than {last!r}",
+        "operating point", "threshold", "deferred", "accuracy", *cost_columns(unit), f"than {last!r}",
     )  # fmt: skip
     for name, label in _POINTS.items():
         points.add_row(*_point_row(label.format(last=repr(last)), curve, found.points[name], unit))
@@ -181,7 +156,7 @@ def _policy_row(label: str, thresholds: Sequence[float], found: Outcome, unit: s
         ", ".join(f"{threshold:.6g}" for threshold in thresholds),
         percent(found.deferral_rate),
         percent(found.accuracy, 2),
-        *_costs(found.cost, unit),
+        *cost_cells(found.cost, unit),
         times(found.cost_ratio),
     ]
 
@@ -190,8 +165,8 @@ def print_calibration(
     found: Mapping[str, StageCalibration], split: str, notes: Sequence[str] = ()
 ) -> None:
     """Print what the temperatures do to each stage's confidence."""
-    console = _console()
-    table = _table(
+    console = results_console()
+    table = new_table(
         f"Temperatures fitted on {split}",
         "stage", "samples", "temperature", "NLL before", "after", "ECE before", "after",
     )  # fmt: skip
@@ -229,8 +204,8 @@ def print_execution(
         where: the data and split.
         notes: what the reader must know about the figures.
     """
-    console = _console()
-    table = _table(
+    console = results_console()
+    table = new_table(
         f"The cascade, run on {where}: {found.n:,} samples",
         "stage", "threshold", "ran on", "answered", "FLOPs per sample",
     )  # fmt: skip
@@ -257,8 +232,8 @@ def print_execution(
 
 def print_card(card: Card) -> None:
     """Print how good a trained stage is."""
-    console = _console()
-    table = _table(f"{card.name}, trained on {card.data}", "split", "samples", "accuracy")
+    console = results_console()
+    table = new_table(f"{card.name}, trained on {card.data}", "split", "samples", "accuracy")
     for split, (accuracy, n) in card.splits.items():
         table.add_row(split, f"{n:,}", percent(accuracy, 2))
     console.print(table)
@@ -268,4 +243,4 @@ def print_card(card: Card) -> None:
 
 def print_written(paths: Sequence[str]) -> None:
     """Say which files were written."""
-    _console().print("Wrote " + ", ".join(paths), soft_wrap=True)
+    results_console().print("Wrote " + ", ".join(paths), soft_wrap=True)

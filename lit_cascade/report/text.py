@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 import struct
 
-__all__ = ["percent", "quantity", "readable_threshold", "times"]
+__all__ = ["json_number", "percent", "quantity", "readable_threshold", "times"]
+
+
+def json_number(value: float) -> float | str:
+    """A number that JSON can hold: infinite thresholds become "inf" and "-inf".
+
+    Example:
+        >>> json_number(0.5), json_number(float("-inf"))
+        (0.5, '-inf')
+    """
+    return value if math.isfinite(value) else str(value)
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -31,6 +41,17 @@ def quantity(value: float) -> str:
         value /= 1000
         power += 1
     return f"{float(f'{value:.3g}'):g}{prefixes[power]}"
+
+
+def file_size(size: int) -> str:
+    """A number of bytes.
+
+    Example:
+        >>> file_size(4_520), file_size(85)
+        ('4.52 kB', '85 B')
+    """
+    text = quantity(size)
+    return f"{text}B" if " " in text else f"{text} B"
 
 
 def times(ratio: float) -> str:

@@ -1,0 +1,284 @@
+"""A search's results as tables, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lit_cascade.core.heldout import HeldOut
+from lit_cascade.frontiers import Contest, Frontier, Pick, Reduction
+from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
+from lit_cascade.report.text import json_number, percent, readable_threshold
+from lit_cascade.units import unit_label
+
+__all__ = [
+    "contest_summary",
+    "frontier_csv",
+    "frontier_summary",
+    "print_comparison",
+    "print_frontier",
+]
+
+
+def frontier_csv(found: Frontier) -> str:
+    """The content of `frontier.csv`: one row per point of the front.
+
+    Columns: `flops` (named after the unit), `accuracy`, `stages`, `thresholds`, the last two joined
+    by semicolons. With a window `floors` follows. Where the choice was made on other samples than
+    are reported on, the first two are on the latter, and `chosen_flops` and `chosen_accuracy`
+    follow.
+    """
+    unit = found.protocol.chosen_on.unit
+    header = [unit, "accuracy", "stages", "thresholds"]
+    header += ["floors"] if found.settings.window else []
+    header += [f"chosen_{unit}", "chosen_accuracy"] if found.apart else []
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    for point, cost, accuracy in zip(
+        found.cascades.points,
+        found.reported.cost.tolist(),
+        found.reported.accuracy.tolist(),
+        strict=True,
+    ):
+        row = [
+            cost,
+            accuracy,
+            ";".join(found.zoo.names[model] for model in point.stages),
+            ";".join(map(repr, point.thresholds)),
+        ]
+        row += [";".join(map(repr, point.floors))] if found.settings.window else []
+        row += [point.cost, point.accuracy] if found.apart else []
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def _held_out_summary(found: HeldOut | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "chosen": found.chosen,
+        "reported": found.reported,
+        "reported_interpolated": found.reported_interpolated,
+        "optimism": found.optimism,
+        "interval_95": list(found.interval),
+        "spread": found.spread,
+        "accuracy_shortfall": found.shortfall,
+        "repeats": found.repeats,
+    }
+
+
+def _reduction_summary(found: Reduction) -> dict[str, Any]:
+    return {
+        "name": found.band.name,
+        "low": found.band.low,
+        "high": found.band.high,
+        "average_compute_reduction": found.chosen,
+        "average_compute_reduction_interpolated": found.interpolated,
+        "held_out": _held_out_summary(found.held_out),
+    }
+
+
+def contest_summary(contests: Sequence[Contest]) -> dict[str, Any]:
+    """Average compute reductions by the name of the way, band by band."""
+    return {
+        contest.name: [_reduction_summary(reduction) for reduction in contest.reductions]
+        for contest in contests
+    }
+
+
+def _pick_summary(found: Frontier, pick: Pick, config: str | None) -> dict[str, Any]:
+    unit = found.protocol.chosen_on.unit
+    names = [found.zoo.names[model] for model in pick.point.stages]
+    return {
+        "stages": names,
+        "thresholds": dict(zip(names, map(json_number, pick.point.thresholds), strict=False)),
+        "floors": dict(zip(names, map(json_number, pick.point.floors), strict=False)),
+        unit: pick.cost,
+        "accuracy": pick.accuracy,
+        f"chosen_{unit}": pick.point.cost,
+        "chosen_accuracy": pick.point.accuracy,
+        "single": pick.single,
+        "saving": json_number(pick.saving),
+        "accuracy_difference": pick.difference,
+        "config": config,
+    }
+
+
+def frontier_summary(found: Frontier, configs: Mapping[Pick, str]) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    chosen = found.protocol.chosen_on
+    unit = chosen.unit
+    reported = found.protocol.reported_on or chosen
+    return {
+        "unit": unit,
+        "rule": asdict(found.rule),
+        "settings": asdict(found.settings),
+        "n": found.zoo.n,
+        "chosen_on": {"n": chosen.n, "data": _named(chosen.data)},
+        "reported_on": {"n": reported.n, "data": _named(reported.data)},
+        "same_samples": not found.apart,
+        "holdout": None if found.apart else found.protocol.holdout,
+        "models": [
+            {
+                "name": model.name,
+                unit: float(cost),
+                "accuracy": float(accuracy),
+                "parameters": model.parameters,
+                "temperature": temperature,
+            }
+            for model, cost, accuracy, temperature in zip(
+                chosen.models,
+                found.zoo.mean_cost,
+                found.zoo.accuracy,
+                found.temperatures,
+                strict=True,
+            )
+        ],
+        "points": len(found.cascades),
+        "bands": [_reduction_summary(reduction) for reduction in found.contests[0].reductions],
+        "baselines": contest_summary(found.contests[1:]),
+        "shared_threshold": json_number(found.shared),
+        "cascades": [_pick_summary(found, pick, configs.get(pick)) for pick in found.picks],
+        "provenance": {
+            "chosen_on": chosen.samples.fingerprint,
+            "reported_on": reported.samples.fingerprint,
+            "models": {model.name: dict(model.model) for model in chosen.models},
+            "recorded": {model.name: dict(model.info) for model in chosen.models},
+        },
+    }
+
+
+def _named(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: data.get(key) for key in ("name", "split", "source")}
+
+
+def _where(data: Mapping[str, Any], n: int) -> str:
+    name, split = data.get("name") or "records", data.get("split")
+    return f"{name}{f', split {split!r}' if split else ''}: {n:,} samples"
+
+
+def _thresholds_of(found: Frontier, pick: Pick) -> str:
+    """The shortest decimals that defer the same samples."""
+    shown = []
+    for model, threshold in zip(pick.point.stages, pick.point.thresholds, strict=False):
+        scores = found.zoo.scores[model].double()
+        lower = scores[scores < threshold]
+        below = float(lower.max()) if len(lower) else -float("inf")
+        shown.append(readable_threshold(threshold, below))
+    return ", ".join(shown)
+
+
+def print_frontier(found: Frontier, configs: Mapping[Pick, str], notes: Sequence[str] = ()) -> None:
+    """Print the front, the average compute reductions, and what the figures rest on."""
+    console, protocol = results_console(), found.protocol
+    unit = protocol.chosen_on.unit
+    reported = protocol.reported_on or protocol.chosen_on
+    table = new_table(
+        f"The front of {len(found.zoo)} models on {_where(reported.data, reported.n)}",
+        "stages", "thresholds", *cost_columns(unit), "accuracy",
+        *(["promised"] if found.apart else []), "saving", "than", "points", "config",
+    )  # fmt: skip
+    for pick in found.picks:
+        table.add_row(
+            " → ".join(found.zoo.names[model] for model in pick.point.stages),
+            _thresholds_of(found, pick),
+            *cost_cells(pick.cost, unit),
+            percent(pick.accuracy, 2),
+            *([percent(pick.point.accuracy, 2)] if found.apart else []),
+            *_against(pick),
+            configs.get(pick, ""),
+        )
+    console.print(table)
+    console.print(
+        "Saving: how many times less than the single model that the cascade is to be as accurate "
+        "as; points: its accuracy less that model's.",
+        soft_wrap=True,
+    )
+    _print_contests(found.contests, found)
+    for sentence in _verdicts(found):
+        console.print(sentence, soft_wrap=True)
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def _against(pick: Pick) -> list[str]:
+    """Saving, than which single model, and by how much its accuracy differs."""
+    if len(pick.point.stages) == 1:
+        return ["", "", ""]
+    return [f"{pick.saving:.2f}x", pick.single, f"{100 * pick.difference:+.2f}"]
+
+
+def _cells(reduction: Reduction, *, honest: bool) -> list[str]:
+    held_out = reduction.held_out
+    cells = [f"{reduction.chosen:.2f}x"]
+    if honest:
+        cells += (
+            ["", ""]
+            if held_out is None
+            else [
+                f"{held_out.reported:.2f}x",
+                f"{held_out.interval[0]:.2f} to {held_out.interval[1]:.2f}",
+            ]
+        )
+    return cells
+
+
+def _print_contests(contests: Sequence[Contest], found: Frontier) -> None:
+    console, honest = results_console(), found.protocol.honest
+    bands = [reduction.band for reduction in contests[0].reductions]
+    columns = []
+    for band in bands:
+        what = band.name or f"{percent(band.low)} to {percent(band.high)}"
+        columns += [what, *(["held out", "95 %"] if honest else [])]
+    table = new_table("Average compute reduction at equal accuracy", "", *columns)
+    for contest in contests:
+        cells = [_cells(reduction, honest=honest) for reduction in contest.reductions]
+        table.add_row(contest.name, *[cell for some in cells for cell in some])
+    console.print(table)
+    ranges = (f"{band.name}: {percent(band.low)} to {percent(band.high)}" for band in bands)
+    console.print(f"Bands of accuracy: {'; '.join(ranges)}.", soft_wrap=True)
+
+
+def _verdicts(found: Frontier) -> list[str]:
+    what = unit_label(found.protocol.chosen_on.unit)
+    sentences = []
+    for reduction in found.contests[0].reductions:
+        held_out, band = reduction.held_out, reduction.band
+        if held_out is None or not found.protocol.honest:
+            continue
+        sentences.append(
+            f"{(band.name or 'Band').capitalize()}: {held_out.reported:.2f}x fewer {what} than a "
+            f"single model of equal accuracy ({held_out.interval[0]:.2f} to "
+            f"{held_out.interval[1]:.2f}), {held_out.reported_interpolated:.2f}x against their "
+            f"interpolated front. The samples of the choice flatter by "
+            f"{held_out.optimism:+.2f}x and {100 * held_out.shortfall:+.2f} points of accuracy."
+        )
+    protocol = found.protocol
+    if found.apart:
+        split = protocol.chosen_on.data.get("split")
+        sentences.append(
+            f"Models, thresholds{' and temperatures' if found.rule.calibrate else ''} were chosen "
+            f"on the split {split!r} ({protocol.chosen_on.n:,} samples), which also promised the "
+            "accuracies."
+        )
+    elif protocol.honest:
+        sentences.append(
+            f"Held out: chosen on {percent(1 - protocol.holdout, 0)} of the samples and reported "
+            f"on the rest, {protocol.repeats} times. The front above was chosen on all of the "
+            "samples that it is reported on, so its rows flatter about as much."
+        )
+    else:
+        sentences.append(
+            "These figures are of the very samples that models and thresholds were chosen on: they "
+            "flatter. --holdout 0.5 shows by how much."
+        )
+    return sentences
+
+
+def print_comparison(contests: Sequence[Contest], found: Frontier) -> None:
+    """Print ways to decide beside each other."""
+    _print_contests(contests, found)
