@@ -234,11 +234,13 @@ def frontier_of(
     def shared(zoo: Zoo) -> Cascades:
         return shared_threshold(zoo, bands(zoo.singles()[0])[0])[0]
 
+    window = ", window" if settings.window else ""
     ways: dict[str, Callable[[Zoo], Cascades]] = {
-        f"cascades of up to {settings.stages}": lambda zoo: search(zoo, settings)
+        f"cascades of up to {settings.stages}{window}": lambda zoo: search(zoo, settings)
     }
     if settings.stages > 2 or settings.window:
-        ways["cascades of up to 2, no window"] = lambda zoo: search(zoo, pairs)
+        plain = "cascades of up to 2" + (", no window" if settings.window else "")
+        ways[plain] = lambda zoo: search(zoo, pairs)
     ways["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, levels)
     ways["one threshold for all pairs"] = shared
     contests = [

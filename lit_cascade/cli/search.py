@@ -231,6 +231,6 @@ def _config(found: Frontier, pick: Pick) -> dict[str, Any]:
             zip(found.zoo.names, found.temperatures, strict=True)
         )
         policy["temperatures"] = {name: temperatures[name] for name in names}
-        policy["evidence"]["temperatures"] = evidence
+        policy["evidence"]["temperatures"] = dict(evidence)
     config["policy"] = policy
     return config

@@ -14,8 +14,9 @@ from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = ["SearchSettings", "search"]
 
-_CELLS = 2**25
-"""Points, over all cascades, that take a few seconds."""
+_POINTS = 2**25
+_CELLS = 2**22
+"""Points of all pairs, and of all triples at a coarse grid, that take a second or two."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class SearchSettings:
 
     def thresholds_for(self, zoo: Zoo) -> int:
         """`levels`, or what the default comes to."""
-        return self.levels or max(1000, min(zoo.n, _CELLS // len(zoo) ** 2))
+        return self.levels or max(1000, min(zoo.n, _POINTS // len(zoo) ** 2))
 
 
 def search(
@@ -106,7 +107,7 @@ def search(
 def _add_all_triples(
     zoo: Zoo, best: BestSoFar, settings: SearchSettings, progress: Progress | None
 ) -> None:
-    models = nearest_to_the_front(zoo, best, settings.candidates, 100)
+    models = nearest_to_the_front(zoo, best, settings.candidates, 1000)
     triples = list(itertools.combinations(models, 3))
     affordable = int(math.sqrt(_CELLS / max(1, len(triples))))
     grid = settings.grid or min(max(affordable, 48), settings.fine)

@@ -34,8 +34,8 @@ class Zoo:
         labels: (N,) int64; read by `average`.
 
     Raises:
-        CascadeError: shapes that do not fit, scores of NaN or +inf, or an average without
-            probabilities.
+        CascadeError: shapes that do not fit, scores of NaN or +inf, costs that are not finite or
+            below 0, or an average without probabilities.
         UsageError: an unknown combination.
     """
 
@@ -68,6 +68,8 @@ class Zoo:
             raise CascadeError(f"expected names of {models} models and at least one sample.")
         if not bool((self.scores < math.inf).all()):  # +inf would answer at every threshold
             raise CascadeError("a score is NaN or +inf: it has no place in an order.")
+        if not bool((self.costs.isfinite() & (self.costs >= 0)).all()):
+            raise CascadeError("costs must be finite numbers of at least 0.")
         if self.combine == "average" and (self.probabilities is None or self.labels is None):
             raise CascadeError("an average needs the probabilities of every model, and labels.")
 

@@ -17,7 +17,7 @@ __all__ = ["cost_cells", "cost_columns", "new_table", "results_console"]
 def results_console() -> Console:
     """Where results go: stdout. Progress and logs go to stderr."""
     # where the output is no terminal its width is unknown, and a table must not be folded
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110, highlight=False)
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150, highlight=False)
 
 
 def new_table(title: str, *columns: str) -> Table:

@@ -261,7 +261,7 @@ def _verdicts(found: Frontier) -> list[str]:
     if found.apart:
         split = protocol.chosen_on.data.get("split")
         sentences.append(
-            f"Models, thresholds{' and temperatures' if found.rule.calibrate else ''} were chosen "
+            f"Models{', temperatures' if found.rule.calibrate else ''} and thresholds were chosen "
             f"on the split {split!r} ({protocol.chosen_on.n:,} samples), which also promised the "
             "accuracies."
         )

@@ -19,9 +19,9 @@ __all__ = ["draw_frontier"]
 
 _BLACK, _GREY = "#222222", "#8a8a8a"
 # safe for the colour-blind; bounds and expectations are drawn lighter than what can be had
+_FOUND = ("#0072b2", "-", 2.0)
 _LOOKS = {
-    "cascades of up to 3": ("#0072b2", "-", 2.0),
-    "cascades of up to 2": ("#0072b2", "-", 2.0),
+    "cascades of up to 2": ("#56b4e9", "-", 1.4),
     "cascades of up to 2, no window": ("#56b4e9", "-", 1.4),
     "neighbouring pairs only": ("#009e73", "-.", 1.2),
     "one threshold for all pairs": ("#d55e00", "--", 1.2),
@@ -58,9 +58,9 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
     # a step holds an accuracy until the next point is paid for: nothing between points exists. On
     # other samples than those of the choice an accuracy may fall where it was to rise.
     steps = "default" if found.apart else "steps-post"
-    for contest in found.contests:
+    for number, contest in enumerate(found.contests):
         chosen = contest.reductions[0].held_out is not None
-        look = _LOOKS[contest.name]
+        look = _LOOKS[contest.name] if number else _FOUND
         if found.apart and chosen and len(contest.points) < _FEW:
             look = (look[0], "x", look[2])  # a line would promise what lies between
         _draw(axes, contest.points, contest.name, look, steps if chosen else "steps-post")
