@@ -26,10 +26,10 @@ def reported_reduction(
 
     For each of 1,000 equally spaced accuracies `a` of the band, the cheapest cascade that promises
     it on the samples of the choice is taken, as `average_compute_reduction` takes it. On the other
-    samples its accuracy is lower by some shortfall e, which may be negative; it is compared with the
-    cheapest single model that has at least the accuracy `a - e` there. Nothing about the cascades is
-    chosen on the samples of the report, and on the same samples the figure is that of
-    `average_compute_reduction`. Above the most accurate single model the cost of that model counts.
+    samples its accuracy is lower by some shortfall e, which may be negative. It is compared with
+    the cheapest single model that has at least the accuracy `a - e` there; above the most accurate
+    one the cost of that one counts. Nothing about the cascades is chosen on the samples of the
+    report, and on the same samples the figure is that of `average_compute_reduction`.
 
     Args:
         singles: front of the single models on the samples of the report.
