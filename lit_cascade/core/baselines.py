@@ -40,7 +40,8 @@ def shared_threshold(zoo: Zoo, band: Band) -> tuple[Cascades, float]:
 
     Args:
         zoo: in order of cost.
-        band: the threshold with the greatest average compute reduction in it is taken.
+        band: the threshold with the greatest average compute reduction in it is taken, as far as
+            the single models reach into it.
 
     Returns:
         The front, single models included, and the threshold.
@@ -57,7 +58,8 @@ def shared_threshold(zoo: Zoo, band: Band) -> tuple[Cascades, float]:
             sums.add_row(best, t)
     fronts = [best.front() for best in bests]
     singles, _ = zoo.singles()
-    reductions = [average_compute_reduction(singles, front.front, band) for front in fronts]
+    reached = band.within(singles)
+    reductions = [average_compute_reduction(singles, front.front, reached) for front in fronts]
     chosen = max(range(len(fronts)), key=reductions.__getitem__)
     return fronts[chosen], float(thresholds[1 + chosen])
 
@@ -96,7 +98,9 @@ def random_pairs(zoo: Zoo) -> Front:
 def oracle_pairs(zoo: Zoo) -> Front:
     """A bound for cascades of two: only samples are deferred that this puts right.
 
-    Where costs differ between samples each cascade is given the cheapest ones.
+    Where costs differ between samples each cascade is given the cheapest ones. Of more than 100
+    samples that can be put right, every hundredth is counted, at the cost of one more than the
+    count before, so that no cascade in between lies beyond the bound.
 
     Args:
         zoo: in order of cost.
@@ -107,10 +111,11 @@ def oracle_pairs(zoo: Zoo) -> Front:
     for first in range(len(zoo) - 1):
         seconds = list(range(first + 1, len(zoo)))
         gains = (zoo.after([first], seconds) & ~zoo.correct[first]).sum(dim=1)
-        share = torch.linspace(0, 1, _SHARES + 1, dtype=torch.float64)[1:, None]
-        deferred = (share * gains).ceil().long()
-        cost = float(mean[first]) + _cheapest(zoo, seconds, deferred) / n
-        accuracy = (int(right[first]) + deferred).double() / n
+        share = torch.arange(_SHARES + 1)[:, None]
+        most = (share * gains + _SHARES - 1) // _SHARES
+        least = torch.minimum(most[:-1] + 1, most[1:])
+        cost = float(mean[first]) + _cheapest(zoo, seconds, least) / n
+        accuracy = (int(right[first]) + most[1:]).double() / n
         chosen = pareto(cost.flatten(), accuracy.flatten())
         fronts.append(Front(cost.flatten()[chosen], accuracy.flatten()[chosen]))
     return _merged(fronts)

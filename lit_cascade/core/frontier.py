@@ -9,7 +9,14 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = ["Band", "Front", "average_compute_reduction", "default_bands", "pareto"]
+__all__ = [
+    "Band",
+    "Front",
+    "average_compute_reduction",
+    "default_bands",
+    "pareto",
+    "times_less",
+]
 
 # An accuracy is a count over n: this absorbs rounding, and admits no sample too few.
 _TOLERANCE = 1e-9
@@ -65,7 +72,8 @@ class Front:
             return self.cost.expand(accuracy.shape).clone()
         low, high = self.accuracy[right - 1], self.accuracy[right]
         share = (accuracy - low) / (high - low)
-        return (self.cost[right - 1].log() * (1 - share) + self.cost[right].log() * share).exp()
+        between = self.cost[right - 1].log() * (1 - share) + self.cost[right].log() * share
+        return torch.where(share < 1, between.exp(), self.cost[right])  # 0 * log(0) is NaN
 
 
 def pareto(cost: Tensor, accuracy: Tensor) -> Tensor:
@@ -118,6 +126,22 @@ class Band:
     def accuracies(self, count: int = 1000) -> Tensor:
         """Equally spaced accuracies from end to end, (count,) float64."""
         return torch.linspace(self.low, self.high, count, dtype=torch.float64)
+
+    def within(self, *fronts: Front) -> Band:
+        """The part of the band that all fronts reach, or the uppermost that they do."""
+        high = min(self.high, *(float(front.accuracy[-1]) for front in fronts))
+        high = max(high, _TOLERANCE / 2)  # where nothing is ever right
+        return Band(max(0.0, min(self.low, high - 1e-6)), high, self.name)
+
+
+def times_less(cost: Tensor, other: Tensor) -> Tensor:
+    """How many times less than the first cost the second is: 1 where both are 0.
+
+    Example:
+        >>> times_less(torch.tensor([6.0, 0.0, 0.0, 2.0]), torch.tensor([2.0, 0.0, 2.0, 0.0]))
+        tensor([3., 1., 0., inf])
+    """
+    return (cost / other).masked_fill((cost == 0) & (other == 0), 1.0)
 
 
 def default_bands(singles: Front) -> list[Band]:
@@ -176,4 +200,4 @@ def average_compute_reduction(
             )
     accuracies = band.accuracies()
     single = (singles.interpolated_cost if interpolated else singles.least_cost)(accuracies)
-    return float((single / cascades.least_cost(accuracies)).mean())
+    return float(times_less(single, cascades.least_cost(accuracies)).mean())

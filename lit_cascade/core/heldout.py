@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core.cascades import Cascades, OnePoint, evaluate
-from lit_cascade.core.frontier import Band, Front, average_compute_reduction, pareto
+from lit_cascade.core.frontier import (
+    Band,
+    Front,
+    average_compute_reduction,
+    pareto,
+    times_less,
+)
 from lit_cascade.core.zoo import Zoo
 
 __all__ = ["HeldOut", "held_out", "reported_reduction"]
@@ -57,7 +63,7 @@ def reported_reduction(
         single = singles.interpolated_cost(accuracy)
     else:
         single = singles.least_cost(accuracy).clamp(max=float(singles.cost[-1]))
-    return float((single / cost).mean())
+    return float(times_less(single, cost).mean())
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,6 @@ class _Trial:
     interpolated: float
     shortfall: float
     resampled: list[float]
-
-
-def _clipped(band: Band, *fronts: Front) -> Band:
-    """The part of a band that all fronts reach."""
-    high = min(band.high, *(float(front.accuracy[-1]) for front in fronts))
-    return Band(min(band.low, high - 1e-6), high, band.name)
 
 
 class _Resampled(NamedTuple):
@@ -175,9 +175,9 @@ def held_out(
         found.append([_trial(singles, cascades.front, models, judged, b) for b in wanted])
     results = []
     for band, trials_of_band in zip(first, zip(*found, strict=True), strict=True):
-        reported = torch.tensor([trial.reported for trial in trials_of_band]).double()
-        resampled = torch.tensor([r for trial in trials_of_band for r in trial.resampled]).double()
-        ends = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        reported = _doubles(trial.reported for trial in trials_of_band)
+        resampled = _doubles(r for trial in trials_of_band for r in trial.resampled)
+        ends = resampled.quantile(_doubles((0.025, 0.975))).tolist()
         many = len(trials_of_band) > 1
         results.append(
             HeldOut(
@@ -192,6 +192,10 @@ def held_out(
             )
         )
     return results
+
+
+def _doubles(values: Iterable[float]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float64)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -209,7 +213,7 @@ def _weights(n: int, resamples: int, generator: torch.Generator) -> Tensor:
 def _trial(
     singles: Front, chosen: Front, models: Sequence[Front], judged: Sequence[Front], band: Band
 ) -> _Trial:
-    band = _clipped(band, singles, chosen)
+    band = band.within(singles, chosen)
     at = torch.searchsorted(chosen.accuracy, band.accuracies() - _TOLERANCE)
     at = at.clamp(max=len(chosen) - 1)
     plain, *resampled = (
