@@ -1,5 +1,6 @@
 """The wheel, the configs and the README hold what they promise."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -7,8 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from lit_cascade import Record
+from lit_cascade.cli import main
 from tests.cli.runs import done, lit_cascade
 
 ROOT = Path(__file__).parents[1]
@@ -48,21 +52,69 @@ def test_the_wheel_runs_without_the_checkout(tmp_path):
     assert where.stdout.startswith(unpacked)
 
 
+def printed_config(command, *configs):
+    """What `--print_config` prints, in this process."""
+    words = [word for config in configs for word in ("--config", str(config))]
+    with pytest.raises(SystemExit) as stop:
+        main([command, *words, "--print_config"])
+    assert stop.value.code == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*deterministic.*")
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_every_config_parses(config, tmp_path):
+def test_every_config_parses(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lit-cascade"])
     content = yaml.safe_load((ROOT / "configs" / config).read_text())
     command = "validate" if "stages" in content["model"] else "fit"
-    run = done(lit_cascade(command, "--config", config, "--print_config", cwd=tmp_path))
-    assert yaml.safe_load(run.stdout)["model"]
+    recipe = config.with_name("fit.yaml")  # of the zoo that a model belongs to
+    composed = command == "fit" and (ROOT / "configs" / recipe).is_file()
+    whole = [recipe, config] if composed else [config]
+    printed_config(command, *dict.fromkeys(whole))
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert found["model"]
+    if len(whole) == 2 and config != recipe:
+        shared = yaml.safe_load((ROOT / "configs" / recipe).read_text())
+        assert found["model"]["learning_rate"] == shared["model"]["learning_rate"]
+        assert found["data"]["class_path"] == shared["data"]["class_path"]
+        assert found["trainer"]["precision"] == shared["trainer"]["precision"]
+        assert found["trainer"]["max_epochs"] == content["trainer"]["max_epochs"]
+        made = found["model"]["network"]
+        assert made["init_args"].items() >= content["model"]["network"]["init_args"].items()
+        assert found["model"]["name"] == config.stem
+        module, _, name = made["class_path"].rpartition(".")
+        network = getattr(importlib.import_module(module), name)(**made["init_args"])
+        assert f"-w{network.stem[0].out_channels}" in f"{config.stem}-"
+
+
+def card(path):
+    return yaml.safe_load(path.with_suffix(".md").read_text().split("---")[1])
 
 
 def test_every_checkpoint_has_a_card():
-    checkpoints = sorted(ROOT.glob("checkpoints/**/*.safetensors"))
+    checkpoints = sorted(ROOT.glob("checkpoints/*/*.safetensors"))
     assert checkpoints
     for path in checkpoints:
-        head = yaml.safe_load(path.with_suffix(".md").read_text().split("---")[1])
         for key in ("data", "accuracy", "samples", "flops", "parameters", "command", "versions"):
-            assert head[key]
+            assert card(path)[key]
+
+
+def test_every_bundled_record_says_what_the_card_of_its_model_says():
+    paths = sorted(ROOT.glob("checkpoints/*/*/*.safetensors"))
+    assert len(paths) >= 16
+    for path in paths:
+        record, told = Record.load(path), card(path.parents[1] / path.name)
+        assert record.name == told["name"]
+        assert record.data["split"] == path.parent.name
+        assert record.data["name"] == told["data"]
+        assert len(record) == told["samples"][path.parent.name]
+        assert list(record.classes) == told["classes"]
+        assert float(record.cost().mean()) == told["flops"]
+        assert record.logits.dtype == torch.float16
+        right = float((record.logits.argmax(dim=1) == record.labels).float().mean())
+        # trained and judged in bfloat16, recorded in float32
+        assert right == pytest.approx(told["accuracy"][path.parent.name], abs=0.003)
+    assert sum(path.stat().st_size for path in ROOT.glob("checkpoints/**/*.*")) < 25e6
 
 
 def test_the_top_level_holds_only_what_is_customary():

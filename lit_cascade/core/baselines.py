@@ -112,7 +112,7 @@ def oracle_pairs(zoo: Zoo) -> Front:
         seconds = list(range(first + 1, len(zoo)))
         gains = (zoo.after([first], seconds) & ~zoo.correct[first]).sum(dim=1)
         share = torch.arange(_SHARES + 1)[:, None]
-        most = (share * gains + _SHARES - 1) // _SHARES
+        most = share * gains // _SHARES
         least = torch.minimum(most[:-1] + 1, most[1:])
         cost = float(mean[first]) + _cheapest(zoo, seconds, least) / n
         accuracy = (int(right[first]) + most[1:]).double() / n

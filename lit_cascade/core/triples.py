@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core.cascades import BestSoFar
-from lit_cascade.core.pairs import PairSums, Progress, pair_sums
+from lit_cascade.core.pairs import PairSums, Progress, add_singles, pair_sums
 from lit_cascade.core.sums import Cuts, block_sums, cuts_of
 from lit_cascade.core.zoo import Zoo
 
@@ -140,10 +140,12 @@ class _Grid:
 
 
 def nearest_to_the_front(zoo: Zoo, best: BestSoFar, count: int, levels: int) -> list[int]:
-    """The models that come nearest to a front in any pair, which triples are then made of.
+    """The models that come nearest to a front, alone and in any pair, which triples are made of.
 
-    A model's distance is the least ratio, over all pairs that it is in and their thresholds, of the
-    pair's cost to the front's at the pair's accuracy.
+    A model's distance in pairs is the least ratio, over all pairs that it is in and their
+    thresholds, of the pair's cost to the front's at the pair's accuracy; alone it is that of its
+    own cost to the single models' front. The two are multiplied, the fourth root of the latter: of
+    models that are about as near in pairs, those that are of use alone make the better triples.
 
     Args:
         zoo: in order of cost.
@@ -156,10 +158,15 @@ def nearest_to_the_front(zoo: Zoo, best: BestSoFar, count: int, levels: int) -> 
     """
     if len(zoo) <= count:
         return list(range(len(zoo)))
-    _, distance = best.compare(zoo.correct.sum(dim=1).int()[None], zoo.mean_cost[None])
+    points = (zoo.correct.sum(dim=1).int()[None], zoo.mean_cost[None])
+    alone = BestSoFar(zoo.n)
+    add_singles(zoo, alone)
+    _, from_singles = alone.compare(*points)
+    _, distance = best.compare(*points)
     sums: PairSums
     for sums in pair_sums(zoo, levels):
         _, ratio = best.compare(sums.correct[1:], sums.cost[1:])
         distance[sums.first] = torch.minimum(distance[sums.first], ratio.min())
         distance[sums.seconds] = torch.minimum(distance[sums.seconds], ratio)
+    distance = distance * from_singles**0.25
     return sorted(distance.sort(stable=True).indices[:count].tolist())
