@@ -18,6 +18,7 @@ _PUBLIC = {
     "Curve": "lit_cascade.core.sweep",
     "LitCascade": "lit_cascade.lit.cascade",
     "LitClassifier": "lit_cascade.lit.classifier",
+    "LitZoo": "lit_cascade.lit.zoo",
     "OperatingPoint": "lit_cascade.core.selection",
     "Policy": "lit_cascade.core.policy",
     "PolicyOptions": "lit_cascade.options",
@@ -41,6 +42,7 @@ __all__ = [
     "Curve",
     "LitCascade",
     "LitClassifier",
+    "LitZoo",
     "OperatingPoint",
     "Policy",
     "PolicyOptions",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from lit_cascade.lit.classifier import LitClassifier
     from lit_cascade.lit.metrics import CascadeMetrics
     from lit_cascade.lit.trainer import CascadeTrainer
+    from lit_cascade.lit.zoo import LitZoo
     from lit_cascade.models.stage import Stage
     from lit_cascade.options import PolicyOptions
     from lit_cascade.records import Record

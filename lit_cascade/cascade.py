@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -143,10 +144,22 @@ class Cascade(nn.Module):
         if self.policy.combine == "average":
             memory[rows] += probabilities_of(found.logits, self.policy.temperatures[k])
             total = memory[rows]
-            return found._replace(logits=(total / (k + 1)).log(), prediction=answers_of(total))
+            answer = answers_of(total)
+            return found._replace(logits=_log_of(total / (k + 1), answer), prediction=answer)
         chosen = prefer_later(memory[rows], found.score)
         memory[rows] = torch.where(chosen, found.score, memory[rows])
         return found._replace(
             logits=torch.where(chosen[:, None], found.logits, out.logits[rows]),
             prediction=torch.where(chosen, found.prediction, out.prediction[rows]),
         )
+
+
+def _log_of(mean: Tensor, answer: Tensor) -> Tensor:
+    """The logarithm of probabilities (N, C): finite, and largest at the answer alone.
+
+    Probabilities may underflow, and a logarithm may round two of them to the same number.
+    """
+    logs = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+    best = logs.gather(1, answer[:, None])
+    below = best.detach().nextafter(torch.full_like(best, -math.inf))
+    return logs.minimum(below).scatter(1, answer[:, None], best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from lit_cascade.errors import CascadeError
 
 __all__ = ["check_column", "check_costs", "per_sample"]
 
-_TENSORS = {"logits", "labels", "ids", "ids_utf8", "ids_length", "score", "correct"}
+_TENSORS = {"logits", "labels", "ids", "ids_utf8", "ids_length", "score", "correct", "__metadata__"}
 
 
 def per_sample(cost: Any, n: int) -> Tensor:
@@ -24,14 +25,16 @@ def per_sample(cost: Any, n: int) -> Tensor:
 def check_column(column: Tensor | None, dtype: torch.dtype, n: int, what: str) -> None:
     """Check that a column, if there is one, has a value of a type for each of `n` samples.
 
+    None may be +inf, which would answer at a threshold that always defers.
+
     Raises:
         CascadeError: it has not.
     """
     if column is None:
         return
-    if column.dtype != dtype or column.shape != (n,) or bool(column.isnan().any()):
+    if column.dtype != dtype or column.shape != (n,) or not bool((column < math.inf).all()):
         raise CascadeError(
-            f"{what} must be {n} values, none of them NaN, one per sample, "
+            f"{what} must be {n} values, none of them NaN or +inf, one per sample, "
             f"got {column.dtype} of shape {tuple(column.shape)}."
         )
 

@@ -131,6 +131,12 @@ class Frontier:
         return self.protocol.reported_on is not None
 
 
+def _on_parts(bands: Bands, singles: Front) -> Bands:
+    """Bands of parts of the samples: in a part one model may be both cheapest and most accurate."""
+    whole = bands(singles)
+    return lambda part: bands(part) if len(part) > 1 else whole
+
+
 def contest_of(
     name: str,
     protocol: Protocol,
@@ -157,7 +163,7 @@ def contest_of(
     results = held_out(
         protocol.trials(rule, zoos),
         choose,
-        bands,
+        _on_parts(bands, zoos[0].singles()[0]),
         resamples=_RESAMPLES if many else _RESAMPLES_ALONE,
         seed=protocol.seed,
     )
@@ -231,8 +237,10 @@ def frontier_of(
     levels = settings.thresholds_for(chosen_on)
     pairs = SearchSettings(levels=settings.levels)
 
+    bands_of = _on_parts(bands, singles)
+
     def shared(zoo: Zoo) -> Cascades:
-        return shared_threshold(zoo, bands(zoo.singles()[0])[0])[0]
+        return shared_threshold(zoo, bands_of(zoo.singles()[0])[0])[0]
 
     window = ", window" if settings.window else ""
     ways: dict[str, Callable[[Zoo], Cascades]] = {

@@ -130,7 +130,8 @@ def protocol_of(
                 f"--split: the records are of the splits {', '.join(splits)}; "
                 "say which one to report on."
             )
-        split = others[0] if others else next(iter(splits))
+        apart = others or [name for name in splits if name != choose_on]
+        split = apart[0] if apart else next(iter(splits))
     if choose_on is None:
         choose_on = _CALIBRATION if _CALIBRATION in splits else split
     chosen = RecordedZoo(splits[choose_on], unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def _rows(path: str) -> list[dict[str, str]]:
     if not Path(path).is_file():
         raise UsageError(f"--baseline: there is no file {path!r}.")
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CascadeError(f"--baseline: {path!r} cannot be read as CSV: {error}.") from error
@@ -42,7 +43,7 @@ def _rows(path: str) -> list[dict[str, str]]:
 
 def _key(row: Mapping[str, str]) -> tuple[str, str]:
     size = next((row[column] for column in _SIZES if row.get(column)), "")
-    return row["model"], size
+    return row["model"] or "", size
 
 
 def _number(row: Mapping[str, str], columns: Mapping[str, float]) -> float | None:
@@ -75,7 +76,7 @@ def published_front(paths: Sequence[str], unit: str = "flops") -> Front:
             accuracy, cost = _number(row, _ACCURACY), _number(row, _cost_columns(unit))
             if accuracy is not None:
                 accuracies[_key(row)] = accuracy
-            if cost is not None and cost > 0:
+            if cost is not None and 0 < cost < math.inf:
                 costs[_key(row)] = cost
     points = []
     for (model, size), accuracy in accuracies.items():

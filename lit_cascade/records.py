@@ -151,8 +151,8 @@ class Record:
             logits = first if first.dtype == torch.float16 else first.float()
         if labels is not None:
             labels = whole_numbers(labels, f"{what}: labels")
-            known = int(labels.max()) + 1 if logits is None and len(labels) else 0
-            width = known if logits is None else logits.shape[-1]
+            known = int(labels.max()) + 1 if logits is None and labels.numel() else 0
+            width = known if logits is None else logits.shape[-1] if logits.ndim else 0
             classes = [str(c) for c in range(width)] if classes is None else classes
         if correct is not None:
             correct = whole_numbers(correct, f"{what}: correct")
@@ -262,17 +262,28 @@ class Record:
                     f"records: {str(path)!r} is damaged: its ids, labels or classes do not fit "
                     "its fingerprint."
                 )
-        except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
+        except (
+            SafetensorError,
+            KeyError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            OSError,
+        ) as error:
             raise CascadeError(
                 f"records: {str(path)!r} cannot be read as a record: {error}."
             ) from error
         return record
 
 
+def _is_cost(value: Any) -> bool:
+    return value is None or type(value) in {int, float}
+
+
 def _from_parts(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Record:
     classes, costs = json.loads(header["classes"]), json.loads(header["costs"])
-    if not isinstance(costs, dict):
-        raise ValueError("its table of costs is malformed")  # noqa: TRY004 - a damaged file
+    if not isinstance(costs, dict) or not all(map(_is_cost, costs.values())):
+        raise ValueError("its table of costs is malformed")
     ids = ids_from_tensors(tensors)
     return Record(
         name=header["name"],

@@ -149,6 +149,8 @@ def ids_from_tensors(tensors: Mapping[str, Tensor]) -> Ids:
         ValueError: they are malformed.
     """
     if "ids" in tensors:
+        if tensors["ids"].ndim != 1:
+            raise ValueError("its ids are malformed")
         return tensors["ids"]
     text, length = tensors["ids_utf8"], tensors["ids_length"]
     if text.dtype != torch.uint8 or length.dtype != torch.int64 or text.ndim != 1:

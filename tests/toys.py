@@ -92,3 +92,36 @@ class Dying(Net):
         if os.environ.get("LOCAL_RANK") == "1":
             os._exit(9)
         return super().forward(x)
+
+
+class Waiting(Net):
+    """Never answers where WAITING is set, so that its process can be killed at work."""
+
+    def forward(self, x):
+        import os
+        import time
+
+        while os.environ.get("WAITING"):
+            time.sleep(0.1)
+        return super().forward(x)
+
+
+class Huge(Net):
+    """Logits that half precision cannot hold."""
+
+    def forward(self, x):
+        return super().forward(x) * 1e6
+
+
+class Counted(Net):
+    """Counts how many of its kind are in memory, and the most there have been."""
+
+    alive = most = 0
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        Counted.alive += 1
+        Counted.most = max(Counted.most, Counted.alive)
+
+    def __del__(self):
+        Counted.alive -= 1

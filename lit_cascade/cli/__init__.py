@@ -14,8 +14,11 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "fit": ("lit_cascade.cli.fit", "train one stage and write its checkpoint and card"),
+    "record": ("lit_cascade.cli.record", "run models and keep what they say, one file each"),
+    "import": ("lit_cascade.cli.import_", "make a record from arrays of any framework"),
     "calibrate": ("lit_cascade.cli.calibrate", "fit temperatures on the calibration split"),
     "validate": ("lit_cascade.cli.validate", "judge a cascade at every threshold"),
+    "search": ("lit_cascade.cli.search", "find the cascades of many models worth having"),
     "test": ("lit_cascade.cli.test", "run a cascade for real at the thresholds of a policy"),
 }
 """Command: (module with a function `main(argv)`, one-line summary)."""

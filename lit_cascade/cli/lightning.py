@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from typing import Any
 
+import torch
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cascade.cli.parsing import options_from
+from lit_cascade.lit.recording import Configs
 from lit_cascade.lit.trainer import CascadeTrainer
 
 __all__ = ["CascadeCLI"]
 
 _SKIP = {
     "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "verbose",
-    "ckpt_path", "weights_only", "split", "stages",
+    "ckpt_path", "weights_only", "split", "stages", "check", "configs",
 }  # fmt: skip
 
 
@@ -34,6 +38,8 @@ class CascadeCLI(LightningCLI):
     def __init__(self, model: type[LightningModule], options: type[Any]) -> None:
         self.options_class = options
         _quieten()
+        if "fit" not in self.subcommands():
+            _keep_threads()
         super().__init__(
             model,
             LightningDataModule,
@@ -67,6 +73,13 @@ class CascadeCLI(LightningCLI):
         """The command's own options."""
         return options_from(self.config_init[str(self.subcommand)], self.options_class)
 
+    @property
+    def configs(self) -> Configs:
+        """Stages and data as the config has them, for records."""
+        whole = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        config = whole[str(self.subcommand)]
+        return Configs(config["model"]["stages"], config["data"])
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with a progress bar on stderr: stdout is for results."""
         config = self._get(self.config_init, "trainer", default={})
@@ -75,6 +88,15 @@ class CascadeCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def _keep_threads() -> None:
+    """Give each of several processes the threads of a single one.
+
+    Lightning would divide them among the processes, and the last bit of a convolution on a CPU
+    depends on their number.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 def _quieten() -> None:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from lit_cascade.options import PolicyOptions
+from lit_cascade.options import Combination, PolicyOptions, ScoreName
 
-__all__ = ["CalibrateOptions", "FitOptions", "TestOptions", "ValidateOptions"]
+__all__ = [
+    "CalibrateOptions",
+    "FitOptions",
+    "ImportOptions",
+    "RecordDtype",
+    "RecordOptions",
+    "SearchOptions",
+    "TestOptions",
+    "ValidateOptions",
+]
+
+RecordDtype = Literal["float16", "float32"]
 
 
 @dataclass
@@ -18,6 +30,77 @@ class FitOptions:
         overwrite: replace results that are already in the folder.
     """
 
+    out: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class RecordOptions:
+    """Run every model of a config over a split and write what each says, one record per model.
+
+    Models run one after the other; each record is written as soon as its model is done. The same
+    command again keeps the finished ones and goes on.
+
+    Args:
+        split: the split to run on: validation, calibration, or another that the data has.
+        only: names of the models to record; by default all of the config.
+        dtype: of the logits: float16, or float32 to keep every digit.
+        out: folder for the records NAME.safetensors, which may hold some of them already; by
+            default a new one, runs/record-N.
+        overwrite: replace files in the folder that are not records of these models on these data.
+    """
+
+    split: str = "validation"
+    only: list[str] | None = None
+    dtype: RecordDtype = "float16"
+    out: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class ImportOptions:
+    """Make a record from arrays of any framework.
+
+    FILE is .npy, .npz, .csv, .parquet or .safetensors; where it holds several arrays or columns,
+    FILE:NAME or FILE:NAME,NAME picks some. What is one value per sample may be .txt too, one per
+    line.
+
+    Args:
+        name: of the model; names the file.
+        logits: FILE of shape (samples, classes).
+        probabilities: the same, of class probabilities; their logarithm is kept.
+        labels: FILE of the true classes: whole numbers from 0, or names that are among the classes.
+        score: instead of logits, FILE of how sure the model is of each answer, larger is surer.
+        correct: instead of logits, FILE of whether each answer is right: 0 or 1, true or false.
+        flops: FLOPs per sample, one multiply-add being 2: a number, or FILE.
+        cost: NAME=NUMBER or NAME=FILE, a cost per sample in another unit; may be repeated.
+        ids: FILE of what tells the samples apart; by default their positions.
+        classes: FILE of class names in logit order; by default the names of the logits' columns if
+            they have any, else 0, 1, ...
+        parameters: of the model.
+        data: what to call the data.
+        split: of the data.
+        source: where the ids are counted, so that overlaps between splits are found.
+        dtype: of the logits; float16 arrays stay float16.
+        out: folder for NAME.safetensors; by default a new one, runs/import-N.
+        overwrite: replace a record that is already in the folder.
+    """
+
+    name: str
+    logits: str | None = None
+    probabilities: str | None = None
+    labels: str | None = None
+    score: str | None = None
+    correct: str | None = None
+    flops: str | None = None
+    cost: list[str] | None = None
+    ids: str | None = None
+    classes: str | None = None
+    parameters: int = 0
+    data: str | None = None
+    split: str | None = None
+    source: str | None = None
+    dtype: RecordDtype = "float32"
     out: str | None = None
     overwrite: bool = False
 
@@ -91,3 +174,59 @@ class TestOptions:
     out: str | None = None
     overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class SearchOptions:
+    """Search the records of many models for cascades: the front of accuracy against cost.
+
+    Where there are records of a split `calibration` and of one other, models, thresholds and
+    temperatures are chosen on the former and reported on the latter.
+
+    Args:
+        records: record files, or folders that are searched for them with all that is in them.
+        split: the split to report on; needed if there are several besides calibration.
+        choose_on: the split to choose on; by default calibration, or the one that is reported on.
+        stages: the most stages of a cascade, 2 or 3.
+        cost: unit of the cost to search by: flops, or another that the records have, such as
+            latency_s.
+        score: confidence score, as for validate; records without logits keep their own.
+        combine: whose answer counts after a deferral, as for validate.
+        calibrate: fit a temperature per model on the samples of the choice.
+        window: also try floors below which a stage answers, with 2 stages.
+        bands: ranges of accuracy for the average compute reduction, such as 0.80:0.86; by default
+            the top half and the top quarter of the single models' front.
+        baseline: CSV tables of published models to draw beside: columns model, accuracy or top1,
+            and flops or gmacs; timm's results and benchmark tables join by model.
+        levels: thresholds per pair; by default all in a small zoo, 1,000 in a large one.
+        candidates: of how many models cascades of 3 are made: those nearest to the front in pairs.
+        holdout: share of the samples to report on where there is one split; 0 holds out none.
+        repeats: how often the held-out samples are drawn.
+        seed: of that drawing.
+        compare: also compare scores, combinations, calibration, window and 3 stages.
+        allow_overlap: report even on samples that are chosen on.
+        out: folder for frontier.csv, frontier.png, summary.json and the cascades' configs; by
+            default a new one, runs/search-N.
+        overwrite: replace results that are already in the folder.
+    """
+
+    records: list[str] | None = None
+    split: str | None = None
+    choose_on: str | None = None
+    stages: int = 2
+    cost: str = "flops"
+    score: ScoreName = "max_softmax"
+    combine: Combination = "later"
+    calibrate: bool = False
+    window: bool = False
+    bands: list[str] | None = None
+    baseline: list[str] | None = None
+    levels: int | None = None
+    candidates: int = 96
+    holdout: float = 0.5
+    repeats: int = 20
+    seed: int = 0
+    compare: bool = False
+    allow_overlap: bool = False
+    out: str | None = None
+    overwrite: bool = False

@@ -14,9 +14,14 @@ from lit_cascade.core.sweep import Curve
 from lit_cascade.files import main_process, prepare_folder, unused_folder, write_together
 from lit_cascade.report.tables import print_written
 
-__all__ = ["Output", "curve_csv"]
+__all__ = ["Output", "curve_csv", "folder_of"]
 
 _RUNS = Path("runs")
+
+
+def folder_of(command: str, out: str | None) -> Path:
+    """Where a command writes: the folder given, or a new one under `runs`."""
+    return unused_folder(_RUNS, command) if out is None else Path(out)
 
 
 class Output:
@@ -34,7 +39,7 @@ class Output:
 
     def __init__(self, command: str, out: str | None, names: list[str], *, overwrite: bool) -> None:
         self._command = command if out is None else None
-        self.folder = unused_folder(_RUNS, command) if out is None else Path(out)
+        self.folder = folder_of(command, out)
         self._announced = names
         self._files: dict[str, bytes] = {}
         self._overwrite = overwrite

@@ -8,6 +8,7 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +23,6 @@ __all__ = ["dispatch", "options_from"]
 
 Options = TypeVar("Options")
 
-_FLAGS = ("--overwrite", "--allow_overlap", "--save_records")
-_LISTS = ("--records", "--stages")
 _MORE_HELP = "--help_all"
 _OF_MODELS = ("model", "data", "trainer", "seed_everything")
 
@@ -36,20 +35,27 @@ def options_from(values: Namespace, options: type[Options]) -> Options:
     return options(**found)
 
 
-def _list_of(word: str, following: list[str]) -> str:
-    """The values of a list option as JSON: after its `=`, or the words up to the next option."""
+def _list_of(word: str, following: list[str]) -> list[str] | str:
+    """The values of a list option: after its `=`, or the words up to the next option."""
     _, equals, value = word.partition("=")
     values = [value] if equals else []
     while not equals and following and not following[0].startswith("-"):
         values.append(following.pop(0))
     if not values:
         raise UsageError(f"{word}: expected one or more values.")
-    return values[0] if len(values) == 1 and values[0].startswith("[") else json.dumps(values)
+    return values[0] if len(values) == 1 and values[0].startswith("[") else values
 
 
-def _resolve(argv: Sequence[str]) -> list[str]:
+def _of_type(options: type[Any], kind: str) -> set[str]:
+    """The options of a command whose annotation begins with a type."""
+    return {f"--{f.name}" for f in fields(options) if str(f.type).startswith(kind)}
+
+
+def _resolve(argv: Sequence[str], options: type[Any]) -> list[str]:
     """Find bundled configs, and spell flags and lists as jsonargparse wants them."""
+    flags, lists = _of_type(options, "bool"), _of_type(options, "list")
     resolved: list[str] = []
+    given: dict[str, list[str]] = {}
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -60,10 +66,14 @@ def _resolve(argv: Sequence[str]) -> list[str]:
                     raise UsageError("--config: expected the path of a YAML file.")
                 value = words.pop(0)
             resolved.append(f"--config={find_bundled(value, 'configs', '--config')}")
-        elif word in _FLAGS:
+        elif word in flags:
             resolved.append(f"{word}=true")
-        elif name in _LISTS:
-            resolved.append(f"{name}={_list_of(word, words)}")
+        elif name in lists:
+            values = _list_of(word, words)
+            if isinstance(values, str):  # a list as YAML writes it
+                resolved.append(f"{name}={values}")
+            else:
+                given.setdefault(name, []).extend(values)
         elif name.startswith("--policy.thresholds"):
             if not equals and words:
                 value = words.pop(0)
@@ -71,7 +81,7 @@ def _resolve(argv: Sequence[str]) -> list[str]:
             resolved.append(f"{name}={re.sub(r'(?<![.A-Za-z])inf', '.inf', value)}")
         else:
             resolved.append(word)
-    return resolved
+    return resolved + [f"{name}={json.dumps(values)}" for name, values in given.items()]
 
 
 def _configs(argv: Sequence[str]) -> list[dict[str, Any]]:
@@ -112,14 +122,14 @@ def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> Non
             check_name(option.split(".")[2], names, "model.stages")
 
 
-def _parser(command: str, options: type[Any]) -> ArgumentParser:
+def _parser(command: str, options: type[Any], *, models: bool) -> ArgumentParser:
+    more = f" Options of the models, the data and the Trainer: lit-cascade {command} {_MORE_HELP}"
     parser = ArgumentParser(
         prog=f"lit-cascade {command}",
-        description=(options.__doc__ or "").split("\n", maxsplit=1)[0],
+        description=cleandoc(options.__doc__ or "").partition("\n\nArgs:")[0],
         epilog=(
             "FLOPs count one multiply-add as 2. A config named without a path is looked for in the "
-            "working directory, then among the bundled ones. Options of the models, the data and "
-            f"the Trainer: lit-cascade {command} {_MORE_HELP}"
+            f"working directory, then among the bundled ones.{more if models else ''}"
         ),
         exit_on_error=False,
         env_prefix="LIT_CASCADE",
@@ -132,7 +142,10 @@ def _parser(command: str, options: type[Any]) -> ArgumentParser:
         help="YAML file of options; several compose, the later wins.",
     )
     parser.add_class_arguments(options)
+    own = {f.name for f in fields(options)}
     for key in _OF_MODELS:  # a whole config may be given with records, which need none of this
+        if key in own:
+            continue
         parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
     return parser
 
@@ -141,7 +154,7 @@ def dispatch(
     command: str,
     argv: Sequence[str],
     options: type[Options],
-    run_models: Callable[[], None],
+    run_models: Callable[[], None] | None,
     run_records: Callable[[Options], None] | None = None,
 ) -> None:
     """Parse a command's arguments and run it.
@@ -151,23 +164,24 @@ def dispatch(
         argv: the words after it.
         options: dataclass of its own options.
         run_models: runs it with models, data and a Trainer, taking its arguments from `sys.argv`
-            (where Lightning reads them again to start further processes).
+            (where Lightning reads them again to start further processes); None if it cannot.
         run_records: runs it over records alone; None if it cannot.
 
     Raises:
         UsageError: arguments that do not parse.
     """
     try:
-        resolved = _resolve(argv)
+        resolved = _resolve(argv, options)
+        models = run_models is not None
         if "--help" in resolved or "-h" in resolved:
-            _parser(command, options).print_help()
+            _parser(command, options, models=models).print_help()
             return
         configs = _configs(resolved)
         with_records = any(word.startswith("--records=") for word in resolved) or any(
             content.get("records") for content in configs
         )
-        if run_records is not None and with_records:
-            parser = _parser(command, options)
+        if run_records is not None and (with_records or run_models is None):
+            parser = _parser(command, options, models=models)
             run_records(options_from(parser.parse_args(resolved), options))
             return
         _check_stages(resolved, configs)
@@ -175,7 +189,8 @@ def dispatch(
             sys.path.append(str(Path.cwd()))  # where the user's own models and data are
         words = ["--help" if word == _MORE_HELP else word for word in resolved]
         sys.argv = [sys.argv[0], command, *words]
-        run_models()
+        if run_models is not None:
+            run_models()
     except ArgumentError as error:
         raise UsageError(_plain(str(error), command)) from error
 

@@ -97,6 +97,8 @@ def _check(options: SearchOptions) -> None:
         raise UsageError(f"--holdout: expected a share from 0 to below 1, got {options.holdout}.")
     if options.repeats < 1:
         raise UsageError(f"--repeats: expected at least 1, got {options.repeats}.")
+    if not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed: expected a number from 0 to below 2^63, got {options.seed}.")
 
 
 def _bands(given: list[str] | None) -> Any:
@@ -161,9 +163,10 @@ def _notes(found: Frontier) -> list[str]:
         if data.get("limited_to")
     ]
     if beaten:
+        are = "is" if beaten == 1 else "are"
         notes.append(
-            f"{beaten} of the {len(found.zoo)} models are no use alone: another is cheaper and at "
-            "least as accurate. They may still be of use in a cascade."
+            f"{beaten} of the {len(found.zoo)} models {are} no use alone: another is cheaper and "
+            "at least as accurate. They may still be of use in a cascade."
         )
     if all(len(pick.point.stages) == 1 for pick in found.picks):
         notes.append("No cascade beats the single models on these samples.")
@@ -178,10 +181,10 @@ def _comment(found: Frontier, pick: Pick, name: str) -> str:
     live = _stage_configs(found, pick) is not None
     commands = ("validate", "test") if live else ("validate",)
     names = " → ".join(found.zoo.names[model] for model in pick.point.stages)
-    return (
-        f"{names}, found by lit-cascade search.\n"
-        + "\n".join(f"  lit-cascade {command} --config {name}" for command in commands)
-        + (f" --split {_split(found)}" if live and _split(found) else "")
+    more = f" --split {_split(found)}" if live and _split(found) else ""
+    more += "" if found.apart else " --allow_overlap"  # these were chosen on
+    return f"{names}, found by lit-cascade search.\n" + "\n".join(
+        f"  lit-cascade {command} --config {name}{more}" for command in commands
     )
 
 
@@ -192,7 +195,9 @@ def _split(found: Frontier) -> str | None:
 
 
 def _stage_configs(found: Frontier, pick: Pick) -> dict[str, Any] | None:
-    """How to build the stages, if the records remember."""
+    """How to build the stages, if the records remember and what runs live can be told its cost."""
+    if found.protocol.chosen_on.unit != "flops":
+        return None
     models = [found.protocol.chosen_on.models[model] for model in pick.point.stages]
     stages = {model.name: model.model.get("config") for model in models}
     data = (found.protocol.reported_on or found.protocol.chosen_on).data.get("config")

@@ -65,7 +65,7 @@ def _run_models() -> None:
             def check(ids: Any, data: Mapping[str, Any]) -> None:
                 check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
 
-            records = self.trainer.record(model, datamodule, options.split, check=check)
+            records = self.trainer.record(model, datamodule, options.split, check, self.configs)
             if records is not None:
                 report(records, options, output)
 

@@ -22,7 +22,12 @@ class _Images(Dataset[Any]):
     """Decoded images, with their positions in the published split as ids."""
 
     def __init__(
-        self, images: Tensor, labels: Tensor, ids: range, published: str, classes: tuple[str, ...]
+        self,
+        images: Tensor,
+        labels: Tensor,
+        ids: range,
+        published: str,
+        classes: tuple[str, ...] | None,
     ) -> None:
         self._images, self._labels = images[ids.start : ids.stop], labels[ids.start : ids.stop]
         self.ids = torch.tensor(ids)
@@ -39,8 +44,9 @@ class _Images(Dataset[Any]):
 class CifarData(LightningDataModule):
     """CIFAR-10: 32x32 colour images of ten classes.
 
-    The last `calibration_size` training images are held back as the split `calibration`; `test` is
-    the published test set, and there is no `validation`. Inputs have shape (N, 3, 32, 32), uint8.
+    The last `calibration_size` training images are held back as the split `calibration`, if it is
+    not 0; `test` is the published test set, and there is no `validation`. Inputs have shape
+    (N, 3, 32, 32), uint8.
 
     Args:
         source: name of a data set on the Hugging Face hub, or a folder with train.parquet and
@@ -51,8 +57,6 @@ class CifarData(LightningDataModule):
         augment: shift training images by up to `shift` pixels and mirror half of them.
         shift: the most that a training image is moved, in pixels.
     """
-
-    splits = ("train", "calibration", "test")
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class CifarData(LightningDataModule):
         self._source = source
         self._batch_size = batch_size
         self._calibration_size = calibration_size
+        self.splits = ("train", "calibration", "test") if calibration_size else ("train", "test")
         self._augment = augment
         self._shift = shift
         self._splits: dict[str, _Images] = {}
@@ -114,8 +119,6 @@ class CifarData(LightningDataModule):
             ) from error
 
     def _loader(self, split: str, *, shuffle: bool = False) -> DataLoader[Any]:
-        if split not in self._splits:
-            raise UsageError(f"data: the split {split!r} is empty: no images are held back for it.")
         return DataLoader(
             self._splits[split], batch_size=self._batch_size, shuffle=shuffle, drop_last=shuffle
         )
@@ -141,9 +144,14 @@ class CifarData(LightningDataModule):
         return _shifted_and_mirrored(images, self._shift), labels
 
 
-def _decoded(rows: Any, source: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Images (N, 3, H, W) uint8, labels (N,) int64 and class names of a published split."""
+def _decoded(rows: Any, source: str) -> tuple[Tensor, Tensor, tuple[str, ...] | None]:
+    """Images (N, 3, H, W) uint8, labels (N,) int64 and class names of a published split.
+
+    Raises:
+        CascadeError: a column is missing, or holds no images of one size.
+    """
     import numpy as np
+    from datasets import Image
 
     missing = [column for column in ("img", "label") if column not in rows.column_names]
     if missing:
@@ -151,11 +159,17 @@ def _decoded(rows: Any, source: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
             f"data.source: {source!r} has no column {missing[0]!r}; "
             f"it has {', '.join(rows.column_names)}."
         )
-    pixels = np.stack([np.asarray(image.convert("RGB")) for image in rows["img"]])
+    try:
+        images = rows.cast_column("img", Image())["img"]
+        pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    except (OSError, TypeError, ValueError) as error:
+        raise CascadeError(
+            f"data.source: the column 'img' of {source!r} must hold images of one size: {error}"
+        ) from error
     names = getattr(rows.features["label"], "names", None)
     labels = torch.tensor(rows["label"])
-    classes = names or [str(label) for label in range(int(labels.max()) + 1)]
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, tuple(classes)
+    classes = tuple(names) if names else None
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, classes
 
 
 def _shifted_and_mirrored(images: Tensor, shift: int) -> Tensor:

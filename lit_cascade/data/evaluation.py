@@ -60,6 +60,7 @@ class _Batches(DistributedSampler[list[int]]):
 
     def __init__(self, batches: list[list[int]], rank: int, world_size: int) -> None:
         super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
+        self.batches = batches
         self.positions = sorted(position for batch in batches for position in batch)
         # a process without a batch would skip the loop while the others wait for it at its end: it
         # gets one to repeat, whose positions are marked as such
@@ -167,18 +168,30 @@ class EvaluationData(LightningDataModule):
         self.inner = inner
         self.split = split
         self._ready = ready
+        self._loader: DataLoader[Any] | None = None
         self.info: SplitInfo | None = None
         self.positions: list[int] = []
+        self.batches: list[list[int]] = []
+        self.batch_size = 0
 
     def prepare_data(self) -> None:
         """Let the data module download what it needs."""
         self.inner.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Let the data module prepare the split."""
+        """Let the data module prepare the split, and look at it without reading it."""
         del stage
         self.inner.trainer = self.trainer
         self.inner.setup(SETUP_STAGES.get(self.split, "fit"))
+        loader = split_loader(self.inner, self.split)
+        shared = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        self._loader = evaluation_loader(loader, *shared)
+        dealt = cast("_Batches", self._loader.sampler)
+        self.info = describe(loader.dataset)
+        self.positions, self.batches = dealt.positions, dealt.batches
+        self.batch_size = loader.batch_size or max(map(len, dealt.batches))
+        if self._ready is not None:
+            self._ready(self.info)
 
     def teardown(self, stage: str | None = None) -> None:
         """Let the data module clean up."""
@@ -187,14 +200,9 @@ class EvaluationData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The split, for this process."""
-        loader = split_loader(self.inner, self.split)
-        shared = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        evaluation = evaluation_loader(loader, *shared)
-        self.info = describe(loader.dataset)
-        self.positions = cast("_Batches", evaluation.sampler).positions
-        if self._ready is not None:
-            self._ready(self.info)
-        return evaluation
+        if self._loader is None:
+            self.setup()
+        return cast("DataLoader[Any]", self._loader)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The split, for this process."""

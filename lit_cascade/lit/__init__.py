@@ -4,16 +4,20 @@ from lit_cascade.lit.callbacks import Collector, ThresholdMetrics
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.metrics import CascadeMetrics
+from lit_cascade.lit.recording import Configs
 from lit_cascade.lit.results import Evaluation, Execution
 from lit_cascade.lit.trainer import CascadeTrainer
+from lit_cascade.lit.zoo import LitZoo
 
 __all__ = [
     "CascadeMetrics",
     "CascadeTrainer",
     "Collector",
+    "Configs",
     "Evaluation",
     "Execution",
     "LitCascade",
     "LitClassifier",
+    "LitZoo",
     "ThresholdMetrics",
 ]

@@ -7,24 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cascade.analysis import policy_of
-from lit_cascade.batch import Inputs, forward_logits, split_labels
+from lit_cascade.batch import Inputs
 from lit_cascade.cascade import Cascade, CascadeOutput
 from lit_cascade.core.policy import always_defer
-from lit_cascade.cost import FlopMeter, count_parameters
-from lit_cascade.data.evaluation import EvaluationBatch
 from lit_cascade.errors import CascadeError, UsageError, check_file_name
 from lit_cascade.lit.metrics import CascadeMetrics
-from lit_cascade.models.stage import Stage, describe_network
+from lit_cascade.lit.stages import StagesModule, check_classes, inputs_and_rows
+from lit_cascade.models.stage import Stage
 from lit_cascade.options import PolicyOptions
 
 __all__ = ["LitCascade"]
 
 
-class LitCascade(LightningModule):
+class LitCascade(StagesModule):
     """Two or more trained classifiers of the same classes, cheapest first, as a cascade.
 
     In a validation loop every stage sees every sample, so that any threshold can be judged
@@ -65,7 +63,10 @@ class LitCascade(LightningModule):
         networks = {name: network for name, (network, _) in built.items()}
         self.cascade = Cascade(networks, given or everything)
         self.has_thresholds = given is not None
-        self._meters = {name: FlopMeter(network) for name, network in networks.items()}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The stages by name, cheapest first."""
+        return dict(zip(self.names, self.cascade.stages, strict=True))
 
     def forward(self, inputs: Inputs) -> CascadeOutput:
         """Answer a batch, running each stage only where it is needed."""
@@ -84,43 +85,12 @@ class LitCascade(LightningModule):
             self.cascade.policy, temperatures=self.options.temperatures_of(self.names)
         )
 
-    def stage_info(self) -> list[dict[str, Any]]:
-        """Parameters and settings of each stage, in order."""
-        return [
-            {"parameters": count_parameters(network), "model": describe_network(network)}
-            for network in self.cascade.stages
-        ]
-
     def metrics_at(self, thresholds: Sequence[float]) -> CascadeMetrics:
         """Metrics of this cascade at other thresholds."""
         policy = self.cascade.policy
         return CascadeMetrics(
             thresholds, policy.score, policy.temperatures, len(self.names), policy.combine
         )
-
-    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Run every stage on the whole batch.
-
-        Args:
-            batch: an `EvaluationBatch`, or what a data module gives: (inputs, labels), or a dict
-                with an entry `labels`.
-            batch_idx: not used.
-
-        Returns:
-            `labels`, and `logits.NAME` (N, C) float32 and `flops.NAME` (N,) float64 of each stage.
-        """
-        del batch_idx
-        inputs, rows = _rows(batch)
-        for name, network in zip(self.names, self.cascade.stages, strict=True):
-            rows[f"logits.{name}"] = forward_logits(network, inputs, name).float()
-            rows[f"flops.{name}"] = self._meters[name](inputs)
-        widths = {name: rows[f"logits.{name}"].shape[1] for name in self.names}
-        if len(set(widths.values())) > 1:
-            raise CascadeError(
-                "the stages have different numbers of classes: "
-                + ", ".join(f"{name} has {width}" for name, width in widths.items())
-            )
-        return rows
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Run the cascade for real.
@@ -131,7 +101,7 @@ class LitCascade(LightningModule):
             `classes` their number.
         """
         del batch_idx
-        inputs, rows = _rows(batch)
+        inputs, rows = inputs_and_rows(batch)
         output = self(inputs)
         if not output.logits.isfinite().all():
             bad = int((~output.logits.isfinite()).any(dim=1).nonzero()[0, 0])
@@ -143,18 +113,9 @@ class LitCascade(LightningModule):
         rows["classes"] = torch.full_like(output.stage, output.logits.shape[1])
         stage = output.stage.cpu()
         for k, name in enumerate(self.names):
-            rows[f"flops.{name}"] = self._meters[name](inputs) * (stage >= k)
-        rows["flops_alone"] = self._meters[self.names[-1]](inputs)
+            rows[f"flops.{name}"] = self.flops(name, inputs) * (stage >= k)
+        rows["flops_alone"] = self.flops(self.names[-1], inputs)
         return rows
-
-
-def _rows(batch: Any) -> tuple[Inputs, dict[str, Tensor]]:
-    inner = batch.batch if isinstance(batch, EvaluationBatch) else batch
-    inputs, labels = split_labels(inner)
-    rows = {"labels": labels}
-    if isinstance(batch, EvaluationBatch):
-        rows["positions"] = batch.positions
-    return inputs, rows
 
 
 def _agreed(classes: dict[str, tuple[str, ...] | None]) -> tuple[str, ...] | None:
@@ -163,20 +124,3 @@ def _agreed(classes: dict[str, tuple[str, ...] | None]) -> tuple[str, ...] | Non
     for one, other in zip(known, list(known)[1:], strict=False):
         check_classes(known[one], known[other], f"stage {one!r}", f"stage {other!r}")
     return next(iter(known.values()), None)
-
-
-def check_classes(one: Sequence[str], other: Sequence[str], first: str, second: str) -> None:
-    """Check that two lists of class names are the same, in the same order.
-
-    Raises:
-        CascadeError: showing where they first differ.
-    """
-    if len(one) != len(other):
-        raise CascadeError(f"{first} has {len(one)} classes and {second} has {len(other)}.")
-    for position, (a, b) in enumerate(zip(one, other, strict=True)):
-        if a != b:
-            order = " in another order" if set(one) == set(other) else ""
-            raise CascadeError(
-                f"{first} and {second} have different classes{order}: "
-                f"class {position} is {a!r} in one and {b!r} in the other."
-            )

@@ -123,7 +123,7 @@ class ResNet(nn.Module):
         std: of each channel of the images; divided by next.
 
     Raises:
-        UsageError: as many blocks as widths are needed.
+        UsageError: as many blocks as widths are needed, one or more, and as many `std` as `mean`.
     """
 
     mean: Tensor
@@ -141,6 +141,10 @@ class ResNet(nn.Module):
         super().__init__()
         if len(widths) != len(blocks):
             raise UsageError(f"blocks: expected {len(widths)}, one per width, got {len(blocks)}.")
+        if not widths or min(blocks) < 1:
+            raise UsageError(f"blocks: expected groups of 1 or more, got {list(blocks)}.")
+        if len(mean) != len(std):
+            raise UsageError(f"std: expected {len(mean)}, one per channel, got {len(std)}.")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         width = widths[0]

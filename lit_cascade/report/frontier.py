@@ -60,12 +60,12 @@ def _held_out_summary(found: HeldOut | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
-        "chosen": found.chosen,
-        "reported": found.reported,
-        "reported_interpolated": found.reported_interpolated,
-        "optimism": found.optimism,
-        "interval_95": list(found.interval),
-        "spread": found.spread,
+        "chosen": json_number(found.chosen),
+        "reported": json_number(found.reported),
+        "reported_interpolated": json_number(found.reported_interpolated),
+        "optimism": json_number(found.optimism),
+        "interval_95": [json_number(end) for end in found.interval],
+        "spread": None if found.spread is None else json_number(found.spread),
         "accuracy_shortfall": found.shortfall,
         "repeats": found.repeats,
     }
@@ -76,8 +76,8 @@ def _reduction_summary(found: Reduction) -> dict[str, Any]:
         "name": found.band.name,
         "low": found.band.low,
         "high": found.band.high,
-        "average_compute_reduction": found.chosen,
-        "average_compute_reduction_interpolated": found.interpolated,
+        "average_compute_reduction": json_number(found.chosen),
+        "average_compute_reduction_interpolated": json_number(found.interpolated),
         "held_out": _held_out_summary(found.held_out),
     }
 

@@ -76,7 +76,7 @@ def draw_curve(found: Validation) -> bytes:
             found.policy.cost, 100 * found.policy.accuracy, "*", color=_ORANGE, markersize=13,
             markeredgecolor="white", zorder=6, label="the thresholds given",
         )  # fmt: skip
-    axes.set_xscale("log")
+    axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
     axes.set_xlabel(cost_axis(found.unit))
     axes.set_ylabel("accuracy (%)")
     axes.grid(visible=True, which="both", alpha=0.2)

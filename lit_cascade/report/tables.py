@@ -119,7 +119,8 @@ def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
     console.print(stages)
     points = new_table(
         f"The cascade by {found.rule.score}, {_rule_of(found)}",
-        "operating point", "threshold", "deferred", "accuracy", *cost_columns(unit), f"than {last!r}",
+        "operating point", "threshold", "deferred", "accuracy", *cost_columns(unit),
+        f"than {last!r}",
     )  # fmt: skip
     for name, label in _POINTS.items():
         points.add_row(*_point_row(label.format(last=repr(last)), curve, found.points[name], unit))

@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import pytest
@@ -23,7 +24,10 @@ from lit_cascade import (
     UsageError,
     replay,
 )
-from lit_cascade.analysis import replay_outcome
+from lit_cascade.analysis import policy_of, replay_outcome
+from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.policy import always_defer
+from lit_cascade.core.scores import score_and_answer
 from lit_cascade.data import Datasets, EvaluationData
 from lit_cascade.data.evaluation import evaluation_loader
 from lit_cascade.data.splits import describe, shared_ids
@@ -61,7 +65,7 @@ def test_records_hold_what_the_models_say(stages):
         assert record.classes == ("cat", "dog", "owl")
         torch.testing.assert_close(record.logits, network(Points(21).x).detach())
     assert [record.name for record in records] == list(model.names)
-    assert [float(record.flops[0]) for record in records] == [
+    assert [float(record.cost()[0]) for record in records] == [
         2 * (2 * (4**k + 3) + 3 * (4**k + 3)) for k in range(stages)
     ]
     assert dict(records[0].data) == {"name": "points", "split": "validation", "source": "points"}
@@ -81,9 +85,54 @@ def test_running_for_real_is_the_replay_at_twenty_thresholds(stages, temperature
         done, told = run.execute(model, data), replay(logits, policy)
         assert torch.equal(done.stage, told.stage)
         assert torch.equal(done.prediction, told.prediction)
-        spent = torch.stack([record.flops for record in records], dim=1)
+        spent = torch.stack([record.cost() for record in records], dim=1)
         ran = torch.arange(stages) <= told.stage[:, None]
         assert torch.equal(done.flops, spent * ran)
+
+
+@pytest.mark.parametrize("dataset", [Points, Dicts])
+@pytest.mark.parametrize("floored", [False, True])
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_running_a_combination_for_real_is_its_replay(combine, stages, floored, dataset):
+    temperatures = (1.5, 0.5, 2.0)[:stages]
+    records = trainer().record(cascade(stages), points(60))
+    logits = [record.logits for record in records]
+    ordered = [
+        score_and_answer(stage, "margin", t)[0].sort().values
+        for stage, t in zip(logits[:-1], temperatures, strict=False)
+    ]
+    between = [[(c[q] + c[q + 1]).item() / 2 for c in ordered] for q in (10, 40)]
+    options = PolicyOptions(
+        score="margin",
+        thresholds=between[1],
+        temperatures=list(temperatures),
+        combine=combine,
+        floors=between[0] if floored else None,
+    )
+    done = trainer().execute(cascade(stages, options), points(60, dataset))
+    policy = policy_of(options, [record.name for record in records])
+    told, outcome = replay(logits, policy), replay_outcome(records, policy)
+    assert torch.equal(done.stage, told.stage)
+    assert torch.equal(done.prediction, told.prediction)
+    assert set(done.stage.tolist()) == set(range(stages))
+    assert int((done.prediction == done.samples.labels).sum()) / 60 == outcome.accuracy
+    assert float(done.flops.sum()) / 60 == pytest.approx(outcome.cost)
+
+
+def test_without_thresholds_everything_above_the_floors_is_deferred():
+    model = cascade(3, PolicyOptions(floors=[0.2, 0.4], combine="average"))
+    assert model.cascade.policy == always_defer(3, floors=(0.2, 0.4), combine="average")
+
+
+def test_very_sure_stages_can_be_averaged_for_real():
+    class Sure(Net):
+        def forward(self, x):
+            return super().forward(x) * 1e4
+
+    options = PolicyOptions(thresholds=[math.inf], combine="average")
+    done = trainer().execute(cascade(policy=options, net=Sure), points())
+    assert done.stage.tolist() == [1] * 21
 
 
 def test_string_ids_bring_rows_into_their_order():
@@ -99,33 +148,40 @@ def test_dicts_of_tensors_are_keyword_arguments():
     assert torch.equal(plain[1].logits, dicts[1].logits)
 
 
-def test_a_logger_gets_metrics_per_threshold(tmp_path):
-    run, model = trainer(logger=CSVLogger(tmp_path)), cascade()
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_a_logger_gets_metrics_per_threshold(tmp_path, combine):
+    options = PolicyOptions(combine=combine)
+    run, model = trainer(logger=CSVLogger(tmp_path)), cascade(policy=options)
     run.add_callback(ThresholdMetrics([0.4, 0.6]))
     records = run.record(model, points())
-    told, logged = replay_outcome(records, Policy((0.6,))), run.callback_metrics
+    told, logged = replay_outcome(records, Policy((0.6,), combine=combine)), run.callback_metrics
     assert float(logged["accuracy@0.6"]) == pytest.approx(told.accuracy)
     assert float(logged["deferral_rate@0.6"]) == pytest.approx(told.deferral_rate)
-    assert float(logged["flops@0.6"]) == pytest.approx(told.flops)
+    assert float(logged["flops@0.6"]) == pytest.approx(told.cost)
 
 
+@pytest.mark.parametrize("combine", COMBINATIONS)
 @pytest.mark.parametrize("stages", [2, 3])
-def test_streaming_metrics_are_the_curve_at_each_threshold(stages):
+def test_streaming_metrics_are_the_curve_at_each_threshold(stages, combine):
+    temperatures = (0.8, 1.5, 3.0)[:stages]
     records = trainer().record(cascade(stages), points(200))
     thresholds = [0.0, 0.4, 0.55, 0.7, 1.0]
-    metrics = CascadeMetrics(thresholds, num_stages=stages)
+    metrics = CascadeMetrics(
+        thresholds, temperatures=temperatures, num_stages=stages, combine=combine
+    )
     for part in torch.arange(200).split(33):
         metrics.update(
             [record.logits[part] for record in records],
             records[0].labels[part],
-            torch.stack([record.flops[part] for record in records], dim=1),
+            torch.stack([record.cost()[part] for record in records], dim=1),
         )
     found = metrics.compute()
     for t, threshold in enumerate(thresholds):
-        told = replay_outcome(records, Policy((threshold,) * (stages - 1)))
+        policy = Policy((threshold,) * (stages - 1), "max_softmax", temperatures, combine)
+        told = replay_outcome(records, policy)
         assert float(found["accuracy"][t]) == told.accuracy
         assert float(found["deferral_rate"][t]) == told.deferral_rate
-        assert float(found["flops"][t]) == pytest.approx(told.flops, rel=1e-12)
+        assert float(found["flops"][t]) == pytest.approx(told.cost, rel=1e-12)
 
 
 def test_calibration_sets_the_temperature_of_the_stages_that_defer():

@@ -1,0 +1,1 @@
+"""Arrays that other frameworks wrote: read from files, checked, and named in messages."""

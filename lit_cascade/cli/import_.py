@@ -1,0 +1,114 @@
+"""`lit-cascade import`: a record from arrays of any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lit_cascade.cli.options import ImportOptions
+from lit_cascade.cli.parsing import dispatch
+
+if TYPE_CHECKING:
+    from lit_cascade.records import Record
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    dispatch("import", argv, ImportOptions, None, _run)
+
+
+def _run(options: ImportOptions) -> None:
+    from lit_cascade.cli.output import Output
+    from lit_cascade.errors import check_file_name
+    from lit_cascade.report.recording import print_records
+    from lit_cascade.written import Written
+
+    kind = _kind(options)
+    check_file_name(options.name, "--name")
+    file = f"{options.name}.safetensors"
+    output = Output("import", options.out, [file], overwrite=options.overwrite)
+    record, notes = _of_scores(options) if kind == "score" else _of_logits(options, kind)
+    content = record.to_bytes()
+    print_records([Written.of(record, output.folder / file, len(content))], notes, "imported")
+    output.add(file, content)
+    output.write()
+
+
+def _kind(options: ImportOptions) -> str:
+    """Which of logits, probabilities or scores are given.
+
+    Raises:
+        UsageError: none, several, or not what belongs to them.
+    """
+    from lit_cascade.errors import UsageError
+
+    kinds = [kind for kind in ("logits", "probabilities", "score") if getattr(options, kind)]
+    if len(kinds) != 1:
+        got = " and ".join(f"--{kind}" for kind in kinds) or "none"
+        raise UsageError(
+            "expected one of --logits, --probabilities, or --score (with --correct) for a model "
+            f"that gives no logits; got {got}."
+        )
+    needed, unused = ("correct", None) if kinds == ["score"] else ("labels", "correct")
+    if not getattr(options, needed):
+        raise UsageError(f"--{needed}: needed with --{kinds[0]}, to know which answers are right.")
+    if unused and getattr(options, unused):
+        raise UsageError(f"--{unused}: belongs to --score; with --{kinds[0]} it is computed.")
+    return kinds[0]
+
+
+def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
+    import torch
+
+    from lit_cascade.arrays.columns import classes_from, labels_from
+    from lit_cascade.arrays.logits import logits_from, probabilities_from
+    from lit_cascade.written import stored_as
+
+    if kind == "logits":
+        logits, names, notes = logits_from(options.logits or "")
+    else:
+        logits, names, notes = probabilities_from(options.probabilities or "")
+    n, width = logits.shape
+    classes: Sequence[str] | None = None
+    if options.classes:
+        classes = classes_from(options.classes, width)
+    elif names:
+        classes = names
+        shown = ", ".join(names[:5]) + (", ..." if width > 5 else "")
+        notes.append(f"Classes are named after the columns: {shown}.")
+    labels = labels_from(options.labels or "", classes, n)
+    record = _record(options, n, kind, logits=logits, labels=labels, classes=classes)
+    return stored_as(record, "float16" if logits.dtype == torch.float16 else options.dtype), notes
+
+
+def _of_scores(options: ImportOptions) -> tuple[Record, list[str]]:
+    from lit_cascade.arrays.columns import classes_from, correct_from, labels_from, score_from
+
+    score = score_from(options.score or "")
+    n = len(score)
+    correct = correct_from(options.correct or "", n)
+    classes = classes_from(options.classes, None) if options.classes else None
+    labels = labels_from(options.labels, classes, n) if options.labels else None
+    return _record(
+        options, n, "score", score=score, correct=correct, labels=labels, classes=classes
+    ), []
+
+
+def _record(options: ImportOptions, n: int, kind: str, **arrays: Any) -> Record:
+    from lit_cascade.arrays.columns import costs_from, ids_from
+    from lit_cascade.provenance import run_info
+    from lit_cascade.records import Record
+
+    told = {"name": options.data, "split": options.split, "source": options.source}
+    return Record.from_arrays(
+        options.name,
+        costs=costs_from(options.flops, options.cost, n),
+        ids=ids_from(options.ids, n) if options.ids else None,
+        parameters=options.parameters,
+        data={key: value for key, value in told.items() if value is not None},
+        model={"imported": kind},
+        info=run_info(),
+        **arrays,
+    )

@@ -1,0 +1,80 @@
+"""`lit-cascade record`: what every model of a zoo says about a split, one file each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lit_cascade.cli.options import RecordOptions
+from lit_cascade.cli.parsing import dispatch
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    dispatch("record", argv, RecordOptions, _run)
+
+
+def _run() -> None:
+    from argparse import SUPPRESS
+
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.lit import LitZoo
+
+    class RecordCLI(CascadeCLI):
+        """Runs the models one after the other and writes their records."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            """The one command."""
+            return {"record": CascadeCLI.skip()}
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            """Accept the config of a cascade as it is: its policy has no part in a recording."""
+            super().add_arguments_to_parser(parser)
+            parser.add_argument("--policy", type=Any, help=SUPPRESS)
+
+        def record(self, model: Any, datamodule: Any, **_: Any) -> None:
+            """Run the command."""
+            _record(self, model, datamodule)
+
+    RecordCLI(LitZoo, RecordOptions)
+
+
+def _record(cli: Any, zoo: Any, datamodule: Any) -> None:
+    from lit_cascade.cli.output import folder_of
+    from lit_cascade.report.recording import print_records
+
+    options: RecordOptions = cli.options
+    folder = folder_of("record", options.out)
+
+    def announce(number: int, total: int, name: str, kept: bool) -> None:  # noqa: FBT001 - as called
+        if number == 1:
+            sys.stderr.write(f"Recording into {folder}\n")
+        sys.stderr.write(f"[{number}/{total}] {name}{' (kept)' if kept else ''}\n")
+        sys.stderr.flush()
+
+    done = cli.trainer.record_zoo(
+        zoo,
+        datamodule,
+        folder,
+        options.split,
+        options.only,
+        options.dtype,
+        options.overwrite,
+        cli.configs,
+        announce,
+    )
+    if done is None:
+        return
+    notes = []
+    if done[0].data.get("limited_to"):
+        notes.append(f"Note: only {done[0].data['limited_to']} of the split were read.")
+    kept = sum(record.kept for record in done)
+    rest = f", {kept} of {len(done)} were there already" if kept else ""
+    notes.append(f"Records in {folder}{rest}.")
+    print_records(done, notes)

@@ -1,0 +1,222 @@
+"""A Trainer that reads a split once, over any number of processes, and brings the rows together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+
+from lit_cascade.data.evaluation import EvaluationData
+from lit_cascade.data.splits import SplitInfo
+from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.lit.callbacks import Collector
+from lit_cascade.lit.stages import check_classes
+from lit_cascade.samples import Ids, Samples, whole_numbers
+
+__all__ = ["Check", "Found", "ReadingTrainer", "Sight"]
+
+Check = Callable[[Ids, Mapping[str, Any]], None]
+"""Called with the ids and the description of the data before any model runs; may raise to stop."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is known of a split that nobody has read yet.
+
+    Attributes:
+        ids: of the samples that a loop would read, in order.
+        classes: names in label order; None if the data does not say.
+        data: name, source and split, and how many samples are read if there is a limit.
+        batch_size: samples per batch.
+    """
+
+    ids: Ids
+    classes: tuple[str, ...] | None
+    data: dict[str, Any]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Found(Sight):
+    """What a loop gave.
+
+    Attributes:
+        rows: what the steps returned, in the order of the ids.
+    """
+
+    rows: dict[str, Tensor]
+
+    def samples(self, known: tuple[str, ...] | None, width: int) -> Samples:
+        """The samples, with class names from the data, the model's checkpoints, or as numbers.
+
+        Raises:
+            CascadeError: labels that are no classes of the model.
+        """
+        names = self.classes or known or tuple(str(c) for c in range(width))
+        if len(names) != width:
+            raise CascadeError(f"the model has {width} classes and the data has {len(names)}.")
+        what = f"split {self.data['split']!r} of {self.data['name']}"
+        labels = self.rows["labels"]
+        samples = Samples(self.ids, whole_numbers(labels, f"{what}: labels"), names)
+        samples.check(len(labels), width, what)
+        return samples
+
+
+class ReadingTrainer(Trainer):
+    """A Lightning Trainer that reads a split for evaluation: each sample once, in a known order."""
+
+    def read(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        split: str,
+        loop: Any,
+        check: Check | None = None,
+    ) -> Callable[[], Found]:
+        """Run a loop over a split; every process must take part.
+
+        Args:
+            model: its steps return rows.
+            datamodule: the data.
+            split: of the data.
+            loop: `validate` or `test` of this Trainer.
+            check: see `Check`.
+
+        Returns:
+            What gives the rows, on the main process: apart, since it may raise there alone.
+
+        Raises:
+            UsageError: the data has no such split.
+            CascadeError: an empty split, or a model and data with different classes.
+        """
+        data = self._data(model, datamodule, split, check)
+        with self._collecting() as collector:
+            loop(model, datamodule=data, verbose=False)
+        return lambda: self._found(data, collector.rows)
+
+    def look(self, model: LightningModule, datamodule: LightningDataModule, split: str) -> Sight:
+        """Set a split up and describe it without reading it; every process must take part.
+
+        Raises:
+            UsageError: the data has no such split.
+            CascadeError: an empty split.
+        """
+        data = self._data(model, datamodule, split)
+        limit, self.limit_val_batches = self.limit_val_batches, 0
+        try:
+            self.validate(model, datamodule=data, verbose=False)
+        finally:
+            self.limit_val_batches = limit
+        count = len(data.batches)
+        read = min(count, limit) if isinstance(limit, int) else int(count * limit)
+        return self._sight(data, sorted(chain.from_iterable(data.batches[:read])))
+
+    def add_callback(self, callback: Callback) -> None:
+        """Add a callback to those that the Trainer was made with."""
+        self._callbacks().append(callback)
+
+    def _callbacks(self) -> list[Callback]:
+        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined] # set by Lightning
+        return callbacks
+
+    @property
+    def _limited(self) -> bool:
+        limits = (self.limit_val_batches, self.limit_test_batches)
+        return any(not isinstance(limit, float) or limit != 1.0 for limit in limits)
+
+    def _data(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        split: str,
+        check: Check | None = None,
+    ) -> EvaluationData:
+        if self._limited and self.world_size > 1:
+            raise UsageError(
+                "trainer: a limit of batches holds for each process, so that the numbers would "
+                "depend on how many there are; use one process, or no limit."
+            )
+
+        def ready(info: SplitInfo) -> None:
+            classes = _names(datamodule, info)
+            known = getattr(model, "class_names", None)
+            if classes and known:
+                names: Sequence[str] = getattr(model, "names", ())
+                what = f"stage {names[0]!r}" if len(names) == 1 else "the model"
+                check_classes(known, classes, what, "the data")
+            if check is not None:
+                check(info.ids, _described(datamodule, split, info))
+
+        return EvaluationData(datamodule, split, ready)
+
+    def _found(self, data: EvaluationData, rows: dict[str, Tensor] | None) -> Found:
+        if rows is None or data.info is None:
+            raise CascadeError(
+                f"no samples of the split {data.split!r} were read: is there a limit of 0 batches?"
+            )
+        read = rows["positions"].tolist()
+        if read != data.positions and (not self._limited or len(set(read)) != len(read)):
+            raise CascadeError(
+                f"{len(data.positions)} samples were dealt out and {len(read)} came back."
+            )
+        sight = self._sight(data, read)
+        _, order = _in_order(data.info.ids, rows["positions"])
+        ordered = {key: value[order] for key, value in rows.items()}
+        return Found(sight.ids, sight.classes, sight.data, sight.batch_size, ordered)
+
+    @staticmethod
+    def _sight(data: EvaluationData, read: list[int]) -> Sight:
+        """Describe the samples at the positions that are read, in rising order."""
+        if data.info is None:
+            raise CascadeError(f"the split {data.split!r} was not set up.")
+        described = _described(data.inner, data.split, data.info)
+        if read != data.positions:
+            described["limited_to"] = f"{len(read)} of {len(data.positions)} samples"
+        ids, _ = _in_order(data.info.ids, torch.tensor(read, dtype=torch.int64))
+        return Sight(
+            ids=ids,
+            classes=_names(data.inner, data.info),
+            data=described,
+            batch_size=data.batch_size,
+        )
+
+    @contextmanager
+    def _collecting(self) -> Iterator[Collector]:
+        collector = Collector()
+        self.add_callback(collector)
+        try:
+            with warnings.catch_warnings():
+                # each sample is read once by a sampler of our own; and small sets need no workers
+                warnings.filterwarnings("ignore", ".*it is recommended to use `Trainer.devices=1.*")
+                warnings.filterwarnings("ignore", ".*does not have many workers.*")
+                yield collector
+        finally:
+            self._callbacks().remove(collector)
+
+
+def _described(datamodule: LightningDataModule, split: str, info: SplitInfo) -> dict[str, Any]:
+    name = getattr(datamodule, "name", None) or type(datamodule).__name__
+    return {"name": name, "split": split, "source": info.source}
+
+
+def _names(datamodule: LightningDataModule, info: SplitInfo) -> tuple[str, ...] | None:
+    """Class names that the data module was given, else those of the dataset."""
+    names = getattr(datamodule, "class_names", None)
+    return info.classes if names is None else tuple(str(name) for name in names)
+
+
+def _in_order(ids: Ids, positions: Tensor) -> tuple[Ids, Tensor]:
+    """The ids at `positions` in rising order, and the order that brings rows there."""
+    if isinstance(ids, Tensor):
+        ordered = ids[positions].sort()
+        return ordered.values, ordered.indices
+    here = [ids[position] for position in positions.tolist()]
+    order = sorted(range(len(here)), key=here.__getitem__)
+    return tuple(here[i] for i in order), torch.tensor(order)

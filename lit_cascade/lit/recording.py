@@ -1,0 +1,210 @@
+"""Records from what was read; a zoo of them in a folder, one model at a time, resumable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from lightning.pytorch import LightningDataModule
+
+from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.files import main_process, prepare_folder, write_atomically
+from lit_cascade.lit.reading import Found, ReadingTrainer, Sight
+from lit_cascade.lit.resume import Expected, check_same
+from lit_cascade.lit.stages import StagesModule
+from lit_cascade.lit.zoo import LitZoo
+from lit_cascade.provenance import run_info
+from lit_cascade.records import Record
+from lit_cascade.written import Written, stored_as
+
+__all__ = ["Configs", "RecordDtype", "ZooRecording", "records_of"]
+
+RecordDtype = Literal["float16", "float32"]
+_Done = TypeVar("_Done")
+
+
+@dataclass(frozen=True)
+class Configs:
+    """Where models and data come from, as a config file says it: plain JSON.
+
+    Attributes:
+        stages: by name, each with `network`, `checkpoint` and `classes`.
+        data: with `class_path` and `init_args`.
+    """
+
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] | None = None
+
+
+def records_of(
+    model: StagesModule, found: Found, trainer: ReadingTrainer, configs: Configs | None = None
+) -> list[Record]:
+    """One record per stage in memory, of what a validation loop gave.
+
+    Raises:
+        CascadeError: labels that are no classes of the model, NaN logits.
+    """
+    configs = configs or Configs()
+    width = found.rows[f"logits.{model.names[0]}"].shape[1]
+    samples = found.samples(model.class_names, width)
+    return [
+        Record(
+            name=name,
+            logits=found.rows[f"logits.{name}"],
+            labels=samples.labels,
+            ids=samples.ids,
+            costs={"flops": found.rows[f"flops.{name}"]},
+            classes=samples.classes,
+            parameters=details["parameters"],
+            data=_with(found.data, configs.data),
+            model=_with(details["model"], configs.stages.get(name)),
+            info=run_info() | _run(trainer, found),
+        )
+        for name, details in zip(model.names, model.stage_info(), strict=True)
+    ]
+
+
+def _with(described: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict(described) if config is None else {**described, "config": config}
+
+
+def _run(trainer: ReadingTrainer, sight: Sight) -> dict[str, Any]:
+    """What else decides the last digits of logits."""
+    return {"precision": str(trainer.precision), "batch_size": sight.batch_size}
+
+
+@dataclass
+class ZooRecording:
+    """Records of a zoo in a folder; see `CascadeTrainer.record_zoo`.
+
+    On several processes the main one alone reads and writes the folder, and tells the others.
+    """
+
+    trainer: ReadingTrainer
+    zoo: LitZoo
+    datamodule: LightningDataModule
+    split: str
+    folder: Path
+    dtype: RecordDtype = "float16"
+    configs: Configs | None = None
+
+    def run(
+        self,
+        only: Sequence[str] | None,
+        *,
+        overwrite: bool,
+        announce: Callable[[int, int, str, bool], None] | None,
+    ) -> list[Written] | None:
+        """Keep what is there, record the rest.
+
+        Raises:
+            UsageError: an unknown model, or a file in the folder that is something else.
+            CascadeError: as `CascadeTrainer.record_zoo` says.
+        """
+        check_name(self.dtype, ("float16", "float32"), "dtype")
+        names = [name for name in self.zoo.stages if name in _known(only, self.zoo)]
+        if main_process():  # the Trainer does not know yet
+            prepare_folder(self.folder, [], overwrite=True)  # that it can be written to
+        sight = self.trainer.look(self.zoo, self.datamodule, self.split)
+        kept = self._told(lambda: self._kept(names, sight, overwrite=overwrite))
+        # a recording has one date, on whichever days it was interrupted
+        date = min((done.date for done in kept.values()), default=str(run_info()["date"]))
+        done = []
+        for number, name in enumerate(names, start=1):
+            if announce is not None and self.trainer.is_global_zero:
+                announce(number, len(names), name, name in kept)
+            done.append(kept[name] if name in kept else self._record(name, date))
+        return done if self.trainer.is_global_zero else None
+
+    def _record(self, name: str, date: str) -> Written:
+        self.zoo.select(name)
+        trainer = self.trainer
+        reading = trainer.read(self.zoo, self.datamodule, self.split, trainer.validate)
+        try:
+            return self._told(lambda: self._write(reading(), date))
+        finally:
+            self.zoo.release()
+
+    def _write(self, found: Found, date: str) -> Written:
+        (record,) = records_of(self.zoo, found, self.trainer, self.configs)
+        record = stored_as(record, self.dtype)
+        record = replace(record, info={**record.info, "date": date})
+        path = self._path(record.name)
+        content = record.to_bytes()
+        write_atomically(path, content)
+        return Written.of(record, path, len(content))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _kept(self, names: Sequence[str], sight: Sight, *, overwrite: bool) -> dict[str, Written]:
+        """The records that need not be made again; what a killed run left is swept away."""
+        _sweep(self.folder, names)
+        kept = {}
+        for name in names:
+            path = self._path(name)
+            if not path.exists():
+                continue
+            self.zoo.select(name)
+            try:
+                record = Record.load(path)
+                check_same(record, self._expected(name, sight))
+            except CascadeError as error:
+                if not overwrite:
+                    raise UsageError(
+                        f"--out: {str(path)!r} is not a record of this run, so it is not kept: "
+                        f"{error} Choose another folder, or add --overwrite to replace it."
+                    ) from error
+            else:
+                kept[name] = Written.of(record, path, path.stat().st_size, kept=True)
+        self.zoo.release()
+        return kept
+
+    def _expected(self, name: str, sight: Sight) -> Expected:
+        configs = self.configs or Configs()
+        (details,) = self.zoo.stage_info()
+        return Expected(
+            name=name,
+            dtype=self.dtype,
+            model=_with(details["model"], configs.stages.get(name)),
+            data=_with(sight.data, configs.data),
+            ids=sight.ids,
+            classes=sight.classes or self.zoo.class_names,
+            run=_run(self.trainer, sight),
+        )
+
+    def _told(self, work: Callable[[], _Done]) -> _Done:
+        """Do something on the main process, and give its result, or its failure, to all.
+
+        Raises:
+            SystemExit: on the other processes, after a failure that the main one reports.
+        """
+        done: _Done | None = None
+        failure: CascadeError | None = None
+        if self.trainer.is_global_zero:
+            try:
+                done = work()
+            except CascadeError as error:
+                failure = error
+        code = None if failure is None else failure.exit_code
+        done, code = self.trainer.strategy.broadcast((done, code))
+        if failure is not None:
+            raise failure
+        if code is not None:
+            raise SystemExit(code)
+        return cast("_Done", done)
+
+
+def _known(only: Sequence[str] | None, zoo: LitZoo) -> Sequence[str]:
+    return [check_name(name, zoo.stages, "--only") for name in only or zoo.stages]
+
+
+def _sweep(folder: Path, names: Sequence[str]) -> None:
+    """Remove the temporary files of runs that were killed while they wrote."""
+    wanted = {f".{name}.safetensors" for name in names}
+    for path in folder.glob(".*.safetensors.*"):
+        if re.fullmatch(r"\.[a-z0-9_]{8}", path.suffix) and path.stem in wanted:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""Whether a record that is already there is the one that would be made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lit_cascade.errors import CascadeError
+from lit_cascade.records import Record
+from lit_cascade.samples import Ids, Samples
+
+__all__ = ["Expected", "check_same"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a record before its model has run.
+
+    Attributes:
+        name: of the model.
+        dtype: of its logits, `float16` or `float32`.
+        model: class, fingerprint of the weights, and config.
+        data: name, source, split and config, and whether it is read in part only.
+        ids: of the samples.
+        classes: in logit order; None if they are named by their numbers.
+        run: precision and batch size.
+    """
+
+    name: str
+    dtype: str
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    ids: Ids
+    classes: tuple[str, ...] | None
+    run: Mapping[str, Any]
+
+
+def check_same(record: Record, expected: Expected) -> None:
+    """Check that a record is what recording again would give.
+
+    The labels are known only when the data are read; the date and the versions of libraries may
+    differ.
+
+    Raises:
+        CascadeError: naming the first difference.
+    """
+    logits = record.logits
+    there = {
+        "name": record.name,
+        "dtype": "none" if logits is None else str(logits.dtype).removeprefix("torch."),
+        "model": record.model,
+        "data": record.data,
+        **{key: record.info.get(key) for key in expected.run},
+    }
+    here = {
+        "name": expected.name,
+        "dtype": expected.dtype,
+        "model": expected.model,
+        "data": expected.data,
+        **expected.run,
+    }
+    for where, mine, theirs in _differences(there, json.loads(json.dumps(here)), ""):
+        raise CascadeError(f"its {where} is {_short(mine)}, and here it is {_short(theirs)}.")
+    names = expected.classes or tuple(str(c) for c in range(len(record.classes)))
+    difference = Samples(record.ids, None, record.classes).difference(
+        Samples(expected.ids, None, names)
+    )
+    if difference is not None:
+        raise CascadeError(f"it differs in {difference}.")
+
+
+def _differences(one: Any, other: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    """Where two trees of mappings differ: the path, and what each holds there."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys([*one, *other]):
+            path = f"{where}.{key}" if where else str(key)
+            yield from _differences(one.get(key), other.get(key), path)
+    elif one != other:
+        yield where, one, other
+
+
+def _short(value: Any) -> str:
+    text = "not given" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

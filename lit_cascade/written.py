@@ -1,0 +1,82 @@
+"""Records as files: in which type their logits are kept, and what one holds in short."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_cascade.analysis import score_and_correct
+from lit_cascade.errors import CascadeError
+from lit_cascade.records import Record
+
+__all__ = ["Written", "stored_as"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A record in a folder, in short.
+
+    Attributes:
+        name: of the model.
+        path: of the file.
+        size: of the file, in bytes.
+        kept: whether it was there already.
+        n: number of samples.
+        accuracy: share of right answers, of the logits as they are stored.
+        costs: means per sample, by unit.
+        parameters: of the model; 0 if unknown.
+        data: name, split and source.
+        date: when it was made.
+    """
+
+    name: str
+    path: Path
+    size: int
+    kept: bool
+    n: int
+    accuracy: float
+    costs: Mapping[str, float]
+    parameters: int
+    data: Mapping[str, Any]
+    date: str
+
+    @classmethod
+    def of(cls, record: Record, path: Path, size: int, *, kept: bool = False) -> Written:
+        """Sum a record up."""
+        _, correct = score_and_correct(record)
+        return cls(
+            name=record.name,
+            path=path,
+            size=size,
+            kept=kept,
+            n=len(record),
+            accuracy=int(correct.sum()) / len(record),
+            costs={unit: float(cost.mean()) for unit, cost in record.costs.items()},
+            parameters=record.parameters,
+            data=dict(record.data),
+            date=str(record.info.get("date")),
+        )
+
+
+def stored_as(record: Record, dtype: str) -> Record:
+    """The record with its logits in a type.
+
+    Args:
+        record: with logits.
+        dtype: `float16` or `float32`.
+
+    Raises:
+        CascadeError: float16 cannot hold them.
+    """
+    logits, _ = record.logits_for("a type of logits")
+    largest, limit = float(logits.abs().max()), torch.finfo(torch.float16).max
+    if dtype == "float16" and largest > limit:
+        raise CascadeError(
+            f"record {record.name!r}: float16 holds logits up to {limit:.0f}, and these reach "
+            f"{largest:.6g}; use --dtype float32."
+        )
+    return replace(record, logits=logits.to(getattr(torch, dtype)))
