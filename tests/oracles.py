@@ -4,21 +4,43 @@ import itertools
 import math
 
 
-def stage_of(scores, thresholds):
+def stage_of(scores, thresholds, floors=None):
     """The stage that answers one sample, from its scores at the deferring stages."""
-    for stage, (score, threshold) in enumerate(zip(scores, thresholds, strict=True)):
-        if score >= threshold:
+    floors = floors or [-math.inf] * len(thresholds)
+    for stage, (score, threshold, floor) in enumerate(zip(scores, thresholds, floors, strict=True)):
+        if score >= threshold or score < floor:
             return stage
     return len(thresholds)
 
 
-def brute_force_point(scores, correct, costs, threshold):
+def softmax(row, temperature=1.0):
+    """Class probabilities of one sample."""
+    top = max(row)
+    weights = [math.exp((value - top) / temperature) for value in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+def combined_answer(combine, scores, answers, probabilities):
+    """What a cascade answers to one sample, from what each of the stages that ran said."""
+    if combine == "later":
+        return answers[-1]
+    if combine == "most_confident":
+        best = 0
+        for stage in range(1, len(answers)):
+            if not scores[best] > scores[stage]:
+                best = stage
+        return answers[best]
+    totals = [sum(column) for column in zip(*probabilities, strict=True)]
+    return totals.index(max(totals))
+
+
+def brute_force_point(scores, correct, costs, threshold, floors=None):
     """(deferral rate, accuracy, cost) of a cascade whose stages share one threshold."""
     n, deferring = len(scores), len(scores[0])
     deferred = right = 0
     spent = 0.0
     for own_scores, own_correct, own_costs in zip(scores, correct, costs, strict=True):
-        stage = stage_of(own_scores, [threshold] * deferring)
+        stage = stage_of(own_scores, [threshold] * deferring, floors)
         deferred += stage > 0
         right += bool(own_correct[stage])
         spent += sum(own_costs[: stage + 1])

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,10 +8,12 @@ from torch import nn
 
 from lit_cascade.batch import map_tensors
 from lit_cascade.cascade import Cascade
+from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.policy import Policy, replay
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.cost import FlopMeter, counting
 from lit_cascade.errors import CascadeError, UsageError
+from tests.oracles import combined_answer, softmax
 
 
 class Recording(nn.Module):
@@ -275,3 +278,126 @@ def test_gradients_reach_the_stages_that_answered(score, temperature):
     for k, net in enumerate(nets):
         net(x[out.stage == k]).logsumexp(dim=1).sum().backward()
         torch.testing.assert_close(found[k], net.weight.grad)
+
+
+class Table(nn.Module):
+    """Looks up the logits of a sample by its number; takes it alone, with others, or by name."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, number, other=None):
+        return self.logits[number]
+
+
+def window(scores, low, high):
+    """Floors and thresholds at two places of the scores of the deferring stages."""
+    ordered = [column.sort().values for column in scores[:-1]]
+    return [[column[int(q * len(column))].item() for column in ordered] for q in (low, high)]
+
+
+BATCHES = {
+    "tensor": lambda n: n,
+    "tuple": lambda n: (n, n * 2),
+    "list": lambda n: [n, n * 2],
+    "dict": lambda n: {"other": n * 2, "number": n},
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("floored", [False, True])
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_combined_live_answers_equal_the_replay(combine, stages, floored, batch):
+    logits = [torch.randint(-4, 5, (240, 3)) / 2 for _ in range(stages)]  # with ties
+    temperatures = (1.3, 0.7, 2.0)[:stages]
+    scores = [
+        score_and_answer(stage, "margin", temperature)[0]
+        for stage, temperature in zip(logits, temperatures, strict=True)
+    ]
+    for low, high in ((0.2, 0.5), (0.1, 0.8), (0.4, 0.4), (0.0, 0.999)):
+        floors, thresholds = window(scores, low, high)
+        policy = Policy(
+            tuple(thresholds), "margin", temperatures, combine, tuple(floors) if floored else ()
+        )
+        expected = replay(logits, policy)
+        cascade = Cascade([Table(stage) for stage in logits], policy)
+        for size in (240, 7):
+            parts = [cascade(BATCHES[batch](part)) for part in torch.arange(240).split(size)]
+            live = [torch.cat(column) for column in zip(*parts, strict=True)]
+            assert torch.equal(live[2], expected.stage)
+            assert torch.equal(live[1], expected.prediction)
+            assert torch.equal(live[0].argmax(dim=1), live[1])
+            assert torch.equal(live[3], torch.stack(scores, 1).gather(1, live[2][:, None])[:, 0])
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_the_logits_of_an_average_are_the_logarithm_of_the_mean(stages):
+    logits = [torch.randn(60, 4) for _ in range(stages)]
+    policy = Policy((0.5, 0.7)[: stages - 1], temperatures=(2.0, 0.5, 1.0)[:stages])
+    out = Cascade([Table(stage) for stage in logits], replace(policy, combine="average"))(
+        torch.arange(60)
+    )
+    assert set(out.stage.tolist()) == set(range(stages))
+    for i, stage in enumerate(out.stage.tolist()):
+        if stage == 0:  # as it came
+            assert torch.equal(out.logits[i], logits[0][i])
+            continue
+        pairs = zip(logits, policy.temperatures, strict=True)
+        said = [softmax(column[i].tolist(), t) for column, t in pairs][: stage + 1]
+        means = torch.tensor([sum(column) / (stage + 1) for column in zip(*said, strict=True)])
+        torch.testing.assert_close(out.logits[i].exp(), means, rtol=1e-5, atol=1e-7)
+
+
+def test_the_logits_of_the_most_confident_are_those_of_its_stage():
+    logits = [torch.randn(200, 4) for _ in range(3)]
+    columns = [score_and_answer(stage)[0] for stage in logits]
+    policy = Policy((0.7, 0.8), combine="most_confident")
+    out = Cascade([Table(stage) for stage in logits], policy)(torch.arange(200))
+    kept = 0
+    for i, stage in enumerate(out.stage.tolist()):
+        own = [column[i].item() for column in columns][: stage + 1]
+        best = combined_answer("most_confident", own, list(range(stage + 1)), None)
+        assert torch.equal(out.logits[i], logits[best][i])
+        kept += best < stage
+    assert kept > 10
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_the_answer_of_an_average_stays_the_argmax_of_its_logarithm(stages):
+    noise = 1e-7 * torch.randn(stages, 4000, 2)
+    rest = torch.full((4000, 8), -0.5)
+    logits = [torch.cat([stage, rest], dim=1) for stage in noise]  # means an ulp or two apart
+    policy = Policy((math.inf,) * (stages - 1), combine="average")
+    out = Cascade([Table(stage) for stage in logits], policy)(torch.arange(4000))
+    assert torch.equal(out.prediction, replay(logits, policy).prediction)
+    assert torch.equal(out.logits.argmax(dim=1), out.prediction)
+    assert 300 < out.prediction.sum() < 2000
+
+
+def test_probabilities_that_underflow_have_finite_logarithms():
+    logits = torch.tensor([[0.0, -300.0], [-300.0, 0.0]])
+    out = Cascade([Table(logits)] * 2, Policy((math.inf,), combine="average"))(torch.arange(2))
+    assert out.logits.isfinite().all()
+    assert out.prediction.tolist() == [0, 1]
+
+
+def test_below_its_floor_a_sample_sees_no_later_stage():
+    x = torch.randn(60, 8) * 3
+    nets = [Recording(net) for net in linears(3)]
+    scores = [score_and_answer(net.module(x))[0] for net in nets]
+    floors, thresholds = window(scores, 0.3, 0.7)
+    out = Cascade(nets, Policy(tuple(thresholds), floors=tuple(floors)))(x)
+    assert ((scores[0] < floors[0]) & (out.stage == 0)).sum() == 18
+    for k, net in enumerate(nets):
+        assert torch.equal(net.seen[0], x[out.stage >= k])
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_gradients_reach_what_is_combined(combine):
+    nets, x = linears(2), torch.randn(40, 8)
+    out = Cascade(nets, Policy((math.inf,), combine=combine))(x)
+    out.logits.gather(1, out.prediction[:, None]).sum().backward()
+    for net in nets if combine != "later" else nets[1:]:
+        assert net.weight.grad.abs().sum() > 0

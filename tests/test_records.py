@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -27,10 +28,15 @@ def record(n=6, name="net", **changes):
 
 def assert_same(one, other):
     assert one.name == other.name
-    for part in ("logits", "labels", "flops"):
-        a, b = getattr(one, part), getattr(other, part)
-        assert a.dtype == b.dtype
-        assert torch.equal(a, b)
+    assert list(one.costs) == list(other.costs)
+    pairs = [(one.costs[unit], other.costs[unit]) for unit in one.costs]
+    pairs += [
+        (getattr(one, part), getattr(other, part))
+        for part in ("logits", "labels", "score", "correct")
+    ]
+    for a, b in pairs:
+        assert (a is None) == (b is None)
+        assert a is None or (a.dtype == b.dtype and torch.equal(a, b))
     if isinstance(one.ids, torch.Tensor):
         assert torch.equal(one.ids, other.ids)
     else:
@@ -96,11 +102,12 @@ def test_saving_leaves_nothing_else_and_replaces_the_old(tmp_path):
 def test_from_arrays_takes_any_framework():
     one = Record.from_arrays("net", np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1]), flops=7)
     assert (one.logits.dtype, one.labels.dtype) == (torch.float32, torch.int64)
-    assert (one.flops.tolist(), one.ids.tolist(), one.classes) == ([7.0, 7.0], [0, 1], ("0", "1"))
+    assert (one.cost().tolist(), one.ids.tolist(), one.classes) == ([7.0, 7.0], [0, 1], ("0", "1"))
     half = Record.from_arrays(
         "net", np.zeros((2, 2), np.float16), [0, 1], flops=[1, 2], ids=["a", "b"]
     )
-    assert (half.logits.dtype, half.ids, half.flops.tolist()) == (torch.float16, ("a", "b"), [1, 2])
+    assert (half.logits.dtype, half.ids) == (torch.float16, ("a", "b"))
+    assert half.cost().tolist() == [1, 2]
     named = Record.from_arrays(
         "net", [[1, 2]], [1], flops=1, ids=[9], classes=["x", "y"], parameters=3
     )
@@ -138,11 +145,14 @@ def test_ids_with_fractions_are_refused():
         ({"ids": torch.arange(5)}, "distinct ids, got 5"),
         ({"ids": torch.arange(6.0)}, "ids"),
         ({"ids": torch.arange(6)[:, None]}, "ids"),
-        ({"flops": -torch.ones(6).double()}, "flops must be 6 finite numbers of at least 0"),
-        ({"flops": torch.full((6,), math.nan).double()}, "flops must be"),
-        ({"flops": torch.full((6,), math.inf).double()}, "flops must be"),
-        ({"flops": torch.ones(5).double()}, "flops must be"),
-        ({"flops": torch.ones(6, 1).double()}, "flops must be"),
+        (
+            {"costs": {"flops": -torch.ones(6).double()}},
+            "flops must be 6 finite numbers of at least 0",
+        ),
+        ({"costs": {"flops": torch.full((6,), math.nan).double()}}, "flops must be"),
+        ({"costs": {"flops": torch.full((6,), math.inf).double()}}, "flops must be"),
+        ({"costs": {"flops": torch.ones(5).double()}}, "flops must be"),
+        ({"costs": {"flops": torch.ones(6, 1).double()}}, "flops must be"),
         ({"classes": ("a", "b")}, "3 logits per sample need as many distinct class names"),
         ({"classes": ("a", "b", "a")}, "distinct class names"),
     ],
@@ -374,3 +384,281 @@ def test_the_fingerprint_changes_with_any_part():
     }
     assert len(prints) == 5
     assert record(name="other", logits=torch.zeros(6, 3)).samples.fingerprint in prints
+
+
+def scored(n=6, name="api", **changes):
+    """A record without logits."""
+    torch.manual_seed(2)
+    parts = {
+        "name": name,
+        "ids": torch.arange(n) * 7,
+        "costs": {"usd": torch.full((n,), 0.002, dtype=torch.float64)},
+        "score": torch.randn(n) * 3,
+        "correct": torch.arange(n) % 3 == 0,
+    }
+    return Record(**{**parts, **changes})
+
+
+COSTS = {
+    "constant": {"usd": torch.full((6,), 0.1, dtype=torch.float64)},
+    "varying": {"flops": torch.arange(6).double()},
+    "several": {
+        "latency_s": torch.arange(6).double() / 3,
+        "flops": torch.full((6,), 1e12 / 3, dtype=torch.float64),
+        "joules": torch.zeros(6, dtype=torch.float64),
+        "größe": torch.arange(6).double() ** 9,
+    },
+}
+LABELLED = {"labels": torch.arange(6) % 2, "classes": ("no", "yes")}
+
+
+@pytest.mark.parametrize("costs", COSTS.values(), ids=COSTS)
+@pytest.mark.parametrize("more", [{}, LABELLED, {"classes": ("no", "yes")}])
+@pytest.mark.parametrize("ids", [torch.arange(6), ("a", "b", "c", "d", "e", "ü")])
+def test_scores_come_back_as_they_were_saved(tmp_path, costs, more, ids):
+    one = scored(costs=costs, ids=ids, **more)
+    one.save(tmp_path / "api.safetensors")
+    found = Record.load(tmp_path / "api.safetensors")
+    assert_same(one, found)
+    assert found.logits is None
+    assert len(found) == 6
+    assert found.to_bytes() == one.to_bytes()
+
+
+@pytest.mark.parametrize("costs", COSTS.values(), ids=COSTS)
+def test_logits_with_scores_and_costs_come_back(tmp_path, costs):
+    both = {"score": torch.rand(6), "correct": torch.ones(6).bool()}
+    one = record(costs=costs, **both)
+    one.save(tmp_path / "net.safetensors")
+    assert_same(one, Record.load(tmp_path / "net.safetensors"))
+
+
+def test_a_constant_cost_is_one_number_in_the_header(tmp_path):
+    scored(costs=COSTS["several"]).save(tmp_path / "api.safetensors")
+    costs = json.loads(header_of(tmp_path / "api.safetensors")["costs"])
+    assert costs == {"latency_s": None, "flops": 1e12 / 3, "joules": 0.0, "größe": None}
+    stored = load_file(tmp_path / "api.safetensors")
+    assert set(stored) == {"ids", "score", "correct", "latency_s", "größe"}
+
+
+def test_the_same_scores_are_the_same_bytes():
+    assert len({scored(costs=COSTS["several"]).to_bytes() for _ in range(5)}) == 1
+
+
+def test_scores_of_infinite_doubt_come_back(tmp_path):
+    one = scored(score=torch.tensor([-math.inf, -1e30, 0.0, 1e-40, 1.0, 3e38]))
+    one.save(tmp_path / "api.safetensors")
+    assert_same(one, Record.load(tmp_path / "api.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": None}, "without logits it needs both score and correct"),
+        ({"correct": None}, "without logits it needs both score and correct"),
+        ({"score": torch.zeros(0), "correct": torch.zeros(0).bool()}, "no samples"),
+        ({"score": torch.tensor(0.5)}, "no samples"),
+        ({"score": torch.zeros(6).double()}, "score must be 6 values.*got torch.float64"),
+        ({"score": torch.zeros(6, 1)}, r"score must be 6 values.*of shape \(6, 1\)"),
+        ({"score": torch.full((6,), math.nan)}, "score must be 6 values, none of them NaN"),
+        ({"score": torch.full((6,), math.inf)}, r"none of them NaN or \+inf"),
+        ({"correct": torch.zeros(6)}, "correct must be 6 values.*got torch.float32"),
+        ({"correct": torch.zeros(6).long()}, "correct must be 6 values"),
+        ({"correct": torch.zeros(5).bool()}, r"correct must be 6 values.*of shape \(5,\)"),
+        ({"ids": torch.arange(5)}, "6 samples need as many distinct ids, got 5"),
+        ({"classes": ("a", "a")}, "distinct class names"),
+        ({"labels": torch.arange(6), "classes": ("a", "b")}, "label 2 at row 2 is outside"),
+        ({"labels": torch.zeros(5).long(), "classes": ("a", "b")}, "labels must be 6 integers"),
+        ({"costs": {}}, "needs a cost per sample, such as flops"),
+        ({"costs": {"usd": torch.ones(6)}}, "usd must be 6 finite numbers.*got torch.float32"),
+        ({"costs": {"usd": torch.ones(5).double()}}, "usd must be 6 finite numbers"),
+        ({"costs": {"usd": -torch.ones(6).double()}}, "usd must be 6 finite numbers"),
+        ({"costs": {"usd": torch.full((6,), math.nan).double()}}, "usd must be 6 finite numbers"),
+        ({"data": [1]}, "data must be a mapping"),
+        *(
+            ({"costs": {name: torch.ones(6).double()}}, f"'{name}' cannot name a cost")
+            for name in ("logits", "labels", "ids", "ids_utf8", "score", "correct", "", "a b",
+                         "3d", "latency-s", "__metadata__")
+        ),
+    ],
+)  # fmt: skip
+def test_scores_that_do_not_fit_are_one_clear_error(changes, message):
+    with pytest.raises(CascadeError, match=message) as caught:
+        scored(**changes)
+    assert str(caught.value).startswith("record 'api': ")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "needs logits or score, and flops or another cost"),
+        ({"score": [0.5], "correct": [1]}, "needs logits or score, and flops or another cost"),
+        ({"score": [0.5], "correct": [1], "costs": {}}, "needs logits or score, and flops"),
+        ({"correct": [1], "flops": 1}, "needs logits or score"),
+        ({"score": [0.5], "flops": 1}, "needs both score and correct"),
+        ({"score": [0.5], "correct": [2], "flops": 1}, "correct must be 0 or 1"),
+        ({"score": [0.5], "correct": [0.5], "flops": 1}, "correct must be whole numbers"),
+        ({"score": [0.5], "correct": [math.nan], "flops": 1}, "correct must be whole numbers"),
+        ({"score": [0.5, 0.6], "correct": [1], "flops": 1}, "correct must be 2 values"),
+        ({"score": 0.5, "correct": 1, "flops": 1}, "no samples"),
+        ({"score": [0.5], "correct": [1], "flops": [1, 2]}, "flops must be 1 finite numbers"),
+        ({"score": [0.5], "correct": [1], "labels": 3, "flops": 1}, "labels must be 1 integers"),
+        ({"score": [0.5], "correct": [1], "labels": [-1], "flops": 1}, "label -1 at row 0"),
+        ({"logits": 5.0, "labels": [0], "flops": 1}, "logits must be a floating point tensor"),
+        ({"logits": [[1.0, 2.0]], "flops": 1}, "logits need labels"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_one_clear_error(parts, message):
+    with pytest.raises(CascadeError, match=message) as caught:
+        Record.from_arrays("net", **parts)
+    assert str(caught.value).startswith("record 'net': ")
+
+
+def test_scores_may_come_from_arrays():
+    one = Record.from_arrays(
+        "api",
+        score=np.array([0.9, 0.1]),
+        correct=np.array([True, False]),
+        labels=[0, 2],
+        flops=7,
+        costs={"usd": [0.1, 0.2]},
+    )
+    assert (one.score.dtype, one.correct.tolist()) == (torch.float32, [True, False])
+    assert one.classes == ("0", "1", "2")
+    assert {unit: cost.tolist() for unit, cost in one.costs.items()} == {
+        "flops": [7.0, 7.0],
+        "usd": [0.1, 0.2],
+    }
+    assert one.cost("usd") is one.costs["usd"]
+    bare = Record.from_arrays("api", score=[0.9], correct=[1], flops=1)
+    assert (bare.labels, bare.classes, bare.ids.tolist()) == (None, (), [0])
+
+
+def test_what_needs_logits_says_so():
+    with pytest.raises(CascadeError, match="'api' holds scores and no logits, which a plot needs"):
+        scored().logits_for("a plot")
+    logits, labels = record().logits_for("a plot")
+    assert torch.equal(logits, record().logits)
+    assert torch.equal(labels, record().labels)
+
+
+@pytest.fixture
+def saved_scores(tmp_path):
+    scored(costs=COSTS["several"], **LABELLED).save(tmp_path / "api.safetensors")
+    return tmp_path / "api.safetensors"
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        None, "", "{", "5", "[]", "null", '"usd"', "{}", '{"usd": []}', '{"usd": {}}',
+        '{"usd": "1"}', '{"usd": true}', '{"usd": null}', '{"usd": NaN}', '{"usd": Infinity}',
+        '{"usd": -1}', '{"usd": 1e999}', '{"usd": 1' + "0" * 400 + "}", '{"logits": 1}',
+        '{"score": null}', '{"": 1}', '{"a b": 1}', "[" * 100_000,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_corrupted_table_of_costs_is_refused(saved_scores, costs):
+    rewrite(saved_scores, costs=costs)
+    with pytest.raises(CascadeError):
+        Record.load(saved_scores)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"latency_s": None},
+        {"latency_s": torch.ones(6)},
+        {"latency_s": torch.ones(6).long()},
+        {"latency_s": torch.ones(5).double()},
+        {"latency_s": torch.tensor(1.0).double()},
+        {"latency_s": -torch.ones(6).double()},
+        {"latency_s": torch.full((6,), math.nan).double()},
+        {"score": None},
+        {"score": torch.ones(6).double()},
+        {"score": torch.ones(6).half()},
+        {"score": torch.ones(5)},
+        {"score": torch.ones(6, 1)},
+        {"score": torch.tensor(1.0)},
+        {"score": torch.full((6,), math.nan)},
+        {"score": torch.ones(6, dtype=torch.complex64)},
+        {"correct": None},
+        {"correct": torch.ones(6)},
+        {"correct": torch.ones(6).byte()},
+        {"correct": torch.ones(5).bool()},
+        {"labels": None},
+        {"labels": torch.ones(6)},
+        {"ids": torch.tensor(3)},
+        {"ids": torch.arange(5)},
+        {"ids": None},
+    ],
+    ids=lambda tensors: "-".join(f"{key}_{getattr(t, 'dtype', t)}" for key, t in tensors.items()),
+)
+def test_a_corrupted_column_is_refused(saved_scores, tensors):
+    rewrite(saved_scores, tensors)
+    with pytest.raises(CascadeError):
+        Record.load(saved_scores)
+
+
+def test_every_cut_of_scores_is_refused(saved_scores):
+    whole = saved_scores.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for cut in {*range(10), header - 1, header, header + 1, *range(header, len(whole), 7)}:
+        saved_scores.write_bytes(whole[:cut])
+        with pytest.raises(CascadeError, match="cannot be read as a record"):
+            Record.load(saved_scores)
+
+
+def hostile(entries, tail=b""):
+    header = json.dumps(entries).encode()
+    return len(header).to_bytes(8, "little") + header + tail
+
+
+META = {"format": FORMAT, "name": "x", "classes": "[]", "costs": '{"usd": 1}', "parameters": "0"}
+PETABYTES = {"dtype": "F32", "shape": [2**48], "data_offsets": [0, 2**50]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        pickle.dumps({"score": [1.0]}),
+        hostile({"__metadata__": META, "score": PETABYTES}),
+        hostile({"__metadata__": META, "score": PETABYTES | {"data_offsets": [0, 8]}}, bytes(8)),
+        hostile({"__metadata__": META, "score": PETABYTES | {"shape": [2**62, 2**62]}}),
+        hostile({"__metadata__": META, "score": PETABYTES | {"shape": [-1]}}),
+        hostile({"__metadata__": META, "score": PETABYTES | {"dtype": "F4096"}}),
+        hostile({"__metadata__": META}),
+        hostile({"__metadata__": META | {"costs": {"usd": 1}}}),
+        hostile([META]),
+        (2**50).to_bytes(8, "little") + b"{}",
+        (2**63).to_bytes(8, "little") + b"{}",
+    ],
+)
+def test_a_hostile_file_is_refused(tmp_path, content):
+    path = tmp_path / "api.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CascadeError, match="cannot be read as a record") as caught:
+        Record.load(path)
+    assert caught.value.exit_code == 1
+
+
+def test_a_folder_is_no_record(tmp_path):
+    (tmp_path / "api.safetensors").mkdir()
+    with pytest.raises(UsageError, match="there is no file"):
+        Record.load(tmp_path / "api.safetensors")
+
+
+def test_scores_and_logits_are_alike_if_their_samples_are():
+    labels, classes = record().labels, record().classes
+    check_alike([record(), scored(labels=labels, classes=classes)])
+    check_alike([scored(), scored(name="other")])
+    with pytest.raises(CascadeError, match="'net' and 'api' differ in class order, 3 against 0"):
+        check_alike([record(), scored()])
+    with pytest.raises(CascadeError, match="'net' and 'api' differ in labels, 6 against 0"):
+        check_alike([record(), scored(classes=classes)])
+
+
+def test_the_fingerprint_of_scores_tells_labels_from_none():
+    prints = {scored(**more).samples.fingerprint for more in ({}, LABELLED, {"classes": ("a",)})}
+    assert len(prints) == 3

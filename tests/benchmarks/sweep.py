@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_cascade import Record, curve_of_records
+from lit_cascade.core.policy import always_defer
 from lit_cascade.core.scores import SCORES
 
 

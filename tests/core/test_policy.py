@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lit_cascade.core.policy import Policy, answers_here, replay, route
+from lit_cascade.core.policy import Policy, above_floor, answers_here, replay, route
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
 from tests.oracles import stage_of
@@ -141,3 +141,62 @@ def test_route_needs_one_threshold_per_deferring_stage():
 def test_replay_needs_a_policy_for_as_many_stages():
     with pytest.raises(CascadeError, match="the policy is for 3 stages, got 2"):
         replay([torch.zeros(1, 2)] * 2, Policy((0.5, 0.5)))
+
+
+def test_a_stage_answers_below_its_floor_too():
+    scores = torch.tensor([0.1, 0.2, 0.3, 0.6, 0.7, math.nan])
+    found = answers_here(scores, 0.6, torch.tensor(0.2).item())
+    assert found.tolist() == [True, False, False, True, True, False]
+
+
+@pytest.mark.parametrize("floor", [-math.inf, 0.2, 0.5, 0.6, math.inf])
+@pytest.mark.parametrize("threshold", [-math.inf, 0.6, 1.0, math.inf])
+def test_a_window_equals_a_loop_over_samples(threshold, floor):
+    scores = [torch.randint(0, 11, (300,)) / 10 for _ in range(2)]
+    scores[0][::13] = math.nan
+    scores[1][::17] = math.nan
+    single = torch.tensor([threshold, floor]).tolist()
+    rows = zip(*(column.tolist() for column in scores), strict=True)
+    expected = [stage_of(row, [single[0], 0.5], [single[1], -math.inf]) for row in rows]
+    assert route(scores, [threshold, 0.5], [floor, -math.inf]).tolist() == expected
+
+
+def test_nothing_but_nan_is_deferred_between_a_threshold_and_an_equal_floor():
+    scores = torch.tensor([0.0, 0.4, 0.5, 0.6, 1.0, math.nan])
+    assert answers_here(scores, 0.5, 0.5).tolist() == [True] * 5 + [False]
+    assert answers_here(scores, math.inf, math.inf).tolist() == [True] * 5 + [False]
+
+
+def test_a_floor_read_back_from_text_ties():
+    for score in torch.rand(200).tolist():
+        assert not answers_here(torch.tensor([score]), math.inf, float(repr(score))).any()
+        above = torch.tensor([score]).nextafter(torch.ones(1)).item()
+        assert answers_here(torch.tensor([score]), math.inf, above).all()
+
+
+def test_scores_are_left_as_they_were():
+    scores = torch.tensor([0.1, 0.9])
+    assert above_floor(scores, 0.5).tolist() == [math.inf, scores[1].item()]
+    assert scores.tolist() == torch.tensor([0.1, 0.9]).tolist()
+
+
+def test_a_policy_fills_in_floors():
+    assert Policy((0.5, 0.6)).floors == (-math.inf, -math.inf)
+    assert Policy((0.5, 0.6), floors=(0.5, -math.inf)).floors == (0.5, -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "floors", "says"),
+    [
+        ((0.5,), (0.1, 0.1), r"floors: expected one per threshold \(1\), got 2"),
+        ((0.5, 0.5), (0.1,), r"floors: expected one per threshold \(2\), got 1"),
+        ((0.5,), (0.6,), "floors: 0.6 is above its threshold 0.5"),
+        ((0.5,), (math.inf,), "floors: inf is above its threshold 0.5"),
+        ((-math.inf,), (0.1,), "floors: 0.1 is above its threshold -inf"),
+        ((0.5,), (math.nan,), "floors: nan is above its threshold"),
+        ((0.5, 0.2), (0.1, 0.3), "floors: 0.3 is above its threshold 0.2"),
+    ],
+)
+def test_floors_that_do_not_fit_are_refused(thresholds, floors, says):
+    with pytest.raises(UsageError, match=says):
+        Policy(thresholds, floors=floors)

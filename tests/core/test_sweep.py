@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from lit_cascade.core.policy import above_floor
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.core.sweep import oracle_deferral, random_deferral, sweep
 from lit_cascade.errors import CascadeError
@@ -186,3 +187,60 @@ def test_shapes_that_do_not_fit_are_refused():
         sweep(scores, correct[:, 0], costs)
     with pytest.raises(CascadeError, match="no samples to sweep"):
         sweep(scores[:0], correct[:0], costs[:0])
+
+
+def check_floors(scores, correct, costs, floors):
+    """The curve with floors against one loop over samples per threshold."""
+    hidden = torch.stack(
+        [above_floor(column, floor) for column, floor in zip(scores.T, floors, strict=True)], dim=1
+    )
+    curve = sweep(hidden, correct, costs)
+    lists = scores.tolist(), correct.tolist(), costs.tolist()
+    own = [torch.tensor(floor).item() for floor in floors]
+    rows = rows_of(curve).tolist()
+    for threshold, *row in rows:
+        expected = brute_force_point(*lists, threshold, own)
+        assert row == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    points = {s for own_scores in lists[0] for s in own_scores}
+    for threshold in (-math.inf, *points, math.inf):
+        (expected,) = ([*row] for row in [brute_force_point(*lists, threshold, own)])
+        assert any(row[1:] == pytest.approx(expected, rel=1e-12, abs=1e-12) for row in rows)
+    return curve
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+@pytest.mark.parametrize("n", [1, 2, 50])
+@pytest.mark.parametrize("seed", range(3))
+def test_floors_equal_brute_force(stages, n, seed):
+    torch.manual_seed(seed)
+    scores, correct, costs = random_case(n, stages)
+    floors = ([2 / 7, 3 / 7, 0.5][: stages - 1], [math.inf] * (stages - 1), [0.0] * (stages - 1))
+    for own in floors:
+        check_floors(scores, correct, costs, own)
+
+
+def test_below_a_floor_nothing_is_ever_deferred():
+    _, correct, costs = random_case(30, 2)
+    for scores in (torch.rand(30, 1), torch.full((30, 1), 0.3)):
+        curve = check_floors(scores, correct, costs, [2.0])
+        assert curve.thresholds.tolist() == [-math.inf]
+        assert curve.deferral_rate.tolist() == [0.0]
+        assert curve.least_score == math.inf
+        assert curve.accuracy.tolist() == [correct[:, 0].sum().item() / 30]
+
+
+def test_floored_samples_stay_at_every_threshold():
+    scores = torch.tensor([[0.1], [0.4], [0.4], [0.9]])
+    correct = torch.tensor([[False, True]] * 4)
+    curve = check_floors(scores, correct, torch.ones(4, 2), [0.2])
+    assert curve.deferral_rate.tolist() == [0.0, 0.5, 0.75]
+    assert curve.thresholds.tolist() == [-math.inf, scores[3, 0].item(), math.inf]
+    assert curve.least_score == scores[1, 0].item()
+
+
+def test_stages_alone_may_be_right_where_the_cascade_is_not():
+    scores, correct, costs = random_case(40, 3)
+    alone = torch.rand(40, 3) < 0.3
+    curve, plain = sweep(scores, correct, costs, alone), sweep(scores, correct, costs)
+    assert torch.equal(rows_of(curve), rows_of(plain))
+    assert curve.stage_accuracy.tolist() == [alone[:, k].sum().item() / 40 for k in range(3)]
