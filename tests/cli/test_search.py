@@ -456,7 +456,7 @@ def test_notes_say_what_the_reader_must_know(capsys):
     write(data={"name": "toy", "split": "test", "limited_to": "48 of 100 samples"})
     summary = run("--holdout", 0)
     assert summary["notes"][0] == "Note: only 48 of 100 samples of a split were recorded."
-    assert any(note.startswith("1 of the 4 models are no use alone") for note in summary["notes"])
+    assert any(note.startswith("1 of the 4 models is no use alone") for note in summary["notes"])
     out = capsys.readouterr().out
     assert all(note in out for note in summary["notes"])
 
