@@ -43,6 +43,7 @@ tests: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep
+	$(BIN)/python -m tests.benchmarks.search
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist

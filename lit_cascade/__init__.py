@@ -23,13 +23,19 @@ _PUBLIC = {
     "Policy": "lit_cascade.core.policy",
     "PolicyOptions": "lit_cascade.options",
     "Record": "lit_cascade.records",
+    "SearchSettings": "lit_cascade.core.search",
     "Stage": "lit_cascade.models.stage",
     "UsageError": "lit_cascade.errors",
+    "Zoo": "lit_cascade.core.zoo",
+    "average_compute_reduction": "lit_cascade.core.frontier",
     "count_flops": "lit_cascade.cost",
     "curve_of_records": "lit_cascade.analysis",
     "fit_temperature": "lit_cascade.core.calibration",
+    "frontier_of": "lit_cascade.frontiers",
     "operating_points": "lit_cascade.core.selection",
+    "protocol_of": "lit_cascade.protocol",
     "replay": "lit_cascade.core.policy",
+    "search": "lit_cascade.core.search",
     "sweep": "lit_cascade.core.sweep",
 }
 
@@ -47,14 +53,20 @@ __all__ = [
     "Policy",
     "PolicyOptions",
     "Record",
+    "SearchSettings",
     "Stage",
     "UsageError",
+    "Zoo",
     "__version__",
+    "average_compute_reduction",
     "count_flops",
     "curve_of_records",
     "fit_temperature",
+    "frontier_of",
     "operating_points",
+    "protocol_of",
     "replay",
+    "search",
     "sweep",
 ]
 
@@ -62,11 +74,15 @@ if TYPE_CHECKING:
     from lit_cascade.analysis import curve_of_records
     from lit_cascade.cascade import Cascade, CascadeOutput
     from lit_cascade.core.calibration import fit_temperature
+    from lit_cascade.core.frontier import average_compute_reduction
     from lit_cascade.core.policy import Policy, replay
+    from lit_cascade.core.search import SearchSettings, search
     from lit_cascade.core.selection import OperatingPoint, operating_points
     from lit_cascade.core.sweep import Curve, sweep
+    from lit_cascade.core.zoo import Zoo
     from lit_cascade.cost import count_flops
     from lit_cascade.errors import CascadeError, UsageError
+    from lit_cascade.frontiers import frontier_of
     from lit_cascade.lit.cascade import LitCascade
     from lit_cascade.lit.classifier import LitClassifier
     from lit_cascade.lit.metrics import CascadeMetrics
@@ -74,6 +90,7 @@ if TYPE_CHECKING:
     from lit_cascade.lit.zoo import LitZoo
     from lit_cascade.models.stage import Stage
     from lit_cascade.options import PolicyOptions
+    from lit_cascade.protocol import protocol_of
     from lit_cascade.records import Record
 
 

@@ -157,9 +157,10 @@ def _notes(found: Frontier) -> list[str]:
     chosen = found.protocol.chosen_on
     singles = found.zoo.singles()[1]
     beaten = len(found.zoo) - len(singles)
+    splits = [zoo.data for zoo in (chosen, found.protocol.reported_on) if zoo is not None]
     notes = [
         f"Note: only {data['limited_to']} of a split were recorded."
-        for data in (chosen.data, (found.protocol.reported_on or chosen).data)
+        for data in splits
         if data.get("limited_to")
     ]
     if beaten:

@@ -455,8 +455,9 @@ def test_models_behind_an_api(capsys):
 def test_notes_say_what_the_reader_must_know(capsys):
     write(data={"name": "toy", "split": "test", "limited_to": "48 of 100 samples"})
     summary = run("--holdout", 0)
-    assert summary["notes"][0] == "Note: only 48 of 100 samples of a split were recorded."
-    assert any(note.startswith("1 of the 4 models is no use alone") for note in summary["notes"])
+    limited, alone = summary["notes"]
+    assert limited == "Note: only 48 of 100 samples of a split were recorded."
+    assert alone.startswith("1 of the 4 models is no use alone: another is cheaper and at least")
     out = capsys.readouterr().out
     assert all(note in out for note in summary["notes"])
 
