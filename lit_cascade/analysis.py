@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_cascade.core.calibration import TemperatureFit, fit_temperature
 from lit_cascade.core.combination import answers_after
 from lit_cascade.core.policy import Policy, above_floor, always_defer, route
-from lit_cascade.core.scores import answers_of, score_and_answer
+from lit_cascade.core.scores import RECORDED, answers_of, score_and_answer
 from lit_cascade.core.sweep import Curve, sweep
 from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
@@ -30,11 +30,24 @@ __all__ = [
     "policy_of",
     "replay_outcome",
     "score_and_correct",
+    "without_logits",
 ]
 
 
-def policy_of(options: PolicyOptions, names: Sequence[str]) -> Policy | None:
+def without_logits(records: Sequence[Record]) -> bool:
+    """Whether every stage that defers holds a score of its own instead of logits."""
+    return all(record.logits is None for record in records[:-1])
+
+
+def policy_of(
+    options: PolicyOptions, names: Sequence[str], *, recorded: bool = False
+) -> Policy | None:
     """The policy that options describe for stages of these names; None without thresholds.
+
+    Args:
+        options: what the user gave.
+        names: of the stages.
+        recorded: whether thresholds are of scores that the records hold, of whatever range.
 
     Raises:
         UsageError: an unknown stage, a wrong length, or a number out of range.
@@ -48,7 +61,7 @@ def policy_of(options: PolicyOptions, names: Sequence[str]) -> Policy | None:
         return None
     return Policy(
         thresholds,
-        options.score,
+        RECORDED.name if recorded else options.score,
         options.temperatures_of(names),
         options.combine,
         options.floors_of(names),
@@ -100,7 +113,8 @@ def score_and_correct(
 
     Args:
         record: with logits, or with a score of its own.
-        score: a name in `lit_cascade.core.scores.SCORES`; a record without logits keeps its own.
+        score: a name in `lit_cascade.core.scores.SCORES`; a record without logits keeps its own. A
+            last stage with logits after stages with `recorded` scores has the largest softmax.
         temperature: divides the logits.
 
     Returns:
@@ -110,6 +124,7 @@ def score_and_correct(
         CascadeError: a temperature for a record without logits.
     """
     if record.logits is not None and record.labels is not None:
+        score = "max_softmax" if score == RECORDED.name else score
         confidence, answer = score_and_answer(record.logits, score, temperature)
         return confidence, answer == record.labels
     if temperature != 1.0:

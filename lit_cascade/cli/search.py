@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -145,12 +146,17 @@ def _compare(found: Frontier, bands: Any) -> list[Any]:
     from functools import partial
 
     from lit_cascade.core.search import search
+    from lit_cascade.errors import CascadeError
     from lit_cascade.frontiers import contest_of, variants
 
-    return [
-        contest_of(name, found.protocol, rule, partial(search, settings=settings), bands)
-        for name, (rule, settings) in variants(found.settings).items()
-    ]
+    compared = []
+    for name, (rule, settings) in variants(found.settings).items():
+        choose = partial(search, settings=settings)
+        try:
+            compared.append(contest_of(name, found.protocol, rule, choose, bands))
+        except CascadeError as error:  # records without logits allow only some of them
+            sys.stderr.write(f"not compared: {name}: {error}\n")
+    return compared
 
 
 def _notes(found: Frontier) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_cascade.errors import CascadeError, check_name
 
 __all__ = [
+    "RECORDED",
     "SCORES",
     "Score",
     "answers_of",
@@ -79,6 +80,15 @@ SCORES: dict[str, Score] = {
 class probability. `negative_entropy`: the sum of p log p, in nats."""
 
 
+def _no_logits(shifted: Tensor, answers: Tensor) -> Tensor:
+    del shifted, answers
+    raise CascadeError("the recorded score of a model cannot be computed from logits.")
+
+
+RECORDED = Score("recorded", -math.inf, math.inf, _no_logits)
+"""Whatever score a record without logits holds; any number is a threshold of it."""
+
+
 def _blocks(logits: Tensor) -> Iterator[Tensor]:
     classes = max(1, logits.shape[1])
     # torch may split one long row over threads but several over rows, and then rounds otherwise
@@ -92,7 +102,7 @@ def score_named(name: str) -> Score:
     Raises:
         UsageError: there is none; the message lists those there are.
     """
-    return SCORES[check_name(name, SCORES, "score")]
+    return RECORDED if name == RECORDED.name else SCORES[check_name(name, SCORES, "score")]
 
 
 def score_and_answer(

@@ -12,8 +12,10 @@ from lit_cascade.analysis import (
     curve_of_records,
     policy_of,
     replay_outcome,
+    without_logits,
 )
 from lit_cascade.core.policy import Policy, always_defer
+from lit_cascade.core.scores import RECORDED
 from lit_cascade.core.selection import OperatingPoint, operating_points
 from lit_cascade.core.sweep import Curve
 from lit_cascade.options import PolicyOptions
@@ -70,10 +72,10 @@ class Validation:
                 options need.
         """
         names = [record.name for record in records]
-        policy = policy_of(options, names)
+        policy = policy_of(options, names, recorded=without_logits(records))
         rule = always_defer(
             len(names),
-            score=options.score,
+            score=RECORDED.name if without_logits(records) else options.score,
             temperatures=options.temperatures_of(names),
             combine=options.combine,
             floors=options.floors_of(names),

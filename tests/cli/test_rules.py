@@ -197,3 +197,22 @@ def test_calibrating_scores_is_refused(tmp_path, scored, capsys):
         "'local' holds scores and no logits, which a temperature needs" in capsys.readouterr().err
     )
     assert not (tmp_path / "o").exists()
+
+
+def test_recorded_scores_of_any_range_have_thresholds(tmp_path, capsys):
+    for name, usd, accuracy in (("local", 0.1, 0.3), ("api", 2.0, 0.8)):
+        score = 40 * torch.randn(N) - 10  # log-probabilities, say
+        correct = torch.arange(N) < accuracy * N
+        Record.from_arrays(name, score=score, correct=correct, costs={"usd": usd}).save(
+            tmp_path / f"{name}.safetensors"
+        )
+    main(["search", "--records", str(tmp_path), "--cost", "usd", "--repeats", "2", "--compare",
+          "--out", "found"])  # fmt: skip
+    assert "not compared: calibrated" in capsys.readouterr().err
+    words = ["validate", "--records", "local.safetensors", "api.safetensors", "--cost", "usd"]
+    assert main([*words, "--policy.thresholds.local", "12.5", "--out", "judged"]) == 0
+    summary = json.loads((tmp_path / "judged" / "summary.json").read_text())
+    local = Record.load(tmp_path / "local.safetensors")
+    deferred = sum(score < 12.5 for score in local.score.tolist()) / N
+    assert summary["score"] == "recorded"
+    assert summary["policy"]["deferral_rate"] == pytest.approx(deferred)
