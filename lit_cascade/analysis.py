@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_cascade.core.calibration import TemperatureFit, fit_temperature
 from lit_cascade.core.combination import answers_after
+from lit_cascade.core.labels import is_right
 from lit_cascade.core.policy import Policy, above_floor, always_defer, route
 from lit_cascade.core.scores import RECORDED, answers_of, score_and_answer
 from lit_cascade.core.sweep import Curve, sweep
@@ -126,7 +127,7 @@ def score_and_correct(
     if record.logits is not None and record.labels is not None:
         score = "max_softmax" if score == RECORDED.name else score
         confidence, answer = score_and_answer(record.logits, score, temperature)
-        return confidence, answer == record.labels
+        return confidence, is_right(answer, record.labels)
     if temperature != 1.0:
         record.logits_for("a temperature")
     if record.score is None or record.correct is None:  # a record is not made without
@@ -159,7 +160,9 @@ def judge(records: Sequence[Record], policy: Policy, unit: str = "flops") -> Jud
         after = answers_after(
             policy.combine, scores, answers, [logits for logits, _ in held], policy.temperatures
         )
-        correct = [answer == held[0][1] for answer in after]
+        labels = records[0].labels
+        if labels is not None:  # logits are not recorded without
+            correct = [is_right(answer, labels) for answer in after]
     elif policy.combine != "later":
         after = answers_after(policy.combine, scores, [stage.long() for stage in alone])
         correct = [answer.bool() for answer in after]

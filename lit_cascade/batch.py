@@ -9,15 +9,55 @@ from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError
 
-__all__ = ["Inputs", "batch_size", "forward_logits", "map_tensors", "signature", "split_labels"]
+__all__ = [
+    "RAW",
+    "Inputs",
+    "Views",
+    "batch_size",
+    "forward_logits",
+    "map_tensors",
+    "signature",
+    "split_labels",
+    "view_of",
+]
 
 Inputs: TypeAlias = Any
 """A tensor, a tuple or list of tensors, or a mapping of names to tensors; samples along axis 0."""
 
 
+RAW = ""
+"""The key of the view of models without preprocessing: the data as they are."""
+
+
+class Views(dict[str, Inputs]):
+    """A batch of raw samples as several models take it, by the keys of their preprocessing.
+
+    Two models with the same preprocessing share a view.
+    """
+
+
+def view_of(model: nn.Module, inputs: Inputs) -> Inputs:
+    """What a model takes from a batch: its own view, or the batch itself if it has no views.
+
+    Raises:
+        CascadeError: the batch was made for other models.
+    """
+    if not isinstance(inputs, Views):
+        return inputs
+    preprocessing = getattr(model, "preprocessing", None)
+    key = RAW if preprocessing is None else preprocessing.key
+    if key not in inputs:
+        raise CascadeError(
+            f"the batch has no view for {type(model).__name__}: it was made for other models."
+        )
+    return inputs[key]
+
+
 def _tensors(inputs: Inputs) -> list[Tensor]:
     if isinstance(inputs, Tensor):
         return [inputs]
+    if isinstance(inputs, Views):
+        return [tensor for view in inputs.values() for tensor in _tensors(view)]
     values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
     if isinstance(values, (list, tuple)) and values and all(isinstance(v, Tensor) for v in values):
         return list(values)
@@ -43,6 +83,8 @@ def map_tensors(inputs: Inputs, index: Any) -> Inputs:
     """Index every tensor of a batch, keeping its structure."""
     if isinstance(inputs, Tensor):
         return inputs[index]
+    if isinstance(inputs, Views):
+        return Views({key: map_tensors(view, index) for key, view in inputs.items()})
     if isinstance(inputs, Mapping):
         return {name: tensor[index] for name, tensor in inputs.items()}
     return tuple(tensor[index] for tensor in inputs)
@@ -58,11 +100,13 @@ def forward_logits(model: nn.Module, inputs: Inputs, name: str = "model") -> Ten
     """Run a model on a batch and return its logits of shape (N, C).
 
     A tensor is the model's only argument, a tuple its positional and a dict its keyword arguments,
-    as torch and transformers modules expect. An output with a `logits` attribute is unwrapped.
+    as torch and transformers modules expect; of a batch of views it is given its own. An output
+    with a `logits` attribute is unwrapped.
 
     Raises:
         CascadeError: the output is not of shape (N, C).
     """
+    inputs = view_of(model, inputs)
     if isinstance(inputs, Tensor):
         output = model(inputs)
     elif isinstance(inputs, Mapping):

@@ -22,6 +22,8 @@ __all__ = [
     "check_name",
 ]
 
+_MOST_SHOWN = 60
+
 
 class CascadeError(Exception):
     """Something in the data, the models or the files makes the answer impossible.
@@ -42,15 +44,19 @@ class UsageError(CascadeError):
 def check_name(name: str, known: Iterable[str], argument: str) -> str:
     """Return `name` if it is among `known`; otherwise say what is, and what looks alike.
 
+    Of very many known names only those that look alike are shown.
+
     Raises:
         UsageError: `name` is unknown.
     """
     known = list(known)
     if name in known:
         return name
-    alike = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {alike[0]!r}?" if alike else ""
-    raise UsageError(f"{argument}: {name!r} is unknown; known are {', '.join(known)}.{hint}")
+    many = len(known) > _MOST_SHOWN
+    alike = difflib.get_close_matches(name, known, n=3 if many else 1)
+    hint = f" Did you mean {' or '.join(map(repr, alike))}?" if alike else ""
+    which = f"{len(known):,} others are" if many else f"known are {', '.join(known)}"
+    raise UsageError(f"{argument}: {name!r} is unknown; {which}{' known' * many}.{hint}")
 
 
 def check_file_name(name: str, argument: str) -> None:
@@ -96,21 +102,41 @@ def check_logits(logits: Tensor, what: str) -> None:
 
 
 def check_labels(labels: Tensor, n: int, classes: int, what: str) -> None:
-    """Check that `labels` are `n` integers in [0, classes).
+    """Check that `labels` are `n` integers in [0, classes), or for each sample several of them.
+
+    Args:
+        labels: (n,), or (n, M) with M >= 2, where several are right, filled up with -1.
+        n: number of samples.
+        classes: number of classes.
+        what: whose labels they are, for the message.
 
     Raises:
         CascadeError: naming the first offending sample.
     """
     whole = "int" in str(labels.dtype)  # by name: nothing here imports torch
-    if labels.ndim != 1 or not whole or labels.shape[0] != n:
+    several = labels.ndim == 2 and labels.shape[1] > 1
+    if not (labels.ndim == 1 or several) or not whole or labels.shape[0] != n:
         raise CascadeError(
             f"{what}: labels must be {n} integers, one per sample, "
             f"got {labels.dtype} of shape {tuple(labels.shape)}."
         )
-    wrong = ((labels < 0) | (labels >= classes)).nonzero()
-    if len(wrong):
-        row = int(wrong[0, 0])
+    wrong = (labels < (-1 if several else 0)) | (labels >= classes)
+    if several:
+        wrong = wrong.any(dim=1) | (labels < 0).all(dim=1)
+        ordered = labels.sort(dim=1).values
+        again = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(dim=1)
+        if bool((again & ~wrong).any()):
+            row = int((again & ~wrong).nonzero()[0, 0])
+            raise CascadeError(
+                f"{what}: the labels {labels[row].tolist()} at row {row} repeat: expected the "
+                "numbers of the right classes, filled up with -1, and not one value per class."
+            )
+    rows = wrong.nonzero()
+    if len(rows):
+        row = int(rows[0, 0])
+        found = [label for label in labels[row].tolist() if label >= 0] if several else None
+        which = f"labels {found}" if several else f"label {int(labels[row])}"
         raise CascadeError(
-            f"{what}: label {int(labels[row])} at row {row} is outside the {classes} classes "
+            f"{what}: {which} at row {row} is outside the {classes} classes "
             f"(0 to {classes - 1}). Labels of -1 mark an unlabelled test set."
         )

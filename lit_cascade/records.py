@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lit_cascade.columns import check_column, check_costs, per_sample
+from lit_cascade.core.labels import likeliest_labels
 from lit_cascade.errors import CascadeError, UsageError, check_logits
 from lit_cascade.files import safetensors_bytes, write_atomically
 from lit_cascade.samples import (
@@ -48,7 +49,7 @@ class Record:
         costs: by unit (`flops`, `latency_s`, ...) what each sample costs for this model alone,
             each (N,) float64.
         logits: shape (N, C), float16 or float32.
-        labels: shape (N,) int64, in [0, C).
+        labels: shape (N,) int64, in [0, C); or (N, M) where several are right, filled up with -1.
         classes: names of the C classes in logit order.
         score: how sure the model is, larger is surer, (N,) float32.
         correct: whether its answer is right, (N,) bool.
@@ -193,7 +194,9 @@ class Record:
         return self.costs[unit]
 
     def logits_for(self, purpose: str) -> tuple[Tensor, Tensor]:
-        """Logits and labels, for what cannot be done without.
+        """Logits, and one label per sample, for what cannot be done without.
+
+        Where several labels are right it is the one that the model finds likeliest.
 
         Raises:
             CascadeError: the record holds scores only; the message says what they do not allow.
@@ -202,7 +205,7 @@ class Record:
             raise CascadeError(
                 f"record {self.name!r} holds scores and no logits, which {purpose} needs."
             )
-        return self.logits, self.labels
+        return self.logits, likeliest_labels(self.logits, self.labels)
 
     def save(self, path: Path | str) -> None:
         """Write the record, whole or not at all.

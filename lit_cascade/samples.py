@@ -25,7 +25,8 @@ class Samples:
 
     Attributes:
         ids: of the N samples.
-        labels: shape (N,) int64; None where only right and wrong answers are known.
+        labels: shape (N,) int64, or (N, M) where several are right, filled up with -1; None where
+            only right and wrong answers are known.
         classes: names in label order; none if they are unknown.
     """
 

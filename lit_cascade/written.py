@@ -31,6 +31,9 @@ class Written:
         parameters: of the model; 0 if unknown.
         data: name, split and source.
         date: when it was made.
+        model: settings of the model.
+        classes: number of classes that it answers among.
+        fitting: samples per forward pass, where whole batches did not fit into memory.
     """
 
     name: str
@@ -43,6 +46,9 @@ class Written:
     parameters: int
     data: Mapping[str, Any]
     date: str
+    model: Mapping[str, Any]
+    classes: int
+    fitting: int | None
 
     @classmethod
     def of(cls, record: Record, path: Path, size: int, *, kept: bool = False) -> Written:
@@ -59,6 +65,9 @@ class Written:
             parameters=record.parameters,
             data=dict(record.data),
             date=str(record.info.get("date")),
+            model=dict(record.model),
+            classes=len(record.classes),
+            fitting=record.info.get("samples_per_forward"),
         )
 
 

@@ -29,10 +29,6 @@ class Points(Dataset):
         return self.x[position], self.y[position]
 
 
-class ReversedClasses(Points):
-    classes = CLASSES[::-1]
-
-
 class Named(Points):
     """Points with strings as ids, in an order of their own."""
 

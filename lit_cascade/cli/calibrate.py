@@ -91,12 +91,13 @@ def report(
 ) -> None:
     """Print temperatures and write them as an overlay."""
     from lit_cascade.cli.evidence import fitted_on
+    from lit_cascade.report.notes import data_notes
     from lit_cascade.report.summary import calibration_summary
     from lit_cascade.report.tables import print_calibration
 
     data = records[0].data
     where = f"{data.get('name', 'records')}, split {data.get('split', 'unknown')!r}"
-    notes = []
+    notes = data_notes(data)
     if options.policy.thresholds is not None:
         notes.append(
             "The thresholds of this config were chosen at other temperatures; the overlay drops "

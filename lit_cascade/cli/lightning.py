@@ -78,7 +78,8 @@ class CascadeCLI(LightningCLI):
         """Stages and data as the config has them, for records."""
         whole = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         config = whole[str(self.subcommand)]
-        return Configs(config["model"]["stages"], config["data"])
+        stages = (config["model"].get("stages") or {}) | getattr(self.model, "stage_configs", {})
+        return Configs(stages, config["data"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with a progress bar on stderr: stdout is for results."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lit_cascade.cli.options import RecordOptions
 from lit_cascade.cli.parsing import dispatch
+
+if TYPE_CHECKING:
+    from lit_cascade.written import Written
 
 __all__ = ["main"]
 
@@ -47,6 +51,7 @@ def _run() -> None:
 
 def _record(cli: Any, zoo: Any, datamodule: Any) -> None:
     from lit_cascade.cli.output import folder_of
+    from lit_cascade.errors import CascadeError
     from lit_cascade.report.recording import print_records
 
     options: RecordOptions = cli.options
@@ -71,10 +76,24 @@ def _record(cli: Any, zoo: Any, datamodule: Any) -> None:
     )
     if done is None:
         return
-    notes = []
-    if done[0].data.get("limited_to"):
-        notes.append(f"Note: only {done[0].data['limited_to']} of the split were read.")
-    kept = sum(record.kept for record in done)
-    rest = f", {kept} of {len(done)} were there already" if kept else ""
-    notes.append(f"Records in {folder}{rest}.")
-    print_records(done, notes)
+    total = len(done.written) + len(done.failed)
+    if done.written:
+        print_records(done.written, _notes(done.written, total, folder))
+    if done.failed:
+        named = "\n".join(f"  {name}: {reason}" for name, reason in done.failed.items())
+        raise CascadeError(f"{len(done.failed)} of {total} models were not recorded:\n{named}")
+
+
+def _notes(written: Sequence[Written], total: int, folder: Path) -> list[str]:
+    from lit_cascade.report.notes import data_notes, model_notes
+
+    notes = data_notes(written[0].data)
+    notes += model_notes([(one.name, one.model, one.classes) for one in written])
+    notes += [
+        f"Note: batches of {one.name!r} did not fit into memory; it ran {one.fitting} at a time."
+        for one in written
+        if one.fitting is not None
+    ]
+    kept = sum(one.kept for one in written)
+    rest = f", {kept} of {total} were there already" if kept else ""
+    return [*notes, f"Records in {folder}{rest}."]

@@ -39,7 +39,9 @@ def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> No
     from lit_cascade.analysis import outcome
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import Output
+    from lit_cascade.core.labels import is_right
     from lit_cascade.provenance import library_versions
+    from lit_cascade.report.notes import data_notes
     from lit_cascade.report.summary import outcome_summary
     from lit_cascade.report.tables import print_execution
 
@@ -58,9 +60,8 @@ def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> No
         allowed=options.allow_overlap,
         fingerprint=done.samples.fingerprint,
     )
-    if done.data.get("limited_to"):
-        notes.append(f"Note: only {done.data['limited_to']} of the split were read.")
-    right = done.prediction == done.samples.labels
+    notes += data_notes(done.data)
+    right = is_right(done.prediction, done.samples.labels)
     found = outcome(done.stage, right, done.flops, done.flops_alone)
     thresholds = model.cascade.policy.thresholds
     where = f"{done.data['name']}, split {options.split!r}"

@@ -78,6 +78,7 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import curve_csv
     from lit_cascade.records import check_alike
+    from lit_cascade.report.notes import data_notes, model_notes
     from lit_cascade.report.plots import draw_curve
     from lit_cascade.report.summary import Validation, validation_summary
     from lit_cascade.report.tables import print_validation
@@ -91,8 +92,8 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
         allowed=options.allow_overlap,
         fingerprint=first.samples.fingerprint,
     )
-    if first.data.get("limited_to"):
-        notes.append(f"Note: only {first.data['limited_to']} of the split were read.")
+    notes += data_notes(first.data)
+    notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])
     notes += cost_notes(records, options.cost)
     found = Validation.of(records, options.policy, options.cost)
     print_validation(found, notes)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_cascade.core.combination import check_combination, prefer_later
 from lit_cascade.core.frontier import Front, pareto
+from lit_cascade.core.labels import is_right
 from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import CascadeError
 
@@ -31,7 +32,7 @@ class Zoo:
         combine: how the answers of the stages that ran make one, a name in
             `lit_cascade.core.combination.COMBINATIONS`.
         probabilities: of a model by its number, (N, C) float32; read by `average`.
-        labels: (N,) int64; read by `average`.
+        labels: (N,) int64, or (N, M) filled up with -1; read by `average`.
 
     Raises:
         CascadeError: shapes that do not fit, scores of NaN or +inf, costs that are not finite or
@@ -131,7 +132,7 @@ class Zoo:
         for stage in stages[1:]:  # in the order in which the policy adds them up
             total = total + self.probabilities(stage)
         return torch.stack(
-            [answers_of(total + self.probabilities(stage)) == self.labels for stage in last]
+            [is_right(answers_of(total + self.probabilities(stage)), self.labels) for stage in last]
         )
 
     def rows(self, rows: Tensor) -> Zoo:

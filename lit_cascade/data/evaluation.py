@@ -1,12 +1,13 @@
 """Reading a split for evaluation: every sample once, with what tells it apart.
 
 Whole batches are dealt to the processes, so that each batch is composed as in a single process and
-its logits are the same to the last bit.
+its logits are the same to the last bit. A sample that is left out, such as a file that cannot be
+read, keeps its place in its batch for the same reason; it is marked as nobody's to answer for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,8 +22,10 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from lit_cascade.data.samples import RawSample, collate_views, prepare
 from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, describe, split_loader
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.preprocessing import Preprocessing
 
 __all__ = ["EvaluationBatch", "EvaluationData", "evaluation_loader"]
 
@@ -31,25 +34,58 @@ class EvaluationBatch(NamedTuple):
     """A batch as the user's data gives it, and the positions of its samples in the split.
 
     Attributes:
-        batch: whatever the loader's collate function returned.
-        positions: (N,) int64; negative for samples that another process answers for.
+        batch: whatever the loader's collate function returned, or views and labels.
+        positions: (N,) int64; negative for samples that another process answers for, and for those
+            that are left out.
+        remarks: position and text of what there is to say about some of the samples.
+        left_out: position and reason of those that are left out.
+        stop: why the run is to end, if so.
     """
 
     batch: Any
     positions: Tensor
+    remarks: tuple[tuple[int, str], ...] = ()
+    left_out: tuple[tuple[int, str], ...] = ()
+    stop: str | None = None
+
+
+class _Loaded(NamedTuple):
+    """The samples of a batch, prepared for the models, and what there is to say about them."""
+
+    samples: list[Any]
+    positions: list[int]
+    remarks: list[tuple[int, str]]
+    left_out: list[tuple[int, str]]
+    stop: list[str]
 
 
 class _Lists(Dataset[Any]):
     """A dataset that is asked for a whole batch of positions at once."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], preprocessings: Sequence[Preprocessing | None] = ()
+    ) -> None:
         self.dataset = dataset
+        self._preprocessings = preprocessings
 
     def __len__(self) -> int:
         return len(cast("Sized", self.dataset))
 
-    def __getitem__(self, positions: list[int]) -> tuple[list[Any], list[int]]:
-        return [self.dataset[p if p >= 0 else ~p] for p in positions], positions
+    def __getitem__(self, positions: list[int]) -> _Loaded:
+        loaded = _Loaded([], [], [], [], [])
+        for position in positions:
+            sample = self.dataset[position if position >= 0 else ~position]
+            mine = position >= 0
+            if isinstance(sample, RawSample) and mine:
+                loaded.remarks.extend((position, remark) for remark in sample.remarks)
+                if sample.left_out is not None:
+                    loaded.left_out.append((position, sample.left_out))
+                    mine = False
+                    if sample.stop:
+                        loaded.stop.append(sample.left_out)
+            loaded.samples.append(prepare(sample, self._preprocessings))
+            loaded.positions.append(position if mine or position < 0 else ~position)
+        return loaded
 
 
 class _Batches(DistributedSampler[list[int]]):
@@ -74,14 +110,19 @@ class _Batches(DistributedSampler[list[int]]):
 
 
 class _Collate:
-    """Applies the user's collate function and keeps the positions."""
+    """Makes a batch of the models' views, or by the user's collate function."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
 
     def __call__(self, loaded: Any) -> EvaluationBatch:
-        samples, positions = loaded
-        return EvaluationBatch(self.collate(samples), torch.tensor(positions))
+        return EvaluationBatch(
+            collate_views(loaded.samples, self.collate),
+            torch.tensor(loaded.positions),
+            tuple(loaded.remarks),
+            tuple(loaded.left_out),
+            next(iter(loaded.stop), None),
+        )
 
 
 def _positions(loader: DataLoader[Any], n: int) -> list[int]:
@@ -103,7 +144,10 @@ def _positions(loader: DataLoader[Any], n: int) -> list[int]:
 
 
 def evaluation_loader(
-    loader: DataLoader[Any], rank: int = 0, world_size: int = 1
+    loader: DataLoader[Any],
+    rank: int = 0,
+    world_size: int = 1,
+    preprocessings: Sequence[Preprocessing | None] = (),
 ) -> DataLoader[Any]:
     """The loader that reads the same dataset in order, without repeats, for one of many processes.
 
@@ -112,6 +156,7 @@ def evaluation_loader(
             are kept.
         rank: this process.
         world_size: number of processes.
+        preprocessings: those of the models that will see the batches, each once.
 
     Returns:
         A loader of `EvaluationBatch`.
@@ -135,7 +180,7 @@ def evaluation_loader(
     else:
         batches = [list(batch) for batch in loader.batch_sampler or [[i] for i in range(n)]]
     return DataLoader(
-        _Lists(dataset),
+        _Lists(dataset, preprocessings),
         batch_size=None,
         sampler=_Batches(batches, rank, world_size),
         collate_fn=_Collate(loader.collate_fn),
@@ -156,6 +201,7 @@ class EvaluationData(LightningDataModule):
         split: `validation`, `calibration`, `test`, `train`, or any for which `inner` has a method
             `<split>_dataloader`.
         ready: called when the split is known and before it is read; may raise to stop.
+        preprocessings: those of the models, each once; None for models without.
     """
 
     def __init__(
@@ -163,11 +209,13 @@ class EvaluationData(LightningDataModule):
         inner: LightningDataModule,
         split: str,
         ready: Callable[[SplitInfo], None] | None = None,
+        preprocessings: Sequence[Preprocessing | None] = (),
     ) -> None:
         super().__init__()
         self.inner = inner
         self.split = split
         self._ready = ready
+        self._preprocessings = tuple(preprocessings)
         self._loader: DataLoader[Any] | None = None
         self.info: SplitInfo | None = None
         self.positions: list[int] = []
@@ -185,7 +233,7 @@ class EvaluationData(LightningDataModule):
         self.inner.setup(SETUP_STAGES.get(self.split, "fit"))
         loader = split_loader(self.inner, self.split)
         shared = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        self._loader = evaluation_loader(loader, *shared)
+        self._loader = evaluation_loader(loader, *shared, self._preprocessings)
         dealt = cast("_Batches", self._loader.sampler)
         self.info = describe(loader.dataset)
         self.positions, self.batches = dealt.positions, dealt.batches
@@ -209,7 +257,16 @@ class EvaluationData(LightningDataModule):
         return self.val_dataloader()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Apply the data module's own hook to what it gave."""
+        """Apply the data module's own hook to what it gave.
+
+        Raises:
+            CascadeError: a sample that cannot be read, where the data is to stop there.
+        """
+        if batch.stop is not None:
+            raise CascadeError(
+                f"data: {batch.stop}. To leave out what cannot be read: data.init_args.unreadable: "
+                "leave_out."
+            )
         inner = self.inner.on_before_batch_transfer(batch.batch, dataloader_idx)
         return batch._replace(batch=inner)
 
@@ -218,7 +275,7 @@ class EvaluationData(LightningDataModule):
     ) -> Any:
         """Apply the data module's own hook to what it gave."""
         inner = self.inner.transfer_batch_to_device(batch.batch, device, dataloader_idx)
-        return EvaluationBatch(inner, batch.positions.to(device))
+        return batch._replace(batch=inner, positions=batch.positions.to(device))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Apply the data module's own hook to what it gave."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule
@@ -29,18 +29,23 @@ class SplitInfo:
         ids: what tells them apart, distinct integers or strings.
         source: where the ids are counted; None if unknown.
         classes: class names in label order; None if unknown.
+        restricts: whether models that know more classes are to answer among these only.
+        findings: what there is to say about the data before they are read.
     """
 
     n: int
     ids: Ids
     source: str | None
     classes: tuple[str, ...] | None
+    restricts: bool = False
+    findings: tuple[str, ...] = ()
 
 
 def describe(dataset: Dataset[Any]) -> SplitInfo:
     """Ids, source and class names of a dataset, looking through `Subset`.
 
-    A dataset may offer `ids`, `source` and `classes`; the ids of others are their positions.
+    A dataset may offer `ids`, `source`, `classes`, `restricts_classes` and `findings`; the ids of
+    others are their positions.
     """
     ids: Ids
     if isinstance(dataset, Subset):
@@ -51,7 +56,7 @@ def describe(dataset: Dataset[Any]) -> SplitInfo:
             if isinstance(whole.ids, Tensor)
             else tuple(whole.ids[i] for i in chosen)
         )
-        return SplitInfo(len(chosen), ids, whole.source, whole.classes)
+        return replace(whole, n=len(chosen), ids=ids)
     n = len(cast("Sized", dataset))
     ids = as_ids(getattr(dataset, "ids", None), n, f"ids of {type(dataset).__name__}")
     classes = getattr(dataset, "classes", None)
@@ -60,6 +65,8 @@ def describe(dataset: Dataset[Any]) -> SplitInfo:
         ids,
         getattr(dataset, "source", None),
         tuple(str(c) for c in classes) if isinstance(classes, Sequence) else None,
+        bool(getattr(dataset, "restricts_classes", False)),
+        tuple(getattr(dataset, "findings", ())),
     )
 
 

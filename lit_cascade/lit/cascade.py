@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_cascade.analysis import policy_of
 from lit_cascade.batch import Inputs
@@ -15,8 +15,8 @@ from lit_cascade.cascade import Cascade, CascadeOutput
 from lit_cascade.core.policy import always_defer
 from lit_cascade.errors import CascadeError, UsageError, check_file_name
 from lit_cascade.lit.metrics import CascadeMetrics
-from lit_cascade.lit.stages import StagesModule, check_classes, inputs_and_rows
-from lit_cascade.models.stage import Stage
+from lit_cascade.lit.stages import StagesModule, describe, inputs_and_rows
+from lit_cascade.models.stage import BuiltStage, Stage
 from lit_cascade.options import PolicyOptions
 
 __all__ = ["LitCascade"]
@@ -32,14 +32,22 @@ class LitCascade(StagesModule):
     Args:
         stages: the classifiers by name, cheapest first.
         policy: score, temperatures and thresholds. Without thresholds everything is deferred.
+        channels_last: keep weights in the layout that convolutions on GPUs are fastest in.
+        compiled: run the stages through `torch.compile`.
 
     Raises:
         UsageError: fewer than two stages, a missing checkpoint, or a policy that does not fit.
         CascadeError: a checkpoint of another architecture, or stages with different classes.
     """
 
-    def __init__(self, stages: dict[str, Stage], policy: PolicyOptions | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        stages: dict[str, Stage],
+        policy: PolicyOptions | None = None,
+        channels_last: bool = False,  # noqa: FBT001, FBT002 - a setting
+        compiled: bool = False,  # noqa: FBT001, FBT002 - a setting
+    ) -> None:
+        super().__init__(channels_last=channels_last, compiled=compiled)
         if len(stages) < 2:
             raise UsageError(
                 "model.stages: a cascade needs at least 2 stages, "
@@ -59,14 +67,34 @@ class LitCascade(StagesModule):
             floors=self.options.floors_of(self.names),
         )
         built = {name: stage.build(name) for name, stage in stages.items()}
-        self.class_names = _agreed({name: classes for name, (_, classes) in built.items()})
-        networks = {name: network for name, (network, _) in built.items()}
-        self.cascade = Cascade(networks, given or everything)
+        self.cascade = Cascade(built, given or everything)
+        self._agree()
+        self._info = {name: describe(stage) for name, stage in built.items()}
+        for stage in built.values():
+            self.make_ready(stage)
         self.has_thresholds = given is not None
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, BuiltStage]:
         """The stages by name, cheapest first."""
-        return dict(zip(self.names, self.cascade.stages, strict=True))
+        stages = cast("Iterable[BuiltStage]", self.cascade.stages)
+        return dict(zip(self.names, stages, strict=True))
+
+    def stage_info(self) -> list[dict[str, Any]]:
+        """Parameters and settings of each stage, before a Trainer changes their precision."""
+        return [self.with_use(name, info) for name, info in self._info.items()]
+
+    def _agree(self) -> None:
+        """Let all stages that know their classes answer among those of the one with the fewest.
+
+        Data that name their classes may change that.
+        """
+        known = [stage for stage in self.networks().values() if stage.known is not None]
+        if not known:
+            return
+        least = min(known, key=lambda stage: len(stage.known or ()))
+        for stage in known:
+            stage.answer_among(least.known or (), f"stage {least.name!r}", fewer=True)
+        self.class_names = least.known
 
     def forward(self, inputs: Inputs) -> CascadeOutput:
         """Answer a batch, running each stage only where it is needed."""
@@ -116,11 +144,3 @@ class LitCascade(StagesModule):
             rows[f"flops.{name}"] = self.flops(name, inputs) * (stage >= k)
         rows["flops_alone"] = self.flops(self.names[-1], inputs)
         return rows
-
-
-def _agreed(classes: dict[str, tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    """The class names that all stages which know theirs have in common, in the same order."""
-    known = {name: names for name, names in classes.items() if names is not None}
-    for one, other in zip(known, list(known)[1:], strict=False):
-        check_classes(known[one], known[other], f"stage {one!r}", f"stage {other!r}")
-    return next(iter(known.values()), None)

@@ -12,10 +12,12 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 
 from lit_cascade.batch import forward_logits, split_labels
+from lit_cascade.core.labels import is_right
 from lit_cascade.core.scores import answers_of
 from lit_cascade.cost import FlopMeter
 from lit_cascade.data.evaluation import EvaluationBatch
 from lit_cascade.errors import check_file_name
+from lit_cascade.preprocessing import Preprocessing
 
 __all__ = ["LitClassifier"]
 
@@ -48,6 +50,10 @@ class LitClassifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.val_accuracy = MeanMetric()
         self._meter = FlopMeter(self.network)
+
+    def preprocessings(self) -> list[Preprocessing | None]:
+        """What the network wants done to raw samples, if anything."""
+        return [getattr(self.network, "preprocessing", None)]
 
     def forward(self, inputs: Any) -> Tensor:
         """Logits of a batch, (N, C)."""
@@ -82,7 +88,7 @@ class LitClassifier(LightningModule):
             }
         inputs, labels = split_labels(batch)
         prediction = answers_of(self(inputs))
-        self.val_accuracy.update((prediction == labels).float())
+        self.val_accuracy.update(is_right(prediction, labels).float())
         self.log("val_accuracy", self.val_accuracy, prog_bar=True)
         return {"labels": labels, "prediction": prediction}
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_cascade.core.combination import answers_after
+from lit_cascade.core.labels import is_right
 from lit_cascade.core.policy import Policy, route
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.errors import CascadeError
@@ -75,7 +76,7 @@ class CascadeMetrics(Metric):
 
         Args:
             logits: of every stage, (N, C) each.
-            labels: (N,) integers.
+            labels: (N,) integers, or (N, M) where several are right, filled up with -1.
             flops: of every stage on every sample, (N, K).
 
         Raises:
@@ -92,7 +93,7 @@ class CascadeMetrics(Metric):
         ]
         scores, answers = [pair[0] for pair in judged], [pair[1] for pair in judged]
         after = answers_after(first.combine, scores, answers, logits, first.temperatures)
-        correct = torch.stack([answer == labels for answer in after], dim=1)
+        correct = torch.stack([is_right(answer, labels) for answer in after], dim=1)
         spent = flops.to(self.flops).cumsum(dim=1)
         self.n += len(labels)
         for t, policy in enumerate(self.policies):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -17,7 +18,8 @@ from lit_cascade.data.evaluation import EvaluationData
 from lit_cascade.data.splits import SplitInfo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.callbacks import Collector
-from lit_cascade.lit.stages import check_classes
+from lit_cascade.lit.stages import StagesModule
+from lit_cascade.preprocessing import Preprocessing
 from lit_cascade.samples import Ids, Samples, whole_numbers
 
 __all__ = ["Check", "Found", "ReadingTrainer", "Sight"]
@@ -33,14 +35,16 @@ class Sight:
     Attributes:
         ids: of the samples that a loop would read, in order.
         classes: names in label order; None if the data does not say.
-        data: name, source and split, and how many samples are read if there is a limit.
+        data: name, source and split, how many samples are read if there is a limit, and `findings`.
         batch_size: samples per batch.
+        restricts: whether models that know more classes answer among these only.
     """
 
     ids: Ids
     classes: tuple[str, ...] | None
     data: dict[str, Any]
     batch_size: int
+    restricts: bool
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Found(Sight):
     """What a loop gave.
 
     Attributes:
-        rows: what the steps returned, in the order of the ids.
+        rows: what the steps returned, in the order of the ids. Samples that are left out have
+            none, and `data` names them in `left_out`; `remarks` counts what else there is to say.
     """
 
     rows: dict[str, Tensor]
@@ -99,7 +104,7 @@ class ReadingTrainer(Trainer):
         data = self._data(model, datamodule, split, check)
         with self._collecting() as collector:
             loop(model, datamodule=data, verbose=False)
-        return lambda: self._found(data, collector.rows)
+        return lambda: self._found(data, collector)
 
     def look(self, model: LightningModule, datamodule: LightningDataModule, split: str) -> Sight:
         """Set a split up and describe it without reading it; every process must take part.
@@ -145,31 +150,37 @@ class ReadingTrainer(Trainer):
             )
 
         def ready(info: SplitInfo) -> None:
-            classes = _names(datamodule, info)
-            known = getattr(model, "class_names", None)
-            if classes and known:
-                names: Sequence[str] = getattr(model, "names", ())
-                what = f"stage {names[0]!r}" if len(names) == 1 else "the model"
-                check_classes(known, classes, what, "the data")
+            if isinstance(model, StagesModule):
+                model.align(_names(datamodule, info), fewer=info.restricts)
             if check is not None:
                 check(info.ids, _described(datamodule, split, info))
 
-        return EvaluationData(datamodule, split, ready)
+        wanted: list[Preprocessing | None] = getattr(model, "preprocessings", list)()
+        return EvaluationData(datamodule, split, ready, wanted)
 
-    def _found(self, data: EvaluationData, rows: dict[str, Tensor] | None) -> Found:
-        if rows is None or data.info is None:
+    def _found(self, data: EvaluationData, collector: Collector) -> Found:
+        rows, info = collector.rows, data.info
+        if rows is None or info is None:
             raise CascadeError(
                 f"no samples of the split {data.split!r} were read: is there a limit of 0 batches?"
             )
-        read = rows["positions"].tolist()
-        if read != data.positions and (not self._limited or len(set(read)) != len(read)):
+        gone = {position for position, _ in collector.left_out}
+        if gone and not rows:
             raise CascadeError(
-                f"{len(data.positions)} samples were dealt out and {len(read)} came back."
+                f"none of the {len(gone)} samples of the split {data.split!r} could be read; "
+                f"first: {collector.left_out[0][1]}."
             )
-        sight = self._sight(data, read)
-        _, order = _in_order(data.info.ids, rows["positions"])
+        read = rows["positions"].tolist()
+        dealt = [position for position in data.positions if position not in gone]
+        if read != dealt and (not self._limited or len(set(read)) != len(read)):
+            raise CascadeError(f"{len(dealt)} samples were dealt out and {len(read)} came back.")
+        sight = self._sight(data, sorted({*read, *gone}))
+        said = _said(info.ids, collector)
+        ids, order = _in_order(info.ids, rows["positions"])
         ordered = {key: value[order] for key, value in rows.items()}
-        return Found(sight.ids, sight.classes, sight.data, sight.batch_size, ordered)
+        return Found(
+            ids, sight.classes, sight.data | said, sight.batch_size, sight.restricts, ordered
+        )
 
     @staticmethod
     def _sight(data: EvaluationData, read: list[int]) -> Sight:
@@ -185,6 +196,7 @@ class ReadingTrainer(Trainer):
             classes=_names(data.inner, data.info),
             data=described,
             batch_size=data.batch_size,
+            restricts=data.info.restricts,
         )
 
     @contextmanager
@@ -203,7 +215,25 @@ class ReadingTrainer(Trainer):
 
 def _described(datamodule: LightningDataModule, split: str, info: SplitInfo) -> dict[str, Any]:
     name = getattr(datamodule, "name", None) or type(datamodule).__name__
-    return {"name": name, "split": split, "source": info.source}
+    described = {"name": name, "split": split, "source": info.source}
+    return described | ({"findings": list(info.findings)} if info.findings else {})
+
+
+def _said(ids: Ids, collector: Collector) -> dict[str, Any]:
+    """What the batches said of their samples, for the description of the data.
+
+    `remarks` has the number of samples per text; `left_out` the id of each and the reason.
+    """
+    said: dict[str, Any] = {}
+    if collector.remarks:
+        said["remarks"] = dict(sorted(Counter(text for _, text in collector.remarks).items()))
+    if collector.left_out:
+        gone = [
+            (ids[position].item() if isinstance(ids, Tensor) else ids[position], reason)
+            for position, reason in collector.left_out
+        ]
+        said["left_out"] = [list(pair) for pair in sorted(gone)]
+    return said
 
 
 def _names(datamodule: LightningDataModule, info: SplitInfo) -> tuple[str, ...] | None:

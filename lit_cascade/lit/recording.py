@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from lightning.pytorch import LightningDataModule
 
@@ -20,7 +20,7 @@ from lit_cascade.provenance import run_info
 from lit_cascade.records import Record
 from lit_cascade.written import Written, stored_as
 
-__all__ = ["Configs", "RecordDtype", "ZooRecording", "records_of"]
+__all__ = ["Configs", "RecordDtype", "Recorded", "ZooRecording", "records_of"]
 
 RecordDtype = Literal["float16", "float32"]
 _Done = TypeVar("_Done")
@@ -61,7 +61,7 @@ def records_of(
             parameters=details["parameters"],
             data=_with(found.data, configs.data),
             model=_with(details["model"], configs.stages.get(name)),
-            info=run_info() | _run(trainer, found),
+            info=run_info() | _run(trainer, model, found) | _fitting(details),
         )
         for name, details in zip(model.names, model.stage_info(), strict=True)
     ]
@@ -71,9 +71,38 @@ def _with(described: Mapping[str, Any], config: Mapping[str, Any] | None) -> dic
     return dict(described) if config is None else {**described, "config": config}
 
 
-def _run(trainer: ReadingTrainer, sight: Sight) -> dict[str, Any]:
+def _fitting(details: Mapping[str, Any]) -> dict[str, Any]:
+    key = "samples_per_forward"  # where whole batches did not fit into memory
+    return {key: details[key]} if key in details else {}
+
+
+def _run(trainer: ReadingTrainer, model: StagesModule, sight: Sight) -> dict[str, Any]:
     """What else decides the last digits of logits."""
-    return {"precision": str(trainer.precision), "batch_size": sight.batch_size}
+    run: dict[str, Any] = {"precision": str(trainer.precision), "batch_size": sight.batch_size}
+    forms = {"channels_last": model.channels_last, "compiled": model.compiled}
+    return run | {name: True for name, chosen in forms.items() if chosen}
+
+
+class Recorded(NamedTuple):
+    """What a recording left behind.
+
+    Attributes:
+        written: the records in the folder, model by model.
+        failed: the models that could not be recorded, and why.
+    """
+
+    written: list[Written]
+    failed: dict[str, str]
+
+
+class _ModelError(Exception):
+    """One model of many cannot be recorded; the others can."""
+
+    def __init__(self, cause: Exception) -> None:
+        said = str(cause).strip().split("\n", maxsplit=1)[0]
+        kind = "" if isinstance(cause, CascadeError) else f"{type(cause).__name__}: "
+        super().__init__(f"{kind}{said}")
+        self.cause = cause
 
 
 @dataclass
@@ -97,7 +126,7 @@ class ZooRecording:
         *,
         overwrite: bool,
         announce: Callable[[int, int, str, bool], None] | None,
-    ) -> list[Written] | None:
+    ) -> Recorded | None:
         """Keep what is there, record the rest.
 
         Raises:
@@ -112,25 +141,63 @@ class ZooRecording:
         kept = self._told(lambda: self._kept(names, sight, overwrite=overwrite))
         # a recording has one date, on whichever days it was interrupted
         date = min((done.date for done in kept.values()), default=str(run_info()["date"]))
-        done = []
+        done, failed = [], {}
         for number, name in enumerate(names, start=1):
             if announce is not None and self.trainer.is_global_zero:
                 announce(number, len(names), name, name in kept)
-            done.append(kept[name] if name in kept else self._record(name, date))
-        return done if self.trainer.is_global_zero else None
+            try:
+                one = kept[name] if name in kept else self._record(name, sight, date)
+            except _ModelError as error:
+                if len(names) == 1:
+                    raise error.cause from None
+                failed[name] = str(error)
+            else:
+                done.append(one)
+        return Recorded(done, failed) if self.trainer.is_global_zero else None
 
-    def _record(self, name: str, date: str) -> Written:
-        self.zoo.select(name)
-        trainer = self.trainer
-        reading = trainer.read(self.zoo, self.datamodule, self.split, trainer.validate)
+    def _record(self, name: str, sight: Sight, date: str) -> Written:
         try:
-            return self._told(lambda: self._write(reading(), date))
+            self._build(name, sight)
+            reading = self._read()
+            done = self._told(lambda: self._finished(reading, date))
         finally:
             self.zoo.release()
+        if isinstance(done, _ModelError):
+            raise done
+        return done
 
-    def _write(self, found: Found, date: str) -> Written:
-        (record,) = records_of(self.zoo, found, self.trainer, self.configs)
-        record = stored_as(record, self.dtype)
+    def _build(self, name: str, sight: Sight) -> None:
+        """Make a model on every process, or on none.
+
+        Raises:
+            _ModelError: it cannot be made, here or on another process.
+        """
+        failure: Exception | None = None
+        try:
+            self.zoo.select(name)
+            self.zoo.align(sight.classes, fewer=sight.restricts)
+        except Exception as error:  # noqa: BLE001 - one model of many, and code of others
+            failure = error
+        if not self.trainer.strategy.reduce_boolean_decision(failure is None, all=True):
+            raise _ModelError(failure or CascadeError("it could not be made by another process."))
+
+    def _read(self) -> Callable[[], Found]:
+        trainer = self.trainer
+        try:
+            return trainer.read(self.zoo, self.datamodule, self.split, trainer.validate)
+        except Exception as error:
+            # of several processes the others may be waiting in the middle of the loop
+            if trainer.world_size > 1:
+                raise
+            raise _ModelError(error) from error
+
+    def _finished(self, reading: Callable[[], Found], date: str) -> Written | _ModelError:
+        """Write the record of what was read; what is wrong with the model is returned."""
+        try:
+            (record,) = records_of(self.zoo, reading(), self.trainer, self.configs)
+            record = stored_as(record, self.dtype)
+        except CascadeError as error:
+            return _ModelError(error)
         record = replace(record, info={**record.info, "date": date})
         path = self._path(record.name)
         content = record.to_bytes()
@@ -148,10 +215,9 @@ class ZooRecording:
             path = self._path(name)
             if not path.exists():
                 continue
-            self.zoo.select(name)
             try:
                 record = Record.load(path)
-                check_same(record, self._expected(name, sight))
+                check_same(record, self._expected(name, sight, record))
             except CascadeError as error:
                 if not overwrite:
                     raise UsageError(
@@ -163,17 +229,24 @@ class ZooRecording:
         self.zoo.release()
         return kept
 
-    def _expected(self, name: str, sight: Sight) -> Expected:
+    def _expected(self, name: str, sight: Sight, record: Record) -> Expected:
+        """What a record must be to be kept."""
         configs = self.configs or Configs()
-        (details,) = self.zoo.stage_info()
+        if self.zoo.is_published(name):  # the weights go with the name: no need to load them
+            model = {key: value for key, value in record.model.items() if key != "config"}
+        else:
+            self.zoo.select(name)
+            self.zoo.align(sight.classes, fewer=sight.restricts)
+            (details,) = self.zoo.stage_info()
+            model = details["model"]
         return Expected(
             name=name,
             dtype=self.dtype,
-            model=_with(details["model"], configs.stages.get(name)),
+            model=_with(model, configs.stages.get(name)),
             data=_with(sight.data, configs.data),
             ids=sight.ids,
             classes=sight.classes or self.zoo.class_names,
-            run=_run(self.trainer, sight),
+            run=_run(self.trainer, self.zoo, sight),
         )
 
     def _told(self, work: Callable[[], _Done]) -> _Done:

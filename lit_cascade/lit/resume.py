@@ -7,11 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
 from lit_cascade.samples import Ids, Samples
 
 __all__ = ["Expected", "check_same"]
+
+_READ = ("left_out", "remarks")
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,14 @@ def check_same(record: Record, expected: Expected) -> None:
         CascadeError: naming the first difference.
     """
     logits = record.logits
+    # what the samples turned out to be is known only when they are read
+    data = {key: value for key, value in record.data.items() if key not in _READ}
+    gone = [sample for sample, _ in record.data.get("left_out", [])]
     there = {
         "name": record.name,
         "dtype": "none" if logits is None else str(logits.dtype).removeprefix("torch."),
         "model": record.model,
-        "data": record.data,
+        "data": data,
         **{key: record.info.get(key) for key in expected.run},
     }
     here = {
@@ -64,11 +72,20 @@ def check_same(record: Record, expected: Expected) -> None:
     for where, mine, theirs in _differences(there, json.loads(json.dumps(here)), ""):
         raise CascadeError(f"its {where} is {_short(mine)}, and here it is {_short(theirs)}.")
     names = expected.classes or tuple(str(c) for c in range(len(record.classes)))
-    difference = Samples(record.ids, None, record.classes).difference(
+    difference = Samples(_joined(record.ids, gone), None, record.classes).difference(
         Samples(expected.ids, None, names)
     )
     if difference is not None:
         raise CascadeError(f"it differs in {difference}.")
+
+
+def _joined(ids: Ids, gone: list[Any]) -> Ids:
+    """The ids of a record with those of the samples that were left out, in order."""
+    if not gone:
+        return ids
+    if isinstance(ids, Tensor):
+        return torch.cat([ids, torch.tensor(gone, dtype=torch.int64)]).sort().values
+    return tuple(sorted([*ids, *gone]))
 
 
 def _differences(one: Any, other: Any, where: str) -> Iterator[tuple[str, Any, Any]]:

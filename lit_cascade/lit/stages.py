@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_cascade.batch import Inputs, forward_logits, split_labels
+from lit_cascade.batch import Inputs, split_labels
 from lit_cascade.cost import FlopMeter, count_parameters
 from lit_cascade.data.evaluation import EvaluationBatch
 from lit_cascade.errors import CascadeError
-from lit_cascade.models.stage import describe_network
+from lit_cascade.lit.parts import FittingParts
+from lit_cascade.models.stage import BuiltStage, describe_network
+from lit_cascade.preprocessing import Preprocessing
 
-__all__ = ["StagesModule", "check_classes", "inputs_and_rows"]
+__all__ = ["StagesModule", "describe", "distinct", "inputs_and_rows"]
 
 
 class StagesModule(LightningModule):
@@ -22,19 +25,54 @@ class StagesModule(LightningModule):
 
     Attributes:
         names: of the stages that are in memory, in order.
-        class_names: names of the classes in logit order; None if no stage knows.
+        class_names: names of the classes that they answer among, in logit order; None if no stage
+            knows.
+
+    Args:
+        channels_last: keep weights in the layout that convolutions on GPUs are fastest in.
+        compiled: run the stages through `torch.compile`.
     """
 
     names: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, *, channels_last: bool = False, compiled: bool = False) -> None:
         super().__init__()
+        self.channels_last, self.compiled = channels_last, compiled
         self._meters: dict[str, FlopMeter] = {}
+        self._parts: dict[str, FittingParts] = {}
 
-    def networks(self) -> Mapping[str, nn.Module]:
+    def networks(self) -> Mapping[str, BuiltStage]:
         """The stages that are in memory, by name, in order."""
         raise NotImplementedError
+
+    def make_ready(self, stage: BuiltStage) -> None:
+        """Bring a stage that was just built into the layout and form that it is to run in."""
+        if self.channels_last:
+            stage.network.to(memory_format=torch.channels_last)
+        if self.compiled:
+            stage.network.compile()
+
+    def preprocessings(self) -> list[Preprocessing | None]:
+        """What the stages want done to raw samples, each once; None for those that want nothing."""
+        return distinct(stage.preprocessing for stage in self.networks().values())
+
+    def align(self, classes: Sequence[str] | None, *, fewer: bool = False) -> None:
+        """Bring the logits of all stages that know their classes into the order of the data's.
+
+        Args:
+            classes: names in label order; None if the data do not name them.
+            fewer: whether stages that know more classes are to answer among these only.
+
+        Raises:
+            CascadeError: classes that cannot be aligned by name.
+        """
+        if classes is None:
+            return
+        for stage in self.networks().values():
+            stage.answer_among(classes, "the data", fewer=fewer)
+        known = [stage.class_names for stage in self.networks().values()]
+        self.class_names = next((names for names in known if names is not None), None)
 
     def flops(self, name: str, inputs: Inputs) -> Tensor:
         """FLOPs of a stage on each sample of a batch, (N,) float64."""
@@ -43,11 +81,21 @@ class StagesModule(LightningModule):
         return self._meters[name](inputs)
 
     def stage_info(self) -> list[dict[str, Any]]:
-        """Parameters and settings of each stage, in order."""
-        return [
-            {"parameters": count_parameters(network), "model": describe_network(network)}
-            for network in self.networks().values()
-        ]
+        """Parameters and settings of each stage, in order.
+
+        With `known_classes`, their number, where a stage knows others than it answers among, and
+        `samples_per_forward` where whole batches did not fit into memory.
+        """
+        return [self.with_use(name, describe(stage)) for name, stage in self.networks().items()]
+
+    def with_use(self, name: str, info: dict[str, Any]) -> dict[str, Any]:
+        """The description of a stage, with what this use of it adds."""
+        stage, parts = self.networks()[name], self._parts.get(name)
+        model = dict(info["model"])
+        if stage.columns is not None and stage.known is not None:
+            model["known_classes"] = len(stage.known)
+        size = None if parts is None else parts.size
+        return {**info, "model": model} | ({} if size is None else {"samples_per_forward": size})
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Run every stage on the whole batch.
@@ -66,7 +114,8 @@ class StagesModule(LightningModule):
         del batch_idx
         inputs, rows = inputs_and_rows(batch)
         for name, network in self.networks().items():
-            rows[f"logits.{name}"] = forward_logits(network, inputs, name).float()
+            parts = self._parts.setdefault(name, FittingParts())
+            rows[f"logits.{name}"] = parts(network, inputs, name).float()
             rows[f"flops.{name}"] = self.flops(name, inputs)
         widths = {name: rows[f"logits.{name}"].shape[1] for name in self.names}
         if len(set(widths.values())) > 1:
@@ -87,18 +136,11 @@ def inputs_and_rows(batch: Any) -> tuple[Inputs, dict[str, Tensor]]:
     return inputs, rows
 
 
-def check_classes(one: Sequence[str], other: Sequence[str], first: str, second: str) -> None:
-    """Check that two lists of class names are the same, in the same order.
+def describe(stage: BuiltStage) -> dict[str, Any]:
+    """Parameters and settings of a stage."""
+    return {"parameters": count_parameters(stage), "model": describe_network(stage)}
 
-    Raises:
-        CascadeError: showing where they first differ.
-    """
-    if len(one) != len(other):
-        raise CascadeError(f"{first} has {len(one)} classes and {second} has {len(other)}.")
-    for position, (a, b) in enumerate(zip(one, other, strict=True)):
-        if a != b:
-            order = " in another order" if set(one) == set(other) else ""
-            raise CascadeError(
-                f"{first} and {second} have different classes{order}: "
-                f"class {position} is {a!r} in one and {b!r} in the other."
-            )
+
+def distinct(found: Iterable[Preprocessing | None]) -> list[Preprocessing | None]:
+    """Preprocessings, each once."""
+    return list({None if one is None else one.key: one for one in found}.values())

@@ -9,16 +9,16 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lit_cascade.analysis import StageCalibration, calibrate_record
+from lit_cascade.core.labels import is_right
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.reading import Check, ReadingTrainer
-from lit_cascade.lit.recording import Configs, RecordDtype, ZooRecording, records_of
+from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecording, records_of
 from lit_cascade.lit.results import Evaluation, Execution
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.lit.zoo import LitZoo
 from lit_cascade.records import Record
-from lit_cascade.written import Written
 
 __all__ = ["CascadeTrainer"]
 
@@ -71,7 +71,7 @@ class CascadeTrainer(ReadingTrainer):
         overwrite: bool = False,  # noqa: FBT001, FBT002 - as all options here
         configs: Configs | None = None,
         announce: Callable[[int, int, str, bool], None] | None = None,
-    ) -> list[Written] | None:
+    ) -> Recorded | None:
         """Run models one after the other and write a record of each into a folder.
 
         A model is made, run, recorded and let go before the next one, so memory holds one at a
@@ -92,11 +92,12 @@ class CascadeTrainer(ReadingTrainer):
                 whether its record is kept.
 
         Returns:
-            What is in the folder, model by model.
+            What is in the folder, model by model, and which models failed: they do not keep the
+            others from being recorded.
 
         Raises:
             UsageError: an unknown model, or a file in the folder that is something else.
-            CascadeError: as for `record`; logits that `dtype` cannot hold.
+            CascadeError: data that cannot be read; and for a single model all that `record` raises.
         """
         recording = ZooRecording(self, zoo, datamodule, split, Path(folder), dtype, configs)
         return recording.run(only, overwrite=overwrite, announce=announce)
@@ -188,7 +189,7 @@ class CascadeTrainer(ReadingTrainer):
             return None
         found = reading()
         found.samples(None, int(found.rows["classes"][0]))  # checks that the labels are classes
-        right = found.rows["prediction"].eq(found.rows["labels"])
+        right = is_right(found.rows["prediction"], found.rows["labels"])
         return Evaluation(
             accuracy=int(right.sum()) / len(right),
             flops=float(found.rows["flops"].sum()) / len(right),

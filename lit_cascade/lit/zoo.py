@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from lightning.pytorch.utilities.memory import garbage_collection_cuda
 
 from lit_cascade.errors import UsageError, check_file_name, check_name
-from lit_cascade.lit.stages import StagesModule
-from lit_cascade.models.stage import Stage
+from lit_cascade.lit.stages import StagesModule, describe
+from lit_cascade.models.stage import BuiltStage, Stage
+from lit_cascade.models.timm import Timm, timm_names
 
-__all__ = ["LitZoo"]
+__all__ = ["LitZoo", "TimmModels"]
+
+
+@dataclass
+class TimmModels:
+    """Pretrained models of timm, each a stage of its own name.
+
+    Args:
+        models: names, or wildcards such as `convnext*.fb_in1k` for all pretrained models that fit;
+            `lit-cascade screen` makes such a list.
+        exclude: patterns of names to leave out.
+        pretrained: load the weights that belong to the names.
+        use_test_size: evaluate at the size that timm publishes figures for.
+    """
+
+    models: list[str]
+    exclude: list[str] = field(default_factory=list)
+    pretrained: bool = True
+    use_test_size: bool = True
+
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The stages by name, as a config file says it.
+
+        Raises:
+            UsageError: an unknown model, or two of one name.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for model in timm_names(self.models, self.exclude):
+            name = model.rstrip("/").rsplit("/", maxsplit=1)[-1]
+            if name in found:
+                raise UsageError(f"model.timm.models: two models are called {name!r}.")
+            arguments = {
+                "model": model,
+                "pretrained": self.pretrained,
+                "use_test_size": self.use_test_size,
+            }
+            network = {"class_path": "lit_cascade.models.Timm", "init_args": arguments}
+            found[name] = {"network": network}
+        return found
 
 
 class LitZoo(StagesModule):
@@ -21,22 +62,43 @@ class LitZoo(StagesModule):
 
     Args:
         stages: the classifiers by name.
+        timm: further ones, by their names in timm.
+        channels_last: keep weights in the layout that convolutions on GPUs are fastest in.
+        compiled: run the models through `torch.compile`.
 
     Raises:
-        UsageError: no classifier, or a name that cannot name a file.
+        UsageError: no classifier, one name twice, or a name that cannot name a file.
     """
 
-    def __init__(self, stages: dict[str, Stage]) -> None:
-        super().__init__()
-        if not stages:
-            raise UsageError("model.stages: expected at least 1 model by name, got none.")
-        for name in stages:
+    def __init__(
+        self,
+        stages: dict[str, Stage] | None = None,
+        timm: TimmModels | None = None,
+        channels_last: bool = False,  # noqa: FBT001, FBT002 - a setting
+        compiled: bool = False,  # noqa: FBT001, FBT002 - a setting
+    ) -> None:
+        super().__init__(channels_last=channels_last, compiled=compiled)
+        self.stage_configs = {} if timm is None else timm.configs()
+        self.stages = dict(stages or {})
+        for name, config in self.stage_configs.items():
+            if name in self.stages:
+                raise UsageError(f"model: {name!r} is both in stages and in timm.models.")
+            self.stages[name] = Stage(partial(Timm, **config["network"]["init_args"]))
+        if not self.stages:
+            raise UsageError(
+                "model.stages: expected at least 1 model by name, or model.timm.models, got none."
+            )
+        for name in self.stages:
             check_file_name(name, "model.stages")
-        self.stages = stages
-        self.network: nn.Module | None = None
-        self._info: list[dict[str, Any]] = []
+        self.network: BuiltStage | None = None
+        self._info: dict[str, Any] = {}
 
-    def networks(self) -> dict[str, nn.Module]:
+    def is_published(self, name: str) -> bool:
+        """Whether the weights of a model are told by its name alone, as those of timm's hub are."""
+        arguments = self.stage_configs.get(name, {}).get("network", {}).get("init_args", {})
+        return bool(arguments.get("pretrained")) and not arguments["model"].startswith("local-dir:")
+
+    def networks(self) -> dict[str, BuiltStage]:
         """The selected model by its name, if there is one."""
         return {} if self.network is None else {self.names[0]: self.network}
 
@@ -54,15 +116,18 @@ class LitZoo(StagesModule):
         self.release()
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(torch.initial_seed())
-            network, self.class_names = self.stages[name].build(name)
-        self.names, self.network = (name,), network
-        self._info = super().stage_info()
+            self.network = self.stages[name].build(name)
+        self.names, self.class_names = (name,), self.network.class_names
+        self._info = describe(self.network)
+        self.make_ready(self.network)
 
     def stage_info(self) -> list[dict[str, Any]]:
         """Parameters and settings of the selected model, before a Trainer changes its precision."""
-        return self._info
+        return [self.with_use(name, self._info) for name in self.names]
 
     def release(self) -> None:
         """Let go of the model in memory."""
-        self.names, self.network, self.class_names, self._info = (), None, None, []
+        self.names, self.network, self.class_names, self._info = (), None, None, {}
         self._meters.clear()
+        self._parts.clear()
+        garbage_collection_cuda()

@@ -1,6 +1,17 @@
 """Stages: the models of a cascade, each with its weights and its own preprocessing."""
 
+from lit_cascade.models.images import ImagePreprocessing
 from lit_cascade.models.networks import ConvNet, Perceptron, ResNet
-from lit_cascade.models.stage import Stage
+from lit_cascade.models.stage import BuiltStage, Stage
+from lit_cascade.models.timm import Timm, timm_names
 
-__all__ = ["ConvNet", "Perceptron", "ResNet", "Stage"]
+__all__ = [
+    "BuiltStage",
+    "ConvNet",
+    "ImagePreprocessing",
+    "Perceptron",
+    "ResNet",
+    "Stage",
+    "Timm",
+    "timm_names",
+]

@@ -8,17 +8,95 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lit_cascade.class_lists import class_list, columns_of
 from lit_cascade.errors import CascadeError
 from lit_cascade.files import find_bundled, safetensors_bytes
+from lit_cascade.preprocessing import Preprocessing
 
-__all__ = ["CHECKPOINT_FORMAT", "Stage", "checkpoint_bytes", "describe_network", "read_checkpoint"]
+__all__ = [
+    "CHECKPOINT_FORMAT",
+    "BuiltStage",
+    "Stage",
+    "checkpoint_bytes",
+    "describe_network",
+    "read_checkpoint",
+]
 
 CHECKPOINT_FORMAT = "lit-cascade-checkpoint/1"
+
+_HOLDERS = ("state_dict", "model", "model_state_dict")
+"""Where Lightning, timm and training scripts keep weights among other things."""
+
+_WRAPPERS = ("network.", "model.", "module.", "_orig_mod.")
+"""How Lightning, timm's stage, DDP and torch.compile wrap a network."""
+
+
+class BuiltStage(nn.Module):
+    """A classifier in memory, whose logits are in the order of the classes that are wanted.
+
+    Args:
+        name: of the stage.
+        network: takes a batch and returns logits, or something with an attribute `logits`. Where it
+            has an attribute `preprocessing`, the batch holds what that makes of raw samples.
+        classes: names of the network's classes in the order of its logits; None if unknown.
+
+    Attributes:
+        class_names: those that it answers among, in the order of its logits; None if unknown.
+    """
+
+    columns: Tensor | None
+
+    def __init__(self, name: str, network: nn.Module, classes: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.known = None if classes is None else tuple(classes)
+        self.class_names = self.known
+        self.register_buffer("columns", None, persistent=False)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What raw samples go through first, if the network has such a thing."""
+        found: Preprocessing | None = getattr(self.network, "preprocessing", None)
+        return found
+
+    def answer_among(self, classes: Sequence[str], whose: str, *, fewer: bool = False) -> None:
+        """Bring the logits into the order of other class names; if the own are unknown, do nothing.
+
+        Args:
+            classes: in label order.
+            whose: they are, for messages.
+            fewer: whether the network may know more classes, which it then never answers.
+
+        Raises:
+            CascadeError: the classes cannot be aligned by name.
+        """
+        if self.known is None:
+            return
+        who = f"stage {self.name!r}"
+        columns = columns_of(self.known, classes, who, whose, fewer=fewer)
+        device = next((tensor.device for tensor in self.network.parameters()), None)
+        self.columns = None if columns is None else columns.to(device)
+        self.class_names = tuple(classes)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Logits (N, C) of a batch."""
+        output = self.network(*args, **kwargs)
+        logits = getattr(output, "logits", output)
+        if self.columns is None or not isinstance(logits, Tensor) or logits.ndim != 2:
+            return logits
+        if self.known is not None and logits.shape[1] != len(self.known):
+            raise CascadeError(
+                f"stage {self.name!r} gives {logits.shape[1]} logits and names "
+                f"{len(self.known)} classes."
+            )
+        return logits.index_select(1, self.columns)
 
 
 @dataclass
@@ -26,6 +104,7 @@ class Stage:
     """A classifier: a network and its weights.
 
     The network takes a batch as the data gives it, does its own normalisation, and returns logits.
+    Where it has an attribute `preprocessing`, raw samples go through that first.
     """
 
     network: Callable[[], nn.Module]
@@ -35,31 +114,37 @@ class Stage:
     """Weights: .safetensors, or a .pt or .ckpt file of tensors. A path, or the name of a bundled
     checkpoint. Without it the network keeps the weights it was made with."""
 
-    classes: list[str] | None = None
-    """Names of the classes in logit order; by default those in the checkpoint, if it has any."""
+    classes: list[str] | str | None = None
+    """Names of the classes in logit order, the name of a list such as imagenet-1k, or a text file
+    with one per line; by default those in the checkpoint, or those that the network knows."""
 
-    def build(self, name: str) -> tuple[nn.Module, tuple[str, ...] | None]:
+    def build(self, name: str) -> BuiltStage:
         """Make the network and load its weights.
 
         Args:
             name: the stage's name, for messages.
 
         Returns:
-            The network in evaluation mode, and its class names if they are known.
+            The stage in evaluation mode.
 
         Raises:
             UsageError: the checkpoint does not exist.
             CascadeError: it cannot be read, or belongs to another architecture.
         """
+        argument = f"model.stages.{name}"
+        classes: Sequence[str] | None = None
+        if self.classes:
+            classes = class_list(self.classes, f"{argument}.classes")
         network = self.network if isinstance(self.network, nn.Module) else self.network()
-        classes = tuple(self.classes) if self.classes else None
         if self.checkpoint is not None:
-            path = find_bundled(self.checkpoint, "checkpoints", f"model.stages.{name}.checkpoint")
+            path = find_bundled(self.checkpoint, "checkpoints", f"{argument}.checkpoint")
             weights, header = read_checkpoint(path)
             _load(network, weights, name, path)
             if classes is None and "classes" in header:
                 classes = tuple(json.loads(header["classes"]))
-        return network.eval(), classes
+        if classes is None:
+            classes = getattr(network, "class_names", None)
+        return BuiltStage(name, network, classes).eval()
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -77,7 +162,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
         raise CascadeError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
-    weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    weights = None
+    if isinstance(content, Mapping):
+        held = (content[key] for key in _HOLDERS if isinstance(content.get(key), Mapping))
+        weights = next(held, content)
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CascadeError(
             f"checkpoint {str(path)!r} holds no weights: expected a dict of tensors, "
@@ -88,10 +176,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _load(network: nn.Module, weights: dict[str, Tensor], name: str, path: Path) -> None:
     wanted = network.state_dict()
-    for prefix in ("network.", "model.", "module."):  # how Lightning and DDP wrap a network
+    for prefix in _WRAPPERS:
         wrapped = all(key.startswith(prefix) for key in weights)
         if wrapped and not set(weights) & set(wanted):
             weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    for prefix in _WRAPPERS:  # and the reverse: the file of a bare network that is wrapped here
+        if not set(weights) & set(wanted) and all(key.startswith(prefix) for key in wanted):
+            weights = {prefix + key: value for key, value in weights.items()}
     missing = sorted(set(wanted) - set(weights))
     foreign = sorted(set(weights) - set(wanted))
     shapes = [
@@ -120,8 +211,13 @@ def checkpoint_bytes(network: nn.Module, name: str, classes: Sequence[str] | Non
     return safetensors_bytes({k: v.cpu() for k, v in network.state_dict().items()}, header)
 
 
-def describe_network(network: nn.Module) -> dict[str, str]:
-    """The network's class, and a fingerprint that changes with any weight."""
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """The network's class, a fingerprint that changes with any weight, and its own description.
+
+    A network may say more of itself by a method `description`, which returns plain JSON.
+    """
+    network = network.network if isinstance(network, BuiltStage) else network
+    own = getattr(network, "description", None)
     digest = hashlib.sha256()
     for key, value in sorted(network.state_dict().items()):
         digest.update(key.encode())
@@ -131,4 +227,5 @@ def describe_network(network: nn.Module) -> dict[str, str]:
     return {
         "class": f"{type(network).__module__}.{type(network).__qualname__}",
         "weights": digest.hexdigest()[:16],
+        **(own() if callable(own) else {}),
     }

@@ -333,7 +333,8 @@ def test_fit_trains_on_files_and_writes_a_card(tmp_path, monkeypatch, capsys, ca
     head = yaml.safe_load((tmp_path / "out/tiny.md").read_text().split("---")[1])
     held_back = {"calibration": 6} if calibration_size else {}
     assert head["samples"] == held_back | {"test": 9}
-    _, classes = Stage(lambda: ResNet(**network), str(tmp_path / "out/tiny.safetensors")).build("a")
+    stage = Stage(lambda: ResNet(**network), str(tmp_path / "out/tiny.safetensors")).build("a")
+    classes = stage.class_names
     assert classes == NAMES
 
 

@@ -17,7 +17,7 @@ def zoo():
 
 def test_a_zoo_is_recorded_as_a_cascade_of_its_models_is(tmp_path):
     announced = []
-    written = trainer().record_zoo(
+    written, failed = trainer().record_zoo(
         zoo(), points(), tmp_path, dtype="float32", announce=lambda *told: announced.append(told)
     )
     for record, short in zip(trainer().record(cascade(3), points()), written, strict=True):
@@ -29,6 +29,7 @@ def test_a_zoo_is_recorded_as_a_cascade_of_its_models_is(tmp_path):
         assert short.accuracy == float((record.logits.argmax(1) == record.labels).double().mean())
         assert short.costs == {"flops": float(record.cost().mean())}
         assert short.size == short.path.stat().st_size
+    assert not failed
     assert announced == [(k + 1, 3, f"net{k}", False) for k in range(3)]
 
 
@@ -44,7 +45,7 @@ def test_a_selected_model_is_recorded_alone():
 
 def test_finished_records_are_kept(tmp_path):
     trainer().record_zoo(zoo(), points(), tmp_path, only=["net2"])
-    done = trainer().record_zoo(zoo(), points(), tmp_path)
+    done = trainer().record_zoo(zoo(), points(), tmp_path).written
     assert [record.kept for record in done] == [False, False, True]
 
 

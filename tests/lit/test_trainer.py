@@ -32,7 +32,7 @@ from lit_cascade.data import Datasets, EvaluationData
 from lit_cascade.data.evaluation import evaluation_loader
 from lit_cascade.data.splits import describe, shared_ids
 from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
-from tests.toys import BadNet, Dicts, Named, Net, Points, ReversedClasses, SharedPoints
+from tests.toys import BadNet, Dicts, Named, Net, Points, SharedPoints
 
 
 def trainer(**options):
@@ -249,21 +249,65 @@ def test_stages_with_different_numbers_of_classes_are_refused():
         trainer().record(model, points())
 
 
-def test_stages_with_another_order_of_classes_are_refused():
+@pytest.mark.parametrize("live", [False, True])
+def test_classes_are_aligned_by_name_whatever_their_order(live):
+    orders = {"a": ["dog", "cat", "owl"], "b": ["owl", "dog", "cat"]}
+    data = Datasets(validation=Points(21), batch_size=4, class_names=["cat", "dog", "owl"])
+    plain = LitCascade({name: Stage(Net(4, seed=k)) for k, name in enumerate(orders)})
+    model = LitCascade(
+        {
+            name: Stage(Net(4, seed=k), classes=order)
+            for k, (name, order) in enumerate(orders.items())
+        },
+        policy=PolicyOptions(thresholds=[0.45]),
+    )
+    if live:
+        done = trainer().execute(model, data)
+        told = replay(
+            [record.logits for record in trainer().record(model, data)],
+            Policy(thresholds=(0.45,)),
+        )
+        assert torch.equal(done.prediction, told.prediction)
+        assert 0 < int(done.stage.sum()) < 21
+        return
+    for record, bare in zip(*(trainer().record(m, data) for m in (model, plain)), strict=True):
+        order = orders[record.name]
+        for column, name in enumerate(["cat", "dog", "owl"]):
+            assert torch.equal(record.logits[:, column], bare.logits[:, order.index(name)])
+        assert record.classes == ("cat", "dog", "owl")
+        assert "known_classes" in record.model
+
+
+def test_the_first_of_equal_orders_is_left_as_it_is():
+    names = ["cat", "dog", "owl"]
+    data = Datasets(validation=Points(21), batch_size=4, class_names=names)
+    model = LitCascade({name: Stage(Net(4), classes=names) for name in ("a", "b")})
+    assert all("known_classes" not in record.model for record in trainer().record(model, data))
+
+
+@pytest.mark.parametrize(
+    ("mine", "says"),
+    [
+        (["cat", "dog", "emu"], r"'a' and the data cannot be aligned: .*cat, dog, owl.*lacks 1 of"),
+        (["cat", "dog", "owl", "emu"], r"has 4 .cat, dog, owl, ....*has 1 others, first 'emu'"),
+        (["cat", "owl", "dog", "owl"], r"expected two or more distinct class names, 'owl' occurs"),
+    ],
+)
+def test_classes_that_cannot_be_aligned_are_refused_before_any_model_runs(mine, says):
+    names = ["cat", "dog", "owl"]
+    data = Datasets(validation=Points(21), batch_size=4, class_names=names)
+    stages = {"a": Stage(BadNet(4), classes=mine), "b": Stage(BadNet(8))}
+    with pytest.raises(CascadeError, match=says):
+        trainer().record(LitCascade(stages), data)
+
+
+def test_stages_without_a_class_in_common_are_refused_when_they_are_built():
     stages = {
         "a": Stage(Net(4), classes=["cat", "dog", "owl"]),
-        "b": Stage(Net(8), classes=["dog", "cat", "owl"]),
+        "b": Stage(Net(8), classes=["cat", "dog", "emu"]),
     }
-    with pytest.raises(CascadeError, match=r"'a' and stage 'b'.*another order: class 0 is 'cat'"):
+    with pytest.raises(CascadeError, match=r"'b' and stage 'a' cannot be aligned"):
         LitCascade(stages)
-
-
-def test_data_with_another_order_of_classes_are_refused_before_any_model_runs():
-    model = LitCascade(
-        {"a": Stage(BadNet(4), classes=["cat", "dog", "owl"]), "b": Stage(BadNet(8))}
-    )
-    with pytest.raises(CascadeError, match=r"the model and the data have different classes"):
-        trainer().record(model, points(dataset=ReversedClasses))
 
 
 def test_labels_outside_the_classes_are_refused():
@@ -386,6 +430,9 @@ def test_a_sampler_that_repeats_is_refused():
     [
         (lambda y: y + 0.5, "labels must be whole numbers"),
         (lambda y: y[None], "labels must be 21 integers, one per sample"),
+        (lambda y: torch.tensor([0, 0, 1]), r"labels .0, 0, 1. at row 0 repeat"),
+        (lambda y: torch.tensor([-1, -1]), r"labels ..* at row 0 is outside"),
+        (lambda y: torch.tensor([5, -1]), r"labels .5. at row 0 is outside"),
         (lambda y: torch.tensor(7), "label 7 at row 0 is outside the 3 classes"),
     ],
 )

@@ -80,7 +80,8 @@ def test_a_checkpoint_comes_back(tmp_path):
     net(torch.randint(0, 256, (8, 3, 16, 16)))  # moves the statistics of the normalisations
     path = tmp_path / "net.safetensors"
     path.write_bytes(checkpoint_bytes(net, "net", [f"class {k}" for k in range(10)]))
-    built, classes = Stage(make, str(path)).build("net")
+    built = Stage(make, str(path)).build("net")
+    classes = built.class_names
     assert classes[3] == "class 3"
     assert not built.training
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)

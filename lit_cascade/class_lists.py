@@ -1,0 +1,114 @@
+"""Lists of class names that data and models refer to by name."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_cascade.errors import CascadeError, UsageError
+
+__all__ = ["CLASS_LISTS", "class_list", "columns_of"]
+
+CLASS_LISTS = (
+    "imagenet-1k",
+    "imagenet-a",
+    "imagenet-r",
+    "imagenet-12k",
+    "imagenet-22k",
+    "imagenet-22k-ms",
+    "imagenet-21k-goog",
+    "imagenet-21k-miil",
+)
+"""Names of timm's lists of ImageNet's classes (WordNet synsets such as n01440764)."""
+
+_PARTS = {"imagenet-a": "imagenet_a_synsets.txt", "imagenet-r": "imagenet_r_synsets.txt"}
+
+
+@cache
+def _timm_list(name: str) -> tuple[str, ...]:
+    if name in _PARTS:
+        content = pkgutil.get_data("timm.data", f"_info/{_PARTS[name]}")
+        return tuple((content or b"").decode().split())
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo(name).label_names())
+
+
+def class_list(classes: str | Sequence[str], argument: str) -> tuple[str, ...]:
+    """Class names in label order.
+
+    Args:
+        classes: a name in `CLASS_LISTS`, the path of a text file with one name per line, or the
+            names themselves.
+        argument: for messages.
+
+    Raises:
+        UsageError: there is no such list and no such file, or a name occurs twice.
+    """
+    if not isinstance(classes, str):
+        names = tuple(str(name) for name in classes)
+    elif classes in CLASS_LISTS:
+        names = _timm_list(classes)
+    elif Path(classes).is_file():
+        lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
+    else:
+        raise UsageError(
+            f"{argument}: {classes!r} is neither a file with one class name per line nor one of "
+            f"{', '.join(CLASS_LISTS)}."
+        )
+    if len(set(names)) != len(names) or len(names) < 2:
+        twice = next((name for name in names if names.count(name) > 1), None)
+        said = f"{twice!r} occurs twice" if twice else f"got {len(names)}"
+        raise UsageError(f"{argument}: expected two or more distinct class names, {said}.")
+    return names
+
+
+def columns_of(
+    known: Sequence[str], wanted: Sequence[str], who: str, whose: str, *, fewer: bool = False
+) -> Tensor | None:
+    """Where a model's logits of some classes are, by name.
+
+    Args:
+        known: the model's classes, in logit order.
+        wanted: the classes to answer among, in label order.
+        who: the model, for messages.
+        whose: the classes that are wanted, for messages.
+        fewer: whether the model may know more classes than are wanted.
+
+    Returns:
+        Their positions (C,) int64; None if they are all of the model's, in its order.
+
+    Raises:
+        CascadeError: the model lacks a class, has one twice, or has others; both lists are shown.
+    """
+    if list(known) == list(wanted):
+        return None
+    where = {name: position for position, name in enumerate(known)}
+    missing = [name for name in wanted if name not in where]
+    twice = [name for name in wanted if list(known).count(name) > 1] if not missing else []
+    others = sorted(set(known) - set(wanted))
+    if missing:
+        lack = f"lacks {len(missing)} of them, first {missing[0]!r}"
+    elif twice:
+        lack = f"has {twice[0]!r} more than once"
+    elif others and not fewer:
+        lack = (
+            f"has {len(others)} others, first {others[0]!r}; where a model is to answer only among "
+            "the classes of the data, the data must say so: data.init_args.classes"
+        )
+    else:
+        return torch.tensor([where[name] for name in wanted])
+    raise CascadeError(
+        f"the classes of {who} and {whose} cannot be aligned: {whose} has {len(wanted)} "
+        f"({_some(wanted)}), {who} has {len(known)} ({_some(known)}), and {lack}."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,293 @@
+"""Labelled images of any set: folders by class, the hub, Parquet files, tar shards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from lit_cascade.class_lists import class_list
+from lit_cascade.data.decoding import UnreadableError, decode, stand_in
+from lit_cascade.data.folders import FolderImages, holds_class_folders
+from lit_cascade.data.label_sets import LabelSets
+from lit_cascade.data.rows import RowImages, load_rows
+from lit_cascade.data.samples import RawSample
+from lit_cascade.errors import UsageError, check_name
+from lit_cascade.samples import Ids
+
+__all__ = ["ImageData", "ImageSet"]
+
+Unreadable = Literal["leave_out", "stop"]
+Unknown = Literal["stop", "leave_out"]
+
+_OWN = "folders"
+_MOST_WORKERS = 8
+
+
+class ImageSet(Dataset[RawSample]):
+    """Images, decoded when they are asked for, with what there is to say about them.
+
+    Args:
+        images: where they are.
+        source: what their ids are counted in.
+        classes: names in label order, if the user named them.
+        label_sets: labels that replace those of the set, several per image.
+        unreadable: whether an image that cannot be read is left out, or stops the run.
+        unknown: whether images of classes that are not named are left out, or stop the run.
+
+    Raises:
+        UsageError: classes that do not fit the images'.
+    """
+
+    def __init__(
+        self,
+        images: FolderImages | RowImages,
+        source: str,
+        classes: Sequence[str] | None = None,
+        label_sets: LabelSets | None = None,
+        unreadable: Unreadable = "leave_out",
+        unknown: Unknown = "stop",
+    ) -> None:
+        self._images, self._label_sets = images, label_sets
+        self._stop = unreadable == "stop"
+        self.source = source
+        self.restricts_classes = classes is not None
+        labels = images.folders if isinstance(images, FolderImages) else images.labels()
+        names = images.names
+        table = _table(images, labels, classes)
+        strange = {label: n for label, n in Counter(labels).items() if label not in table}
+        findings = _strangers(strange, unknown)
+        keep = [i for i, label in enumerate(labels) if label not in strange]
+        self._positions = torch.tensor(keep, dtype=torch.int64)
+        self._labels = torch.tensor([table[labels[i]] for i in keep], dtype=torch.int64)
+        own = names if classes is None else classes
+        self.classes = None if own is None else tuple(own)
+        self.ids: Ids = (
+            images.ids[self._positions]
+            if isinstance(images.ids, Tensor)
+            else tuple(images.ids[i] for i in keep)
+        )
+        if self.classes is not None and label_sets is None and keep:
+            empty = len(self.classes) - len(self._labels.unique())
+            if empty:
+                findings.append(f"{empty:,} of the {len(self.classes):,} classes have no image")
+        if images.others:
+            findings.append(f"{images.others:,} files are no images by their names or places")
+        self.findings = tuple(findings)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, position: int) -> RawSample:
+        file, name = self._images.load(int(self._positions[position]))
+        label: Any = self._labels[position]
+        if self._label_sets is not None:
+            label = self._label_sets.of(name)
+            if label is None:
+                return RawSample(stand_in(), self._label_sets.nothing, (), LabelSets.NONE)
+        try:
+            image, remarks = decode(file)
+        except UnreadableError as error:
+            where = name or f"row {int(self._positions[position])}"
+            return RawSample(stand_in(), label, (), f"{where}: {error}", stop=self._stop)
+        return RawSample(image, label, remarks)
+
+
+def _table(
+    images: FolderImages | RowImages, labels: Sequence[Any], classes: Sequence[str] | None
+) -> Mapping[Any, int]:
+    """Which class each label of the images is: by name, or by number where there are no names.
+
+    Raises:
+        UsageError: no class fits.
+    """
+    names = images.names
+    wanted = names if classes is None else classes
+    where = {name: number for number, name in enumerate(wanted or ())}
+    folders = isinstance(images, FolderImages)
+    if names is None:  # bare numbers, or names that stand in the rows
+        distinct = sorted(set(labels), key=str)
+        if all(isinstance(label, str) for label in distinct):
+            return where if classes is not None else {s: i for i, s in enumerate(distinct)}
+        most = len(wanted) if wanted is not None else max(distinct, default=-1) + 1
+        return {label: label for label in distinct if isinstance(label, int) and 0 <= label < most}
+    if folders:
+        if not set(names) & set(where) and all(name.isdigit() for name in names):
+            return {name: int(name) for name in names if int(name) < len(where)}
+        return {name: where[name] for name in names if name in where}
+    if set(names) & set(where):
+        return {i: where[name] for i, name in enumerate(names) if name in where}
+    if len(names) == len(where):  # other names for the same classes, in the published order
+        return {i: i for i in range(len(names))}
+    raise UsageError(
+        f"data.classes: the data has {len(names)} classes ({', '.join(names[:3])}, ...), of which "
+        f"none is among the {len(where)} given ({', '.join(list(where)[:3])}, ...)."
+    )
+
+
+def _strangers(strange: Mapping[Any, int], unknown: Unknown) -> list[str]:
+    """What is to be said about images of classes that are not among those named.
+
+    Raises:
+        UsageError: there are some, and they are not to be left out.
+    """
+    if not strange:
+        return []
+    some = ", ".join(map(str, list(strange)[:3])) + (", ..." if len(strange) > 3 else "")
+    n = sum(strange.values())
+    if unknown == "stop":
+        raise UsageError(
+            f"data.classes: {n:,} images are of {len(strange):,} classes that are not among those "
+            f"named: {some}. Name them too, or leave these images out: data.unknown_classes: "
+            "leave_out."
+        )
+    return [f"{n:,} images of {len(strange):,} classes that are not asked for are left out: {some}"]
+
+
+class ImageData(LightningDataModule):
+    """Labelled images: a folder per class, a data set of the hub, Parquet files, or tar shards.
+
+    The images come as they are: each model of a cascade sees them through its own preprocessing.
+    They are converted to RGB as timm does it. The split `validation` holds them all, but for those
+    that are held back as the split `calibration`, if that is asked for.
+
+    Args:
+        source: folder of class folders (or of `train`, `val`, ... with these); name of a data set
+            on the Hugging Face hub; folder or path of Parquet files or of tar shards.
+        published_split: which of the published splits to read, such as validation or test; by
+            default the validation set if there is one, else the test set.
+        classes: over which classes the models may answer, in label order: the name of a list such
+            as imagenet-1k, imagenet-a or imagenet-r, a text file with one name per line, or names;
+            `folders` for exactly those that the images have. By default those of the images too,
+            but then a model that knows others is refused.
+        label_sets: other labels, several of which may be right: imagenet-real, or a JSON file that
+            maps names of images to lists of class names. Images without any are left out.
+        calibration_size: images held back as the split `calibration`, drawn by their ids.
+        seed: of that drawing.
+        unreadable: `leave_out` images that cannot be read, and say so, or `stop`.
+        unknown_classes: `stop` at images of classes that are not among `classes`, or `leave_out`.
+        image_column: of a table; by default the only one of images.
+        label_column: of a table; by default the only one of labels.
+        name: what to call the data in records and tables; by default after the source.
+        batch_size: images per batch.
+        num_workers: processes that decode and preprocess; by default one per core, at most 8.
+    """
+
+    def __init__(
+        self,
+        source: str = "ILSVRC/imagenet-1k",
+        published_split: str | None = None,
+        classes: list[str] | str | None = None,
+        label_sets: str | None = None,
+        calibration_size: int = 0,
+        seed: int = 0,
+        unreadable: Unreadable = "leave_out",
+        unknown_classes: Unknown = "stop",
+        image_column: str | None = None,
+        label_column: str | None = None,
+        name: str | None = None,
+        batch_size: int = 256,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_name(unreadable, ("leave_out", "stop"), "data.unreadable")
+        check_name(unknown_classes, ("leave_out", "stop"), "data.unknown_classes")
+        self.name = name or Path(source).name
+        self.splits = ("calibration", "validation") if calibration_size else ("validation",)
+        self._source, self._published = source, published_split
+        self._classes, self._label_sets = classes, label_sets
+        self._calibration_size, self._seed = calibration_size, seed
+        self._unreadable: Unreadable = unreadable
+        self._unknown: Unknown = unknown_classes
+        self._columns = image_column, label_column
+        self._batch_size = batch_size
+        self._num_workers = _workers() if num_workers is None else num_workers
+        self._parts: dict[str, Dataset[Any]] = {}
+
+    def prepare_data(self) -> None:
+        """Download, once per machine."""
+        self._images()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the images, and hold some back."""
+        del stage
+        if self._parts:
+            return
+        images = self._images()
+        classes: Sequence[str] | None = None
+        if self._classes == _OWN:
+            classes = images.names
+        elif self._classes is not None:
+            classes = class_list(self._classes, "data.classes")
+        sets = None
+        if self._label_sets is not None:
+            if classes is None:
+                raise UsageError("data.label_sets: needs data.classes, which they are counted in.")
+            sets = LabelSets.load(self._label_sets, classes)
+        whole = ImageSet(
+            images, self._name_of_ids(), classes, sets, self._unreadable, self._unknown
+        )
+        n, held_back = len(whole), self._calibration_size
+        if not 0 <= held_back < max(n, 1):
+            raise UsageError(
+                f"data.calibration_size: expected 0 to {n - 1} of the {n} images, got {held_back}."
+            )
+        if not held_back:
+            self._parts = {"validation": whole}
+            return
+        order = _drawn(whole.ids, self._seed)
+        self._parts = {
+            "calibration": Subset(whole, sorted(order[:held_back])),
+            "validation": Subset(whole, sorted(order[held_back:])),
+        }
+
+    def _name_of_ids(self) -> str:
+        base = Path(self._source).name if Path(self._source).exists() else self._source
+        return f"{base}/{self._published}" if self._published else base
+
+    def _images(self) -> FolderImages | RowImages:
+        folder = Path(self._source).expanduser()
+        if folder.is_dir() and holds_class_folders(folder):
+            return FolderImages.scan(folder, self._published)
+        return RowImages.of(load_rows(self._source, self._published), *self._columns)
+
+    def _loader(self, split: str) -> DataLoader[Any]:
+        if split not in self._parts:
+            raise UsageError(
+                f"data: there is no split {split!r}; hold some images back with "
+                "data.init_args.calibration_size."
+            )
+        return DataLoader(
+            self._parts[split],
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def calibration_dataloader(self) -> DataLoader[Any]:
+        """Batches of the images that were held back."""
+        return self._loader("calibration")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of the other images."""
+        return self._loader("validation")
+
+
+def _workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(_MOST_WORKERS, cores or 1)
+
+
+def _drawn(ids: Ids, seed: int) -> list[int]:
+    """Positions in an order drawn by the ids: one image more or less does not move the others."""
+    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    keys = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in listed]
+    return sorted(range(len(listed)), key=keys.__getitem__)

@@ -1,0 +1,213 @@
+"""Image classifiers of timm, with their own preprocessing and class names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_cascade.class_lists import class_list
+from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.models.images import ImagePreprocessing
+
+__all__ = ["Timm", "timm_names"]
+
+_BACKGROUND = 1001
+"""Classes of a head that keeps the background of the first Inception models, before the 1,000."""
+
+
+class Timm(nn.Module):
+    """A model of timm, by any name that `timm.create_model` takes.
+
+    Its preprocessing is what timm's own evaluation does: input size, crop and interpolation of its
+    `pretrained_cfg` by `resolve_data_config` and `create_transform`, normalisation here.
+
+    Args:
+        model: such as `resnet50.a1_in1k`; `hf-hub:OWNER/NAME`; or `local-dir:FOLDER` with
+            config.json and model.safetensors, as timm saves them.
+        pretrained: load the weights that belong to the name; from the hub where they are not yet at
+            hand. Without, they are random, or come from the stage's `checkpoint`.
+        use_test_size: evaluate at the size that timm publishes figures for, where a model has one
+            that is larger than that of its training.
+        img_size: height and width of the input, instead of the model's own.
+        num_classes: of the head, instead of the model's own; a new head is random.
+        data_args: other settings of the preprocessing that override the model's own: `crop_pct`,
+            `crop_mode`, `interpolation`, `mean`, `std`.
+        model_args: further arguments of `timm.create_model`.
+
+    Raises:
+        UsageError: an unknown name.
+        CascadeError: weights that cannot be had, or a model without a classifier.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: bool = True,  # noqa: FBT001, FBT002 - a setting
+        use_test_size: bool = True,  # noqa: FBT001, FBT002 - a setting
+        img_size: int | None = None,
+        num_classes: int | None = None,
+        data_args: dict[str, Any] | None = None,
+        model_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        from timm.data import resolve_data_config
+
+        self.name = model
+        self.model = _created(model, pretrained, img_size, num_classes, model_args or {})
+        config = resolve_data_config(
+            {**_channels(self.model), **(data_args or {})},
+            model=self.model,
+            use_test_size=use_test_size,
+        )
+        if img_size is not None:
+            config["input_size"] = (config["input_size"][0], img_size, img_size)
+        self.preprocessing = ImagePreprocessing.of(config)
+        self.class_names = _class_names(self.model)
+        # as timm's loader has them; no buffers, which half precision would round
+        self._mean = [255 * float(value) for value in config["mean"]]
+        self._std = [255 * float(value) for value in config["std"]]
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def description(self) -> dict[str, Any]:
+        """Name and preprocessing, for records."""
+        steps = asdict(self.preprocessing)
+        del steps["fill"]
+        scaled = {"mean": self._mean, "std": self._std}
+        steps |= {name: [value / 255 for value in values] for name, values in scaled.items()}
+        steps["input_size"] = list(self.preprocessing.input_size)
+        return {"timm": self.name, "preprocessing": steps}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, C) of images (N, channels, height, width), uint8."""
+        if images.device not in self._constants:
+            shape = (1, -1, 1, 1)
+            mean, std = (
+                torch.tensor(values, device=images.device).view(shape)
+                for values in (self._mean, self._std)
+            )
+            self._constants[images.device] = (mean, std)
+        mean, std = self._constants[images.device]
+        inputs = (
+            images.float().sub_(mean).div_(std)
+            if images.dtype == torch.uint8
+            else (images.float().sub(mean).div(std))
+        )
+        dtype = next((p.dtype for p in self.model.parameters()), torch.float32)
+        logits: Tensor = self.model(inputs.to(dtype))
+        return logits
+
+
+def _channels(model: nn.Module) -> dict[str, Any]:
+    """Channels of the input, where the model has others than its `pretrained_cfg` says."""
+    said = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3,))[0]
+    has = getattr(model, "in_chans", None) or said
+    return {} if has == said else {"in_chans": has}
+
+
+def _created(
+    name: str,
+    pretrained: bool,  # noqa: FBT001 - as timm has it
+    img_size: int | None,
+    num_classes: int | None,
+    model_args: Mapping[str, Any],
+) -> nn.Module:
+    import timm
+
+    given = dict(model_args)
+    if num_classes is not None:
+        given["num_classes"] = num_classes
+    plain = ":" not in name
+    if plain:
+        _check_known(name)
+        fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+        if img_size is not None and fixed:
+            given["img_size"] = img_size
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **given)
+    except (OSError, RuntimeError, ValueError, TypeError, AssertionError, KeyError) as error:
+        hint = (
+            " Weights in a file: pretrained: false, and checkpoint: FILE beside the network."
+            if pretrained
+            else ""
+        )
+        reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
+        raise CascadeError(f"the timm model {name!r} cannot be had: {reason}.{hint}") from error
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if not getattr(model, "num_classes", 0):
+        raise CascadeError(
+            f"the timm model {name!r} has no classifier (num_classes is 0): it gives features. "
+            "Choose one that was fine-tuned, such as those with in1k in their tag."
+        )
+    if pretrained and num_classes not in {None, config.get("num_classes")}:
+        warnings.warn(
+            f"the pretrained head of {name!r} has {config.get('num_classes')} classes; a new one "
+            f"of {num_classes} is random until it is trained or a checkpoint is loaded.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return model
+
+
+def _check_known(name: str) -> None:
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        check_name(architecture, timm.list_models(), "timm model")
+    if tag and not timm.models.is_model_pretrained(name):
+        tags = timm.list_models(f"{architecture}.*", pretrained=True)
+        check_name(name, tags or [architecture], "timm model")
+
+
+def _class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """Class names in logit order, if timm knows them: saved with the model, or ImageNet's."""
+    from timm.data import infer_imagenet_subset
+
+    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    width = int(model.num_classes)  # type: ignore[arg-type] # every model of timm has it
+    saved = config.get("label_names")
+    if isinstance(saved, Mapping):
+        saved = [saved[key] for key in sorted(saved, key=int)]
+    if saved and len(saved) == width:
+        return tuple(str(name) for name in saved)
+    if width == _BACKGROUND:
+        return ("background", *class_list("imagenet-1k", "classes"))
+    subset = infer_imagenet_subset({"num_classes": width})
+    return None if subset is None else class_list(subset, "classes")
+
+
+def timm_names(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
+    """Names of pretrained models of timm.
+
+    Args:
+        patterns: names, or wildcards such as `convnext*.fb_in1k`, as for `timm.list_models`.
+        exclude: patterns of names to leave out.
+
+    Returns:
+        In the order of the patterns, each once; of a wildcard in alphabetical order.
+
+    Raises:
+        UsageError: an unknown name, or a pattern that no pretrained model fits.
+    """
+    import timm
+
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        if ":" in pattern:
+            found[pattern] = None
+        elif set(pattern) & set("*?["):
+            fitting = timm.list_models(pattern, pretrained=True, exclude_filters=list(exclude))
+            if not fitting:
+                raise UsageError(
+                    f"model.timm.models: no pretrained model of timm fits {pattern!r}."
+                )
+            found |= dict.fromkeys(sorted(fitting))
+        else:
+            _check_known(pattern)
+            found[pattern] = None
+    return list(found)
