@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lit_cascade.errors import CascadeError, UsageError
 
@@ -21,6 +21,7 @@ __all__ = [
     "main_process",
     "prepare_folder",
     "safetensors_bytes",
+    "safetensors_pieces",
     "unused_folder",
     "write_atomically",
     "write_together",
@@ -65,7 +66,11 @@ def main_process() -> bool:
     return all(rank in {None, "", "0"} for rank in ranks)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+Content: TypeAlias = "bytes | Sequence[bytes | memoryview]"
+"""The content of a file: whole, or in pieces that lie where they are until they are written."""
+
+
+def write_atomically(path: Path, content: Content) -> None:
     """Write a file under a temporary name, sync it, and rename it.
 
     Raises:
@@ -75,7 +80,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     write_together({path: content})
 
 
-def write_together(files: Mapping[Path, bytes]) -> None:
+def write_together(files: Mapping[Path, Content]) -> None:
     """Write several files under temporary names and sync them, then rename them all.
 
     Raises:
@@ -91,7 +96,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
                 dir=path.parent, prefix=f".{path.name}.", delete=False
             ) as file:
                 temporary[path] = Path(file.name)
-                file.write(content)
+                for piece in [content] if isinstance(content, bytes) else content:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             temporary[path].chmod(0o666 & ~_umask())
@@ -111,21 +117,60 @@ def _umask() -> int:
     return mask
 
 
-def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
-    """A safetensors file; the same content always gives the same bytes.
+_DTYPES = {
+    "torch.int64": "I64",
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.int32": "I32",
+    "torch.bfloat16": "BF16",
+    "torch.float16": "F16",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
+"""Types as the format names them, in the order in which the library puts tensors."""
 
-    The library writes the strings of the header in an order that changes from call to call, so they
-    are put in order here. The header is padded to 8 bytes, as the format asks.
+
+def safetensors_pieces(
+    tensors: Mapping[str, Tensor], header: Mapping[str, str]
+) -> list[bytes | memoryview]:
+    """A safetensors file in pieces, none of them a copy; the same content gives the same bytes.
+
+    The library makes copies of all tensors in memory, and writes the strings of the header in an
+    order that changes from call to call. The format is eight bytes with the length of a JSON
+    header, padded to 8 bytes, then the numbers, widest type first. A test compares the two.
+
+    Args:
+        tensors: on the CPU.
+        header: strings for the header.
     """
-    from safetensors.torch import save
+    import torch
 
-    content = save(
-        {key: tensor.contiguous() for key, tensor in tensors.items()}, metadata=dict(header)
-    )
-    size = int.from_bytes(content[:8], "little")
-    ordered = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
-    ordered += b" " * (-len(ordered) % 8)
-    return len(ordered).to_bytes(8, "little") + ordered + content[8 + size :]
+    kinds = list(_DTYPES)
+    order = sorted(tensors, key=lambda name: (kinds.index(str(tensors[name].dtype)), name))
+    table: dict[str, Any] = {"__metadata__": dict(header)}
+    pieces: list[bytes | memoryview] = []
+    start = 0
+    for name in order:
+        tensor = tensors[name].detach().contiguous()
+        size = tensor.numel() * tensor.element_size()
+        table[name] = {
+            "dtype": _DTYPES[str(tensor.dtype)],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, start + size],
+        }
+        start += size
+        if size:
+            pieces.append(tensor.flatten().view(torch.uint8).numpy().data)
+    head = json.dumps(table, sort_keys=True).encode()
+    head += b" " * (-len(head) % 8)
+    return [len(head).to_bytes(8, "little"), head, *pieces]
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """A safetensors file in one piece; the same content always gives the same bytes."""
+    return b"".join(safetensors_pieces(tensors, header))
 
 
 def unused_folder(parent: Path, stem: str) -> Path:

@@ -21,7 +21,7 @@ from torch import Tensor
 from lit_cascade.columns import check_column, check_costs, per_sample
 from lit_cascade.core.labels import likeliest_labels
 from lit_cascade.errors import CascadeError, UsageError, check_logits
-from lit_cascade.files import safetensors_bytes, write_atomically
+from lit_cascade.files import safetensors_pieces, write_atomically
 from lit_cascade.samples import (
     Ids,
     Samples,
@@ -213,10 +213,13 @@ class Record:
         Raises:
             UsageError: the place cannot be written to.
         """
-        write_atomically(Path(path), self.to_bytes())
+        write_atomically(Path(path), self._pieces())
 
     def to_bytes(self) -> bytes:
         """The content of the record's file; the same for the same record."""
+        return b"".join(self._pieces())
+
+    def _pieces(self) -> list[bytes | memoryview]:
         held = {name: getattr(self, name) for name in ("logits", "labels", "score", "correct")}
         tensors = {name: tensor for name, tensor in held.items() if tensor is not None}
         tensors |= ids_to_tensors(self.ids)
@@ -237,7 +240,7 @@ class Record:
             "model": json.dumps(dict(self.model)),
             "info": json.dumps(dict(self.info)),
         }
-        return safetensors_bytes(tensors, header)
+        return safetensors_pieces(tensors, header)
 
     @classmethod
     def load(cls, path: Path | str) -> Record:

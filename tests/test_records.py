@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.files import safetensors_bytes
 from lit_cascade.records import FORMAT, Record, check_alike
 
 
@@ -662,3 +663,18 @@ def test_scores_and_logits_are_alike_if_their_samples_are():
 def test_the_fingerprint_of_scores_tells_labels_from_none():
     prints = {scored(**more).samples.fingerprint for more in ({}, LABELLED, {"classes": ("a",)})}
     assert len(prints) == 3
+
+
+def test_pieces_are_the_bytes_that_the_library_writes():
+    dtypes = (torch.int64, torch.float64, torch.float32, torch.int32, torch.bfloat16)
+    dtypes += (torch.float16, torch.int16, torch.int8, torch.uint8, torch.bool)
+    tensors = {f"t{k}": torch.randn(5, 3).to(dtype) for k, dtype in enumerate(dtypes)}
+    tensors |= {"b": tensors["t2"].T, "empty": torch.zeros(0, 3), "one": torch.tensor(2.0)}
+    header = {"b": "1", "a": "ü"}
+    mine = safetensors_bytes(tensors, header)
+    theirs = save({name: tensor.contiguous() for name, tensor in tensors.items()}, header)
+    ends = [8 + int.from_bytes(content[:8], "little") for content in (mine, theirs)]
+    assert json.loads(mine[8 : ends[0]]) == json.loads(theirs[8 : ends[1]])
+    assert mine[ends[0] :] == theirs[ends[1] :]
+    for name, tensor in load(mine).items():
+        assert torch.equal(tensor, tensors[name])

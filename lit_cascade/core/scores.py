@@ -133,11 +133,16 @@ def score_and_answer(
         tensor([0, 1])
     """
     function = score_named(score).function
-    scores, answers = [], []
+    # filled in place: many small results among large temporaries would scatter the memory
+    n = logits.shape[0] if logits.ndim else 0
+    scores = torch.empty(n, device=logits.device)
+    answers = torch.empty(n, dtype=torch.int64, device=logits.device)
+    start = 0
     for shifted, answer in _shifted(logits, temperature):
-        scores.append(function(shifted, answer))
-        answers.append(answer)
-    return torch.cat(scores), torch.cat(answers)
+        end = start + len(answer)
+        scores[start:end], answers[start:end] = function(shifted, answer), answer
+        start = end
+    return scores, answers
 
 
 def _shifted(logits: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_cascade.data.evaluation import EvaluationBatch
 from lit_cascade.errors import CascadeError
+from lit_cascade.lit.spool import Columns, Spool
 
 if TYPE_CHECKING:
     from lit_cascade.lit.metrics import CascadeMetrics
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Collector", "ThresholdMetrics"]
 
 Rows = dict[str, Tensor]
+
+_LOGITS = "logits."
 
 
 class _Said(NamedTuple):
@@ -36,11 +39,18 @@ class Collector(Callback):
 
     What the batches say of their samples is collected too: `remarks` and `left_out` hold pairs of a
     position and a text, in the order of the positions.
+
+    Args:
+        spool: keeps the logits of the module's one stage on disk instead of in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spool: Spool | None = None) -> None:
+        self._spool = spool
         self._parts: list[Rows] = []
         self._said = _Said([], [])
+        self._columns = Columns()
+        self._spooled = ""
+        self._arrival = torch.arange(0)
         self.rows: Rows | None = None
         self.remarks: list[tuple[int, str]] = []
         self.left_out: list[tuple[int, str]] = []
@@ -51,16 +61,26 @@ class Collector(Callback):
             self._said.left_out.extend(batch.left_out)
         if not isinstance(outputs, Mapping) or "positions" not in outputs:
             raise CascadeError("expected the rows of a split that was read for evaluation.")
-        self._parts.append(_own({key: value.detach().cpu() for key, value in outputs.items()}))
+        rows = _own({key: value.detach().cpu() for key, value in outputs.items()})
+        if self._spool is not None:
+            (key,) = (key for key in rows if key.startswith(_LOGITS))
+            self._spool.add(rows.pop(key))
+            self._spooled = key
+            self._columns.add(rows)
+            return
+        self._parts.append(rows)
 
     def _gather(self, trainer: Trainer) -> None:
-        mine, said = _joined(self._parts), self._said
+        mine = _joined(self._parts) if self._spool is None else self._columns.rows()
+        said = self._said
         self._parts, self._said = [], _Said([], [])
         if trainer.world_size > 1:
             everyone: list[tuple[Rows, _Said]] | None = (
                 [({}, said)] * trainer.world_size if trainer.is_global_zero else None
             )
             torch.distributed.gather_object((mine, said), everyone, dst=0)
+            if self._spool is not None:
+                _gather_spools(self._spool, trainer)
             if everyone is None:
                 return
             mine = _joined([rows for rows, _ in everyone])
@@ -69,8 +89,22 @@ class Collector(Callback):
                 [reason for _, one in everyone for reason in one.left_out],
             )
         self.remarks, self.left_out = sorted(said.remarks), sorted(said.left_out)
-        order = mine["positions"].sort().indices
-        self.rows = {key: value[order] for key, value in mine.items()}
+        self._arrival = mine["positions"].sort().indices
+        self.rows = {key: value[self._arrival] for key, value in mine.items()}
+
+    def spooled(self, order: Tensor) -> Rows:
+        """The rows that were kept on disk, where they stay; none without a spool.
+
+        Args:
+            order: to bring the other rows into.
+
+        Raises:
+            CascadeError: the spool's type of numbers could not hold them.
+        """
+        if self._spool is None:
+            return {}
+        name = self._spooled.removeprefix(_LOGITS)
+        return {self._spooled: self._spool.ordered(self._arrival[order], name)}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
@@ -95,6 +129,27 @@ class Collector(Callback):
         """Bring the rows of all processes together."""
         del pl_module
         self._gather(trainer)
+
+
+def _gather_spools(spool: Spool, trainer: Trainer) -> None:
+    """Bring the rows on the disks of all processes to the main one, process by process.
+
+    In rounds of some megabytes, so that nobody's memory holds them all.
+    """
+    kept: list[int] = [0] * trainer.world_size
+    rounds = sum(1 for _ in spool.parts())
+    torch.distributed.all_gather_object(kept, rounds)
+    for rank in range(1, trainer.world_size):
+        mine = iter(spool.parts() if trainer.global_rank == rank else ())
+        for _ in range(kept[rank]):
+            everyone: list[Any] | None = (
+                [None] * trainer.world_size if trainer.is_global_zero else None
+            )
+            part = next(mine).clone() if trainer.global_rank == rank else None
+            torch.distributed.gather_object((part, spool.largest), everyone, dst=0)
+            if everyone is not None:
+                rows, largest = everyone[rank]
+                spool.take([rows], largest)
 
 
 def _own(rows: Rows) -> Rows:

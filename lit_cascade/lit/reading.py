@@ -18,6 +18,7 @@ from lit_cascade.data.evaluation import EvaluationData
 from lit_cascade.data.splits import SplitInfo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.callbacks import Collector
+from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.preprocessing import Preprocessing
 from lit_cascade.samples import Ids, Samples, whole_numbers
@@ -84,6 +85,7 @@ class ReadingTrainer(Trainer):
         split: str,
         loop: Any,
         check: Check | None = None,
+        spool: Spool | None = None,
     ) -> Callable[[], Found]:
         """Run a loop over a split; every process must take part.
 
@@ -93,6 +95,7 @@ class ReadingTrainer(Trainer):
             split: of the data.
             loop: `validate` or `test` of this Trainer.
             check: see `Check`.
+            spool: keeps the logits of the model's one stage on disk.
 
         Returns:
             What gives the rows, on the main process: apart, since it may raise there alone.
@@ -102,7 +105,7 @@ class ReadingTrainer(Trainer):
             CascadeError: an empty split, or a model and data with different classes.
         """
         data = self._data(model, datamodule, split, check)
-        with self._collecting() as collector:
+        with self._collecting(spool) as collector:
             loop(model, datamodule=data, verbose=False)
         return lambda: self._found(data, collector)
 
@@ -165,7 +168,7 @@ class ReadingTrainer(Trainer):
                 f"no samples of the split {data.split!r} were read: is there a limit of 0 batches?"
             )
         gone = {position for position, _ in collector.left_out}
-        if gone and not rows:
+        if gone and not len(rows["positions"]):
             raise CascadeError(
                 f"none of the {len(gone)} samples of the split {data.split!r} could be read; "
                 f"first: {collector.left_out[0][1]}."
@@ -177,7 +180,7 @@ class ReadingTrainer(Trainer):
         sight = self._sight(data, sorted({*read, *gone}))
         said = _said(info.ids, collector)
         ids, order = _in_order(info.ids, rows["positions"])
-        ordered = {key: value[order] for key, value in rows.items()}
+        ordered = {key: value[order] for key, value in rows.items()} | collector.spooled(order)
         return Found(
             ids, sight.classes, sight.data | said, sight.batch_size, sight.restricts, ordered
         )
@@ -200,8 +203,8 @@ class ReadingTrainer(Trainer):
         )
 
     @contextmanager
-    def _collecting(self) -> Iterator[Collector]:
-        collector = Collector()
+    def _collecting(self, spool: Spool | None = None) -> Iterator[Collector]:
+        collector = Collector(spool)
         self.add_callback(collector)
         try:
             with warnings.catch_warnings():

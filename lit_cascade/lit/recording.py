@@ -11,14 +11,15 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 from lightning.pytorch import LightningDataModule
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.files import main_process, prepare_folder, write_atomically
+from lit_cascade.files import main_process, prepare_folder
 from lit_cascade.lit.reading import Found, ReadingTrainer, Sight
 from lit_cascade.lit.resume import Expected, check_same
+from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.lit.zoo import LitZoo
 from lit_cascade.provenance import run_info
 from lit_cascade.records import Record
-from lit_cascade.written import Written, stored_as
+from lit_cascade.written import Written
 
 __all__ = ["Configs", "RecordDtype", "Recorded", "ZooRecording", "records_of"]
 
@@ -158,8 +159,10 @@ class ZooRecording:
     def _record(self, name: str, sight: Sight, date: str) -> Written:
         try:
             self._build(name, sight)
-            reading = self._read()
-            done = self._told(lambda: self._finished(reading, date))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with Spool(self.folder, self.dtype) as spool:
+                reading = self._read(spool)
+                done = self._told(lambda: self._finished(reading, date))
         finally:
             self.zoo.release()
         if isinstance(done, _ModelError):
@@ -181,10 +184,12 @@ class ZooRecording:
         if not self.trainer.strategy.reduce_boolean_decision(failure is None, all=True):
             raise _ModelError(failure or CascadeError("it could not be made by another process."))
 
-    def _read(self) -> Callable[[], Found]:
+    def _read(self, spool: Spool) -> Callable[[], Found]:
         trainer = self.trainer
         try:
-            return trainer.read(self.zoo, self.datamodule, self.split, trainer.validate)
+            return trainer.read(
+                self.zoo, self.datamodule, self.split, trainer.validate, spool=spool
+            )
         except Exception as error:
             # of several processes the others may be waiting in the middle of the loop
             if trainer.world_size > 1:
@@ -195,14 +200,12 @@ class ZooRecording:
         """Write the record of what was read; what is wrong with the model is returned."""
         try:
             (record,) = records_of(self.zoo, reading(), self.trainer, self.configs)
-            record = stored_as(record, self.dtype)
         except CascadeError as error:
             return _ModelError(error)
         record = replace(record, info={**record.info, "date": date})
         path = self._path(record.name)
-        content = record.to_bytes()
-        write_atomically(path, content)
-        return Written.of(record, path, len(content))
+        record.save(path)
+        return Written.of(record, path, path.stat().st_size)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
