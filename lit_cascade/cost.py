@@ -11,14 +11,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from lit_cascade.batch import Inputs, batch_size, forward_logits, map_tensors, signature
+from lit_cascade.batch import (
+    Inputs,
+    batch_size,
+    forward_logits,
+    map_tensors,
+    signature,
+    view_of,
+)
 
 __all__ = ["FlopMeter", "count_flops", "count_parameters", "counting"]
 
@@ -47,7 +54,34 @@ _UNCOUNTED = (
     "aten::_cdist",
     "aten::_sparse_mm",
     "aten::_sparse_addmm",
+    "aten::_fft_",
 )
+
+
+class _NoModules:
+    """Stands where torch keeps track of the module that runs, for a sum does not need it.
+
+    Torch's own also follows gradients, and it fails on a model that hands a part of a parameter to
+    a module, as CaiT and PiT do with their class tokens: without gradients that part asks for one
+    and has nothing to get it from.
+    """
+
+    parents: ClassVar[set[str]] = {"Global"}
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    formulas = dict(_FORMULAS)
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):  # only once somebody has loaded torchvision
+        formulas[torch.ops.torchvision.deform_conv2d] = lambda _, w, *__, out_shape, **___: (
+            2 * prod(out_shape) * prod(w[1:])
+        )
+    return formulas
 
 
 class _Watch(TorchDispatchMode):
@@ -81,7 +115,9 @@ def counting() -> Iterator[FlopCounterMode]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=_formulas())
+        counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+        with counter:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -108,7 +144,8 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad(), counting() as counter, _Watch() as watch:
+        eager = torch.compiler.set_stance("force_eager")  # where `.compile()` was called
+        with eager, torch.no_grad(), counting() as counter, _Watch() as watch:
             forward_logits(model, inputs)
     finally:
         for module in training:
@@ -144,6 +181,7 @@ class FlopMeter:
 
     def per_sample(self, inputs: Inputs) -> int:
         """FLOPs of one sample of this batch's shape."""
+        inputs = view_of(self._model, inputs)
         key = signature(inputs)
         if key not in self._known:
             self._known[key] = count_flops(self._model, map_tensors(inputs, slice(0, 1)))

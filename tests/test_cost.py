@@ -1,10 +1,13 @@
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from lit_cascade.cost import FlopMeter, count_flops, count_parameters, counting
+
+TIMM_TABLES = Path(__file__).parents[2] / "shared" / "data" / "timm_results"
 
 
 class Pooled(nn.Module):
@@ -237,6 +240,7 @@ def test_shared_parameters_count_once():
     [
         lambda x: torch.cdist(x, x).sum(dim=1, keepdim=True),
         lambda x: nn.functional.bilinear(x, x, torch.ones(1, 4, 4)),
+        lambda x: torch.fft.fft(x).real[:, :1],
     ],
 )
 def test_work_that_nobody_counts_warns(hidden):
@@ -250,3 +254,108 @@ def test_work_that_nobody_counts_warns(hidden):
 
     with pytest.warns(UserWarning, match="FLOPs of Hiding are too low: no formula for aten::"):
         count_flops(Hiding(), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("padding", [1, "same"])
+def test_a_depthwise_separable_block(padding):
+    block = nn.Sequential(
+        nn.Conv2d(8, 8, 3, padding=padding, groups=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Hardswish(),
+        nn.Conv2d(8, 12, 1, bias=False),
+        nn.BatchNorm2d(12),
+    )
+    depthwise, pointwise = 16 * 16 * 8 * 3 * 3, 16 * 16 * 8 * 12
+    assert count_flops(Pooled(block), torch.zeros(1, 8, 16, 16)) == 2 * (depthwise + pointwise)
+
+
+def test_a_deformable_convolution():
+    from torchvision.ops import DeformConv2d
+
+    class Deformable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.offset, self.conv = nn.Conv2d(4, 18, 3), DeformConv2d(4, 6, 3, groups=2)
+
+        def forward(self, x):
+            return self.conv(x, self.offset(x))
+
+    expected = 2 * 6 * 6 * (18 * 4 * 9 + 6 * (4 // 2) * 9)
+    assert count_flops(Pooled(Deformable()), torch.zeros(3, 4, 8, 8)) == 3 * expected
+
+
+def test_a_part_of_a_parameter_that_goes_into_a_module():
+    class ClassToken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.norm = nn.Parameter(torch.ones(1, 8)), nn.LayerNorm(8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(x + self.norm(self.token.expand(len(x), -1)))
+
+    model = ClassToken()
+    assert count_flops(model, torch.zeros(2, 8)) == 2 * 2 * 8 * 3
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def fuse_attention(model, fused):
+    """Let timm's blocks use torch's fused attention, or products and a softmax."""
+    blocks = [module for module in model.modules() if hasattr(module, "fused_attn")]
+    assert blocks
+    for block in blocks:
+        block.fused_attn = fused
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_vision_transformer(fused):
+    from timm.models.vision_transformer import VisionTransformer
+
+    length, width, depth = 1 + (32 // 8) ** 2, 48, 2
+    model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=width, depth=depth, num_heads=3, num_classes=5
+    )
+    fuse_attention(model, fused)
+    patches = 2 * (length - 1) * width * 3 * 8 * 8
+    blocks = depth * encoder_flops(length, width, 4 * width)
+    assert count_flops(model, torch.zeros(1, 3, 32, 32)) == patches + blocks + 2 * width * 5
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("shift", [0, 2])
+def test_attention_in_windows(shift, fused):
+    from timm.models.swin_transformer import SwinTransformerBlock
+
+    width, window = 24, 4
+    block = SwinTransformerBlock(
+        width, input_resolution=(8, 12), num_heads=3, window_size=window, shift_size=shift
+    )
+    fuse_attention(block, fused)
+    windows = (8 // window) * (12 // window)
+    expected = windows * encoder_flops(window * window, width, 4 * width)
+    assert count_flops(Pooled(block), torch.zeros(1, 8, 12, width)) == expected
+
+
+@pytest.mark.skipif(not TIMM_TABLES.is_dir(), reason="there is no ../shared/data/timm_results")
+@pytest.mark.parametrize(
+    ("name", "size", "reason"),
+    [
+        ("resnet18", 224, ""),
+        ("mobilenetv3_large_100", 224, "norms counted, rounding"),
+        ("efficientnet_b0", 224, "norms counted, rounding"),
+        ("repvgg_a0", 224, "branches merged"),
+        ("vit_small_patch32_224", 224, ""),
+        ("cait_xxs24_224", 224, ""),
+        ("levit_256", 224, ""),
+        ("xcit_nano_12_p16_224", 224, ""),
+        ("edgenext_small", 256, ""),
+        ("tiny_vit_5m_224", 224, ""),
+        ("resmlp_12_224", 224, ""),
+    ],
+)
+def test_networks_cost_what_timm_publishes(name, size, reason):
+    from tests.benchmarks.timm_flops import compare, read_tables
+
+    found = compare(read_tables(TIMM_TABLES)[name, size])
+    assert abs(found.ratio - 1) <= 0.03 or found.reason
+    assert (found.reason, found.explained) == (reason, True)
