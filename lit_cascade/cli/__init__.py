@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "fit": ("lit_cascade.cli.fit", "train one stage and write its checkpoint and card"),
+    "screen": ("lit_cascade.cli.screen", "list published models worth recording"),
     "record": ("lit_cascade.cli.record", "run models and keep what they say, one file each"),
     "import": ("lit_cascade.cli.import_", "make a record from arrays of any framework"),
     "calibrate": ("lit_cascade.cli.calibrate", "fit temperatures on the calibration split"),
@@ -46,6 +47,14 @@ def _help() -> str:
     return _HELP.format(commands="\n".join(lines))
 
 
+def _own_words(error: CascadeError) -> str:
+    """The message; torch wraps one that comes from a loading process into its traceback."""
+    message = str(error)
+    if not message.startswith("Caught "):
+        return message
+    return message.rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -70,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CascadeError as error:
         # a wrong call is wrong in every process: one says so; other trouble may be one's own
         if not isinstance(error, UsageError) or main_process():
-            sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
+            sys.stderr.write(f"lit-cascade {name}: error: {_own_words(error)}\n")
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(

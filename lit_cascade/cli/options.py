@@ -13,6 +13,7 @@ __all__ = [
     "ImportOptions",
     "RecordDtype",
     "RecordOptions",
+    "ScreenOptions",
     "SearchOptions",
     "TestOptions",
     "ValidateOptions",
@@ -30,6 +31,51 @@ class FitOptions:
         overwrite: replace results that are already in the folder.
     """
 
+    out: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class ScreenOptions:
+    """List published models worth recording: on the front of accuracy against cost, or near it.
+
+    A model is kept if its published accuracy is at least that of the best model that costs no more,
+    less a margin: one that is a little worse alone may be the better partner in a cascade.
+
+    Args:
+        results: CSV tables of accuracies, such as timm's results-imagenet.csv: columns model,
+            accuracy or top1, and img_size.
+        benchmark: CSV tables of costs, such as timm's benchmark-infer-*.csv: columns model,
+            infer_img_size, and infer_gmacs or flops, joined to the results by model and image size;
+            the first that has a model counts. Not needed if the results hold costs too.
+        accuracy: range of published accuracies to keep, such as 0.80:0.90 or 0.80: for no end.
+        max_cost: the most that a model may cost per sample: FLOPs, or in the unit of cost.
+        margin: how far below the front a model may be, as a share of answers: 0.01 is one point, 0
+            keeps the front alone.
+        models: patterns of models to consider, such as resnet* or *.fb_in22k_*, of whole names or
+            of what is before the dot; by default all.
+        exclude: patterns of models to leave out.
+        at_most: how many to keep: the front first, then what is nearest to it. If the front alone
+            has more, its ends and those between that it would miss most.
+        all_sizes: also consider models at smaller image sizes than the largest they are listed at,
+            which is the one that record runs them at.
+        cost: unit of the cost to screen by: flops, or latency_s, which is 1 / infer_samples_per_sec
+            of the benchmark.
+        out: folder for screen.csv, screen.png, summary.json and models.yaml, which record takes as
+            a config; by default a new one, runs/screen-N.
+        overwrite: replace results that are already in the folder.
+    """
+
+    results: list[str] | None = None
+    benchmark: list[str] | None = None
+    accuracy: str | None = None
+    max_cost: float | None = None
+    margin: float = 0.01
+    models: list[str] | None = None
+    exclude: list[str] | None = None
+    at_most: int | None = None
+    all_sizes: bool = False
+    cost: str = "flops"
     out: str | None = None
     overwrite: bool = False
 

@@ -19,7 +19,7 @@ from lit_cascade.errors import UsageError, check_name
 from lit_cascade.files import find_bundled
 from lit_cascade.options import PolicyOptions
 
-__all__ = ["dispatch", "options_from"]
+__all__ = ["accuracy_range", "dispatch", "options_from"]
 
 Options = TypeVar("Options")
 
@@ -33,6 +33,34 @@ def options_from(values: Namespace, options: type[Options]) -> Options:
     if isinstance(found.get("policy"), Namespace):
         found["policy"] = PolicyOptions(**found["policy"].as_dict())
     return options(**found)
+
+
+def accuracy_range(text: str, argument: str, *, open_ends: bool = False) -> tuple[float, float]:
+    """Two accuracies with a colon between; whether they are any is not checked.
+
+    Args:
+        text: such as 0.80:0.86.
+        argument: its name, for messages.
+        open_ends: whether one of them may be missing, which stands for 0 or 1.
+
+    Raises:
+        UsageError: something else.
+
+    Example:
+        >>> accuracy_range("0.8:0.86", "--bands"), accuracy_range("0.8:", "--a", open_ends=True)
+        ((0.8, 0.86), (0.8, 1.0))
+    """
+    low, colon, high = (part.strip() for part in text.partition(":"))
+    if open_ends and colon and (low or high):
+        low, high = low or "0", high or "1"
+    try:
+        return float(low), float(high)
+    except ValueError as error:
+        hint = "" if colon else " with a colon between"
+        also = " or 0.80:" if open_ends else ""
+        raise UsageError(
+            f"{argument}: expected two accuracies{hint}, such as 0.80:0.86{also}, got {text!r}."
+        ) from error
 
 
 def _list_of(word: str, following: list[str]) -> list[str] | str:

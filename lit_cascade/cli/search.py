@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lit_cascade.cli.options import SearchOptions
-from lit_cascade.cli.parsing import dispatch
+from lit_cascade.cli.parsing import accuracy_range, dispatch
 
 if TYPE_CHECKING:
-    from lit_cascade.core.frontier import Band, Front
+    from lit_cascade.core.frontier import Front
     from lit_cascade.core.pairs import Progress
     from lit_cascade.frontiers import Frontier, Pick
 
@@ -105,20 +105,10 @@ def _check(options: SearchOptions) -> None:
 def _bands(given: list[str] | None) -> Any:
     """What makes bands of a front of single models."""
     from lit_cascade.core.frontier import Band, default_bands
-    from lit_cascade.errors import UsageError
 
     if not given:
         return default_bands
-    bands: list[Band] = []
-    for text in given:
-        low, colon, high = text.partition(":")
-        try:
-            bands.append(Band(float(low), float(high), text))
-        except ValueError as error:
-            hint = "" if colon else " with a colon between"
-            raise UsageError(
-                f"--bands: expected two accuracies{hint}, such as 0.80:0.86, got {text!r}."
-            ) from error
+    bands = [Band(*accuracy_range(text, "--bands"), text) for text in given]
 
     def fixed(singles: Front) -> list[Band]:
         del singles

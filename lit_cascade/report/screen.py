@@ -1,0 +1,210 @@
+"""A screening of published models as a table, CSV, JSON and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lit_cascade.published import Published, PublishedModel
+from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
+from lit_cascade.report.text import json_number, percent, quantity
+from lit_cascade.screening import Candidate, Criteria, Screen, least_missed
+from lit_cascade.units import cost_axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
+
+__all__ = ["draw_screen", "print_screen", "screen_csv", "screen_summary"]
+
+_BLACK, _GREY, _BLUE = "#222222", "#b4b4b4", "#0072b2"
+_MOST_NAMES = 30
+
+
+def print_screen(found: Screen, unit: str, notes: Sequence[str] = ()) -> None:
+    """Print the models in order of cost, and what the reader must know of them."""
+    table = new_table(
+        f"Published models worth recording: {len(found.kept):,}",
+        "model", "image size", "accuracy", *cost_columns(unit), "parameters", "below front",
+    )  # fmt: skip
+    for kept in found.kept:
+        model = kept.model
+        table.add_row(
+            model.name,
+            "" if model.img_size is None else str(model.img_size),
+            percent(model.accuracy, 2),
+            *cost_cells(model.cost, unit),
+            "unknown" if model.parameters is None else quantity(model.parameters),
+            "front" if kept.on_front else f"{100 * kept.below:.2f}",
+        )
+    console = results_console()
+    console.print(table)
+    console.print(
+        "Accuracy as published; below front: points less than the best model that costs no more.",
+        soft_wrap=True,
+    )
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def _columns(kept: Candidate, unit: str) -> dict[str, Any]:
+    """A model by the names of the columns of `screen.csv`."""
+    model = kept.model
+    return {
+        "model": model.name,
+        "img_size": model.img_size,
+        "accuracy": model.accuracy,
+        unit: model.cost,
+        "parameters": None if model.parameters is None else round(model.parameters),
+        "below_front": round(kept.below, 10),
+    }
+
+
+def screen_csv(found: Screen, unit: str) -> str:
+    """The content of `screen.csv`: one row per model, in order of cost.
+
+    Columns: `model, img_size, accuracy, flops, parameters, below_front`, the fourth named after the
+    unit of the cost. Accuracies are shares; what no table says is empty.
+    """
+    buffer = io.StringIO()
+    rows = [_columns(kept, unit) for kept in found.kept]
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def screen_summary(
+    published: Published,
+    found: Screen,
+    criteria: Criteria,
+    tables: Mapping[str, Sequence[str]],
+    unit: str,
+) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    settings = asdict(criteria) | {"max_cost": json_number(criteria.max_cost)}
+    return {
+        "unit": unit,
+        "tables": {
+            argument.lstrip("-"): [Path(path).name for path in paths]
+            for argument, paths in tables.items()
+        },
+        "settings": settings,
+        "published": len(published.models),
+        "without_cost": published.without_cost,
+        "unreadable": published.unreadable,
+        "considered": len(found.pool),
+        "in_band": found.in_band,
+        "front": [
+            {unit: cost, "accuracy": accuracy}
+            for cost, accuracy in zip(
+                found.front.cost.tolist(), found.front.accuracy.tolist(), strict=True
+            )
+        ],
+        "kept": len(found.kept),
+        "kept_on_front": sum(kept.on_front for kept in found.kept),
+        "cut": found.cut,
+        "models": [_columns(kept, unit) | {"on_front": kept.on_front} for kept in found.kept],
+    }
+
+
+def draw_screen(published: Sequence[PublishedModel], found: Screen, unit: str) -> bytes:
+    """Accuracy against cost as a PNG, on a logarithmic axis of cost.
+
+    Args:
+        published: all models with a cost, also those that were not considered.
+        found: what the screening found.
+        unit: of the cost.
+
+    Returns:
+        The content of the PNG file.
+    """
+    figure = Figure(figsize=(8.6, 5.6), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _dots(axes, published, f"published models at each size ({len(published):,})", (_GREY, 2.2, 2))
+    front = found.front
+    axes.plot(
+        front.cost, 100 * front.accuracy, color=_BLACK, linewidth=1.1, drawstyle="steps-post",
+        label=f"front of the {len(found.pool):,} considered", zorder=3,
+    )  # fmt: skip
+    chosen = [kept.model for kept in found.kept]
+    _dots(axes, chosen, f"worth recording ({len(chosen):,})", (_BLUE, 3.6, 4))
+    axes.set_xscale("log")
+    _zoom(axes, published, found)
+    axes.set_xlabel(cost_axis(unit))
+    axes.set_ylabel("published accuracy (%)")
+    axes.grid(visible=True, which="major", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", fontsize=8, framealpha=0.9, edgecolor="none")
+    axes.set_title(
+        f"{len(chosen):,} of {len(found.pool):,} published models are worth recording", fontsize=10
+    )
+    _name(figure, axes, [kept for kept in found.kept if kept.on_front])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _dots(
+    axes: Axes, models: Sequence[PublishedModel], label: str, look: tuple[str, float, int]
+) -> None:
+    colour, size, above = look
+    axes.plot(
+        [model.cost for model in models],
+        [100 * model.accuracy for model in models],
+        "o", color=colour, markersize=size, markeredgewidth=0, label=label, zorder=above,
+    )  # fmt: skip
+
+
+def _zoom(axes: Axes, published: Sequence[PublishedModel], found: Screen) -> None:
+    """Show the chosen ones and what is around them, not how bad or how dear others are."""
+    dearest = 2.5 * max(kept.model.cost for kept in found.kept)
+    near = [model for model in published if model.cost <= dearest]
+    top = 100 * max(model.accuracy for model in near)
+    least = 100 * min(kept.model.accuracy for kept in found.kept)
+    room = max(top - least, 1.0)
+    low = max(least - 0.2 * room, 100 * min(model.accuracy for model in near) - 0.05 * room)
+    axes.set_ylim(low, top + 0.12 * room)
+    costs = [model.cost for model in near if 100 * model.accuracy >= low]
+    axes.set_xlim(min(costs) / 2.5, max(costs) * 1.3)
+
+
+def _name(figure: Figure, axes: Axes, on_front: Sequence[Candidate]) -> None:
+    """Name points of the front, those first that it would miss most, where a name finds room."""
+    points = [(kept.model.cost, kept.model.accuracy) for kept in on_front]
+    order: list[int] = []
+    for count in range(1, min(len(points), _MOST_NAMES) + 1):
+        order += [place for place in least_missed(points, count) if place not in order]
+    figure.draw_without_rendering()  # sizes of texts and axes are not known before
+    inside = axes.get_window_extent()
+    marks = axes.transData.transform([(cost, 100 * accuracy) for cost, accuracy in points])
+    taken: list[Bbox] = []
+    for place in order:
+        model = on_front[place].model
+        text = axes.annotate(
+            model.name.partition(".")[0],
+            (model.cost, 100 * model.accuracy),
+            textcoords="offset points",
+            xytext=(-4, 2),  # above a rising front there is room
+            ha="right",
+            fontsize=6.5,
+            zorder=5,
+        )
+        box = text.get_window_extent().padded(2)
+        others = [mark for at, mark in enumerate(marks) if at != place]
+        if (
+            inside.x0 <= box.x0
+            and not any(box.overlaps(other) for other in taken)
+            and not any(box.contains(x, y) for x, y in others)
+        ):
+            taken.append(box)
+        else:
+            text.remove()
