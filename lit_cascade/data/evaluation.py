@@ -40,6 +40,8 @@ class EvaluationBatch(NamedTuple):
         remarks: position and text of what there is to say about some of the samples.
         left_out: position and reason of those that are left out.
         stop: why the run is to end, if so.
+        error: what is wrong with the data, if the batch could not be made: it is raised where the
+            batch is read, as one that a worker raises would come with its traceback.
     """
 
     batch: Any
@@ -47,6 +49,7 @@ class EvaluationBatch(NamedTuple):
     remarks: tuple[tuple[int, str], ...] = ()
     left_out: tuple[tuple[int, str], ...] = ()
     stop: str | None = None
+    error: CascadeError | None = None
 
 
 class _Loaded(NamedTuple):
@@ -71,7 +74,13 @@ class _Lists(Dataset[Any]):
     def __len__(self) -> int:
         return len(cast("Sized", self.dataset))
 
-    def __getitem__(self, positions: list[int]) -> _Loaded:
+    def __getitem__(self, positions: list[int]) -> _Loaded | CascadeError:
+        try:
+            return self._loaded(positions)
+        except CascadeError as error:
+            return error
+
+    def _loaded(self, positions: list[int]) -> _Loaded:
         loaded = _Loaded([], [], [], [], [])
         for position in positions:
             sample = self.dataset[position if position >= 0 else ~position]
@@ -116,8 +125,14 @@ class _Collate:
         self.collate = collate
 
     def __call__(self, loaded: Any) -> EvaluationBatch:
+        try:
+            if isinstance(loaded, CascadeError):
+                raise loaded
+            batch = collate_views(loaded.samples, self.collate)
+        except CascadeError as error:
+            return EvaluationBatch(None, torch.empty(0, dtype=torch.int64), error=error)
         return EvaluationBatch(
-            collate_views(loaded.samples, self.collate),
+            batch,
             torch.tensor(loaded.positions),
             tuple(loaded.remarks),
             tuple(loaded.left_out),
@@ -260,8 +275,11 @@ class EvaluationData(LightningDataModule):
         """Apply the data module's own hook to what it gave.
 
         Raises:
-            CascadeError: a sample that cannot be read, where the data is to stop there.
+            CascadeError: a sample that cannot be read, where the data is to stop there; or what is
+                wrong with the data.
         """
+        if batch.error is not None:
+            raise batch.error
         if batch.stop is not None:
             raise CascadeError(
                 f"data: {batch.stop}. To leave out what cannot be read: data.init_args.unreadable: "

@@ -11,16 +11,20 @@ from lit_cascade.errors import UsageError, check_name
 __all__ = ["FolderImages", "holds_class_folders"]
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
+_TABLES = (".parquet", ".arrow", ".tar")
 _VALIDATION = ("validation", "val", "valid")
 
 
 def holds_class_folders(folder: Path) -> bool:
     """Whether a folder holds folders and no tables or archives of images."""
-    tables = (".parquet", ".arrow", ".tar")
+    if (folder / "dataset_dict.json").is_file():  # what `datasets` saves
+        return False
     for here in (folder, folder / "data"):
-        if here.is_dir() and any(path.suffix in tables for path in here.iterdir()):
+        if here.is_dir() and any(path.suffix in _TABLES for path in here.iterdir()):
             return False
-    return any(path.is_dir() for path in folder.iterdir())
+    inside = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    first = (next((path for path in here.iterdir() if path.is_file()), here) for here in inside)
+    return bool(inside) and not any(path.suffix in _TABLES for path in first)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class FolderImages:
         found: list[tuple[str, str]] = []
         others = sum(1 for entry in os.scandir(root) if entry.is_file() and entry.name[0] != ".")
         for name in names:
-            for folder, _, files in os.walk(root / name, followlinks=True):
+            for folder, inside, files in os.walk(root / name, followlinks=True):
+                inside[:] = [one for one in inside if not one.startswith(".")]
                 for file in files:
                     if file.startswith("."):
                         continue
@@ -76,6 +81,12 @@ class FolderImages:
                 f"class with files such as {', '.join(IMG_EXTENSIONS[:3])}."
             )
         found.sort()
+        for file, _ in found:
+            if file.encode(errors="replace").decode() != file:
+                raise UsageError(
+                    f"data.source: the name of the file {file!r} in {str(root)!r} is not in UTF-8, "
+                    "so that no record could hold it: rename it."
+                )
         return cls(
             root,
             tuple(path for path, _ in found),

@@ -90,7 +90,7 @@ class ImageSet(Dataset[RawSample]):
         file, name = self._images.load(int(self._positions[position]))
         label: Any = self._labels[position]
         if self._label_sets is not None:
-            label = self._label_sets.of(name)
+            label = self._label_sets.nothing if file is None else self._label_sets.of(name)
             if label is None:
                 return RawSample(stand_in(), self._label_sets.nothing, (), LabelSets.NONE)
         try:
@@ -112,15 +112,13 @@ def _table(
     names = images.names
     wanted = names if classes is None else classes
     where = {name: number for number, name in enumerate(wanted or ())}
-    folders = isinstance(images, FolderImages)
-    if names is None:  # bare numbers, or names that stand in the rows
-        distinct = sorted(set(labels), key=str)
-        if all(isinstance(label, str) for label in distinct):
-            return where if classes is not None else {s: i for i, s in enumerate(distinct)}
+    named = isinstance(images, FolderImages) or any(isinstance(label, str) for label in labels)
+    if names is None:  # bare numbers
+        distinct = sorted({label for label in labels if isinstance(label, int)})
         most = len(wanted) if wanted is not None else max(distinct, default=-1) + 1
-        return {label: label for label in distinct if isinstance(label, int) and 0 <= label < most}
-    if folders:
-        if not set(names) & set(where) and all(name.isdigit() for name in names):
+        return {label: label for label in distinct if 0 <= label < most}
+    if named:
+        if not set(names) & set(where) and all(name.isdecimal() for name in names):
             return {name: int(name) for name in names if int(name) < len(where)}
         return {name: where[name] for name in names if name in where}
     if set(names) & set(where):
@@ -210,6 +208,7 @@ class ImageData(LightningDataModule):
         self._columns = image_column, label_column
         self._batch_size = batch_size
         self._num_workers = _workers() if num_workers is None else num_workers
+        self._found: FolderImages | RowImages | None = None
         self._parts: dict[str, Dataset[Any]] = {}
 
     def prepare_data(self) -> None:
@@ -233,7 +232,7 @@ class ImageData(LightningDataModule):
                 raise UsageError("data.label_sets: needs data.classes, which they are counted in.")
             sets = LabelSets.load(self._label_sets, classes)
         whole = ImageSet(
-            images, self._name_of_ids(), classes, sets, self._unreadable, self._unknown
+            images, self._name_of_ids(images), classes, sets, self._unreadable, self._unknown
         )
         n, held_back = len(whole), self._calibration_size
         if not 0 <= held_back < max(n, 1):
@@ -249,15 +248,25 @@ class ImageData(LightningDataModule):
             "validation": Subset(whole, sorted(order[held_back:])),
         }
 
-    def _name_of_ids(self) -> str:
-        base = Path(self._source).name if Path(self._source).exists() else self._source
-        return f"{base}/{self._published}" if self._published else base
+    def _name_of_ids(self, images: FolderImages | RowImages) -> str:
+        """Where the ids are counted: the set and its split, whether that was named or found."""
+        here = Path(self._source).expanduser()
+        base = here.name if here.exists() else self._source
+        if isinstance(images, FolderImages):
+            inside = images.root.relative_to(here).as_posix()
+            return base if inside == "." else f"{base}/{inside}"
+        split = self._published or images.split
+        return f"{base}/{split}" if split else base
 
     def _images(self) -> FolderImages | RowImages:
-        folder = Path(self._source).expanduser()
-        if folder.is_dir() and holds_class_folders(folder):
-            return FolderImages.scan(folder, self._published)
-        return RowImages.of(load_rows(self._source, self._published), *self._columns)
+        if self._found is None:
+            folder = Path(self._source).expanduser()
+            if folder.is_dir() and holds_class_folders(folder):
+                self._found = FolderImages.scan(folder, self._published)
+            else:
+                rows = load_rows(self._source, self._published)
+                self._found = RowImages.of(rows, *self._columns)
+        return self._found
 
     def _loader(self, split: str) -> DataLoader[Any]:
         if split not in self._parts:

@@ -7,7 +7,7 @@ import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -63,9 +63,7 @@ class LabelSets:
         where = {name: number for number, name in enumerate(classes)}
         try:
             named = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                {image: [where[name] for name in names] for image, names in named.items()}, which
-            )
+            return cls({image: _numbers(names, where) for image, names in named.items()}, which)
         except KeyError as error:
             raise CascadeError(
                 f"data.label_sets: {which!r} names the class {error}, which is not among the "
@@ -103,3 +101,9 @@ class LabelSets:
         labels = self.nothing.clone()
         labels[: len(found)] = torch.tensor(list(found))
         return labels
+
+
+def _numbers(names: Any, where: Mapping[str, int]) -> list[int]:
+    if not isinstance(names, list):
+        raise TypeError(f"{names!r} is no list")
+    return [where[name] for name in dict.fromkeys(names)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -42,7 +43,7 @@ class TimmModels:
         """
         found: dict[str, dict[str, Any]] = {}
         for model in timm_names(self.models, self.exclude):
-            name = model.rstrip("/").rsplit("/", maxsplit=1)[-1]
+            name = re.split("[/:]", model.rstrip("/"))[-1]
             if name in found:
                 raise UsageError(f"model.timm.models: two models are called {name!r}.")
             arguments = {

@@ -135,7 +135,7 @@ def _created(
             if pretrained
             else ""
         )
-        reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
+        reason = str(error).strip().split("\n", maxsplit=1)[0].rstrip(". ") or type(error).__name__
         raise CascadeError(f"the timm model {name!r} cannot be had: {reason}.{hint}") from error
     config = getattr(model, "pretrained_cfg", None) or {}
     if not getattr(model, "num_classes", 0):
