@@ -44,6 +44,7 @@ tests: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.search
+	$(BIN)/python -m tests.benchmarks.record
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from lit_cascade.analysis import score_and_correct
+from lit_cascade.core.labels import is_among_best
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
 
 __all__ = ["Written", "stored_as"]
+
+_LEAST_CLASSES, _ROWS = 10, 4096
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Written:
         kept: whether it was there already.
         n: number of samples.
         accuracy: share of right answers, of the logits as they are stored.
+        top5: share of samples with a label among the five best answers; None below ten classes.
         costs: means per sample, by unit.
         parameters: of the model; 0 if unknown.
         data: name, split and source.
@@ -42,6 +46,7 @@ class Written:
     kept: bool
     n: int
     accuracy: float
+    top5: float | None
     costs: Mapping[str, float]
     parameters: int
     data: Mapping[str, Any]
@@ -61,6 +66,7 @@ class Written:
             kept=kept,
             n=len(record),
             accuracy=int(correct.sum()) / len(record),
+            top5=_top5(record),
             costs={unit: float(cost.mean()) for unit, cost in record.costs.items()},
             parameters=record.parameters,
             data=dict(record.data),
@@ -69,6 +75,16 @@ class Written:
             classes=len(record.classes),
             fitting=record.info.get("samples_per_forward"),
         )
+
+
+def _top5(record: Record) -> float | None:
+    logits, labels = record.logits, record.labels
+    if logits is None or labels is None or logits.shape[1] < _LEAST_CLASSES:
+        return None
+    # in pieces: the logits may lie on disk
+    pieces = zip(logits.split(_ROWS), labels.split(_ROWS), strict=True)
+    right = sum(int(is_among_best(some.float(), of).sum()) for some, of in pieces)
+    return right / len(record)
 
 
 def stored_as(record: Record, dtype: str) -> Record:

@@ -66,14 +66,19 @@ def test_every_config_parses(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["lit-cascade"])
     content = yaml.safe_load((ROOT / "configs" / config).read_text())
-    command = "validate" if "stages" in content["model"] else "fit"
+    overlay = "model" not in content  # other images for any models
+    base = [Path("imagenet_pair.yaml")] if overlay else []
+    kind = content.get("model", {})
+    command = "validate" if overlay or "stages" in kind else "record" if "timm" in kind else "fit"
     recipe = config.with_name("fit.yaml")  # of the zoo that a model belongs to
     composed = command == "fit" and (ROOT / "configs" / recipe).is_file()
-    whole = [recipe, config] if composed else [config]
+    whole = [recipe, config] if composed else [*base, config]
     printed_config(command, *dict.fromkeys(whole))
     found = yaml.safe_load(capsys.readouterr().out)
     assert found["model"]
-    if len(whole) == 2 and config != recipe:
+    if overlay:
+        assert found["data"]["init_args"].items() >= content["data"]["init_args"].items()
+    if composed and config != recipe:
         shared = yaml.safe_load((ROOT / "configs" / recipe).read_text())
         assert found["model"]["learning_rate"] == shared["model"]["learning_rate"]
         assert found["data"]["class_path"] == shared["data"]["class_path"]

@@ -42,13 +42,14 @@ def _run(command: str) -> None:
 
 def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
     from lit_cascade.cli.output import Output
-    from lit_cascade.data.splits import has_split
+    from lit_cascade.data.splits import check_split, has_split
     from lit_cascade.models.stage import checkpoint_bytes
     from lit_cascade.report.tables import print_card
 
     name = model.name
     files = [f"{name}.safetensors", f"{name}.md"]
     output = Output("fit", cli.options.out, files, overwrite=cli.options.overwrite)
+    check_split(datamodule, "train")
     if not has_split(datamodule, "validation"):
         cli.trainer.limit_val_batches = 0
     cli.trainer.fit(model, datamodule=datamodule)

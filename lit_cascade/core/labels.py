@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["is_right", "likeliest_labels"]
+__all__ = ["is_among_best", "is_right", "likeliest_labels"]
 
 
 def is_right(answers: Tensor, labels: Tensor) -> Tensor:
@@ -56,3 +56,24 @@ def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
         ordered.values == logits.shape[1], -float("inf")
     )
     return ordered.values.gather(1, found.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+def is_among_best(logits: Tensor, labels: Tensor, k: int = 5) -> Tensor:
+    """Whether a label of each sample is among the classes of the k largest logits.
+
+    Args:
+        logits: (N, C) with C >= k.
+        labels: (N,) integers, or (N, M) where several are right, filled up with -1.
+        k: how many answers there are.
+
+    Returns:
+        (N,) bool.
+
+    Example:
+        >>> import torch
+        >>> is_among_best(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([2]), k=2)
+        tensor([True])
+    """
+    best = logits.topk(k, dim=1).indices
+    several = labels[:, None] if labels.ndim == 1 else labels
+    return (best[:, :, None] == several[:, None, :]).any(dim=2).any(dim=1)

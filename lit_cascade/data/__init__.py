@@ -3,8 +3,9 @@
 from lit_cascade.data.cifar import CifarData
 from lit_cascade.data.datasets import Datasets
 from lit_cascade.data.digits import DigitsData
-from lit_cascade.data.evaluation import EvaluationBatch, EvaluationData
+from lit_cascade.data.evaluation import EvaluationData
 from lit_cascade.data.images import ImageData
+from lit_cascade.data.loading import EvaluationBatch
 from lit_cascade.data.samples import RawSample
 
 __all__ = [

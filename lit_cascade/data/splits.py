@@ -13,7 +13,15 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.samples import Ids, as_ids
 
-__all__ = ["SETUP_STAGES", "SplitInfo", "describe", "has_split", "shared_ids", "split_loader"]
+__all__ = [
+    "SETUP_STAGES",
+    "SplitInfo",
+    "check_split",
+    "describe",
+    "has_split",
+    "shared_ids",
+    "split_loader",
+]
 
 # Lightning's name for the stage in which a data module prepares a split; calibration data is held
 # back from training data
@@ -83,17 +91,26 @@ def has_split(datamodule: LightningDataModule, split: str) -> bool:
     return own is not None and own is not getattr(LightningDataModule, _method(split), None)
 
 
-def split_loader(datamodule: LightningDataModule, split: str) -> DataLoader[Any]:
-    """The loader of a split: `val_dataloader` for validation, else `<split>_dataloader`.
+def check_split(datamodule: LightningDataModule, split: str) -> None:
+    """Check that a data module has a split.
 
     Raises:
-        UsageError: the data module has no such split; the message lists those it has.
+        UsageError: it has not; the message lists those it has.
     """
     if not has_split(datamodule, split):
         names = [name.removesuffix("_dataloader") for name in dir(datamodule)]
         splits = ["validation" if name == "val" else name for name in names]
         known = [name for name in splits if has_split(datamodule, name)]
         check_name(split, known, f"split of {type(datamodule).__name__}")
+
+
+def split_loader(datamodule: LightningDataModule, split: str) -> DataLoader[Any]:
+    """The loader of a split: `val_dataloader` for validation, else `<split>_dataloader`.
+
+    Raises:
+        UsageError: the data module has no such split; the message lists those it has.
+    """
+    check_split(datamodule, split)
     loader = getattr(datamodule, _method(split))()
     if not isinstance(loader, DataLoader):
         raise UsageError(

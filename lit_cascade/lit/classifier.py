@@ -15,7 +15,7 @@ from lit_cascade.batch import forward_logits, split_labels
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.scores import answers_of
 from lit_cascade.cost import FlopMeter
-from lit_cascade.data.evaluation import EvaluationBatch
+from lit_cascade.data.loading import EvaluationBatch
 from lit_cascade.errors import check_file_name
 from lit_cascade.preprocessing import Preprocessing
 

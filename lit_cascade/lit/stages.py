@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_cascade.batch import Inputs, split_labels
 from lit_cascade.cost import FlopMeter, count_parameters
-from lit_cascade.data.evaluation import EvaluationBatch
+from lit_cascade.data.loading import EvaluationBatch
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.parts import FittingParts
 from lit_cascade.models.stage import BuiltStage, describe_network

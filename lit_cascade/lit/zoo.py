@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.memory import garbage_collection_cuda
 
 from lit_cascade.errors import UsageError, check_file_name, check_name
 from lit_cascade.lit.stages import StagesModule, describe
@@ -128,7 +128,11 @@ class LitZoo(StagesModule):
 
     def release(self) -> None:
         """Let go of the model in memory."""
+        if self.network is None:
+            return
         self.names, self.network, self.class_names, self._info = (), None, None, {}
         self._meters.clear()
         self._parts.clear()
-        garbage_collection_cuda()
+        gc.collect()  # a model may be part of a circle
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

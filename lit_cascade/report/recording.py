@@ -24,15 +24,18 @@ def print_records(
     console, first = results_console(), records[0]
     units = list(dict.fromkeys(unit for record in records for unit in record.costs))
     columns = [column for unit in units for column in cost_columns(unit)]
+    several = any(record.top5 is not None for record in records)
     name, split = first.data.get("name", "arrays"), first.data.get("split")
     table = new_table(
         f"Records of {name}{f', split {split!r}' if split else ''}: {first.n:,} samples",
-        "model", "accuracy", *columns, "parameters", "file size", "",
+        "model", "accuracy", *(["top-5"] if several else []), *columns,
+        "parameters", "file size", "",
     )  # fmt: skip
     for record in records:
         table.add_row(
             record.name,
             percent(record.accuracy, 2),
+            *(["" if record.top5 is None else percent(record.top5, 2)] if several else []),
             *[cell for unit in units for cell in _cells(record, unit)],
             quantity(record.parameters) if record.parameters else "unknown",
             file_size(record.size),

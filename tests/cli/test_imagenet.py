@@ -234,3 +234,19 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_told(run, monkeypatch):
     assert parts.info["samples_per_forward"] == 2
     torch.testing.assert_close(parts.logits, whole.logits, rtol=1e-4, atol=1e-4)
     assert time.time() > started
+
+
+def test_images_to_judge_on_are_not_trained_on(run):
+    image_folder("images", 6)
+    config = {
+        "model": {
+            "network": {
+                "class_path": "lit_cascade.models.Timm",
+                "init_args": {"model": SMALL, "pretrained": False},
+            }
+        },
+        "data": {"class_path": "lit_cascade.data.ImageData", "init_args": {"source": "images"}},
+    }
+    Path("fit.yaml").write_text(yaml.safe_dump(config))
+    said = run("fit", "--config", "fit.yaml", "--out", "o", code=2)
+    assert "split of ImageData: 'train' is unknown; known are validation" in said.err

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from timm.utils import accuracy
 
-from lit_cascade.core.labels import is_right, likeliest_labels
+from lit_cascade.core.labels import is_among_best, is_right, likeliest_labels
 from lit_cascade.core.scores import answers_of
 
 
@@ -86,3 +87,14 @@ def test_all_classes_may_be_right():
     labels = torch.arange(6).flip(0).expand(30, 6)
     assert torch.equal(likeliest_labels(logits, labels), answers_of(logits))
     assert is_right(answers_of(logits), labels).all()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_best_five_are_those_of_timm(several):
+    logits, labels = torch.randn(200, 12), torch.randint(0, 12, (200,))
+    right = accuracy(logits, labels, topk=(1, 3, 5))
+    if several:  # the same label with one that no answer can be
+        labels = torch.stack([labels, torch.full_like(labels, -1)], dim=1)
+    for k, share in zip((1, 3, 5), right, strict=True):
+        found = is_among_best(logits, labels, k)
+        assert 100 * float(found.float().mean()) == pytest.approx(float(share), abs=1e-3)

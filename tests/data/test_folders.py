@@ -7,7 +7,7 @@ from PIL import Image
 
 from lit_cascade import UsageError
 from lit_cascade.data.folders import FolderImages, holds_class_folders
-from lit_cascade.data.images import ImageSet
+from lit_cascade.data.image_set import ImageSet
 
 
 def tree(root, *names):

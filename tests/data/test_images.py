@@ -9,7 +9,8 @@ from PIL import Image
 from lit_cascade import UsageError
 from lit_cascade.class_lists import class_list
 from lit_cascade.data import ImageData
-from lit_cascade.data.images import ImageSet, _drawn
+from lit_cascade.data.image_set import ImageSet
+from lit_cascade.data.images import _drawn
 from lit_cascade.data.splits import describe, has_split, shared_ids
 
 

@@ -24,7 +24,7 @@ from lit_cascade import (
 from lit_cascade.cli import main
 from lit_cascade.core.labels import is_right
 from lit_cascade.data import Datasets, ImageData, RawSample
-from lit_cascade.data import images as reading
+from lit_cascade.data import image_set as reading
 from lit_cascade.lit import LitClassifier
 from lit_cascade.models import ImagePreprocessing
 from tests.cli.runs import done, lit_cascade
@@ -503,3 +503,18 @@ def test_several_processes_write_the_bytes_of_one(tmp_path, monkeypatch, capsys)
     record = Record.load(tmp_path / "two/a.safetensors")
     assert (len(record), len(record.data["left_out"])) == (7, 7)
     assert record.data["remarks"] == {"converted to RGB from greyscale": 3}
+
+
+def test_a_stand_in_may_give_anything_in_a_real_run(tmp_path):
+    class Standardising(Seer):
+        """Divides by the spread of each image, which is 0 for the stand-in."""
+
+        def forward(self, images):
+            return super().forward(images) / images.float().std(dim=(1, 2, 3))[:, None]
+
+    root = write(tmp_path / "images", broken=(4,))
+    stages = {"a": Stage(lambda: Standardising(seed=1)), "b": Stage(lambda: Standardising(seed=2))}
+    model = LitCascade(stages, PolicyOptions(thresholds=[0.4]))
+    data = ImageData(str(root), batch_size=3, num_workers=0)
+    assert len(trainer().record(model, data)[0]) == N - 1
+    assert len(trainer().execute(model, data).prediction) == N - 1

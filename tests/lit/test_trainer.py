@@ -29,7 +29,7 @@ from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.policy import always_defer
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.data import Datasets, EvaluationData
-from lit_cascade.data.evaluation import evaluation_loader
+from lit_cascade.data.loading import evaluation_loader
 from lit_cascade.data.splits import describe, shared_ids
 from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
 from tests.toys import BadNet, Dicts, Named, Net, Points, SharedPoints

@@ -1,0 +1,206 @@
+"""Batches of a split that is read for evaluation: every sample once, with what tells it apart.
+
+Whole batches are dealt to the processes, so that each batch is composed as in a single process and
+its logits are the same to the last bit. A sample that is left out, such as a file that cannot be
+read, keeps its place in its batch for the same reason; it is marked as nobody's to answer for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+
+from lit_cascade.data.samples import RawSample, collate_views, prepare
+from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.preprocessing import Preprocessing
+
+__all__ = ["DealtBatches", "EvaluationBatch", "evaluation_loader"]
+
+
+class EvaluationBatch(NamedTuple):
+    """A batch as the user's data gives it, and the positions of its samples in the split.
+
+    Attributes:
+        batch: whatever the loader's collate function returned, or views and labels.
+        positions: (N,) int64; negative for samples that another process answers for, and for those
+            that are left out.
+        remarks: position and text of what there is to say about some of the samples.
+        left_out: position and reason of those that are left out.
+        stop: why the run is to end, if so.
+        error: what is wrong with the data, if the batch could not be made: it is raised where the
+            batch is read, as one that a worker raises would come with its traceback.
+    """
+
+    batch: Any
+    positions: Tensor
+    remarks: tuple[tuple[int, str], ...] = ()
+    left_out: tuple[tuple[int, str], ...] = ()
+    stop: str | None = None
+    error: CascadeError | None = None
+
+
+class _Loaded(NamedTuple):
+    """The samples of a batch, prepared for the models, and what there is to say about them."""
+
+    samples: list[Any]
+    positions: list[int]
+    remarks: list[tuple[int, str]]
+    left_out: list[tuple[int, str]]
+    stop: list[str]
+
+
+class _Lists(Dataset[Any]):
+    """A dataset that is asked for a whole batch of positions at once."""
+
+    def __init__(
+        self, dataset: Dataset[Any], preprocessings: Sequence[Preprocessing | None] = ()
+    ) -> None:
+        self.dataset = dataset
+        self._preprocessings = preprocessings
+
+    def __len__(self) -> int:
+        return len(cast("Sized", self.dataset))
+
+    def __getitem__(self, positions: list[int]) -> _Loaded | CascadeError:
+        try:
+            return self._loaded(positions)
+        except CascadeError as error:
+            return error
+
+    def _loaded(self, positions: list[int]) -> _Loaded:
+        loaded = _Loaded([], [], [], [], [])
+        for position in positions:
+            sample = self.dataset[position if position >= 0 else ~position]
+            mine = position >= 0
+            if isinstance(sample, RawSample) and mine:
+                loaded.remarks.extend((position, remark) for remark in sample.remarks)
+                if sample.left_out is not None:
+                    loaded.left_out.append((position, sample.left_out))
+                    mine = False
+                    if sample.stop:
+                        loaded.stop.append(sample.left_out)
+            loaded.samples.append(prepare(sample, self._preprocessings))
+            loaded.positions.append(position if mine or position < 0 else ~position)
+        return loaded
+
+
+class DealtBatches(DistributedSampler[list[int]]):
+    """Deals whole batches to processes in turn; none is repeated or lost.
+
+    A `DistributedSampler` so that Lightning leaves it alone instead of padding it.
+    """
+
+    def __init__(self, batches: list[list[int]], rank: int, world_size: int) -> None:
+        super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
+        self.batches = batches
+        self.positions = sorted(position for batch in batches for position in batch)
+        # a process without a batch would skip the loop while the others wait for it at its end: it
+        # gets one to repeat, whose positions are marked as such
+        self._mine = batches[rank::world_size] or [[~position for position in batches[0]]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._mine)
+
+    def __len__(self) -> int:
+        return len(self._mine)
+
+
+class _Collate:
+    """Makes a batch of the models' views, or by the user's collate function."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, loaded: Any) -> EvaluationBatch:
+        try:
+            if isinstance(loaded, CascadeError):
+                raise loaded
+            batch = collate_views(loaded.samples, self.collate)
+        except CascadeError as error:
+            return EvaluationBatch(None, torch.empty(0, dtype=torch.int64), error=error)
+        return EvaluationBatch(
+            batch,
+            torch.tensor(loaded.positions),
+            tuple(loaded.remarks),
+            tuple(loaded.left_out),
+            next(iter(loaded.stop), None),
+        )
+
+
+def _positions(loader: DataLoader[Any], n: int) -> list[int]:
+    """Which samples a loader reads, in rising order, whatever order it reads them in.
+
+    Raises:
+        UsageError: its sampler draws some of them more than once.
+    """
+    whole = (SequentialSampler, RandomSampler, DistributedSampler)
+    if isinstance(loader.sampler, whole) and not getattr(loader.sampler, "replacement", False):
+        return list(range(n))
+    drawn = [int(position) for position in loader.sampler]
+    if len(set(drawn)) != len(drawn):
+        raise UsageError(
+            f"data: {type(loader.sampler).__name__} draws samples more than once; "
+            "evaluation reads each once: give a sampler without replacement."
+        )
+    return sorted(drawn)
+
+
+def evaluation_loader(
+    loader: DataLoader[Any],
+    rank: int = 0,
+    world_size: int = 1,
+    preprocessings: Sequence[Preprocessing | None] = (),
+) -> DataLoader[Any]:
+    """The loader that reads the same dataset in order, without repeats, for one of many processes.
+
+    Args:
+        loader: the user's; its dataset, batch size or batch sampler, collate function and workers
+            are kept.
+        rank: this process.
+        world_size: number of processes.
+        preprocessings: those of the models that will see the batches, each once.
+
+    Returns:
+        A loader of `EvaluationBatch`.
+
+    Raises:
+        UsageError: the dataset is a stream, which has no positions.
+        CascadeError: it is empty.
+    """
+    dataset = loader.dataset
+    if isinstance(dataset, IterableDataset):
+        raise UsageError(
+            "data: an iterable dataset cannot be read in a fixed order by several processes; "
+            "give a map-style dataset, with __len__ and __getitem__."
+        )
+    n = len(cast("Sized", dataset))
+    if n == 0:
+        raise CascadeError("data: the split is empty: no samples to evaluate.")
+    if loader.batch_size is not None:
+        size, order = loader.batch_size, _positions(loader, n)
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+    else:
+        batches = [list(batch) for batch in loader.batch_sampler or [[i] for i in range(n)]]
+    return DataLoader(
+        _Lists(dataset, preprocessings),
+        batch_size=None,
+        sampler=DealtBatches(batches, rank, world_size),
+        collate_fn=_Collate(loader.collate_fn),
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor if loader.num_workers else None,
+    )

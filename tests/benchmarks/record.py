@@ -1,0 +1,145 @@
+"""What recording a model costs, next to a plain loop over timm's own loader and the same model.
+
+python -m tests.benchmarks.record [--images 512] [--repeats 5] [--models NAME ...] [--out FILE.json]
+
+Both read the same JPEG files, decode and preprocess them in as many workers, and keep the logits;
+the recording also counts FLOPs, keeps the logits on disk and writes a record. Each runs over all
+images and over a quarter of them, in turn: the difference is the cost of images, and the rest is
+what a run costs once (building and fingerprinting the model, FLOPs, Lightning's set-up), however
+many there are. Medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shutil
+import statistics
+import tempfile
+import warnings
+from pathlib import Path
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from timm.data import create_dataset, create_loader, resolve_data_config
+
+from lit_cascade import LitZoo
+from lit_cascade.data import ImageData
+from lit_cascade.lit import TimmModels
+from tests.benchmarks.sweep import machine, seconds
+from tests.images import image_folder
+from tests.lit.test_trainer import trainer
+
+MODELS = ("mobilenetv3_small_100.lamb_in1k", "resnet18.a1_in1k")
+
+
+def plain(name: str, folder: Path, batch_size: int, workers: int) -> torch.Tensor:
+    """Logits by timm alone."""
+    model = timm.create_model(name, pretrained=False).eval()
+    config = resolve_data_config({}, model=model, use_test_size=True)
+    data = create_dataset("", root=str(folder))
+    loader = create_loader(
+        data,
+        batch_size=batch_size,
+        num_workers=workers,
+        persistent_workers=False,
+        device=torch.device("cpu"),
+        **config,
+    )
+    with torch.inference_mode():
+        return torch.cat([model(images) for images, _ in loader])
+
+
+def recorded(name: str, folder: Path, batch_size: int, workers: int) -> None:
+    """The same by `record`."""
+    with tempfile.TemporaryDirectory() as out:
+        data = ImageData(
+            str(folder), classes="imagenet-1k", batch_size=batch_size, num_workers=workers
+        )
+        done = trainer().record_zoo(LitZoo(timm=TimmModels([name], pretrained=False)), data, out)
+        if done.failed:
+            raise SystemExit(str(done.failed))
+
+
+def measured(
+    name: str, folders: tuple[Path, Path], options: argparse.Namespace
+) -> dict[str, float]:
+    """Seconds of each way over few and over all images, in turn."""
+    times: dict[str, list[float]] = {
+        f"{way} {k}": [] for way in ("plain", "record") for k in (0, 1)
+    }
+    for repeat in range(options.repeats + 1):
+        for k, folder in enumerate(folders):
+            for way, work in (("plain", plain), ("record", recorded)):
+                gc.collect()
+                took = seconds(
+                    lambda w=work, f=folder: w(name, f, options.batch_size, options.workers)
+                )
+                if repeat:  # the first round warms up
+                    times[f"{way} {k}"].append(took)
+    few, all_of_them = options.images // 4, options.images
+    found: dict[str, float] = {}
+    for way in ("plain", "record"):
+        each = [
+            (whole - part) / (all_of_them - few)
+            for part, whole in zip(times[f"{way} 0"], times[f"{way} 1"], strict=True)
+        ]
+        found[f"{way}_ms_per_image"] = 1000 * statistics.median(each)
+        found[f"{way}_seconds_once"] = statistics.median(
+            whole - all_of_them * one for whole, one in zip(times[f"{way} 1"], each, strict=True)
+        )
+    pairs = zip(times["record 1"], times["plain 1"], strict=True)
+    found["ratio_of_whole_runs"] = statistics.median(one / other for one, other in pairs)
+    found["ratio_per_image"] = found["record_ms_per_image"] / found["plain_ms_per_image"]
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--models", nargs="*", default=MODELS)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # the rest of the machine is for the workers
+
+    with tempfile.TemporaryDirectory() as place:
+        folders = (Path(place) / "few", Path(place) / "all")
+        image_folder(folders[1], options.images, spread=1)
+        files = sorted(folders[1].rglob("*.JPEG"))
+        for file in files[: options.images // 4]:
+            there = folders[0] / file.relative_to(folders[1])
+            there.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, there)
+        results = {name: measured(name, folders, options) for name in options.models}
+
+    table = Table(title=f"Recording {options.images} images, beside a plain loop")
+    for column in ("model", "plain", "record", "ratio per image", "plain, once", "record, once",
+                   "ratio of whole runs"):  # fmt: skip
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, found in results.items():
+        table.add_row(
+            name,
+            *[f"{found[f'{way}_ms_per_image']:.2f} ms" for way in ("plain", "record")],
+            f"{found['ratio_per_image']:.3f}",
+            *[f"{found[f'{way}_seconds_once']:.2f} s" for way in ("plain", "record")],
+            f"{found['ratio_of_whole_runs']:.3f}",
+        )
+    Console(width=150).print(table)
+    if options.out:
+        settings = {
+            name: value for name, value in vars(options).items() if name not in {"out", "models"}
+        }
+        content = {"machine": machine(), "settings": settings, "models": results}
+        options.out.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
