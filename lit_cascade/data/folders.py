@@ -120,6 +120,8 @@ def _root(source: Path, split: str | None) -> Path:
             alias = [name for name in _VALIDATION if name in inside]
             if split in _VALIDATION and alias:
                 return source / alias[0]
+            if split in _SPLITS and not set(inside) & set(_SPLITS):
+                return source  # a folder of classes is one split, whichever a config asks for
             check_name(split, inside, f"data.published_split in {str(source)!r}")
         return source / split
     if inside and set(inside) <= set(_SPLITS):  # splits, and not classes of these names

@@ -80,7 +80,7 @@ def test_a_set_is_scored_as_its_authors_have_it(run, source, folders, overlays, 
     image_folder(source, 12, classes=list(folders), spread=97)
     words = [word for name in overlays for word in ("--config", f"imagenet/{name}.yaml")]
     if not overlays:
-        words = ["--data.init_args.source", source, "--data.init_args.published_split", "null"]
+        words = ["--data.init_args.source", source]
     run("validate", "--config", "imagenet_pair.yaml", *words, *PAIR, "--out", "o", "--save_records")
     for name, model in (("small", SMALL), ("large", LARGE)):
         record = Record.load(f"o/{name}.safetensors")
@@ -108,7 +108,7 @@ def test_real_labels_come_from_the_names_of_the_files(run):
     unlabelled = [number for number in numbers if not listed[number - 1]]
     run(
         "validate", "--config", "imagenet_pair.yaml", "--config", "imagenet/real.yaml", *PAIR,
-        "--data.init_args.source", "val", "--data.init_args.published_split", "null",
+        "--data.init_args.source", "val",
         "--out", "o", "--save_records",
     )  # fmt: skip
     record = Record.load("o/small.safetensors")
@@ -187,7 +187,7 @@ def test_unreadable_images_are_counted_in_every_summary(run):
     broken = Path("images/n01440764/broken.JPEG")
     broken.write_bytes(b"no image")
     words = [
-        "--config", "imagenet_pair.yaml", *PAIR, "--data.init_args.published_split", "null",
+        "--config", "imagenet_pair.yaml", *PAIR,
         "--data.init_args.source", "images", "--policy.thresholds.small", "0.0012", "--out", "o",
     ]  # fmt: skip
     for command, file in (("validate", "summary.json"), ("test", "test.json")):
@@ -205,7 +205,7 @@ def test_calibration_images_are_held_back_of_the_validation_images(run):
     image_folder("images", 30)
     words = [
         "--config", "imagenet_pair.yaml", *PAIR, "--data.init_args.source", "images",
-        "--data.init_args.published_split", "null", "--data.init_args.calibration_size", "12",
+        "--data.init_args.calibration_size", "12",
     ]  # fmt: skip
     run("calibrate", *words, "--out", "c")
     run("validate", *words, "--config", "c/calibration.yaml", "--out", "o", "--save_records")

@@ -192,3 +192,11 @@ def test_a_name_that_no_record_could_hold_is_refused(tmp_path):
 )
 def test_folders_of_classes_are_told_from_those_of_tables(tmp_path, names, classes):
     assert holds_class_folders(tree(tmp_path, *names)) is classes
+
+
+@pytest.mark.parametrize("split", ["validation", "val", "test"])
+def test_a_folder_of_classes_is_whichever_split_is_asked_for(tmp_path, split):
+    root = tree(tmp_path, "owl/1.jpg", "cat/a.png")
+    assert scanned(root, split).ids == ("cat/a.png", "owl/1.jpg")
+    with pytest.raises(UsageError, match=r"published_split.*'vall' is unknown"):
+        scanned(root, "vall")

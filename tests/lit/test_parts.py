@@ -64,9 +64,7 @@ def test_a_single_sample_that_does_not_fit_is_one_clear_error():
 def test_other_errors_are_not_taken_for_it():
     wrong = Crowded(1, "mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        FittingParts()(
-            Crowded(1, "mat1 and mat2 shapes cannot be multiplied"), torch.ones(4, 3), ""
-        )
+        FittingParts()(wrong, torch.ones(4, 3), "net")
 
 
 def test_every_model_starts_with_whole_batches():
