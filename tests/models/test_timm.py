@@ -24,7 +24,7 @@ pytestmark = [  # timm's reader leaves files for the garbage collector to close
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-N = 30
+N = 16
 SYNSETS = tuple(ImageNetInfo("imagenet-1k").label_names())
 ARCHITECTURES = (  # size, crop, interpolation and normalisation differ
     "resnet18.a1_in1k",
@@ -68,7 +68,7 @@ def oracle(folder, saved):
         # timm numbers the classes of a folder by those that are there
         data = create_dataset("", root=str(folder), class_map={s: i for i, s in enumerate(SYNSETS)})
         loader = create_loader(
-            data, batch_size=7, num_workers=0, device=torch.device("cpu"), **config
+            data, batch_size=5, num_workers=0, device=torch.device("cpu"), **config
         )
         with torch.inference_mode():
             logits, labels = zip(*((model(x), y) for x, y in loader), strict=True)
