@@ -14,7 +14,7 @@ from lit_cascade.core.labels import is_among_best
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
 
-__all__ = ["Written", "stored_as"]
+__all__ = ["Written", "check_fits", "stored_as"]
 
 _LEAST_CLASSES, _ROWS = 10, 4096
 
@@ -87,6 +87,25 @@ def _top5(record: Record) -> float | None:
     return right / len(record)
 
 
+def check_fits(largest: float, dtype: str, name: str) -> None:
+    """Check that a type can hold logits.
+
+    Args:
+        largest: their largest magnitude.
+        dtype: `float16` or `float32`.
+        name: of the model, for the message.
+
+    Raises:
+        CascadeError: float16 cannot hold them.
+    """
+    limit = torch.finfo(torch.float16).max
+    if dtype == "float16" and largest > limit:
+        raise CascadeError(
+            f"record {name!r}: float16 holds logits up to {limit:.0f}, and these reach "
+            f"{largest:.6g}; use --dtype float32."
+        )
+
+
 def stored_as(record: Record, dtype: str) -> Record:
     """The record with its logits in a type.
 
@@ -98,10 +117,5 @@ def stored_as(record: Record, dtype: str) -> Record:
         CascadeError: float16 cannot hold them.
     """
     logits, _ = record.logits_for("a type of logits")
-    largest, limit = float(logits.abs().max()), torch.finfo(torch.float16).max
-    if dtype == "float16" and largest > limit:
-        raise CascadeError(
-            f"record {record.name!r}: float16 holds logits up to {limit:.0f}, and these reach "
-            f"{largest:.6g}; use --dtype float32."
-        )
+    check_fits(float(logits.abs().max()), dtype, record.name)
     return replace(record, logits=logits.to(getattr(torch, dtype)))

@@ -47,14 +47,6 @@ def _help() -> str:
     return _HELP.format(commands="\n".join(lines))
 
 
-def _own_words(error: CascadeError) -> str:
-    """The message; torch wraps one that comes from a loading process into its traceback."""
-    message = str(error)
-    if not message.startswith("Caught "):
-        return message
-    return message.rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -79,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CascadeError as error:
         # a wrong call is wrong in every process: one says so; other trouble may be one's own
         if not isinstance(error, UsageError) or main_process():
-            sys.stderr.write(f"lit-cascade {name}: error: {_own_words(error)}\n")
+            sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(

@@ -60,7 +60,7 @@ def _margin(shifted: Tensor, answers: Tensor) -> Tensor:
     return (1 - second).div_(total)
 
 
-def _negative_entropy(shifted: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG001
+def _negative_entropy(shifted: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG001 - the same
     weights = shifted.exp()
     shifted.clamp_(min=torch.finfo(shifted.dtype).min)  # a probability of 0 adds 0, not 0 * -inf
     total = weights.sum(dim=1)

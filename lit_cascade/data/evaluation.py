@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from lit_cascade.data.loading import DealtBatches, evaluation_loader
 from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, describe, split_loader
-from lit_cascade.errors import CascadeError
 from lit_cascade.preprocessing import Preprocessing
 
 __all__ = ["EvaluationData"]
@@ -89,11 +88,6 @@ class EvaluationData(LightningDataModule):
         """
         if batch.error is not None:
             raise batch.error
-        if batch.stop is not None:
-            raise CascadeError(
-                f"data: {batch.stop}. To leave out what cannot be read: data.init_args.unreadable: "
-                "leave_out."
-            )
         inner = self.inner.on_before_batch_transfer(batch.batch, dataloader_idx)
         return batch._replace(batch=inner)
 

@@ -37,16 +37,14 @@ class EvaluationBatch(NamedTuple):
             that are left out.
         remarks: position and text of what there is to say about some of the samples.
         left_out: position and reason of those that are left out.
-        stop: why the run is to end, if so.
-        error: what is wrong with the data, if the batch could not be made: it is raised where the
-            batch is read, as one that a worker raises would come with its traceback.
+        error: why the run is to end, if so, such as data of which no batch can be made; raised
+            where the batch is read, as one that a worker raises would come with its traceback.
     """
 
     batch: Any
     positions: Tensor
     remarks: tuple[tuple[int, str], ...] = ()
     left_out: tuple[tuple[int, str], ...] = ()
-    stop: str | None = None
     error: CascadeError | None = None
 
 
@@ -57,7 +55,6 @@ class _Loaded(NamedTuple):
     positions: list[int]
     remarks: list[tuple[int, str]]
     left_out: list[tuple[int, str]]
-    stop: list[str]
 
 
 class _Lists(Dataset[Any]):
@@ -79,17 +76,20 @@ class _Lists(Dataset[Any]):
             return error
 
     def _loaded(self, positions: list[int]) -> _Loaded:
-        loaded = _Loaded([], [], [], [], [])
+        loaded = _Loaded([], [], [], [])
         for position in positions:
             sample = self.dataset[position if position >= 0 else ~position]
             mine = position >= 0
             if isinstance(sample, RawSample) and mine:
                 loaded.remarks.extend((position, remark) for remark in sample.remarks)
                 if sample.left_out is not None:
+                    if sample.stop:
+                        raise CascadeError(
+                            f"data: {sample.left_out}. To leave out what cannot be read: "
+                            "data.init_args.unreadable: leave_out."
+                        )
                     loaded.left_out.append((position, sample.left_out))
                     mine = False
-                    if sample.stop:
-                        loaded.stop.append(sample.left_out)
             loaded.samples.append(prepare(sample, self._preprocessings))
             loaded.positions.append(position if mine or position < 0 else ~position)
         return loaded
@@ -134,7 +134,6 @@ class _Collate:
             torch.tensor(loaded.positions),
             tuple(loaded.remarks),
             tuple(loaded.left_out),
-            next(iter(loaded.stop), None),
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
+from lit_cascade.written import check_fits
 
 __all__ = ["Columns", "Spool"]
 
@@ -105,12 +106,7 @@ class Spool:
         Raises:
             CascadeError: float16 could not hold them.
         """
-        limit = torch.finfo(torch.float16).max
-        if self.dtype == "float16" and self._largest > limit:
-            raise CascadeError(
-                f"record {name!r}: float16 holds logits up to {limit:.0f}, and these reach "
-                f"{self._largest:.6g}; use --dtype float32."
-            )
+        check_fits(self._largest, self.dtype, name)
         held = self._held()
         if torch.equal(order, torch.arange(self._n)):
             return held
