@@ -15,9 +15,11 @@ __all__ = [
     "Views",
     "batch_size",
     "forward_logits",
+    "lengths_of",
     "map_tensors",
     "signature",
     "split_labels",
+    "unpadded",
     "view_of",
 ]
 
@@ -94,6 +96,29 @@ def signature(inputs: Inputs) -> tuple[Any, ...]:
     """What the cost of one sample depends on: names, shapes without the batch, and dtypes."""
     names = tuple(inputs) if isinstance(inputs, Mapping) else ()
     return (names, *((tensor.shape[1:], tensor.dtype) for tensor in _tensors(inputs)))
+
+
+def lengths_of(inputs: Inputs) -> Tensor | None:
+    """Tokens of each sample of a padded batch, (N,) int64; None if it is not padded.
+
+    Padding is told by an entry `attention_mask` (N, length), as models of transformers take it.
+    """
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    return (mask != 0).sum(dim=1)
+
+
+def unpadded(inputs: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    """One sample of a padded batch, without its padding, as a batch of one."""
+    mask = inputs["attention_mask"]
+    kept = (mask[row] != 0).nonzero().squeeze(1)
+    return {
+        name: tensor[row : row + 1, kept]
+        if tensor.shape[:2] == mask.shape
+        else tensor[row : row + 1]
+        for name, tensor in inputs.items()
+    }
 
 
 def forward_logits(model: nn.Module, inputs: Inputs, name: str = "model") -> Tensor:

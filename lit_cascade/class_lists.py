@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -87,6 +88,8 @@ def columns_of(
     Raises:
         CascadeError: the model lacks a class, has one twice, or has others; both lists are shown.
     """
+    if set(wanted) - set(known):
+        known, wanted = _in_one_spelling(known, wanted)
     if list(known) == list(wanted):
         return None
     where = {name: position for position, name in enumerate(known)}
@@ -107,6 +110,23 @@ def columns_of(
     raise CascadeError(
         f"the classes of {who} and {whose} cannot be aligned: {whose} has {len(wanted)} "
         f"({_some(wanted)}), {who} has {len(known)} ({_some(known)}), and {lack}."
+    )
+
+
+def _in_one_spelling(
+    known: Sequence[str], wanted: Sequence[str]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Both lists without case and kind of gap, where that makes one of the other.
+
+    Of one task a checkpoint says ENTAILMENT, another not-entailment, and the data not_entailment.
+    """
+    plain = [
+        [re.sub(r"[\s_-]+", "_", name.strip().casefold()) for name in names]
+        for names in (known, wanted)
+    ]
+    distinct = all(len(set(names)) == len(names) for names in plain)
+    return (
+        (plain[0], plain[1]) if distinct and not set(plain[1]) - set(plain[0]) else (known, wanted)
     )
 
 

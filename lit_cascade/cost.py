@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any, ClassVar
 
@@ -22,8 +23,10 @@ from lit_cascade.batch import (
     Inputs,
     batch_size,
     forward_logits,
+    lengths_of,
     map_tensors,
     signature,
+    unpadded,
     view_of,
 )
 
@@ -160,11 +163,12 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int:
 
 
 class FlopMeter:
-    """FLOPs per sample of one model, counted once for each shape of input.
+    """FLOPs per sample of one model, counted once for each shape of input and each length.
 
-    A sample's cost is that of a forward pass at batch size 1, as it stands in its batch: where a
-    batch is padded to its longest sample, the padding counts. After the first batch of a shape,
-    asking costs a dictionary look-up.
+    A sample's cost is that of a forward pass at batch size 1 and at its own length: where a batch
+    is padded, as its `attention_mask` tells, the padding is taken off first. What the padding costs
+    on top is told by `executed`. After the first sample of a shape and length, asking costs a
+    dictionary look-up.
 
     Args:
         model: the module to measure.
@@ -179,17 +183,40 @@ class FlopMeter:
         self._model = model
         self._known: dict[tuple[Any, ...], int] = {}
 
-    def per_sample(self, inputs: Inputs) -> int:
-        """FLOPs of one sample of this batch's shape."""
-        inputs = view_of(self._model, inputs)
-        key = signature(inputs)
+    def _once(self, key: tuple[Any, ...], one: Callable[[], Inputs]) -> int:
         if key not in self._known:
-            self._known[key] = count_flops(self._model, map_tensors(inputs, slice(0, 1)))
+            self._known[key] = count_flops(self._model, one())
         return self._known[key]
+
+    def _as_it_stands(self, inputs: Inputs) -> int:
+        return self._once(signature(inputs), lambda: map_tensors(inputs, slice(0, 1)))
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """FLOPs of each sample of a batch, shape (N,) float64, on the CPU."""
-        return torch.full((batch_size(inputs),), self.per_sample(inputs), dtype=torch.float64)
+        inputs = view_of(self._model, inputs)
+        lengths = lengths_of(inputs)
+        if lengths is None:
+            alike = self._as_it_stands(inputs)
+            return torch.full((batch_size(inputs),), alike, dtype=torch.float64)
+        kinds = tuple((name, tensor.dtype) for name, tensor in inputs.items())
+        return torch.tensor(
+            [
+                self._once((kinds, length), partial(unpadded, inputs, row))
+                for row, length in enumerate(lengths.tolist())
+            ],
+            dtype=torch.float64,
+        )
+
+    def executed(self, inputs: Inputs) -> Tensor | None:
+        """FLOPs of each sample with the padding of its batch, (N,) float64, on the CPU.
+
+        None if samples of this kind are never padded.
+        """
+        inputs = view_of(self._model, inputs)
+        if lengths_of(inputs) is None:
+            return None
+        alike = self._as_it_stands(inputs)
+        return torch.full((batch_size(inputs),), alike, dtype=torch.float64)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,10 +1,12 @@
-"""Units of cost: their names in files, and how a person reads them."""
+"""Units of cost and metrics: their names in files, and how a person reads them."""
 
 from __future__ import annotations
 
-__all__ = ["cost_axis", "unit_label"]
+__all__ = ["cost_axis", "metric_axis", "metric_label", "unit_label"]
 
-_LABELS = {"flops": "FLOPs", "latency_s": "seconds"}
+_LABELS = {"flops": "FLOPs", "executed_flops": "executed FLOPs", "latency_s": "seconds"}
+
+_METRICS = {"f1": "F1", "f1_macro": "macro F1", "matthews": "Matthews"}
 
 
 def unit_label(unit: str) -> str:
@@ -24,5 +26,27 @@ def cost_axis(unit: str) -> str:
         >>> cost_axis("latency_s")
         'seconds per sample'
     """
-    note = " (one multiply-add = 2 FLOPs)" if unit == "flops" else ""
+    note = " (one multiply-add = 2 FLOPs)" if unit.endswith("flops") else ""
     return f"{unit_label(unit)} per sample{note}"
+
+
+def metric_label(metric: str) -> str:
+    """What tables and messages call a metric.
+
+    Example:
+        >>> metric_label("accuracy"), metric_label("f1_macro")
+        ('accuracy', 'macro F1')
+    """
+    return _METRICS.get(metric, metric)
+
+
+def metric_axis(metric: str) -> str:
+    """The label of an axis of a metric.
+
+    Example:
+        >>> metric_axis("f1"), metric_axis("matthews")
+        ('F1 (%)', 'Matthews correlation (x 100)')
+    """
+    if metric == "matthews":  # which may be below 0, and is no share of anything
+        return "Matthews correlation (x 100)"
+    return f"{metric_label(metric)} (%)"

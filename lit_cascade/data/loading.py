@@ -21,7 +21,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from lit_cascade.data.samples import RawSample, collate_views, prepare
+from lit_cascade.data.samples import RawSample, collate_views, prepare, remarks_on
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.preprocessing import Preprocessing
 
@@ -80,17 +80,18 @@ class _Lists(Dataset[Any]):
         for position in positions:
             sample = self.dataset[position if position >= 0 else ~position]
             mine = position >= 0
-            if isinstance(sample, RawSample) and mine:
-                loaded.remarks.extend((position, remark) for remark in sample.remarks)
-                if sample.left_out is not None:
-                    if sample.stop:
-                        raise CascadeError(
-                            f"data: {sample.left_out}. To leave out what cannot be read: "
-                            "data.init_args.unreadable: leave_out."
-                        )
-                    loaded.left_out.append((position, sample.left_out))
-                    mine = False
-            loaded.samples.append(prepare(sample, self._preprocessings))
+            prepared = prepare(sample, self._preprocessings)
+            if mine:
+                loaded.remarks.extend((position, remark) for remark in remarks_on(prepared))
+            if isinstance(sample, RawSample) and mine and sample.left_out is not None:
+                if sample.stop:
+                    raise CascadeError(
+                        f"data: {sample.left_out}. To leave out what cannot be read: "
+                        "data.init_args.unreadable: leave_out."
+                    )
+                loaded.left_out.append((position, sample.left_out))
+                mine = False
+            loaded.samples.append(prepared)
             loaded.positions.append(position if mine or position < 0 else ~position)
         return loaded
 
@@ -119,14 +120,19 @@ class DealtBatches(DistributedSampler[list[int]]):
 class _Collate:
     """Makes a batch of the models' views, or by the user's collate function."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(
+        self,
+        collate: Callable[[list[Any]], Any],
+        preprocessings: Sequence[Preprocessing | None],
+    ) -> None:
         self.collate = collate
+        self._preprocessings = preprocessings
 
     def __call__(self, loaded: Any) -> EvaluationBatch:
         try:
             if isinstance(loaded, CascadeError):
                 raise loaded
-            batch = collate_views(loaded.samples, self.collate)
+            batch = collate_views(loaded.samples, self.collate, self._preprocessings)
         except CascadeError as error:
             return EvaluationBatch(None, torch.empty(0, dtype=torch.int64), error=error)
         return EvaluationBatch(
@@ -195,7 +201,7 @@ def evaluation_loader(
         _Lists(dataset, preprocessings),
         batch_size=None,
         sampler=DealtBatches(batches, rank, world_size),
-        collate_fn=_Collate(loader.collate_fn),
+        collate_fn=_Collate(loader.collate_fn, preprocessings),
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,

@@ -10,9 +10,9 @@ from torch.utils.data import default_collate
 
 from lit_cascade.batch import RAW, Views
 from lit_cascade.errors import CascadeError
-from lit_cascade.preprocessing import Preprocessing
+from lit_cascade.preprocessing import Preprocessing, Remarked
 
-__all__ = ["RawSample", "collate_views", "prepare"]
+__all__ = ["RawSample", "collate_views", "prepare", "remarks_on"]
 
 
 class RawSample(NamedTuple):
@@ -56,6 +56,7 @@ class _Prepared(NamedTuple):
 
     views: dict[str, Any]
     label: Any
+    remarks: tuple[str, ...]
 
 
 def prepare(sample: Any, preprocessings: Sequence[Preprocessing | None]) -> Any:
@@ -71,21 +72,33 @@ def prepare(sample: Any, preprocessings: Sequence[Preprocessing | None]) -> Any:
     if all(one is None for one in preprocessings):
         return sample
     raw, label = _parts(sample)
-    return _Prepared(
-        {
-            RAW if one is None else one.key: raw if one is None else one(raw)
-            for one in preprocessings
-        },
-        label,
-    )
+    views: dict[str, Any] = {}
+    remarks = list(sample.remarks) if isinstance(sample, RawSample) else []
+    for one in preprocessings:
+        view = raw if one is None else one(raw)
+        if isinstance(view, Remarked):
+            remarks.extend(view.remarks)
+            view = view.tensors
+        views[RAW if one is None else one.key] = view
+    return _Prepared(views, label, tuple(remarks))
 
 
-def collate_views(samples: Sequence[Any], collate: Callable[[list[Any]], Any]) -> Any:
+def remarks_on(prepared: Any) -> tuple[str, ...]:
+    """What there is to say about a sample that `prepare` gave."""
+    return prepared.remarks if isinstance(prepared, (_Prepared, RawSample)) else ()
+
+
+def collate_views(
+    samples: Sequence[Any],
+    collate: Callable[[list[Any]], Any],
+    preprocessings: Sequence[Preprocessing | None],
+) -> Any:
     """A batch of prepared samples.
 
     Args:
         samples: what `prepare` gave.
         collate: the user's, for samples that no model has preprocessing for.
+        preprocessings: those that the samples went through.
 
     Returns:
         The user's batch if no model has preprocessing, else `(Views, labels)`.
@@ -98,12 +111,11 @@ def collate_views(samples: Sequence[Any], collate: Callable[[list[Any]], Any]) -
         return _as_they_are([(sample.input, sample.label) for sample in samples], collate)
     if not isinstance(first, _Prepared):
         return collate(list(samples))
-    views = Views(
-        {
-            key: _as_they_are([sample.views[key] for sample in samples], default_collate)
-            for key in first.views
-        }
-    )
+    views = Views()
+    for one in preprocessings:
+        key = RAW if one is None else one.key
+        ways = getattr(one, "collate", default_collate)
+        views[key] = _as_they_are([sample.views[key] for sample in samples], ways)
     return views, torch.as_tensor(default_collate([sample.label for sample in samples]))
 
 

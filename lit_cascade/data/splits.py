@@ -39,6 +39,7 @@ class SplitInfo:
         classes: class names in label order; None if unknown.
         restricts: whether models that know more classes are to answer among these only.
         findings: what there is to say about the data before they are read.
+        metric: name of the official metric, if that is not accuracy.
     """
 
     n: int
@@ -47,13 +48,14 @@ class SplitInfo:
     classes: tuple[str, ...] | None
     restricts: bool = False
     findings: tuple[str, ...] = ()
+    metric: str | None = None
 
 
 def describe(dataset: Dataset[Any]) -> SplitInfo:
     """Ids, source and class names of a dataset, looking through `Subset`.
 
-    A dataset may offer `ids`, `source`, `classes`, `restricts_classes` and `findings`; the ids of
-    others are their positions.
+    A dataset may offer `ids`, `source`, `classes`, `restricts_classes`, `findings` and `metric`;
+    the ids of others are their positions.
     """
     ids: Ids
     if isinstance(dataset, Subset):
@@ -75,6 +77,7 @@ def describe(dataset: Dataset[Any]) -> SplitInfo:
         tuple(str(c) for c in classes) if isinstance(classes, Sequence) else None,
         bool(getattr(dataset, "restricts_classes", False)),
         tuple(getattr(dataset, "findings", ())),
+        getattr(dataset, "metric", None),
     )
 
 

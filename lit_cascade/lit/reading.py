@@ -218,7 +218,8 @@ class ReadingTrainer(Trainer):
 
 def _described(datamodule: LightningDataModule, split: str, info: SplitInfo) -> dict[str, Any]:
     name = getattr(datamodule, "name", None) or type(datamodule).__name__
-    described = {"name": name, "split": split, "source": info.source}
+    described: dict[str, Any] = {"name": name, "split": split, "source": info.source}
+    described |= {"metric": info.metric} if info.metric else {}
     return described | ({"findings": list(info.findings)} if info.findings else {})
 
 

@@ -57,7 +57,11 @@ def records_of(
             logits=found.rows[f"logits.{name}"],
             labels=samples.labels,
             ids=samples.ids,
-            costs={"flops": found.rows[f"flops.{name}"]},
+            costs={
+                unit: found.rows[f"{unit}.{name}"]
+                for unit in ("flops", "executed_flops")
+                if f"{unit}.{name}" in found.rows
+            },
             classes=samples.classes,
             parameters=details["parameters"],
             data=_with(found.data, configs.data),

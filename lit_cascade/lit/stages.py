@@ -75,10 +75,17 @@ class StagesModule(LightningModule):
         self.class_names = next((names for names in known if names is not None), None)
 
     def flops(self, name: str, inputs: Inputs) -> Tensor:
-        """FLOPs of a stage on each sample of a batch, (N,) float64."""
+        """FLOPs of a stage on each sample of a batch at its own length, (N,) float64."""
+        return self._meter(name)(inputs)
+
+    def executed_flops(self, name: str, inputs: Inputs) -> Tensor | None:
+        """The same with the padding of the batch; None for samples that are never padded."""
+        return self._meter(name).executed(inputs)
+
+    def _meter(self, name: str) -> FlopMeter:
         if name not in self._meters:
             self._meters[name] = FlopMeter(self.networks()[name])
-        return self._meters[name](inputs)
+        return self._meters[name]
 
     def stage_info(self) -> list[dict[str, Any]]:
         """Parameters and settings of each stage, in order.
@@ -106,7 +113,8 @@ class StagesModule(LightningModule):
             batch_idx: not used.
 
         Returns:
-            `labels`, and `logits.NAME` (N, C) float32 and `flops.NAME` (N,) float64 of each stage.
+            `labels`, and `logits.NAME` (N, C) float32 and `flops.NAME` (N,) float64 of each stage;
+            where batches are padded `executed_flops.NAME` too.
 
         Raises:
             CascadeError: stages with different numbers of classes.
@@ -117,6 +125,9 @@ class StagesModule(LightningModule):
             parts = self._parts.setdefault(name, FittingParts())
             rows[f"logits.{name}"] = parts(network, inputs, name).float()
             rows[f"flops.{name}"] = self.flops(name, inputs)
+            padded = self.executed_flops(name, inputs)
+            if padded is not None:
+                rows[f"executed_flops.{name}"] = padded
         widths = {name: rows[f"logits.{name}"].shape[1] for name in self.names}
         if len(set(widths.values())) > 1:
             raise CascadeError(

@@ -3,7 +3,9 @@
 from lit_cascade.models.images import ImagePreprocessing
 from lit_cascade.models.networks import ConvNet, Perceptron, ResNet
 from lit_cascade.models.stage import BuiltStage, Stage
+from lit_cascade.models.texts import TextPreprocessing
 from lit_cascade.models.timm import Timm, timm_names
+from lit_cascade.models.transformers import TextClassifier
 
 __all__ = [
     "BuiltStage",
@@ -12,6 +14,8 @@ __all__ = [
     "Perceptron",
     "ResNet",
     "Stage",
+    "TextClassifier",
+    "TextPreprocessing",
     "Timm",
     "timm_names",
 ]

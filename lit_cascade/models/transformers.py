@@ -1,0 +1,251 @@
+"""Sequence classifiers of transformers, each with its own tokenizer and class names."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.models.texts import TextPreprocessing
+
+__all__ = ["TextClassifier", "load_tokenizer"]
+
+_UNLIMITED = 10**9
+"""What tokenizers give as their limit if they have none is far beyond this."""
+
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+class TextClassifier(nn.Module):
+    """A sequence classifier of transformers: any that `AutoModelForSequenceClassification` loads.
+
+    Its tokenizer and class names come along. Class names are those of `id2label`; where a
+    checkpoint says only LABEL_0, LABEL_1, ..., `classes` says what these mean.
+
+    Args:
+        model: name on the hub, or a folder with config.json, weights and a tokenizer, as
+            `save_pretrained` writes them.
+        pretrained: load the weights. Without, they are random, or come from the stage's
+            `checkpoint`.
+        classes: names of the classes, instead of those of the model: a list in logit order, or a
+            map of the model's names to others. A list of another length than the model has classes
+            makes a new head, which is random until it is trained.
+        max_length: most tokens per sample; by default what the model can take. Longer texts are
+            cut, and it is said how many.
+        dtype: of the weights; `auto` keeps that of the file.
+        revision: of the model on the hub: a branch, a tag or a commit.
+        tokenizer: name or folder of the tokenizer, if it is not that of the model.
+        tokenizer_args: further arguments of `AutoTokenizer.from_pretrained`, such as `pad_token`.
+        model_args: settings that override the model's config, such as `num_hidden_layers`: of a
+            larger model the first layers are kept.
+
+    Raises:
+        UsageError: a limit of tokens beyond the model's, or classes that it does not have.
+        CascadeError: a model or tokenizer that cannot be had, a regression head, or no token to
+            pad with.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: bool = True,  # noqa: FBT001, FBT002 - a setting
+        classes: list[str] | dict[str, str] | None = None,
+        max_length: int | None = None,
+        dtype: DType = "auto",
+        revision: str = "main",
+        tokenizer: str | None = None,
+        tokenizer_args: dict[str, Any] | None = None,
+        model_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = model
+        settings = dict(model_args or {})
+        new = isinstance(classes, Sequence) and not isinstance(classes, str)
+        if new:
+            settings |= {
+                "id2label": dict(enumerate(classes or ())),
+                "label2id": {name: i for i, name in enumerate(classes or ())},
+            }
+        self.model, fresh = _loaded(model, pretrained, dtype, revision, settings)
+        config = self.model.config
+        _check_classifier(model, config)
+        self.class_names = _class_names(model, config, classes)
+        if pretrained and fresh:
+            warnings.warn(
+                f"{model!r} has no trained weights for {', '.join(fresh)}: they are random until "
+                "they are trained or a checkpoint is loaded.",
+                UserWarning,
+                stacklevel=2,
+            )
+        tokens = load_tokenizer(tokenizer or model, revision, tokenizer_args)
+        if config.pad_token_id is None:  # by which some models find the end of a text
+            config.pad_token_id = tokens.pad_token_id
+        self.preprocessing = TextPreprocessing(
+            tokenizer=tokens,
+            inputs=_inputs(self.model, tokens),
+            max_length=_limit(self.model, tokens, max_length),
+            name=model,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Name and preprocessing, for records."""
+        commit = getattr(self.model.config, "_commit_hash", None)
+        return {
+            "transformers": self.name,
+            **({"commit": commit} if commit else {}),
+            "preprocessing": {
+                "tokenizer": type(self.preprocessing.tokenizer).__name__,
+                "inputs": list(self.preprocessing.inputs),
+                "max_length": self.preprocessing.max_length,
+            },
+        }
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits (N, C) of a batch of tokens, (N, length) int64 by name."""
+        logits: Tensor = self.model(**inputs).logits
+        return logits
+
+
+def _loaded(
+    name: str,
+    pretrained: bool,  # noqa: FBT001 - as transformers has it
+    dtype: str,
+    revision: str,
+    settings: Mapping[str, Any],
+) -> tuple[nn.Module, list[str]]:
+    """A model, and the names of its weights that the file does not have."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    try:
+        with _quiet():
+            if pretrained:
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    name,
+                    revision=revision,
+                    dtype=dtype,
+                    ignore_mismatched_sizes="id2label" in settings,
+                    output_loading_info=True,
+                    **settings,
+                )
+                mismatched = [key if isinstance(key, str) else key[0] for key in
+                              info["mismatched_keys"]]  # fmt: skip
+                return model, sorted({*info["missing_keys"], *mismatched})
+            config = AutoConfig.from_pretrained(name, revision=revision, **settings)
+            kind = {} if dtype == "auto" else {"dtype": dtype}
+            return AutoModelForSequenceClassification.from_config(config, **kind), []
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise CascadeError(f"the model {name!r} cannot be had: {_first_line(error)}.") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and reports of transformers: what matters is said in our words."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip().split("\n", maxsplit=1)[0].rstrip(". ")
+    return said or type(error).__name__
+
+
+def load_tokenizer(name: str, revision: str = "main", options: Any = None) -> Any:
+    """A tokenizer of transformers that can make batches.
+
+    Args:
+        name: on the hub, or a folder.
+        revision: on the hub.
+        options: further arguments of `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        CascadeError: it cannot be had, or it has no token to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            found = AutoTokenizer.from_pretrained(name, revision=revision, **(options or {}))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+        raise CascadeError(
+            f"the tokenizer of {name!r} cannot be had: {_first_line(error)}."
+        ) from error
+    if found.pad_token_id is None:
+        ends = found.eos_token or "TOKEN"
+        raise CascadeError(
+            f"the tokenizer of {name!r} has no token to pad with, so no batch can be made; name "
+            f"one, as in tokenizer_args: {{pad_token: {ends!r}}}."
+        )
+    return found
+
+
+def _check_classifier(name: str, config: Any) -> None:
+    kind = getattr(config, "problem_type", None)
+    if config.num_labels < 2 or kind == "regression":
+        raise CascadeError(
+            f"the model {name!r} has a regression head ({config.num_labels} output"
+            f"{'' if config.num_labels == 1 else 's'}); a cascade needs a classifier of two or "
+            "more classes."
+        )
+    if kind == "multi_label_classification":
+        raise CascadeError(
+            f"the model {name!r} gives each class a probability of its own (multi-label); a "
+            "cascade needs a classifier of which one class is the answer."
+        )
+
+
+def _class_names(
+    name: str, config: Any, classes: Sequence[str] | Mapping[str, str] | None
+) -> tuple[str, ...]:
+    own = [str(config.id2label[i]) for i in range(config.num_labels)]
+    if isinstance(classes, Mapping):
+        strange = sorted(set(classes) - set(own))
+        if strange:
+            raise UsageError(
+                f"classes: the model {name!r} has no class {strange[0]!r}; it has {', '.join(own)}."
+            )
+        own = [str(classes.get(one, one)) for one in own]
+    if len(set(own)) != len(own):
+        raise UsageError(f"classes: expected distinct names, got {', '.join(own)}.")
+    return tuple(own)
+
+
+def _inputs(model: nn.Module, tokenizer: Any) -> tuple[str, ...]:
+    """What the model takes of what the tokenizer gives."""
+    given = dict.fromkeys([*tokenizer.model_input_names, "input_ids", "attention_mask"])
+    taken = inspect.signature(model.forward).parameters
+    return tuple(name for name in given if name in taken)
+
+
+def _limit(model: nn.Module, tokenizer: Any, wanted: int | None) -> int | None:
+    """Most tokens per sample: what is wanted, within what the model has positions for."""
+    limits = []
+    if tokenizer.model_max_length < _UNLIMITED:
+        limits.append(int(tokenizer.model_max_length))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            # RoBERTa and its kin count positions from after the one of the padding
+            taken = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - taken)
+    most = min(limits, default=None)
+    least = tokenizer.num_special_tokens_to_add(pair=True) + 2
+    if wanted is not None and (wanted < least or (most is not None and wanted > most)):
+        upper = "" if most is None else f" to {most}"
+        raise UsageError(
+            f"max_length: expected {least}{upper} tokens, as the model and its tokenizer need, "
+            f"got {wanted}."
+        )
+    return wanted if wanted is not None else most
