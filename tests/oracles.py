@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 
 def stage_of(scores, thresholds, floors=None):
@@ -76,3 +77,20 @@ def mean_nll(logits, labels, temperature):
         top = max(scaled)
         total += top + math.log(sum(math.exp(value - top) for value in scaled)) - scaled[label]
     return total / len(logits)
+
+
+def metric_by_sklearn(metric, answers, labels, classes):
+    """A metric of answers as scikit-learn has it."""
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    answers, labels = list(answers), list(labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a single class
+        if metric == "accuracy":
+            return sum(a == b for a, b in zip(answers, labels, strict=True)) / len(labels)
+        if metric == "f1":
+            return f1_score(labels, answers, zero_division=0)
+        if metric == "f1_macro":
+            known = range(classes)
+            return f1_score(labels, answers, average="macro", labels=known, zero_division=0)
+        return matthews_corrcoef(labels, answers)

@@ -3,20 +3,27 @@ import math
 import pytest
 import torch
 
-from lit_cascade import CascadeError, Policy, PolicyOptions, Record, curve_of_records
-from lit_cascade.analysis import (
-    calibrate_record,
-    cost_notes,
-    judge,
-    outcome,
-    policy_of,
-    replay_outcome,
-    score_and_correct,
+from lit_cascade import (
+    CascadeError,
+    Policy,
+    PolicyOptions,
+    Record,
+    UsageError,
+    curve_of_records,
 )
+from lit_cascade.analysis import cost_notes, judge, official_metric, policy_of, score_and_correct
+from lit_cascade.calibrations import calibrate_record
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.policy import always_defer, replay
 from lit_cascade.core.scores import score_and_answer
-from tests.oracles import brute_force_point, combined_answer, softmax, stage_of
+from lit_cascade.outcomes import outcome, replay_outcome
+from tests.oracles import (
+    brute_force_point,
+    combined_answer,
+    metric_by_sklearn,
+    softmax,
+    stage_of,
+)
 
 TEMPERATURES = (1.5, 0.75, 2.0)
 
@@ -191,3 +198,76 @@ def test_options_become_a_policy():
 def test_a_last_stage_that_costs_nothing_is_refused():
     with pytest.raises(CascadeError, match="the last stage costs nothing"):
         outcome(torch.zeros(1).long(), torch.ones(1).bool(), torch.zeros(1, 2), torch.zeros(1))
+
+
+@pytest.mark.parametrize("floored", [False, True])
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("metric", ["f1", "f1_macro", "matthews"])
+def test_a_metric_on_the_curve_is_that_of_the_replay_at_every_threshold(
+    metric, combine, stages, floored
+):
+    classes = 2 if metric == "f1" else 4
+    records = recorded(stages, 60, classes)
+    logits, labels = [record.logits for record in records], records[0].labels
+    parts = {"temperatures": TEMPERATURES[:stages], "combine": combine}
+    if floored:
+        columns = zip(records[:-1], TEMPERATURES, strict=False)
+        scores = [score_and_correct(record, temperature=t)[0] for record, t in columns]
+        parts["floors"] = tuple(score.sort().values[9].item() for score in scores)
+    curve = curve_of_records(records, always_defer(stages, **parts), metric=metric)
+    plain = curve_of_records(records, always_defer(stages, **parts))
+    assert curve.metric == metric
+    assert torch.equal(curve.accuracy, plain.accuracy)
+    assert torch.equal(curve.thresholds, plain.thresholds)
+    for row, threshold in enumerate(curve.thresholds.tolist()):
+        # below a floor the threshold says nothing, and is none that a policy could have
+        held = [max(threshold, floor) for floor in parts.get("floors", [-math.inf] * (stages - 1))]
+        policy = Policy(tuple(held), **parts)
+        answers = replay(logits, policy).prediction.tolist()
+        expected = metric_by_sklearn(metric, answers, labels.tolist(), classes)
+        assert curve.by_metric[row].item() == pytest.approx(expected, rel=1e-13)
+        assert replay_outcome(records, policy, metric=metric).metric == curve.by_metric[row].item()
+    own = [stage.argmax(dim=1).tolist() for stage in logits]
+    assert curve.stage_by_metric.tolist() == pytest.approx(
+        [metric_by_sklearn(metric, answers, labels.tolist(), classes) for answers in own]
+    )
+
+
+def test_without_a_metric_an_outcome_has_none():
+    records = recorded(2)
+    assert replay_outcome(records, Policy((0.5,))).metric is None
+    assert judge(records, Policy((0.5,))).answers is None
+
+
+def test_a_metric_needs_answers_and_so_logits():
+    with pytest.raises(
+        CascadeError, match="'net0' holds scores and no logits, which the metric f1"
+    ):
+        curve_of_records(scored(recorded(2, classes=2)), metric="f1")
+    first, last = recorded(2, classes=2)
+    parts = {"score": torch.rand(80), "correct": torch.ones(80), "costs": last.costs}
+    last = Record.from_arrays("api", labels=first.labels, classes=first.classes, **parts)
+    assert len(curve_of_records([first, last], unit="latency_s")) > 2
+    with pytest.raises(CascadeError, match="'api' holds scores and no logits, which the metric f1"):
+        replay_outcome([first, last], Policy((0.5,)), "latency_s", "f1")
+
+
+def test_the_official_metric_is_the_users_or_that_of_the_data():
+    f1, none, other = {"metric": "f1"}, {"name": "x"}, {"metric": "matthews"}
+    assert official_metric([none, none]) is None
+    assert official_metric([f1, f1]) == official_metric([none, f1]) == "f1"
+    assert official_metric([f1, other], "f1_macro") == "f1_macro"
+    assert official_metric([f1], "accuracy") is official_metric([{"metric": "accuracy"}]) is None
+    with pytest.raises(CascadeError, match=r"name f1 and matthews as that of their data.*--metric"):
+        official_metric([f1, other])
+    for data, wanted in (
+        ([{"metric": "bleu"}], None),
+        ([f1], "bleu"),
+        ([{"metric": ["f1"]}], None),
+    ):
+        with pytest.raises(UsageError, match="known are accuracy, f1, f1_macro, matthews"):
+            official_metric([{"metric": name} for name in data], wanted)
+    assert official_metric([f1], None, ("no", "yes")) == "f1"
+    with pytest.raises(UsageError, match="got 3 classes"):
+        official_metric([f1], None, ("a", "b", "c"))

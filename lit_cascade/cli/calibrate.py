@@ -9,7 +9,7 @@ from lit_cascade.cli.options import CalibrateOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
-    from lit_cascade.analysis import StageCalibration
+    from lit_cascade.calibrations import StageCalibration
     from lit_cascade.cli.output import Output
     from lit_cascade.records import Record
 
@@ -28,7 +28,7 @@ def _output(options: CalibrateOptions) -> Output:
 
 
 def _run_records(options: CalibrateOptions) -> None:
-    from lit_cascade.analysis import calibrate_record
+    from lit_cascade.calibrations import calibrate_record
     from lit_cascade.errors import check_name
     from lit_cascade.records import Record, check_alike
 

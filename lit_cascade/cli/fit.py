@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lit_cascade.cli.options import FitOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
+    from lit_cascade.lit.results import Training
     from lit_cascade.report.card import Card
 
 __all__ = ["main"]
@@ -42,28 +44,26 @@ def _run(command: str) -> None:
 
 def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
     from lit_cascade.cli.output import Output
-    from lit_cascade.data.splits import check_split, has_split
     from lit_cascade.models.stage import checkpoint_bytes
     from lit_cascade.report.tables import print_card
 
     name = model.name
     files = [f"{name}.safetensors", f"{name}.md"]
     output = Output("fit", cli.options.out, files, overwrite=cli.options.overwrite)
-    check_split(datamodule, "train")
-    if not has_split(datamodule, "validation"):
-        cli.trainer.limit_val_batches = 0
-    cli.trainer.fit(model, datamodule=datamodule)
+    options = cli.options
+    trained = cli.trainer.train(model, datamodule, options.patience, options.stop_on)
     cli.trainer.limit_val_batches = 1.0
-    card = _card(cli, model, datamodule, command)
+    card = _card(cli, model, datamodule, trained, command)
     if card is None:
         return
     print_card(card)
-    output.add(files[0], checkpoint_bytes(model.network, name, card.classes))
+    classes = card.classes or model.class_names
+    output.add(files[0], checkpoint_bytes(model.network, name, classes))
     output.add(files[1], card.as_markdown())
     output.write()
 
 
-def _card(cli: Any, model: Any, datamodule: Any, command: str) -> Card | None:
+def _card(cli: Any, model: Any, datamodule: Any, trained: Training, command: str) -> Card | None:
     """Judge what was trained; None on the processes that do not write."""
     from lit_cascade.cost import count_parameters
     from lit_cascade.data.splits import has_split
@@ -71,12 +71,13 @@ def _card(cli: Any, model: Any, datamodule: Any, command: str) -> Card | None:
     from lit_cascade.report.card import Card
 
     held_out = [s for s in ("calibration", "validation", "test") if has_split(datamodule, s)]
-    splits = {}
+    splits, metrics = {}, {}
     judged = None
     for split in held_out or ["train"]:  # better the training data, named as such, than nothing
         judged = cli.trainer.evaluate(model, datamodule, split)
         if judged is not None:
             splits[split] = (judged.accuracy, judged.n)
+            metrics[split] = judged.metrics
     if judged is None:
         return None
     return Card(
@@ -84,6 +85,9 @@ def _card(cli: Any, model: Any, datamodule: Any, command: str) -> Card | None:
         data=judged.data["name"],
         classes=judged.classes,
         splits=splits,
+        metrics=metrics,
+        epochs=trained.epochs,
+        best=None if trained.best is None else asdict(trained.best),
         flops=judged.flops,
         parameters=count_parameters(model.network),
         recipe=_recipe(cli),
@@ -98,13 +102,17 @@ def _recipe(cli: Any) -> dict[str, Any]:
 
     config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=True))["fit"]
     recipe = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
-    trainer = (
+    trainer: tuple[str, ...] = (
         "max_epochs",
         "max_steps",
         "precision",
+        "accumulate_grad_batches",
         "gradient_clip_val",
         "devices",
         "deterministic",
     )
+    if cli.options.patience is not None:
+        recipe |= {"patience": cli.options.patience, "stop_on": cli.options.stop_on}
+        trainer = (*trainer, "check_val_every_n_epoch")
     recipe["trainer"] = {key: config["trainer"][key] for key in trainer if key in config["trainer"]}
     return recipe

@@ -24,13 +24,19 @@ RecordDtype = Literal["float16", "float32"]
 
 @dataclass
 class FitOptions:
-    """Train one stage.
+    """Train one stage, from scratch or from other weights, and judge it.
 
     Args:
+        patience: stop when the score on stop_on has not risen for this many validations, which
+            there is one of per epoch unless the trainer says otherwise, and keep the weights that
+            had the best; by default training goes to its end and the last weights are kept.
+        stop_on: the split for that; the score is its official metric, else accuracy.
         out: folder for the checkpoint and its card; by default a new one, runs/fit-N.
         overwrite: replace results that are already in the folder.
     """
 
+    patience: int | None = None
+    stop_on: str = "development"
     out: str | None = None
     overwrite: bool = False
 
@@ -183,6 +189,8 @@ class ValidateOptions:
         split: the split to judge on: validation, calibration, or another that the data has.
         cost: unit of the cost to judge by: flops, or another that the records have, such as
             latency_s.
+        metric: judge by this beside accuracy: f1 (of the second of two classes), f1_macro or
+            matthews; by default by the one that the data name. accuracy judges by nothing else.
         allow_overlap: judge even on samples that the temperatures were fitted on.
         save_records: also write one record per stage into the folder.
         out: folder for curve.csv, curve.png and summary.json; by default a new one,
@@ -194,6 +202,7 @@ class ValidateOptions:
     records: list[str] | None = None
     split: str = "validation"
     cost: str = "flops"
+    metric: str | None = None
     allow_overlap: bool = False
     save_records: bool = False
     out: str | None = None
@@ -207,6 +216,7 @@ class TestOptions:
 
     Args:
         split: the split to run on: validation, or another that the data has.
+        metric: report this beside accuracy, as for validate.
         allow_overlap: report even on samples that the temperatures were fitted on.
         out: folder for test.json; by default a new one, runs/test-N.
         overwrite: replace results that are already in the folder.
@@ -216,6 +226,7 @@ class TestOptions:
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     split: str = "validation"
+    metric: str | None = None
     allow_overlap: bool = False
     out: str | None = None
     overwrite: bool = False

@@ -78,19 +78,20 @@ def curve_csv(curve: Curve, unit: str = "flops") -> str:
     """The content of `curve.csv`: one row per distinct threshold.
 
     Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`, the last two named after
-    the unit of the cost; the ratio is to the last stage alone. The first row (threshold -inf) is
-    the first stage alone, the last (inf) has every sample deferred to the last stage.
+    the unit of the cost; the ratio is to the last stage alone. After `accuracy` comes the curve's
+    other metric by its name, if it has one. The first row (threshold -inf) is the first stage
+    alone, the last (inf) has every sample deferred to the last stage.
     """
+    columns = {
+        "threshold": curve.thresholds,
+        "deferral_rate": curve.deferral_rate,
+        "accuracy": curve.accuracy,
+    }
+    if curve.metric is not None:
+        columns[curve.metric] = curve.judged_by(curve.metric)[0]
+    columns |= {unit: curve.cost, f"{unit}_ratio": curve.cost / curve.stage_cost[-1]}
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    header = ["threshold", "deferral_rate", "accuracy", unit, f"{unit}_ratio"]
-    writer.writerow(header)
-    columns = (
-        curve.thresholds,
-        curve.deferral_rate,
-        curve.accuracy,
-        curve.cost,
-        curve.cost / curve.stage_cost[-1],
-    )
-    writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+    writer.writerow(columns)
+    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
     return buffer.getvalue()

@@ -36,10 +36,12 @@ def _run_models() -> None:
 
 
 def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> None:
-    from lit_cascade.analysis import outcome
+    from lit_cascade.analysis import official_metric
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import Output
     from lit_cascade.core.labels import is_right
+    from lit_cascade.core.metrics import measure
+    from lit_cascade.outcomes import outcome
     from lit_cascade.provenance import library_versions
     from lit_cascade.report.notes import data_notes
     from lit_cascade.report.summary import outcome_summary
@@ -49,6 +51,7 @@ def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> No
 
     def check(ids: Any, data: Mapping[str, Any]) -> None:
         check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
+        official_metric([data], options.metric, model.class_names)
 
     done = trainer.execute(model, datamodule, options.split, check=check)
     if done is None:
@@ -62,19 +65,27 @@ def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> No
     )
     notes += data_notes(done.data)
     right = is_right(done.prediction, done.samples.labels)
-    found = outcome(done.stage, right, done.flops, done.flops_alone)
+    classes = done.samples.classes
+    metric = official_metric([done.data], options.metric, classes)
+    value = None
+    if metric is not None:
+        value = measure(metric, done.prediction, done.samples.labels, len(classes))
+    found = outcome(done.stage, right, done.flops, done.flops_alone, value)
     thresholds = model.cascade.policy.thresholds
     where = f"{done.data['name']}, split {options.split!r}"
     spent = (done.flops.sum(dim=0) / found.n).tolist()
-    print_execution(found, model.names, thresholds, spent, where, notes)
+    executed = done.executed.sum(dim=0)
+    per_sample = float(executed.sum()) / found.n
+    print_execution(found, model.names, thresholds, spent, where, notes, metric, per_sample)
     output.add_json(
         "test.json",
         {
             "n": found.n,
+            **({} if metric is None else {"metric": metric}),
             "score": model.cascade.policy.score,
             "temperatures": dict(zip(model.names, model.cascade.policy.temperatures, strict=True)),
-            **outcome_summary(found, model.names, thresholds),
-            "executed_flops": dict(zip(model.names, done.flops.sum(dim=0).tolist(), strict=True)),
+            **outcome_summary(found, model.names, thresholds, metric=metric),
+            "executed_flops": dict(zip(model.names, executed.tolist(), strict=True)),
             "notes": notes,
             "provenance": {
                 "data": dict(done.data),

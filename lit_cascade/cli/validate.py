@@ -43,6 +43,7 @@ def _run_records(options: ValidateOptions) -> None:
 
 
 def _run_models() -> None:
+    from lit_cascade.analysis import official_metric
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.lightning import CascadeCLI
     from lit_cascade.lit import LitCascade, ThresholdMetrics
@@ -60,10 +61,11 @@ def _run_models() -> None:
             options: ValidateOptions = self.options
             output = _output(options, model.names)
             if self.trainer.loggers:
-                self.trainer.add_callback(ThresholdMetrics(_LOGGED))
+                self.trainer.add_callback(ThresholdMetrics(_LOGGED, options.metric))
 
             def check(ids: Any, data: Mapping[str, Any]) -> None:
                 check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
+                official_metric([data], options.metric, model.class_names)
 
             records = self.trainer.record(model, datamodule, options.split, check, self.configs)
             if records is not None:
@@ -81,7 +83,7 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     from lit_cascade.report.notes import data_notes, model_notes
     from lit_cascade.report.plots import draw_curve
     from lit_cascade.report.summary import Validation, validation_summary
-    from lit_cascade.report.tables import print_validation
+    from lit_cascade.report.validation import print_validation
 
     check_alike(records)
     first = records[0]
@@ -95,7 +97,7 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     notes += data_notes(first.data)
     notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])
     notes += cost_notes(records, options.cost)
-    found = Validation.of(records, options.policy, options.cost)
+    found = Validation.of(records, options.policy, options.cost, options.metric)
     print_validation(found, notes)
     output.add("curve.csv", curve_csv(found.curve, found.unit))
     if found.uncalibrated is not None:

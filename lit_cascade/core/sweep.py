@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_cascade.core.answers import Answers
 from lit_cascade.errors import CascadeError
 
 __all__ = ["Curve", "Deferral", "oracle_deferral", "random_deferral", "sweep"]
@@ -33,6 +34,10 @@ class Curve:
         stage_cost: mean cost per sample of each stage alone, (K,).
         least_score: the least score, up to which a threshold defers nothing.
         n: number of samples.
+        metric: name of another metric, a name in `lit_cascade.core.metrics.METRICS`, if the curve
+            was made with one.
+        by_metric: that metric of the cascade, (M,).
+        stage_by_metric: of each stage alone, (K,).
     """
 
     thresholds: Tensor
@@ -43,12 +48,31 @@ class Curve:
     stage_cost: Tensor
     least_score: float
     n: int
+    metric: str | None = None
+    by_metric: Tensor | None = None
+    stage_by_metric: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.thresholds)
 
+    def judged_by(self, metric: str) -> tuple[Tensor, Tensor]:
+        """How good the cascade is at each threshold, (M,), and each stage alone, (K,).
 
-def _check(scores: Tensor, correct: Tensor, costs: Tensor) -> None:
+        Args:
+            metric: `accuracy`, or the metric that the curve was made with.
+
+        Raises:
+            CascadeError: the curve was not made with it.
+        """
+        if metric == "accuracy":
+            return self.accuracy, self.stage_accuracy
+        if metric != self.metric or self.by_metric is None or self.stage_by_metric is None:
+            known = "accuracy" if self.metric is None else f"accuracy and {self.metric}"
+            raise CascadeError(f"the curve was made without {metric}: it has {known}.")
+        return self.by_metric, self.stage_by_metric
+
+
+def _check(scores: Tensor, correct: Tensor, costs: Tensor, answers: Answers | None) -> None:
     n, stages = correct.shape if correct.ndim == 2 else (len(correct), 1)
     if stages < 2:
         raise CascadeError(f"a cascade needs at least 2 stages, got {stages}.")
@@ -59,6 +83,11 @@ def _check(scores: Tensor, correct: Tensor, costs: Tensor) -> None:
             f"for {n} samples and {stages} stages, expected scores of shape {(n, stages - 1)} and "
             f"costs of shape {(n, stages)}, got {tuple(scores.shape)} and {tuple(costs.shape)}."
         )
+    if answers is not None and not correct.shape == answers.after.shape == answers.alone.shape:
+        raise CascadeError(
+            f"for {n} samples and {stages} stages, expected answers of shape {(n, stages)}, "
+            f"got {tuple(answers.after.shape)} and {tuple(answers.alone.shape)}."
+        )
     if not float(costs[:, -1].sum()) > 0:
         raise CascadeError("the last stage costs nothing: a cascade cannot save anything.")
     if scores.isnan().any():
@@ -66,7 +95,13 @@ def _check(scores: Tensor, correct: Tensor, costs: Tensor) -> None:
         raise CascadeError(f"the score of sample {row} is NaN: it has no place on the curve.")
 
 
-def sweep(scores: Tensor, correct: Tensor, costs: Tensor, alone: Tensor | None = None) -> Curve:
+def sweep(
+    scores: Tensor,
+    correct: Tensor,
+    costs: Tensor,
+    alone: Tensor | None = None,
+    answers: Answers | None = None,
+) -> Curve:
     """Accuracy and cost at every distinct threshold, exactly, in one sort.
 
     With K = 2 stages this is every cascade there is. With K > 2, one threshold is shared by all
@@ -79,6 +114,7 @@ def sweep(scores: Tensor, correct: Tensor, costs: Tensor, alone: Tensor | None =
             (N, K).
         costs: cost of each stage on each sample, shape (N, K).
         alone: whether each stage is right alone, (N, K); by default the same as `correct`.
+        answers: what `correct` was made from, for a metric beside accuracy.
 
     Raises:
         CascadeError: fewer than two stages, no samples, NaN scores, or shapes that do not fit.
@@ -93,7 +129,7 @@ def sweep(scores: Tensor, correct: Tensor, costs: Tensor, alone: Tensor | None =
         ([-inf, 0.75, inf], [0.5, 1.0, 1.0], [1.0, 6.0, 11.0])
     """
     scores = scores[:, None] if scores.ndim == 1 else scores
-    _check(scores, correct, costs)
+    _check(scores, correct, costs, answers)
     n = len(correct)
     right, costs = correct.long(), costs.double()
 
@@ -124,6 +160,9 @@ def sweep(scores: Tensor, correct: Tensor, costs: Tensor, alone: Tensor | None =
         stage_cost=costs.sum(dim=0) / n,
         least_score=float(distinct[0]) if len(distinct) else math.inf,
         n=n,
+        metric=None if answers is None else answers.metric,
+        by_metric=None if answers is None else answers.along(order, passed),
+        stage_by_metric=None if answers is None else answers.of_stages(),
     )
 
 

@@ -4,9 +4,11 @@ from lit_cascade.data.cifar import CifarData
 from lit_cascade.data.datasets import Datasets
 from lit_cascade.data.digits import DigitsData
 from lit_cascade.data.evaluation import EvaluationData
+from lit_cascade.data.glue import GlueData
 from lit_cascade.data.images import ImageData
 from lit_cascade.data.loading import EvaluationBatch
 from lit_cascade.data.samples import RawSample
+from lit_cascade.data.texts import TextData
 
 __all__ = [
     "CifarData",
@@ -14,6 +16,8 @@ __all__ = [
     "DigitsData",
     "EvaluationBatch",
     "EvaluationData",
+    "GlueData",
     "ImageData",
     "RawSample",
+    "TextData",
 ]

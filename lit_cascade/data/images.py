@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +9,23 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lit_cascade.class_lists import class_list
+from lit_cascade.data.drawing import drawn
 from lit_cascade.data.folders import FolderImages, holds_class_folders
 from lit_cascade.data.image_set import ImageSet, Unknown, Unreadable
 from lit_cascade.data.label_sets import LabelSets
-from lit_cascade.data.rows import RowImages, load_rows
+from lit_cascade.data.rows import RowImages
+from lit_cascade.data.tables import load_table
 from lit_cascade.errors import UsageError, check_name
-from lit_cascade.samples import Ids
 
 __all__ = ["ImageData"]
 
 _OWN = "folders"
 _MOST_WORKERS = 8
+_PATIENCE = 600
+"""Seconds without a batch after which a worker counts as lost."""
 
 
 class ImageData(LightningDataModule):
@@ -53,7 +54,9 @@ class ImageData(LightningDataModule):
         label_column: of a table; by default the only one of labels.
         name: what to call the data in records and tables; by default after the source.
         batch_size: images per batch.
-        num_workers: processes that decode and preprocess; by default one per core, at most 8.
+        num_workers: processes that decode and preprocess; by default one per core, at most 8, shared
+            among the processes of a machine. Where one gives no batch for ten minutes, that is an
+            error.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class ImageData(LightningDataModule):
         self._unknown: Unknown = unknown_classes
         self._columns = image_column, label_column
         self._batch_size = batch_size
-        self._num_workers = _workers() if num_workers is None else num_workers
+        self._num_workers = num_workers
         self._found: FolderImages | RowImages | None = None
         self._parts: dict[str, Dataset[Any]] = {}
 
@@ -119,7 +122,7 @@ class ImageData(LightningDataModule):
         if not held_back:
             self._parts = {"validation": whole}
             return
-        order = _drawn(whole.ids, self._seed)
+        order = drawn(whole.ids, self._seed)
         self._parts = {
             "calibration": Subset(whole, sorted(order[:held_back])),
             "validation": Subset(whole, sorted(order[held_back:])),
@@ -141,7 +144,7 @@ class ImageData(LightningDataModule):
             if folder.is_dir() and holds_class_folders(folder):
                 self._found = FolderImages.scan(folder, self._published)
             else:
-                rows = load_rows(self._source, self._published)
+                rows = load_table(self._source, self._published, what="a folder of images by class")
                 self._found = RowImages.of(rows, *self._columns)
         return self._found
 
@@ -151,11 +154,15 @@ class ImageData(LightningDataModule):
                 f"data: there is no split {split!r}; hold some images back with "
                 "data.init_args.calibration_size."
             )
+        workers = self._num_workers
+        if workers is None:
+            workers = _workers(1 if self.trainer is None else self.trainer.num_devices)
         return DataLoader(
             self._parts[split],
             batch_size=self._batch_size,
-            num_workers=self._num_workers,
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
+            timeout=_PATIENCE if workers else 0,
         )
 
     def calibration_dataloader(self) -> DataLoader[Any]:
@@ -167,13 +174,6 @@ class ImageData(LightningDataModule):
         return self._loader("validation")
 
 
-def _workers() -> int:
+def _workers(processes: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(_MOST_WORKERS, cores or 1)
-
-
-def _drawn(ids: Ids, seed: int) -> list[int]:
-    """Positions in an order drawn by the ids: one image more or less does not move the others."""
-    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    keys = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in listed]
-    return sorted(range(len(listed)), key=keys.__getitem__)
+    return min(_MOST_WORKERS, max(1, (cores or 1) // processes))

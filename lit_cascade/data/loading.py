@@ -196,7 +196,10 @@ def evaluation_loader(
         size, order = loader.batch_size, _positions(loader, n)
         batches = [order[i : i + size] for i in range(0, len(order), size)]
     else:
-        batches = [list(batch) for batch in loader.batch_sampler or [[i] for i in range(n)]]
+        # a sampler of its own that shuffles says how its batches are composed where it does not
+        in_order = getattr(loader.batch_sampler, "in_order", None)
+        composed = loader.batch_sampler if in_order is None else in_order()
+        batches = [list(batch) for batch in composed or [[i] for i in range(n)]]
     return DataLoader(
         _Lists(dataset, preprocessings),
         batch_size=None,

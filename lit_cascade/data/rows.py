@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,78 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_cascade.data.tables import find_label_column, only_column
 from lit_cascade.errors import UsageError, check_name
 
-__all__ = ["RowImages", "load_rows"]
+__all__ = ["RowImages"]
 
 _KEY = "__key__"  # what webdataset calls a sample
-_LABELS = ("label", "labels", "cls", "fine_label", "target")
-_PREFERRED = ("validation", "val", "test")
-_KINDS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
-
-
-def load_rows(source: str, split: str | None) -> Any:
-    """A split of a data set as a table of `datasets`.
-
-    Args:
-        source: name on the hub; a folder with Parquet files, tar shards, or what `save_to_disk`
-            wrote; or the path of Parquet or tar files, with wildcards.
-        split: of it; by default validation, else test, else the only one.
-
-    Raises:
-        UsageError: neither the hub nor the disk has it.
-    """
-    import datasets
-
-    source = os.path.expanduser(source)  # noqa: PTH111 - no path if it is on the hub
-    try:
-        found = _loaded(source, split)
-    # what `datasets` and the hub's client raise for what they cannot find or read
-    except (OSError, ValueError, tarfile.TarError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise UsageError(
-            f"data.source: {source!r} is neither a folder of images by class, nor Parquet files or "
-            f"tar shards, nor a data set that the hub gives: {reason}"
-        ) from error
-    if isinstance(found, datasets.Dataset):
-        return found
-    for name in [split] if split else (*_PREFERRED, *found):
-        if name in found:
-            return found[name]
-    check_name(str(split), found, "data.published_split")
-    raise UsageError(f"data.published_split: expected one of {', '.join(found)}.")
-
-
-def _loaded(source: str, split: str | None) -> Any:
-    import datasets
-
-    folder = Path(source)
-    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return datasets.load_from_disk(source)
-    if folder.is_dir():
-        return datasets.load_dataset(source)
-    kind = _KINDS.get(folder.suffix)
-    if kind is not None:
-        return datasets.load_dataset(kind, data_files=source, split="train")
-    return _from_hub(source, split)
-
-
-def _from_hub(source: str, split: str | None) -> Any:
-    """One split of a set on the hub.
-
-    `datasets` itself downloads all splits to give one, which is 150 GB of ImageNet for 7 that are
-    wanted, so the files of the split are fetched by their names where these tell.
-    """
-    import datasets
-    from huggingface_hub import snapshot_download
-
-    if split is None:
-        names = datasets.get_dataset_split_names(source)
-        split = next((name for name in (*_PREFERRED, *names) if name in names), None)
-    folder = snapshot_download(source, repo_type="dataset", allow_patterns=[f"*{split}*"])
-    if any(path.suffix in _KINDS for path in Path(folder).rglob(f"*{split}*")):
-        return datasets.load_dataset(folder, split=split)
-    return datasets.load_dataset(source, split=split)
 
 
 @dataclass(frozen=True)
@@ -122,18 +54,12 @@ class RowImages:
 
         columns, features = rows.column_names, rows.features
         if image is None:
-            image = _only(
+            image = only_column(
                 [name for name in columns if isinstance(features[name], datasets.Image)],
                 columns, "data.image_column", "images",
             )  # fmt: skip
         check_name(image, columns, "data.image_column")
-        if label is None:
-            typed = [name for name in columns if isinstance(features[name], datasets.ClassLabel)]
-            named = [name for name in _LABELS if name in columns][:1]
-            label = _only(
-                typed if len(typed) == 1 else named, columns, "data.label_column", "labels"
-            )
-        check_name(label, columns, "data.label_column")
+        label = find_label_column(rows, label)
         names = getattr(features[label], "names", None)
         if not names:
             held = {value for value in rows[label] if isinstance(value, str)}
@@ -171,12 +97,3 @@ class RowImages:
         held = self.rows[position][self.image] or {}
         name = str(held.get("path") or "")
         return held.get("bytes") or (Path(name) if name else None), name
-
-
-def _only(found: list[str], columns: list[str], argument: str, what: str) -> str:
-    if len(found) == 1:
-        return found[0]
-    several = f"{', '.join(found)} could be it" if found else f"none seems to hold {what}"
-    raise UsageError(
-        f"{argument}: of the columns {', '.join(columns)} {several}; name the one of {what}."
-    )

@@ -173,20 +173,24 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 class ThresholdMetrics(Callback):
     """Logs accuracy, deferral rate and FLOPs at each of some thresholds after a validation loop.
 
-    They go to the Trainer's logger and `callback_metrics` as `accuracy@0.9` and so on.
+    They go to the Trainer's logger and `callback_metrics` as `accuracy@0.9` and so on, and with
+    them another metric, such as `f1@0.9`.
 
     Args:
         thresholds: on the score; with more than two stages shared by all deferring stages.
+        metric: a name in `lit_cascade.core.metrics.METRICS`; by default the one that the data name.
     """
 
-    def __init__(self, thresholds: list[float]) -> None:
+    def __init__(self, thresholds: list[float], metric: str | None = None) -> None:
         self.thresholds = thresholds
+        self.metric = metric
         self.metrics: CascadeMetrics | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start from nothing, on the module's device."""
-        del trainer
-        self.metrics = pl_module.metrics_at(self.thresholds)
+        data = getattr(trainer, "datamodule", None)
+        of_data = getattr(getattr(data, "info", None), "metric", None)
+        self.metrics = pl_module.metrics_at(self.thresholds, self.metric or of_data or "accuracy")
         if pl_module.device.type != "mps":  # which has no double precision
             self.metrics.to(pl_module.device)
 

@@ -113,11 +113,25 @@ class LitCascade(StagesModule):
             self.cascade.policy, temperatures=self.options.temperatures_of(self.names)
         )
 
-    def metrics_at(self, thresholds: Sequence[float]) -> CascadeMetrics:
-        """Metrics of this cascade at other thresholds."""
+    def metrics_at(self, thresholds: Sequence[float], metric: str = "accuracy") -> CascadeMetrics:
+        """Metrics of this cascade at other thresholds.
+
+        Args:
+            thresholds: on the score.
+            metric: a name in `lit_cascade.core.metrics.METRICS`.
+
+        Raises:
+            UsageError: an unknown metric, or one that is not defined for so many classes.
+        """
         policy = self.cascade.policy
         return CascadeMetrics(
-            thresholds, policy.score, policy.temperatures, len(self.names), policy.combine
+            thresholds,
+            policy.score,
+            policy.temperatures,
+            len(self.names),
+            policy.combine,
+            metric,
+            None if self.class_names is None else len(self.class_names),
         )
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
@@ -125,8 +139,8 @@ class LitCascade(StagesModule):
 
         Returns:
             `labels`, `prediction`, `stage`, `score`, and the FLOPs of each stage on each sample:
-            `flops.NAME` where it ran, 0 where it did not. `flops_alone` is the last stage's own,
-            `classes` their number.
+            `flops.NAME` where it ran, 0 where it did not, and `executed_flops.NAME` the same with
+            the padding of the batch. `flops_alone` is the last stage's own, `classes` their number.
         """
         del batch_idx
         inputs, rows = inputs_and_rows(batch)
@@ -144,6 +158,8 @@ class LitCascade(StagesModule):
         rows["classes"] = torch.full_like(output.stage, output.logits.shape[1])
         stage = output.stage.cpu()
         for k, name in enumerate(self.names):
-            rows[f"flops.{name}"] = self.flops(name, inputs) * (stage >= k)
+            own, padded = self.flops(name, inputs), self.executed_flops(name, inputs)
+            rows[f"flops.{name}"] = own * (stage >= k)
+            rows[f"executed_flops.{name}"] = (own if padded is None else padded) * (stage >= k)
         rows["flops_alone"] = self.flops(self.names[-1], inputs)
         return rows

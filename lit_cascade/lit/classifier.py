@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric
 
 from lit_cascade.batch import forward_logits, split_labels
-from lit_cascade.core.labels import is_right
+from lit_cascade.class_lists import columns_of
 from lit_cascade.core.scores import answers_of
 from lit_cascade.cost import FlopMeter
 from lit_cascade.data.loading import EvaluationBatch
-from lit_cascade.errors import check_file_name
+from lit_cascade.data.splits import SplitInfo
+from lit_cascade.data.training import TrainingBatch
+from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_labels, check_name
+from lit_cascade.lit.losses import distillation_loss, gatekeeper_loss
+from lit_cascade.lit.schedules import SCHEDULES, Schedule, scheduled
+from lit_cascade.lit.score import Score
+from lit_cascade.lit.teacher import Teacher, lesson
+from lit_cascade.models.stage import load_weights
 from lit_cascade.preprocessing import Preprocessing
 
 __all__ = ["LitClassifier"]
 
 
 class LitClassifier(LightningModule):
-    """A classifier trained with AdamW and a one-cycle learning rate (arXiv:1708.07120).
+    """A classifier trained with AdamW, from scratch or from other weights.
+
+    Weights that come in half precision are trained, and kept, in float32: small steps would be lost
+    otherwise. `--trainer.precision bf16-mixed` computes in half precision all the same.
 
     Args:
         network: class (class_path and init_args) of the network.
         name: what to call the stage; names its checkpoint.
-        learning_rate: the peak of the cycle.
+        learning_rate: the peak of the schedule.
         weight_decay: of AdamW.
         label_smoothing: share of each target spread over all classes, 0 to 1.
+        checkpoint: weights to start from: .safetensors, or a .pt or .ckpt file of tensors; a path,
+            or the name of a bundled checkpoint. By default those that the network is made with.
+        schedule: of the learning rate, step by step: one_cycle rises and falls once over the whole
+            run (arXiv:1708.07120); linear rises to the peak and falls to 0 in straight lines, as is
+            usual for fine-tuning.
+        warmup: share of the steps that a linear schedule rises for, 0 to 1.
+        teacher: a larger model to learn from besides the labels (arXiv:1503.02531).
+        gatekeeper: alpha, 0 to 1, of the Gatekeeper loss, which takes the place of cross entropy:
+            it makes the stage sure where it is right and unsure where it is wrong, so that a
+            cascade defers the right samples. Smaller ones give up more accuracy for that
+            (arXiv:2502.19335). Meant for a network that is trained already: see checkpoint.
     """
 
     def __init__(
@@ -40,69 +61,200 @@ class LitClassifier(LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         label_smoothing: float = 0.0,
+        checkpoint: str | None = None,
+        schedule: Schedule = "one_cycle",
+        warmup: float = 0.1,
+        teacher: Teacher | None = None,
+        gatekeeper: float | None = None,
     ) -> None:
         super().__init__()
         check_file_name(name, "model.name")
+        check_name(schedule, SCHEDULES, "model.schedule")
+        _check_share(warmup, "model.warmup")
+        if gatekeeper is not None:
+            _check_share(gatekeeper, "model.gatekeeper")
+            if label_smoothing:
+                raise UsageError(
+                    "model.label_smoothing: belongs to cross entropy, which model.gatekeeper takes "
+                    f"the place of; expected 0, got {label_smoothing}."
+                )
         self.name = name
         self.network = network if isinstance(network, nn.Module) else network()
+        self.class_names = load_weights(self.network, checkpoint, name, "model.checkpoint")
+        if any(p.is_floating_point() and p.element_size() < 4 for p in self.network.parameters()):
+            self.network.float()
+        self.network.train()  # transformers gives networks that are not, which Lightning keeps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
-        self.val_accuracy = MeanMetric()
+        self.schedule = schedule
+        self.warmup = warmup
+        self.teacher = teacher
+        self.gatekeeper = gatekeeper
+        self.metric = "accuracy"
+        self.val_score: Score | None = None
+        self._taught: Tensor | None = None
+        self._classes: int | None = None
         self._meter = FlopMeter(self.network)
+
+    @property
+    def score_name(self) -> str:
+        """What the score of the validation loop is logged as."""
+        return "val_score"
 
     def preprocessings(self) -> list[Preprocessing | None]:
         """What the network wants done to raw samples, if anything."""
         return [getattr(self.network, "preprocessing", None)]
+
+    def make_ready(
+        self, train: SplitInfo | None, judged: SplitInfo | None, classes: Sequence[str] | None
+    ) -> None:
+        """Look at the data before training on them.
+
+        Args:
+            train: the training split; None if its samples have no positions.
+            judged: the split that the validation loop reads, if any.
+            classes: names in label order; None if the data do not name them.
+
+        Raises:
+            UsageError: a teacher, and training samples that cannot be told apart.
+            CascadeError: other classes than the network's, or a teacher that does not fit the data.
+        """
+        known = self.class_names
+        if classes is not None and known is not None:
+            who = f"the network of {self.name!r}"
+            if columns_of(known, classes, who, "the data") is not None:
+                at = next(i for i, (a, b) in enumerate(zip(known, classes, strict=True)) if a != b)
+                raise CascadeError(
+                    f"model.network: {who} has the classes of the data in another order: at label "
+                    f"{at} it has {known[at]!r} and the data {classes[at]!r} ({', '.join(known)} "
+                    f"against {', '.join(classes)}). Training needs one order: give the data that "
+                    "of the network, or the network a new head."
+                )
+        self.metric = (judged and judged.metric) or "accuracy"
+        self.val_score = None
+        self._taught = None
+        if self.teacher is not None:
+            if train is None:
+                raise UsageError(
+                    "model.teacher: its answers are found by the ids of the training samples: "
+                    "train_dataloader must return one DataLoader of a map-style dataset."
+                )
+            self._taught = lesson(self.teacher, train, known if classes is None else classes)
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Check the labels of a training batch, but for those that are shares of classes.
+
+        Raises:
+            CascadeError: labels that are no classes of the network, or several per sample.
+        """
+        if labels.is_floating_point():
+            return
+        if labels.ndim != 1:
+            raise CascadeError(
+                "data: training needs one label per sample, got labels of shape "
+                f"{tuple(labels.shape)}."
+            )
+        if self._classes is not None:  # else once the network has said how many
+            check_labels(labels, len(labels), self._classes, "data: a training batch")
 
     def forward(self, inputs: Any) -> Tensor:
         """Logits of a batch, (N, C)."""
         return forward_logits(self.network, inputs, self.name)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Cross entropy of a batch."""
+        """Loss of a batch, in float32."""
         del batch_idx
-        inputs, labels = split_labels(batch)
-        loss = cross_entropy(self(inputs), labels, label_smoothing=self.label_smoothing)
-        self.log("train_loss", loss, prog_bar=True)
+        positions = batch.positions if isinstance(batch, TrainingBatch) else None
+        inputs, labels = split_labels(batch if positions is None else batch.batch)
+        logits = self(inputs).float()
+        if positions is not None and bool((positions < 0).any()):  # then all are: none can be read
+            nothing: Tensor = logits.sum() * 0
+            return nothing  # other processes wait for a step
+        if positions is None or self._classes is None:
+            self._classes = logits.shape[1]
+            self.check_labels(labels)
+        loss = self._of_labels(logits, labels)
+        if self.teacher is not None:
+            weight, taught = self.teacher.weight, self._of_teacher(positions, logits)
+            further = distillation_loss(logits, taught, self.teacher.temperature)
+            loss = (1 - weight) * loss + weight * further
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
+    def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.gatekeeper is None:
+            return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if labels.is_floating_point():
+            raise CascadeError("model.gatekeeper: needs one label per sample, got shares of each.")
+        return gatekeeper_loss(logits, labels, self.gatekeeper)
+
+    def _of_teacher(self, positions: Tensor | None, logits: Tensor) -> Tensor:
+        """The teacher's logits of the samples at some positions, (N, C) float32."""
+        if positions is None or self._taught is None:
+            raise UsageError(
+                "model.teacher: its answers are found by the ids of the training samples: train "
+                "with CascadeTrainer.train, or lit-cascade fit."
+            )
+        taught = self._taught[positions].to(logits.device).float()
+        if taught.shape != logits.shape:
+            raise CascadeError(
+                f"teacher.record: has {taught.shape[1]} classes, and the network of {self.name!r} "
+                f"has {logits.shape[1]}."
+            )
+        return taught
+
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Answers of a batch; logs their accuracy.
+        """Answers of a batch; logs their score while training.
 
         Returns:
             `labels` and `prediction`, and `positions` and `flops` if the split is read for
             evaluation.
         """
         del batch_idx
-        if isinstance(batch, EvaluationBatch):
-            inputs, labels = split_labels(batch.batch)
-            logits = self(inputs)
-            prediction = answers_of(logits)
-            return {
+        positions = batch.positions if isinstance(batch, EvaluationBatch) else None
+        inputs, labels = split_labels(batch if positions is None else batch.batch)
+        logits = self(inputs)
+        prediction = answers_of(logits)
+        rows = {"labels": labels, "prediction": prediction}
+        if positions is None:
+            self._score(prediction, labels, logits.shape[1])
+        elif self.trainer.state.fn == TrainerFn.FITTING:
+            mine = positions >= 0
+            self._score(prediction[mine], labels[mine], logits.shape[1])
+        else:
+            rows |= {
                 "classes": torch.full_like(prediction, logits.shape[1]),
-                "labels": labels,
-                "prediction": prediction,
-                "positions": batch.positions,
+                "positions": positions,
                 "flops": self._meter(inputs),
             }
-        inputs, labels = split_labels(batch)
-        prediction = answers_of(self(inputs))
-        self.val_accuracy.update(is_right(prediction, labels).float())
-        self.log("val_accuracy", self.val_accuracy, prog_bar=True)
-        return {"labels": labels, "prediction": prediction}
+        return rows
+
+    def _score(self, prediction: Tensor, labels: Tensor, classes: int) -> None:
+        check_labels(labels, len(labels), classes, "data: a batch of the validation loop")
+        if self.val_score is None:
+            self.val_score = Score(self.metric, classes).to(self.device)
+        self.val_score.update(prediction, labels)
+        n = len(labels)
+        # for the eye by its own name, for callbacks by one that does not depend on the data
+        for name, shown in ((f"val_{self.metric}", True), (self.score_name, False)):
+            self.log(
+                name, self.val_score, prog_bar=shown, batch_size=n, metric_attribute="val_score"
+            )
 
     def configure_optimizers(self) -> Any:
-        """AdamW; the learning rate rises and falls once over the whole run, step by step."""
+        """AdamW, and the schedule of its learning rate over the whole run, step by step."""
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-        )
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = scheduled(optimizer, self.schedule, steps, self.learning_rate, self.warmup)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def _check_share(value: float, argument: str) -> None:
+    if not 0 <= value <= 1:
+        raise UsageError(f"{argument}: expected 0 to 1, got {value}.")

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from lit_cascade.core.combination import answers_after
 from lit_cascade.core.labels import is_right
+from lit_cascade.core.metrics import METRICS, Counts, check_countable, check_metric, count
 from lit_cascade.core.policy import Policy, route
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.errors import CascadeError
@@ -18,7 +19,7 @@ __all__ = ["CascadeMetrics"]
 
 
 class CascadeMetrics(Metric):
-    """Accuracy, deferral rate and FLOPs of a cascade at given thresholds.
+    """Accuracy, another metric, deferral rate and FLOPs of a cascade at given thresholds.
 
     Memory does not grow with the number of samples, and the states are sums, so processes may see
     any number of samples, even none. With more than two stages each threshold is shared by all
@@ -30,9 +31,13 @@ class CascadeMetrics(Metric):
         temperatures: one per stage; by default 1.
         num_stages: number of stages K.
         combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
+        metric: a name in `lit_cascade.core.metrics.METRICS`.
+        num_classes: by default that of the first batch; must be given where one of several
+            processes may see no batch, if `metric` counts classes.
 
     Raises:
-        UsageError: a threshold or temperature out of range.
+        UsageError: a threshold or temperature out of range, an unknown metric, or one that is not
+            defined for so many classes.
 
     Example:
         >>> metrics = CascadeMetrics([0.5, 0.9])
@@ -50,6 +55,9 @@ class CascadeMetrics(Metric):
     correct: Tensor
     deferred: Tensor
     flops: Tensor
+    right: Tensor
+    answered: Tensor
+    labelled: Tensor
 
     def __init__(
         self,
@@ -58,6 +66,8 @@ class CascadeMetrics(Metric):
         temperatures: Sequence[float] = (),
         num_stages: int = 2,
         combine: str = "later",
+        metric: str = "accuracy",
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.policies = [
@@ -70,6 +80,19 @@ class CascadeMetrics(Metric):
         self.add_state("correct", zeros.clone(), dist_reduce_fx="sum")
         self.add_state("deferred", zeros.clone(), dist_reduce_fx="sum")
         self.add_state("flops", zeros.double(), dist_reduce_fx="sum")
+        self.metric = check_metric(metric)
+        if metric == "accuracy":
+            return
+        if num_classes is None and metric == "f1":
+            num_classes = 2
+        if num_classes is not None:
+            check_countable(metric, num_classes)
+        # while the number of classes is unknown a single 0 stands for one of each
+        classes = () if num_classes is None else (num_classes,)
+        counts = torch.zeros((len(zeros), *classes) if classes else (), dtype=torch.int64)
+        self.add_state("right", counts.clone(), dist_reduce_fx="sum")
+        self.add_state("answered", counts.clone(), dist_reduce_fx="sum")
+        self.add_state("labelled", torch.zeros(classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Sequence[Tensor], labels: Tensor, flops: Tensor) -> None:
         """Add a batch.
@@ -80,7 +103,9 @@ class CascadeMetrics(Metric):
             flops: of every stage on every sample, (N, K).
 
         Raises:
-            CascadeError: logits of another number of stages.
+            UsageError: a metric that is not defined for so many classes.
+            CascadeError: logits of another number of stages or classes, or several labels for a
+                metric that counts one.
         """
         if len(logits) != self.num_stages:
             raise CascadeError(f"expected logits of {self.num_stages} stages, got {len(logits)}.")
@@ -96,20 +121,45 @@ class CascadeMetrics(Metric):
         correct = torch.stack([is_right(answer, labels) for answer in after], dim=1)
         spent = flops.to(self.flops).cumsum(dim=1)
         self.n += len(labels)
+        said = torch.stack(after, dim=1)
+        answers = []
         for t, policy in enumerate(self.policies):
             stage = route(scores[:-1], policy.thresholds)[:, None]
             self.correct[t] += correct.gather(1, stage).sum()
             self.deferred[t] += (stage > 0).sum()
             self.flops[t] += spent.gather(1, stage).sum()
+            answers.append(said.gather(1, stage).squeeze(1))
+        if self.metric != "accuracy":
+            self._count(answers, labels, logits[0].shape[1])
+
+    def _count(self, answers: Sequence[Tensor], labels: Tensor, classes: int) -> None:
+        """Add the counts by class of the answers at each threshold."""
+        check_countable(self.metric, classes, several=labels.ndim > 1)
+        if self.labelled.ndim and len(self.labelled) != classes:
+            raise CascadeError(
+                f"expected logits of {len(self.labelled)} classes, as given or seen before, "
+                f"got {classes}."
+            )
+        counts = [count(column, labels, classes) for column in answers]
+        self.right = self.right + torch.stack([one.right for one in counts])
+        self.answered = self.answered + torch.stack([one.answered for one in counts])
+        self.labelled = self.labelled + counts[0].labelled
 
     def compute(self) -> dict[str, Tensor]:
         """`accuracy`, `deferral_rate` and mean `flops` per sample, each (T,) float64.
 
-        torchmetrics makes scalars of them where T is 1.
+        So is the metric, by its name. Without samples all are NaN. torchmetrics makes scalars of
+        them where T is 1.
         """
         n = self.n.double()
-        return {
+        found = {
             "accuracy": self.correct / n,
             "deferral_rate": self.deferred / n,
             "flops": self.flops / n,
         }
+        if self.metric != "accuracy":
+            found[self.metric] = found["accuracy"]  # NaN, without samples
+            if int(self.n):
+                counts = Counts(self.right, self.answered, self.labelled, self.n)
+                found[self.metric] = METRICS[self.metric].of(counts)
+        return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from lit_cascade.samples import Samples
 
-__all__ = ["Evaluation", "Execution"]
+__all__ = ["Best", "Evaluation", "Execution", "Training"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Execution:
         score: its confidence score, (N,) float32.
         flops: FLOPs that each stage spent on each sample, (N, K) float64, 0 where it did not run.
         flops_alone: FLOPs of the last stage alone, (N,) float64.
+        executed: the same as `flops` with the padding of the batches that ran, (N, K) float64.
     """
 
     samples: Samples
@@ -33,6 +34,7 @@ class Execution:
     score: Tensor
     flops: Tensor
     flops_alone: Tensor
+    executed: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Evaluation:
         n: number of samples.
         classes: class names in label order, if the data names them.
         data: name, split and source of the data.
+        metrics: its official metric by name, if that is not accuracy.
     """
 
     accuracy: float
@@ -52,3 +55,34 @@ class Evaluation:
     n: int
     classes: tuple[str, ...] | None
     data: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that were kept because they were the best on a split.
+
+    Attributes:
+        split: which.
+        metric: by which, such as accuracy.
+        epoch: after which they were had, counted from 1.
+        score: the metric there.
+    """
+
+    split: str
+    metric: str
+    epoch: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a training went.
+
+    Attributes:
+        epochs: that were finished.
+        best: whose weights were kept; None if those of the last epoch.
+    """
+
+    epochs: int
+    best: Best | None = None

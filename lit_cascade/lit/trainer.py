@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lit_cascade.analysis import StageCalibration, calibrate_record
+from lit_cascade.calibrations import StageCalibration, calibrate_record
 from lit_cascade.core.labels import is_right
+from lit_cascade.core.metrics import measure
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
-from lit_cascade.lit.reading import Check, ReadingTrainer
+from lit_cascade.lit.fitting import FittingTrainer
+from lit_cascade.lit.reading import Check
 from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecording, records_of
 from lit_cascade.lit.results import Evaluation, Execution
 from lit_cascade.lit.stages import StagesModule
@@ -23,8 +25,8 @@ from lit_cascade.records import Record
 __all__ = ["CascadeTrainer"]
 
 
-class CascadeTrainer(ReadingTrainer):
-    """A Lightning Trainer that also records, calibrates and runs cascades.
+class CascadeTrainer(FittingTrainer):
+    """A Lightning Trainer that also trains stages, and records, calibrates and runs cascades.
 
     On several processes the results are those of one process, to the last digit; they are returned
     on the main process (`is_global_zero`), and None elsewhere unless said otherwise. On CPUs the
@@ -173,12 +175,13 @@ class CascadeTrainer(ReadingTrainer):
             score=rows["score"],
             flops=torch.stack([rows[f"flops.{name}"] for name in model.names], dim=1),
             flops_alone=rows["flops_alone"],
+            executed=torch.stack([rows[f"executed_flops.{name}"] for name in model.names], dim=1),
         )
 
     def evaluate(
         self, model: LitClassifier, datamodule: LightningDataModule, split: str
     ) -> Evaluation | None:
-        """Accuracy and cost of one classifier on a split.
+        """Accuracy, official metric and cost of one classifier on a split.
 
         Raises:
             UsageError: the data has no such split.
@@ -188,12 +191,16 @@ class CascadeTrainer(ReadingTrainer):
         if not self.is_global_zero:
             return None
         found = reading()
-        found.samples(None, int(found.rows["classes"][0]))  # checks that the labels are classes
-        right = is_right(found.rows["prediction"], found.rows["labels"])
+        width = int(found.rows["classes"][0])
+        found.samples(None, width)  # checks that the labels are classes
+        answers, labels = found.rows["prediction"], found.rows["labels"]
+        right = is_right(answers, labels)
+        official = [name for name in [found.data.get("metric")] if name]
         return Evaluation(
             accuracy=int(right.sum()) / len(right),
             flops=float(found.rows["flops"].sum()) / len(right),
             n=len(right),
             classes=found.classes,
             data=found.data,
+            metrics={name: measure(name, answers, labels, width) for name in official},
         )

@@ -3,6 +3,7 @@
 from lit_cascade.models.images import ImagePreprocessing
 from lit_cascade.models.networks import ConvNet, Perceptron, ResNet
 from lit_cascade.models.stage import BuiltStage, Stage
+from lit_cascade.models.text_networks import TextBag, TextConvNet
 from lit_cascade.models.texts import TextPreprocessing
 from lit_cascade.models.timm import Timm, timm_names
 from lit_cascade.models.transformers import TextClassifier
@@ -14,7 +15,9 @@ __all__ = [
     "Perceptron",
     "ResNet",
     "Stage",
+    "TextBag",
     "TextClassifier",
+    "TextConvNet",
     "TextPreprocessing",
     "Timm",
     "timm_names",

@@ -25,6 +25,7 @@ __all__ = [
     "Stage",
     "checkpoint_bytes",
     "describe_network",
+    "load_weights",
     "read_checkpoint",
 ]
 
@@ -136,15 +137,37 @@ class Stage:
         if self.classes:
             classes = class_list(self.classes, f"{argument}.classes")
         network = self.network if isinstance(self.network, nn.Module) else self.network()
-        if self.checkpoint is not None:
-            path = find_bundled(self.checkpoint, "checkpoints", f"{argument}.checkpoint")
-            weights, header = read_checkpoint(path)
-            _load(network, weights, name, path)
-            if classes is None and "classes" in header:
-                classes = tuple(json.loads(header["classes"]))
-        if classes is None:
-            classes = getattr(network, "class_names", None)
-        return BuiltStage(name, network, classes).eval()
+        known = load_weights(network, self.checkpoint, name, f"{argument}.checkpoint")
+        return BuiltStage(name, network, classes or known).eval()
+
+
+def load_weights(
+    network: nn.Module, checkpoint: str | None, name: str, argument: str
+) -> tuple[str, ...] | None:
+    """Load weights into a network.
+
+    Args:
+        network: to load into.
+        checkpoint: a path, or the name of a bundled checkpoint; None leaves the network as it is.
+        name: the stage's name, for messages.
+        argument: that names the checkpoint, for messages.
+
+    Returns:
+        Names of the network's classes in logit order: those in the checkpoint, or those that the
+        network knows; None if neither says.
+
+    Raises:
+        UsageError: the checkpoint does not exist.
+        CascadeError: it cannot be read, or belongs to another architecture.
+    """
+    if checkpoint is not None:
+        path = find_bundled(checkpoint, "checkpoints", argument)
+        weights, header = read_checkpoint(path)
+        _load(network, weights, name, path)
+        if "classes" in header:
+            return tuple(json.loads(header["classes"]))
+    known = getattr(network, "class_names", None)
+    return None if known is None else tuple(known)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

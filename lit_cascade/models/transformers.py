@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lit_cascade.class_lists import columns_of
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.models.pretrained import load_classifier, load_tokenizer, own_classes
 from lit_cascade.models.texts import TextPreprocessing
 
-__all__ = ["TextClassifier", "load_tokenizer"]
+__all__ = ["TextClassifier"]
 
 _UNLIMITED = 10**9
 """What tokenizers give as their limit if they have none is far beyond this."""
@@ -65,16 +67,21 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.name = model
         settings = dict(model_args or {})
-        new = isinstance(classes, Sequence) and not isinstance(classes, str)
-        if new:
+        if isinstance(classes, Sequence):
             settings |= {
-                "id2label": dict(enumerate(classes or ())),
-                "label2id": {name: i for i, name in enumerate(classes or ())},
+                "id2label": dict(enumerate(classes)),
+                "label2id": {name: i for i, name in enumerate(classes)},
             }
-        self.model, fresh = _loaded(model, pretrained, dtype, revision, settings)
-        config = self.model.config
+            if pretrained:
+                _check_order(model, revision, classes)
+        self.model, fresh = load_classifier(model, pretrained, dtype, revision, settings)
+        config: Any = self.model.config
         _check_classifier(model, config)
-        self.class_names = _class_names(model, config, classes)
+        names = _class_names(model, config, classes)
+        # a new head learns the classes of the data, whatever these are
+        untrained = bool(fresh) or not pretrained
+        bare = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+        self.class_names = None if untrained and bare else names
         if pretrained and fresh:
             warnings.warn(
                 f"{model!r} has no trained weights for {', '.join(fresh)}: they are random until "
@@ -111,87 +118,6 @@ class TextClassifier(nn.Module):
         return logits
 
 
-def _loaded(
-    name: str,
-    pretrained: bool,  # noqa: FBT001 - as transformers has it
-    dtype: str,
-    revision: str,
-    settings: Mapping[str, Any],
-) -> tuple[nn.Module, list[str]]:
-    """A model, and the names of its weights that the file does not have."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    try:
-        with _quiet():
-            if pretrained:
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    name,
-                    revision=revision,
-                    dtype=dtype,
-                    ignore_mismatched_sizes="id2label" in settings,
-                    output_loading_info=True,
-                    **settings,
-                )
-                mismatched = [key if isinstance(key, str) else key[0] for key in
-                              info["mismatched_keys"]]  # fmt: skip
-                return model, sorted({*info["missing_keys"], *mismatched})
-            config = AutoConfig.from_pretrained(name, revision=revision, **settings)
-            kind = {} if dtype == "auto" else {"dtype": dtype}
-            return AutoModelForSequenceClassification.from_config(config, **kind), []
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CascadeError(f"the model {name!r} cannot be had: {_first_line(error)}.") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars and reports of transformers: what matters is said in our words."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    said = str(error).strip().split("\n", maxsplit=1)[0].rstrip(". ")
-    return said or type(error).__name__
-
-
-def load_tokenizer(name: str, revision: str = "main", options: Any = None) -> Any:
-    """A tokenizer of transformers that can make batches.
-
-    Args:
-        name: on the hub, or a folder.
-        revision: on the hub.
-        options: further arguments of `AutoTokenizer.from_pretrained`.
-
-    Raises:
-        CascadeError: it cannot be had, or it has no token to pad with.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        with _quiet():
-            found = AutoTokenizer.from_pretrained(name, revision=revision, **(options or {}))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-        raise CascadeError(
-            f"the tokenizer of {name!r} cannot be had: {_first_line(error)}."
-        ) from error
-    if found.pad_token_id is None:
-        ends = found.eos_token or "TOKEN"
-        raise CascadeError(
-            f"the tokenizer of {name!r} has no token to pad with, so no batch can be made; name "
-            f"one, as in tokenizer_args: {{pad_token: {ends!r}}}."
-        )
-    return found
-
-
 def _check_classifier(name: str, config: Any) -> None:
     kind = getattr(config, "problem_type", None)
     if config.num_labels < 2 or kind == "regression":
@@ -204,6 +130,20 @@ def _check_classifier(name: str, config: Any) -> None:
         raise CascadeError(
             f"the model {name!r} gives each class a probability of its own (multi-label); a "
             "cascade needs a classifier of which one class is the answer."
+        )
+
+
+def _check_order(name: str, revision: str, classes: Sequence[str]) -> None:
+    """Check that a list of names does not contradict those that the checkpoint has itself."""
+    own = own_classes(name, revision)
+    try:
+        columns = None if own is None else columns_of(own, classes, "", "")
+    except CascadeError:  # they have other names
+        return
+    if own is not None and columns is not None:
+        raise UsageError(
+            f"classes: the model {name!r} has them in the order {', '.join(own)}, got "
+            f"{', '.join(classes)}. Leave them out: they are aligned by name."
         )
 
 

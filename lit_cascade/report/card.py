@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from lit_cascade.report.text import percent, quantity
+from lit_cascade.report.text import metric_figure, percent, quantity
+from lit_cascade.units import metric_label
 
 __all__ = ["Card"]
 
@@ -27,6 +28,10 @@ class Card:
         recipe: the configuration that trained it: model, data, trainer, seed.
         command: what was typed.
         versions: of the libraries.
+        metrics: the official metric by its name, by split, where that is not accuracy.
+        epochs: that it was trained for.
+        best: `split`, `metric`, `epoch` and `score` of the weights, if they were chosen; else they
+            are those after the last epoch.
     """
 
     name: str
@@ -38,6 +43,49 @@ class Card:
     recipe: Mapping[str, Any]
     command: str
     versions: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    epochs: int | None = None
+    best: Mapping[str, Any] | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is told of each split."""
+        return ("split", "samples", "accuracy", *map(metric_label, self._official))
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """What is told of each split, in words."""
+        return [
+            (
+                split,
+                f"{n:,}",
+                percent(accuracy, 2),
+                *(metric_figure(name, self.metrics[split][name]) for name in self._official),
+            )
+            for split, (accuracy, n) in self.splits.items()
+        ]
+
+    @property
+    def _official(self) -> tuple[str, ...]:
+        found = [set(self.metrics.get(split, ())) for split in self.splits]
+        return tuple(sorted(set.intersection(*found) - {"accuracy"})) if found else ()
+
+    @property
+    def weights(self) -> str:
+        """Which weights these are, in a sentence."""
+        if self.best is None:
+            return (
+                "The weights are those after the last epoch; none were chosen on the splits above."
+            )
+        split, metric = self.best["split"], self.best["metric"]
+        chosen = (
+            f"The weights are those after epoch {self.best['epoch']} of {self.epochs}, which had "
+            f"the best {metric_label(metric)} on the split {split}, "
+            f"{metric_figure(metric, self.best['score'])}"
+        )
+        if split in self.splits:
+            return f"{chosen}. They were chosen on it, so what the table says of it is too good."
+        return f"{chosen}; none were chosen on the splits above."
 
     def as_markdown(self) -> str:
         """The card: a YAML head for machines, then text for people."""
@@ -46,15 +94,23 @@ class Card:
             "data": self.data,
             "accuracy": {split: accuracy for split, (accuracy, _) in self.splits.items()},
             "samples": {split: n for split, (_, n) in self.splits.items()},
+            **{
+                name: {split: self.metrics[split][name] for split in self.splits}
+                for name in self._official
+            },
+            **({} if self.best is None else {"epochs": self.epochs, "chosen": dict(self.best)}),
             "flops": self.flops,
             "parameters": self.parameters,
             "classes": None if self.classes is None else list(self.classes),
             "command": self.command,
             "versions": dict(self.versions),
         }
-        accuracies = "\n".join(
-            f"| {split} | {n:,} | {percent(accuracy, 2)} |"
-            for split, (accuracy, n) in self.splits.items()
+        table = "\n".join(
+            [
+                f"| {' | '.join(self.columns)} |",
+                f"|{'---|' * len(self.columns)}",
+                *(f"| {' | '.join(row)} |" for row in self.rows),
+            ]
         )
         recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False)
         return f"""\
@@ -66,11 +122,9 @@ class Card:
 Trained on the training split of {self.data}. {quantity(self.flops)} FLOPs per sample
 ({quantity(self.flops / 2)} MACs), {quantity(self.parameters)} parameters.
 
-| split | samples | accuracy |
-|---|---|---|
-{accuracies}
+{table}
 
-The weights are those after the last epoch; none were chosen on the splits above.
+{self.weights}
 
 Made by
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lit_cascade.analysis import judge
 from lit_cascade.core.sweep import Curve, oracle_deferral, random_deferral
-from lit_cascade.units import cost_axis
+from lit_cascade.units import cost_axis, metric_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,18 +28,19 @@ _BLUE, _ORANGE, _GREY, _BLACK = (
 )  # safe for the colour-blind
 
 
-def _steps(axes: Axes, curve: Curve, label: str, colour: str, style: str = "-") -> None:
+def _steps(axes: Axes, curve: Curve, by: str, label: str, colour: str, style: str = "-") -> None:
     # a step holds an accuracy until the next point is paid for: nothing between points exists
     axes.plot(
-        curve.cost, 100 * curve.accuracy, style, drawstyle="steps-post", color=colour, label=label,
-        linewidth=1.8, zorder=3,
+        curve.cost, 100 * curve.judged_by(by)[0], style, drawstyle="steps-post", color=colour,
+        label=label, linewidth=1.8, zorder=3,
     )  # fmt: skip
 
 
 def draw_curve(found: Validation) -> bytes:
     """Accuracy against FLOPs as a PNG: stages, cascade, random deferral and the oracle's bound.
 
-    The two comparisons are drawn for two stages, for which they are defined.
+    The two comparisons are drawn for two stages, for which they are defined. If the curve has
+    another metric, a second panel shows it, without the comparisons: they are of accuracy.
 
     Args:
         found: the judged cascade.
@@ -47,61 +48,77 @@ def draw_curve(found: Validation) -> bytes:
     Returns:
         The content of the PNG file.
     """
-    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
+    metrics = ["accuracy"] if found.curve.metric is None else ["accuracy", found.curve.metric]
+    width = 6.4 if len(metrics) == 1 else 10.4
+    figure = Figure(figsize=(width, 4.2), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    curve = found.curve
-    if len(found.names) == 2:
-        judged = judge(found.records, found.rule, found.unit)
-        oracle = oracle_deferral(judged.correct, judged.costs)
-        axes.plot(
-            oracle.cost, 100 * oracle.accuracy, ":", color=_BLACK, linewidth=1.2,
-            label="oracle deferral (bound)",
-        )  # fmt: skip
-        chance = random_deferral(curve)
-        share = np.linspace(0, 1, 200)
-        axes.plot(
-            float(chance.cost[0]) + share * float(chance.cost[1] - chance.cost[0]),
-            100 * (float(chance.accuracy[0]) + share * float(chance.accuracy.diff()[0])),
-            "--", color=_GREY, linewidth=1.2, label="random deferral",
-        )  # fmt: skip
-    if found.uncalibrated is None:
-        _steps(axes, curve, f"cascade, {found.rule.score}", _BLUE)
-    else:
-        _steps(axes, found.uncalibrated, f"cascade, {found.rule.score}, T = 1", _ORANGE, "-.")
-        _steps(axes, curve, f"cascade, {found.rule.score}, calibrated", _BLUE)
-    _mark_stages(axes, found)
-    if found.policy is not None:
-        axes.plot(
-            found.policy.cost, 100 * found.policy.accuracy, "*", color=_ORANGE, markersize=13,
-            markeredgecolor="white", zorder=6, label="the thresholds given",
-        )  # fmt: skip
-    axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
-    axes.set_xlabel(cost_axis(found.unit))
-    axes.set_ylabel("accuracy (%)")
-    axes.grid(visible=True, which="both", alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.08, y=0.1)
-    axes.legend(frameon=False, loc="best", fontsize=8)
-    data = found.records[0].data
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, by in zip(panels, metrics, strict=True):
+        if by == "accuracy" and len(found.names) == 2:
+            _comparisons(axes, found)
+        _panel(axes, found, by)
+    panels[0].legend(frameon=False, loc="best", fontsize=8)
+    data, curve = found.records[0].data, found.curve
     if data.get("name"):
-        axes.set_title(
+        title = (
             f"{' → '.join(found.names)} on {data['name']}, split '{data.get('split', '')}' "
-            f"({curve.n:,} samples)", fontsize=10,
-        )  # fmt: skip
+            f"({curve.n:,} samples)"
+        )
+        if len(metrics) == 1:
+            panels[0].set_title(title, fontsize=10)
+        else:
+            figure.suptitle(title, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _mark_stages(axes: Axes, found: Validation) -> None:
+def _comparisons(axes: Axes, found: Validation) -> None:
+    judged = judge(found.records, found.rule, found.unit)
+    oracle = oracle_deferral(judged.correct, judged.costs)
+    axes.plot(
+        oracle.cost, 100 * oracle.accuracy, ":", color=_BLACK, linewidth=1.2,
+        label="oracle deferral (bound)",
+    )  # fmt: skip
+    chance = random_deferral(found.curve)
+    share = np.linspace(0, 1, 200)
+    axes.plot(
+        float(chance.cost[0]) + share * float(chance.cost[1] - chance.cost[0]),
+        100 * (float(chance.accuracy[0]) + share * float(chance.accuracy.diff()[0])),
+        "--", color=_GREY, linewidth=1.2, label="random deferral",
+    )  # fmt: skip
+
+
+def _panel(axes: Axes, found: Validation, by: str) -> None:
+    curve, score = found.curve, found.rule.score
+    if found.uncalibrated is None:
+        _steps(axes, curve, by, f"cascade, {score}", _BLUE)
+    else:
+        _steps(axes, found.uncalibrated, by, f"cascade, {score}, T = 1", _ORANGE, "-.")
+        _steps(axes, curve, by, f"cascade, {score}, calibrated", _BLUE)
+    _mark_stages(axes, found, by)
+    if found.policy is not None:
+        reached = found.policy.accuracy if by == "accuracy" else found.policy.metric
+        axes.plot(
+            found.policy.cost, 100 * (reached or 0.0), "*", color=_ORANGE, markersize=13,
+            markeredgecolor="white", zorder=6, label="the thresholds given",
+        )  # fmt: skip
+    axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
+    axes.set_xlabel(cost_axis(found.unit))
+    axes.set_ylabel(metric_axis(by))
+    axes.grid(visible=True, which="both", alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.08, y=0.1)
+
+
+def _mark_stages(axes: Axes, found: Validation, by: str) -> None:
     for k, name in enumerate(found.names):
         cost = float(found.curve.stage_cost[k])
-        accuracy = 100 * float(found.curve.stage_accuracy[k])
-        axes.plot(cost, accuracy, "o", color=_BLACK, markersize=6, zorder=5)
+        reached = 100 * float(found.curve.judged_by(by)[1][k])
+        axes.plot(cost, reached, "o", color=_BLACK, markersize=6, zorder=5)
         axes.annotate(
             name,
-            (cost, accuracy),
+            (cost, reached),
             textcoords="offset points",
             xytext=(0, -8),
             ha="center",

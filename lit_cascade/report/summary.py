@@ -6,19 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lit_cascade.analysis import (
-    Outcome,
-    StageCalibration,
-    curve_of_records,
-    policy_of,
-    replay_outcome,
-    without_logits,
-)
+from lit_cascade.analysis import curve_of_records, official_metric, policy_of, without_logits
+from lit_cascade.calibrations import StageCalibration
 from lit_cascade.core.policy import Policy, always_defer
 from lit_cascade.core.scores import RECORDED
 from lit_cascade.core.selection import OperatingPoint, operating_points
 from lit_cascade.core.sweep import Curve
 from lit_cascade.options import PolicyOptions
+from lit_cascade.outcomes import Outcome, replay_outcome
 from lit_cascade.records import Record
 from lit_cascade.report.text import json_number
 
@@ -31,6 +26,9 @@ __all__ = [
 ]
 
 
+Points = Mapping[str, OperatingPoint | None]
+
+
 @dataclass(frozen=True)
 class Validation:
     """A cascade judged at every threshold on one split.
@@ -41,6 +39,7 @@ class Validation:
         unit: of the cost.
         curve: with these temperatures.
         points: the named operating points of the curve.
+        metric_points: the same by the curve's metric, if it has one beside accuracy.
         thresholds: those that were given, if any.
         policy: what they do.
         uncalibrated: the curve at temperature 1, if any temperature differs from 1.
@@ -50,14 +49,19 @@ class Validation:
     rule: Policy
     unit: str
     curve: Curve
-    points: Mapping[str, OperatingPoint | None]
+    points: Points
+    metric_points: Points | None
     thresholds: tuple[float, ...] | None
     policy: Outcome | None
     uncalibrated: Curve | None
 
     @classmethod
     def of(
-        cls, records: Sequence[Record], options: PolicyOptions, unit: str = "flops"
+        cls,
+        records: Sequence[Record],
+        options: PolicyOptions,
+        unit: str = "flops",
+        metric: str | None = None,
     ) -> Validation:
         """Judge recorded stages at every threshold.
 
@@ -65,12 +69,15 @@ class Validation:
             records: one per stage, cheapest first.
             options: score, temperatures, combination, floors and, if there are any, thresholds.
             unit: of the cost.
+            metric: to judge by beside accuracy; by default that of the data.
 
         Raises:
-            UsageError: options that do not fit the stages.
+            UsageError: options that do not fit the stages, or a metric that does not fit the data.
             CascadeError: records of different samples, labels or classes, or without what the
-                options need.
+                options or the metric need.
         """
+        described = [record.data for record in records]
+        metric = official_metric(described, metric)
         names = [record.name for record in records]
         policy = policy_of(options, names, recorded=without_logits(records))
         rule = always_defer(
@@ -80,7 +87,7 @@ class Validation:
             combine=options.combine,
             floors=options.floors_of(names),
         )
-        curve = curve_of_records(records, rule, unit)
+        curve = curve_of_records(records, rule, unit, metric)
         plain = replace(rule, temperatures=())
         return cls(
             records=records,
@@ -88,9 +95,10 @@ class Validation:
             unit=unit,
             curve=curve,
             points=operating_points(curve),
+            metric_points=None if metric is None else operating_points(curve, metric),
             thresholds=None if policy is None else policy.thresholds,
-            policy=None if policy is None else replay_outcome(records, policy, unit),
-            uncalibrated=None if plain == rule else curve_of_records(records, plain, unit),
+            policy=None if policy is None else replay_outcome(records, policy, unit, metric),
+            uncalibrated=None if plain == rule else curve_of_records(records, plain, unit, metric),
         )
 
     @property
@@ -99,27 +107,41 @@ class Validation:
         return tuple(record.name for record in self.records)
 
 
-def _point(point: OperatingPoint | None, unit: str) -> dict[str, Any] | None:
-    if point is None:
-        return None
+def _goodness(accuracy: float, metric: str | None, value: float | None) -> dict[str, float]:
+    """Accuracy, and the other metric by its name if there is one."""
+    return {"accuracy": accuracy} | ({} if metric is None or value is None else {metric: value})
+
+
+def _points(points: Points, metric: str | None, unit: str) -> dict[str, Any]:
+    return {
+        name: None if point is None else _point(point, metric, unit)
+        for name, point in points.items()
+    }
+
+
+def _point(point: OperatingPoint, metric: str | None, unit: str) -> dict[str, Any]:
     return {
         "threshold": json_number(point.threshold),
         "deferral_rate": point.deferral_rate,
-        "accuracy": point.accuracy,
+        **_goodness(point.accuracy, metric, point.metric),
         unit: point.cost,
         f"{unit}_ratio": point.cost_ratio,
     }
 
 
 def outcome_summary(
-    found: Outcome, names: Sequence[str], thresholds: Sequence[float], unit: str = "flops"
+    found: Outcome,
+    names: Sequence[str],
+    thresholds: Sequence[float],
+    unit: str = "flops",
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """An outcome at given thresholds, by stage name."""
     return {
         "thresholds": {
             name: json_number(threshold) for name, threshold in zip(names, thresholds, strict=False)
         },
-        "accuracy": found.accuracy,
+        **_goodness(found.accuracy, metric, found.metric),
         "deferral_rate": found.deferral_rate,
         unit: found.cost,
         f"{unit}_ratio": found.cost_ratio,
@@ -139,11 +161,14 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
 
 def validation_summary(found: Validation) -> dict[str, Any]:
     """The content of `summary.json`."""
-    curve, unit = found.curve, found.unit
-    plain = found.uncalibrated
-    return {
+    curve, unit, metric, plain = found.curve, found.unit, found.curve.metric, found.uncalibrated
+    stage_metric = [None] * len(found.names)
+    if curve.stage_by_metric is not None:
+        stage_metric = curve.stage_by_metric.tolist()
+    summary = {
         "n": curve.n,
         "unit": unit,
+        **({} if metric is None else {"metric": metric}),
         "score": found.rule.score,
         "combine": found.rule.combine,
         "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
@@ -151,21 +176,24 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "stages": [
             {
                 "name": record.name,
-                "accuracy": float(curve.stage_accuracy[k]),
+                **_goodness(float(curve.stage_accuracy[k]), metric, stage_metric[k]),
                 unit: float(curve.stage_cost[k]),
                 "parameters": record.parameters,
             }
             for k, record in enumerate(found.records)
         ],
-        "operating_points": {name: _point(point, unit) for name, point in found.points.items()},
+        "operating_points": _points(found.points, metric, unit),
         "policy": None
         if found.policy is None or found.thresholds is None
-        else outcome_summary(found.policy, found.names, found.thresholds, unit),
-        "uncalibrated": None
-        if plain is None
-        else {name: _point(point, unit) for name, point in operating_points(plain).items()},
-        "provenance": provenance(found.records),
+        else outcome_summary(found.policy, found.names, found.thresholds, unit, metric),
+        "uncalibrated": None if plain is None else _points(operating_points(plain), metric, unit),
     }
+    if metric is not None and found.metric_points is not None:
+        summary["operating_points_by_metric"] = _points(found.metric_points, metric, unit)
+        summary["uncalibrated_by_metric"] = (
+            None if plain is None else _points(operating_points(plain, metric), metric, unit)
+        )
+    return summary | {"provenance": provenance(found.records)}
 
 
 def calibration_summary(found: Mapping[str, StageCalibration]) -> dict[str, Any]:

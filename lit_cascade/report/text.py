@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 import struct
 
-__all__ = ["json_number", "percent", "quantity", "readable_threshold", "times"]
+__all__ = [
+    "file_size",
+    "json_number",
+    "metric_figure",
+    "percent",
+    "quantity",
+    "readable_threshold",
+    "times",
+]
 
 
 def json_number(value: float) -> float | str:
@@ -26,6 +34,16 @@ def percent(share: float, digits: int = 1) -> str:
         '12.4 %'
     """
     return f"{100 * share:.{digits}f} %"
+
+
+def metric_figure(metric: str, value: float) -> str:
+    """How good something is, to two digits: a Matthews correlation times 100, others in percent.
+
+    Example:
+        >>> metric_figure("f1", 0.9), metric_figure("matthews", 0.543)
+        ('90.00 %', '54.30')
+    """
+    return f"{100 * value:.2f}" if metric == "matthews" else percent(value, 2)
 
 
 def quantity(value: float) -> str:

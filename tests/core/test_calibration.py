@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_cascade.analysis import calibrate_record
+from lit_cascade.calibrations import calibrate_record
 from lit_cascade.core.calibration import (
     HIGHEST,
     LOWEST,

@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 
-from lit_cascade.core.selection import cheapest, most_accurate, operating_points
+from lit_cascade.core.answers import Answers
+from lit_cascade.core.selection import best, cheapest, operating_points
 from lit_cascade.core.sweep import Curve, sweep
+from lit_cascade.errors import CascadeError
 
 
 def random_curve(seed, n=60, small=0.6, large=0.8):
@@ -40,10 +42,10 @@ def test_cheapest_equals_brute_force(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_most_accurate_equals_brute_force(seed):
+def test_best_equals_brute_force(seed):
     curve = random_curve(seed)
     expected = min(rows_of(curve), key=lambda row: (-row[2], row[3], row[0]))
-    assert as_row(most_accurate(curve)) == expected
+    assert as_row(best(curve)) == expected
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -55,7 +57,7 @@ def test_operating_points_equal_brute_force(seed):
     for name, drop in (("same_accuracy", 0.0), ("drop_0.5", 0.005), ("drop_1.0", 0.01)):
         found = points[name]
         assert (found and as_row(found)) == brute_cheapest(curve, last - drop)
-    assert points["best_accuracy"] == most_accurate(curve)
+    assert points["best_accuracy"] == best(curve)
 
 
 def test_nothing_cheaper_than_the_last_stage_is_none():
@@ -89,7 +91,7 @@ def test_ties_in_cost_go_to_the_more_accurate_then_to_the_lower_threshold():
         least_score=0.25,
         n=10,
     )
-    assert cheapest(curve, 0.4).threshold == most_accurate(curve).threshold == 0.5
+    assert cheapest(curve, 0.4).threshold == best(curve).threshold == 0.5
 
 
 def test_a_small_model_as_good_as_the_large_answers_all():
@@ -114,3 +116,76 @@ def test_a_target_is_met_exactly_and_not_by_one_sample_less(n, name, drop):
             costs = torch.tensor([[1.0, 10.0]]).expand(n, 2)
             point = operating_points(sweep(scores, correct, costs))[name]
             assert point.threshold == threshold
+
+
+def curve_by(metric, seed, n=400, classes=2):
+    torch.manual_seed(seed)
+    labels = (torch.rand(n) < 0.3).long()
+    said = torch.where(torch.rand(n, 2) < torch.tensor([0.7, 0.8]), labels[:, None], 1)
+    costs = torch.tensor([[1.0, 10.0]]).expand(n, 2)
+    answers = Answers(metric, said, said, labels, classes)
+    return sweep(torch.rand(n), said == labels[:, None], costs, answers=answers)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("metric", ["f1", "f1_macro", "matthews"])
+def test_points_by_a_metric_equal_brute_force(metric, seed):
+    curve = curve_by(metric, seed)
+    rows = list(
+        zip(
+            curve.by_metric.tolist(), curve.cost.tolist(), curve.thresholds.tolist(),
+            curve.accuracy.tolist(), strict=True,
+        )
+    )  # fmt: skip
+    last = curve.stage_by_metric[-1].item()
+    points = operating_points(curve, metric)
+    assert list(points) == [f"same_{metric}", f"best_{metric}", "drop_0.5", "drop_1.0"]
+    expected = {f"best_{metric}": min(rows, key=lambda row: (-row[0], row[1], row[2]))}
+    for name, drop in ((f"same_{metric}", 0.0), ("drop_0.5", 0.005), ("drop_1.0", 0.01)):
+        good = [row for row in rows if row[0] >= last - drop - 1e-12 and row[1] < 10]
+        expected[name] = min(good, key=lambda row: (row[1], -row[0], row[2]), default=None)
+    for name, row in expected.items():
+        point = points[name]
+        told = point and (point.metric, point.cost, point.threshold, point.accuracy)
+        assert told == row
+    by_accuracy = operating_points(curve)
+    assert by_accuracy["best_accuracy"].accuracy == curve.accuracy.max()
+    at = curve.thresholds.tolist().index(by_accuracy["best_accuracy"].threshold)
+    assert by_accuracy["best_accuracy"].metric == curve.by_metric[at].item()
+
+
+def test_the_best_f1_need_not_be_the_most_accurate():
+    labels = torch.tensor([1, 0, 0, 0])
+    said = torch.tensor([[0, 1], [0, 1], [0, 0], [0, 0]])
+    answers = Answers("f1", said, said, labels, 2)
+    costs = torch.tensor([[1.0, 10.0]]).expand(4, 2)
+    scores = torch.tensor([0.5, 0.25, 0.75, 0.75])
+    curve = sweep(scores, said == labels[:, None], costs, answers=answers)
+    assert (best(curve).threshold, best(curve).metric) == (-math.inf, 0.0)
+    found = best(curve, "f1")
+    assert (found.threshold, found.metric, found.accuracy) == (0.75, 2 / 3, 0.75)
+
+
+def test_an_f1_that_is_hardly_lower_is_not_the_same():
+    # of 50,000 samples two F1 may be 10^-10 apart
+    curve = curve_by("f1", 0)
+    values = torch.tensor([0.8 - 1e-10, 0.8], dtype=torch.float64)
+    near = Curve(
+        thresholds=curve.thresholds[:2],
+        deferral_rate=curve.deferral_rate[:2],
+        accuracy=curve.accuracy[:2],
+        cost=torch.tensor([1.0, 2.0]).double(),
+        stage_accuracy=curve.stage_accuracy,
+        stage_cost=curve.stage_cost,
+        least_score=0.0,
+        n=50_000,
+        metric="f1",
+        by_metric=values,
+        stage_by_metric=torch.tensor([0.7, 0.8], dtype=torch.float64),
+    )
+    assert operating_points(near, "f1")["same_f1"].metric == values[1].item()
+
+
+def test_points_by_a_metric_that_the_curve_lacks_are_refused():
+    with pytest.raises(CascadeError, match="the curve was made without f1"):
+        operating_points(random_curve(0), "f1")

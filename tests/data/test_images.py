@@ -9,8 +9,8 @@ from PIL import Image
 from lit_cascade import UsageError
 from lit_cascade.class_lists import class_list
 from lit_cascade.data import ImageData
+from lit_cascade.data.drawing import drawn
 from lit_cascade.data.image_set import ImageSet
-from lit_cascade.data.images import _drawn
 from lit_cascade.data.splits import describe, has_split, shared_ids
 
 
@@ -250,7 +250,7 @@ def test_one_image_more_or_less_moves_one_other_at_most(kind, seed):
 
     def side(listed):
         ids = tuple(listed) if kind is str else torch.tensor(listed)
-        return {listed[k] for k in _drawn(ids, seed)[:size]}
+        return {listed[k] for k in drawn(ids, seed)[:size]}
 
     whole = side(names)
     for gone in (0, 17, 99, 199):

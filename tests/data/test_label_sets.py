@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records, replay
-from lit_cascade.analysis import calibrate_record, replay_outcome, score_and_correct
+from lit_cascade.analysis import score_and_correct
+from lit_cascade.calibrations import calibrate_record
 from lit_cascade.class_lists import class_list
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
@@ -19,6 +20,7 @@ from lit_cascade.core.search import SearchSettings, search
 from lit_cascade.data.label_sets import LabelSets
 from lit_cascade.data.splits import describe
 from lit_cascade.lit import CascadeMetrics
+from lit_cascade.outcomes import replay_outcome
 from lit_cascade.recorded import RecordedZoo
 from tests.data.test_images import held, ready, tree
 from tests.oracles import brute_force_curve, brute_force_point, combined_answer, mean_nll, softmax

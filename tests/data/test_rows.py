@@ -13,8 +13,9 @@ from PIL import Image
 
 from lit_cascade import UsageError
 from lit_cascade.data.image_set import ImageSet
-from lit_cascade.data.rows import RowImages, load_rows
+from lit_cascade.data.rows import RowImages
 from lit_cascade.data.splits import describe
+from lit_cascade.data.tables import load_table
 from tests.data.test_images import by_name, held, labels, ready
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
@@ -388,7 +389,7 @@ def test_the_real_images_are_read():
 
     from lit_cascade.data.cifar import _decoded
 
-    rows = load_rows(str(REAL / "test.parquet"), None)
+    rows = load_table(str(REAL / "test.parquet"), None)
     found = RowImages.of(rows, None, None)
     assert (len(found), found.image, found.label_column) == (10_000, "img", "label")
     assert found.names[:3] == ("airplane", "automobile", "bird")

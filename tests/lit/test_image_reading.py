@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -518,3 +519,18 @@ def test_a_stand_in_may_give_anything_in_a_real_run(tmp_path):
     data = ImageData(str(root), batch_size=3, num_workers=0)
     assert len(trainer().record(model, data)[0]) == N - 1
     assert len(trainer().execute(model, data).prediction) == N - 1
+
+
+def test_processes_of_a_machine_share_its_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(12))
+    from tests.images import image_folder
+
+    data = images(image_folder(tmp_path, 4), num_workers=None)
+    data.setup()
+    assert data.val_dataloader().num_workers == 8
+    data.trainer = SimpleNamespace(num_devices=5)
+    loader = data.val_dataloader()
+    assert (loader.num_workers, loader.timeout) == (2, 600)
+    data.trainer = SimpleNamespace(num_devices=40)
+    assert data.val_dataloader().num_workers == 1
+    assert images(tmp_path, num_workers=0)._num_workers == 0

@@ -24,14 +24,16 @@ from lit_cascade import (
     UsageError,
     replay,
 )
-from lit_cascade.analysis import policy_of, replay_outcome
+from lit_cascade.analysis import policy_of
 from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.metrics import measure
 from lit_cascade.core.policy import always_defer
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.data import Datasets, EvaluationData
 from lit_cascade.data.loading import evaluation_loader
 from lit_cascade.data.splits import describe, shared_ids
 from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
+from lit_cascade.outcomes import replay_outcome
 from tests.toys import BadNet, Dicts, Named, Net, Points, SharedPoints
 
 
@@ -182,6 +184,108 @@ def test_streaming_metrics_are_the_curve_at_each_threshold(stages, combine):
         assert float(found["accuracy"][t]) == told.accuracy
         assert float(found["deferral_rate"][t]) == told.deferral_rate
         assert float(found["flops"][t]) == pytest.approx(told.cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("metric", ["f1_macro", "matthews", "accuracy"])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("stages", [2, 3])
+def test_a_streaming_metric_is_that_of_the_replay(stages, combine, metric, classes):
+    records = trainer().record(cascade(stages), points(100))
+    thresholds = [0.0, 0.45, 0.7, 1.0]
+    parts = {"num_stages": stages, "combine": combine, "metric": metric, "num_classes": classes}
+    metrics = [CascadeMetrics(thresholds, **parts) for _ in range(2)]
+    for number, part in enumerate(torch.arange(100).split(33)):
+        metrics[number % 2].update(
+            [record.logits[part] for record in records],
+            records[0].labels[part],
+            torch.stack([record.cost()[part] for record in records], dim=1),
+        )
+    metrics[0].merge_state(metrics[1])  # as of two processes
+    found = metrics[0].compute()
+    for t, threshold in enumerate(thresholds):
+        policy = Policy((threshold,) * (stages - 1), combine=combine)
+        told = replay_outcome(records, policy, metric=metric)
+        assert float(found[metric][t]) == told.metric
+        assert float(found["accuracy"][t]) == told.accuracy
+    metrics[0].reset()
+    again = metrics[0]([r.logits for r in records], records[0].labels, torch.ones(100, stages))
+    assert float(again[metric][0]) == told_at(records, metric, combine, thresholds[0])
+
+
+def told_at(records, metric, combine, threshold):
+    policy = Policy((threshold,) * (len(records) - 1), combine=combine)
+    return replay_outcome(records, policy, metric=metric).metric
+
+
+def test_a_process_without_samples_adds_nothing_and_alone_has_no_metric():
+    small, large = torch.randn(2, 12, 2)
+    labels = torch.randint(0, 2, (12,))
+    some, none = (CascadeMetrics([0.6, 0.9], metric="f1") for _ in range(2))
+    with pytest.warns(UserWarning, match="called before the ``update`` method"):
+        assert none.compute()["f1"].isnan().all()
+    some.update([small, large], labels, torch.ones(12, 2))
+    before = some.compute()["f1"].tolist()
+    some.merge_state(none)
+    assert some.compute()["f1"].tolist() == before
+    for state in ("right", "answered", "labelled"):  # processes gather states of one shape
+        assert getattr(none, state).shape == getattr(some, state).shape
+
+
+@pytest.mark.parametrize(
+    ("parts", "labels", "error", "says"),
+    [
+        ({"metric": "f1"}, [0, 1], UsageError, "got 3 classes; expected f1_macro"),
+        ({"metric": "f1_macro"}, [[0, 1], [1, -1]], CascadeError, "one label per sample"),
+        ({"metric": "matthews", "num_classes": 4}, [0, 1], CascadeError, "of 4 classes.* got 3"),
+    ],
+)
+def test_a_streaming_metric_that_cannot_be_had_is_refused(parts, labels, error, says):
+    metrics = CascadeMetrics([0.5], **parts)
+    with pytest.raises(error, match=says):
+        metrics.update([torch.randn(2, 3)] * 2, torch.tensor(labels), torch.ones(2, 2))
+    for wrong in ({"metric": "f1", "num_classes": 3}, {"metric": "bleu"}):
+        with pytest.raises(UsageError, match="metric: "):
+            CascadeMetrics([0.5], **wrong)
+
+
+class Official(Points):
+    metric = "matthews"
+
+
+def test_a_logger_gets_the_metric_of_the_data_or_the_one_asked_for():
+    for asked, name in ((None, "matthews"), ("f1_macro", "f1_macro"), ("accuracy", None)):
+        run, model = trainer(), cascade()
+        run.add_callback(ThresholdMetrics([0.4, 0.6], asked))
+        records = run.record(model, points(dataset=Official))
+        logged = run.callback_metrics
+        for threshold in (0.4, 0.6):
+            if name is None:
+                break
+            told = told_at(records, name, "later", threshold)
+            assert float(logged[f"{name}@{threshold}"]) == pytest.approx(told)
+        kinds = {key.split("@")[0] for key in logged}
+        assert kinds == {"accuracy", "deferral_rate", "flops", *([name] if name else [])}
+        assert records[0].data["metric"] == "matthews"
+
+
+def test_metrics_of_a_module_that_knows_its_classes_have_their_shape():
+    model = cascade()
+    assert model.metrics_at([0.5], "matthews").labelled.ndim == 0
+    model.class_names = ("a", "b", "c")
+    assert model.metrics_at([0.5], "matthews").right.shape == (1, 3)
+    with pytest.raises(UsageError, match="got 3 classes"):
+        model.metrics_at([0.5], "f1")
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("metric", ["f1_macro", "matthews"])
+def test_the_metric_of_a_real_run_is_that_of_its_replay(metric, combine):
+    records = trainer().record(cascade(3), points(60))
+    options = PolicyOptions(thresholds=[0.4, 0.5], combine=combine)
+    done = trainer().execute(cascade(3, options), points(60))
+    told = replay_outcome(records, Policy((0.4, 0.5), combine=combine), metric=metric)
+    assert measure(metric, done.prediction, done.samples.labels, 3) == told.metric
 
 
 def test_calibration_sets_the_temperature_of_the_stages_that_defer():

@@ -134,7 +134,14 @@ def test_the_processes_agree_with_timm_to_the_last_sample(folder, saved, oracle,
         "model": {"stages": stages},
         "data": {
             "class_path": "lit_cascade.data.ImageData",
-            "init_args": {"source": str(folder), "classes": "imagenet-1k", "batch_size": 8},
+            "init_args": {
+                "source": str(folder),
+                "classes": "imagenet-1k",
+                "batch_size": 8,
+                # a worker that was forked beside the threads of a process group has hung here, once
+                # in some hundred runs; a loader would say so, but not before ten minutes
+                "num_workers": 0,
+            },
         },
     }
     (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(config))

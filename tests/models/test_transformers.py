@@ -75,6 +75,7 @@ def test_run_for_real_each_text_costs_its_own_length(saved, sentences):
         alone = [float(single(prepare.collate([prepare(text)]))) for text in texts]
         assert record.costs["flops"].tolist() == alone
         padded = record.costs["executed_flops"]
+        torch.testing.assert_close(run.executed[:, k], padded * (run.stage >= k))
         assert bool((padded >= record.costs["flops"]).all())
         assert len(set(padded.tolist())) < len(set(alone))
 
@@ -140,7 +141,11 @@ def test_texts_beyond_the_limit_are_cut_counted_and_reported(saved, sentences):
 
 
 def zoo_of(folder, **settings):
-    zoo = LitZoo({"one": stage(folder, **settings)})
+    return zoo_of_network(lambda: TextClassifier(str(folder), **settings))
+
+
+def zoo_of_network(network, checkpoint=None):
+    zoo = LitZoo({"one": Stage(network, checkpoint)})
     zoo.select("one")
     return zoo
 
@@ -213,6 +218,13 @@ def test_bare_labels_are_refused_until_they_are_named(tmp_path, sentences):
         TextClassifier(str(tmp_path), classes={"LABEL_0": "LABEL_1"})
 
 
+def test_a_list_of_names_may_not_contradict_the_checkpoint(tmp_path, sentences):
+    save_classifier("bert", tmp_path, sentences[0], ("CONTRADICTION", "ENTAILMENT", "NEUTRAL"))
+    with pytest.raises(UsageError, match="in the order CONTRADICTION, ENTAILMENT, NEUTRAL, got"):
+        TextClassifier(str(tmp_path), classes=list(NLI))
+    TextClassifier(str(tmp_path), classes=["contradiction", "entailment", "neutral"])
+
+
 def test_stages_of_different_tasks_are_refused(saved, tmp_path, sentences):
     save_classifier("bert", tmp_path, sentences[0], ("not_entailment", "entailment"))
     with pytest.raises(CascadeError, match="cannot be aligned"):
@@ -267,7 +279,7 @@ def test_a_tokenizer_without_padding_needs_to_be_told(tmp_path, sentences):
     )
     trained.save_model(str(tmp_path))
     transformers.GPT2TokenizerFast.from_pretrained(
-        tmp_path, eos_token="<|end|>", bos_token="<|end|>", unk_token="<|end|>"
+        tmp_path, **dict.fromkeys(("eos_token", "bos_token", "unk_token"), "<|end|>")
     ).save_pretrained(tmp_path)
     config = transformers.GPT2Config(
         vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=32, num_labels=2,
@@ -292,6 +304,18 @@ def test_a_new_head_is_said_to_be_random(saved):
     assert model.model.config.num_labels == 3
 
 
+def test_a_new_head_without_names_learns_those_of_the_data(saved, tmp_path):
+    body = transformers.AutoModel.from_pretrained(saved / "roberta")
+    body.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    body.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(saved / "roberta").save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="no trained weights"):
+        assert TextClassifier(str(tmp_path)).class_names is None
+    assert TextClassifier(str(tmp_path), pretrained=False).class_names is None
+    three = TextClassifier(str(tmp_path), pretrained=False, model_args={"num_labels": 3})
+    assert three.model.config.num_labels == 3
+
+
 def test_of_a_larger_model_the_first_layers_are_kept(saved):
     whole = TextClassifier(str(saved / "roberta"))
     part = TextClassifier(str(saved / "roberta"), model_args={"num_hidden_layers": 1})
@@ -303,10 +327,8 @@ def test_of_a_larger_model_the_first_layers_are_kept(saved):
 def test_weights_in_a_file_of_their_own(saved, sentences, tmp_path):
     texts, labels = sentences
     file = saved / "bert" / "model.safetensors"
-    bare = Stage(lambda: TextClassifier(str(saved / "bert"), pretrained=False), str(file))
-    zoo = LitZoo({"one": bare})
-    zoo.select("one")
-    (record,) = trainer().record(zoo, Texts(texts, labels))
+    bare = zoo_of_network(lambda: TextClassifier(str(saved / "bert"), pretrained=False), str(file))
+    (record,) = trainer().record(bare, Texts(texts, labels))
     (expected,) = trainer().record(zoo_of(saved / "bert"), Texts(texts, labels))
     assert torch.equal(record.logits, expected.logits)
 

@@ -1,0 +1,230 @@
+"""Tables of samples: sets of the Hugging Face hub, files of rows, tar shards, saved data sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lit_cascade.errors import CascadeError, UsageError, check_name
+
+__all__ = ["find_label_column", "load_table", "only_column", "published_splits"]
+
+_LABELS = ("label", "labels", "cls", "fine_label", "target")
+_PREFERRED = ("validation", "val", "test")
+_KINDS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".tar": "webdataset",
+    ".arrow": "arrow",
+}
+# the names that `datasets` gives to splits, by what files are called
+_KNOWN = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLITS = {name: split for split, names in _KNOWN.items() for name in names}
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+def load_table(
+    source: str,
+    split: str | None,
+    config: str | None = None,
+    what: str = "a data set",
+    argument: str = "data.published_split",
+) -> Any:
+    """A split of a data set as a table of `datasets`.
+
+    Args:
+        source: name on the hub; a folder with tables, tar shards, or what `save_to_disk` wrote; or
+            the path of tables or tar files, with wildcards.
+        split: of it; by default validation, else test, else the only one.
+        config: the subset, where a set on the hub has several; or a folder inside of a folder.
+        what: what else the source could have been, for the message.
+        argument: that named the split, for the message.
+
+    Raises:
+        UsageError: neither the hub nor the disk has it, or it has no such split.
+        CascadeError: the split has no rows.
+    """
+    source = os.path.expanduser(source)  # noqa: PTH111 - no path if it is on the hub
+    with _explained(source, what):
+        names = _names(source, config) if split is None or _is_here(source) else ()
+        if split is None and names:
+            split = next((name for name in (*_PREFERRED, *names) if name in names), None)
+        if names and split is not None:
+            check_name(split, names, argument)
+        return _loaded(source, split, config)
+
+
+def published_splits(source: str, config: str | None = None) -> tuple[str, ...]:
+    """Names of the splits of a data set; none of what is a single table.
+
+    Files that are called exactly after a split are that split, and those beside them splits of
+    their own: `datasets` would mix train_subset.parquet into `train`.
+
+    Raises:
+        UsageError: neither the hub nor the disk has it, or a folder has not the one in it that is
+            named as `config`.
+    """
+    source = os.path.expanduser(source)  # noqa: PTH111 - as above
+    with _explained(source, "a data set"):
+        return _names(source, config)
+
+
+@contextmanager
+def _explained(source: str, what: str) -> Iterator[None]:
+    import datasets
+
+    try:
+        yield
+    # what `datasets` and the hub's client raise for what they cannot find or read
+    except (OSError, ValueError, tarfile.TarError, datasets.exceptions.DatasetsError) as error:
+        reason = re.sub(r"\.?\n+", ". ", str(error).strip()).split(". ")
+        if "corresponds to no data" in reason[0]:  # a table without rows
+            raise CascadeError(f"data.source: {source!r} is empty: {reason[0]}") from error
+        raise UsageError(
+            f"data.source: {source!r} is neither {what}, nor Parquet, CSV or JSON files or tar "
+            f"shards, nor a data set that the hub gives: {'. '.join(reason[:2])}"
+        ) from error
+
+
+def _names(source: str, config: str | None) -> tuple[str, ...]:
+    import datasets
+
+    folder = _folder(source, config)
+    if folder is None:
+        named = () if config is None else (config,)
+        return tuple(datasets.get_dataset_split_names(source, *named))
+    if (folder / "dataset_dict.json").is_file():
+        return tuple(json.loads((folder / "dataset_dict.json").read_text())["splits"])
+    if folder.suffix in _KINDS or (folder / "state.json").is_file():
+        return ()
+    return tuple(_files(folder)) or tuple(datasets.get_dataset_split_names(str(folder)))
+
+
+def _is_here(source: str) -> bool:
+    return Path(source).exists() or Path(source).suffix in _KINDS
+
+
+def _folder(source: str, config: str | None) -> Path | None:
+    """The folder or file that a source is; None if it is on the hub."""
+    folder = Path(source).expanduser()
+    if not _is_here(str(folder)):
+        return None
+    if config is None:
+        return folder
+    if not (folder / config).is_dir():
+        inside = sorted(path.name for path in folder.glob("*/"))
+        check_name(config, inside, f"data.config: folder in {source!r}")
+    return folder / config
+
+
+def _by_split(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Tables by their names without the number of a shard, or by the usual names of these."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        if path.suffix in _KINDS:
+            name = _SHARD.sub("", path.stem)
+            found.setdefault(_SPLITS.get(name, name), []).append(str(path))
+    return found
+
+
+def _files(folder: Path) -> dict[str, list[str]]:
+    """Files by split where some are called exactly after one; none otherwise."""
+    found = _by_split(path for inside in ("", "data") for path in (folder / inside).glob("*"))
+    return found if found.keys() & _KNOWN.keys() else {}
+
+
+def _rows(paths: list[str], split: str) -> Any:
+    import datasets
+
+    kind = _KINDS[Path(paths[0]).suffix]
+    # "null" and "NA" in a file of texts are texts
+    options = {"keep_default_na": False} if kind == "csv" else {}
+    return datasets.load_dataset(kind, data_files={split: paths}, split=split, **options)
+
+
+def _loaded(source: str, split: str | None, config: str | None) -> Any:
+    import datasets
+
+    folder = _folder(source, config)
+    if folder is None:
+        return _from_hub(source, split, config)
+    if (folder / "state.json").is_file():
+        return datasets.load_from_disk(str(folder))
+    if (folder / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(str(folder))[split]
+    if folder.suffix in _KINDS:
+        return _rows([str(folder)], "train")
+    files = _files(folder)
+    if files and split is not None:
+        return _rows(files[split], split)
+    return datasets.load_dataset(str(folder), split=split)
+
+
+def _from_hub(source: str, split: str | None, config: str | None) -> Any:
+    """One split of a set on the hub.
+
+    `datasets` itself downloads all splits to give one, which is 150 GB of ImageNet for 7 that are
+    wanted, so the files of the split are fetched by their names where these tell.
+    """
+    import datasets
+    from huggingface_hub import snapshot_download
+
+    inside = "" if config is None else f"{config}/*"
+    wanted = f"*{inside}{split}*"
+    folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns=[wanted]))
+    # what was fetched for other splits and configurations lies there too
+    named = [
+        path
+        for path in folder.rglob(f"*{split}*")
+        if path.suffix in _KINDS and (config is None or config in path.relative_to(folder).parts)
+    ]
+    if len({path.parent for path in named}) == 1:
+        files = _by_split(named)
+        if split in files:
+            return _rows(files[split], split)
+        if config is None:
+            return datasets.load_dataset(str(folder), split=split)
+    return datasets.load_dataset(source, *([] if config is None else [config]), split=split)
+
+
+def find_label_column(rows: Any, label: str | None) -> str:
+    """The column of labels of a table: as named, or the only one of a label's type, or by its name.
+
+    Raises:
+        UsageError: there is no such column, or several could be meant.
+    """
+    import datasets
+
+    columns, features = rows.column_names, rows.features
+    if label is None:
+        typed = [name for name in columns if isinstance(features[name], datasets.ClassLabel)]
+        named = [name for name in _LABELS if name in columns][:1]
+        found = typed if len(typed) == 1 else named
+        label = only_column(found, columns, "data.label_column", "labels")
+    return check_name(label, columns, "data.label_column")
+
+
+def only_column(found: list[str], columns: list[str], argument: str, what: str) -> str:
+    """The one column that was found.
+
+    Raises:
+        UsageError: none was, or several.
+    """
+    if len(found) == 1:
+        return found[0]
+    several = f"{', '.join(found)} could be it" if found else f"none seems to hold {what}"
+    raise UsageError(
+        f"{argument}: of the columns {', '.join(columns)} {several}; name the one of {what}."
+    )

@@ -1,0 +1,86 @@
+"""Two processes that train together, from one that imports everything once.
+
+python -m tests.lit.together FOLDER, with the teacher's record in it; writes 0.pt and 1.pt.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, RandomSampler
+
+from lit_cascade import CascadeTrainer, LitClassifier
+from lit_cascade.data import Datasets
+from lit_cascade.data.buckets import LengthBuckets
+from lit_cascade.lit.teacher import Teacher
+from tests.lit.learners import Noting, Reader, Texts
+from tests.toys import Points
+
+
+class Bucketed(Datasets):
+    """Batches of texts of similar length, by a batch sampler that Lightning makes anew."""
+
+    def train_dataloader(self):
+        texts = self._dataset("train")
+        lengths = [len(texts[i][0]) for i in range(len(texts))]
+        return DataLoader(
+            texts,
+            batch_sampler=LengthBuckets(RandomSampler(texts), 5, drop_last=False, lengths=lengths),
+        )
+
+
+def trainer(epochs):
+    return CascadeTrainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, max_epochs=epochs, devices=2, strategy="ddp",
+    )  # fmt: skip
+
+
+def train(rank, port, folder):
+    """Train as one of two processes, and write down what happened."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "two",
+    }  # fmt: skip
+    texts = LitClassifier(Reader, learning_rate=0.05)
+    trainer(2).train(texts, Bucketed(train=Texts(30)))
+    model = LitClassifier(
+        Noting, learning_rate=0.3, teacher=Teacher(str(folder / "big.safetensors"))
+    )
+    data = Datasets(train=Points(21), calibration=Points(9, first=30), batch_size=4)
+    run = trainer(4)
+    found = run.train(model, data, patience=1, stop_on="calibration")
+    loss = float(run.callback_metrics["train_loss"])
+    judged = run.evaluate(model, data, "calibration")
+    told = {
+        "seen": model.network.seen,
+        "epochs": found.epochs,
+        "loss": loss,
+        "best": found.best.score,
+        "weights": [p.detach() for p in model.network.parameters()],
+        "judged": judged and judged.accuracy,
+        "shapes": texts.network.shapes,
+    }
+    torch.save(told, folder / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [
+        multiprocessing.get_context("fork").Process(
+            target=train, args=(rank, port, Path(sys.argv[1])), daemon=True
+        )
+        for rank in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    sys.exit(any(process.exitcode != 0 for process in both))
