@@ -60,32 +60,53 @@ def printed_config(command, *configs):
     assert stop.value.code == 0
 
 
+def merged(under, over):
+    """Two configs composed, the second on top."""
+    if not (isinstance(under, dict) and isinstance(over, dict)):
+        return over
+    both = {key: merged(under[key], over[key]) for key in under.keys() & over.keys()}
+    return {**under, **over, **both}
+
+
+def holds(found, part):
+    """Whether a config has all that a part of it says."""
+    if isinstance(part, dict) and isinstance(found, dict):
+        return all(key in found and holds(found[key], value) for key, value in part.items())
+    return found == part
+
+
+def composition(config, content):
+    """The command that a config is for, and the configs that belong before it."""
+    model, recipe = content.get("model", {}), config.with_name("fit.yaml")
+    of_zoo = (ROOT / "configs" / recipe).is_file()  # of the zoo that a model belongs to
+    if "stages" in model:
+        return "validate", []
+    if "timm" in model:
+        return "record", []
+    if not of_zoo and not model:  # other images for any models
+        return "validate", [Path("imagenet_pair.yaml")]
+    if not of_zoo or config == recipe:
+        return "fit", []
+    # what says nothing of a network is about the data, or about how to train: for any model
+    return "fit", [recipe] if "network" in model else [recipe, config.with_name("conv.yaml")]
+
+
 @pytest.mark.filterwarnings("ignore:.*deterministic.*")
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_every_config_parses(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["lit-cascade"])
     content = yaml.safe_load((ROOT / "configs" / config).read_text())
-    overlay = "model" not in content  # other images for any models
-    base = [Path("imagenet_pair.yaml")] if overlay else []
-    kind = content.get("model", {})
-    command = "validate" if overlay or "stages" in kind else "record" if "timm" in kind else "fit"
-    recipe = config.with_name("fit.yaml")  # of the zoo that a model belongs to
-    composed = command == "fit" and (ROOT / "configs" / recipe).is_file()
-    whole = [recipe, config] if composed else [*base, config]
-    printed_config(command, *dict.fromkeys(whole))
+    command, before = composition(config, content)
+    printed_config(command, *before, config)
     found = yaml.safe_load(capsys.readouterr().out)
+    wanted: dict = {}
+    for path in [*before, config]:
+        wanted = merged(wanted, yaml.safe_load((ROOT / "configs" / path).read_text()))
     assert found["model"]
-    if overlay:
-        assert found["data"]["init_args"].items() >= content["data"]["init_args"].items()
-    if composed and config != recipe:
-        shared = yaml.safe_load((ROOT / "configs" / recipe).read_text())
-        assert found["model"]["learning_rate"] == shared["model"]["learning_rate"]
-        assert found["data"]["class_path"] == shared["data"]["class_path"]
-        assert found["trainer"]["precision"] == shared["trainer"]["precision"]
-        assert found["trainer"]["max_epochs"] == content["trainer"]["max_epochs"]
-        made = found["model"]["network"]
-        assert made["init_args"].items() >= content["model"]["network"]["init_args"].items()
+    assert holds(found, wanted)
+    made = found["model"].get("network") or {}
+    if made.get("class_path", "").endswith(".ResNet"):
         assert found["model"]["name"] == config.stem
         module, _, name = made["class_path"].rpartition(".")
         network = getattr(importlib.import_module(module), name)(**made["init_args"])
@@ -105,8 +126,11 @@ def test_every_checkpoint_has_a_card():
 
 
 def test_every_bundled_record_says_what_the_card_of_its_model_says():
-    paths = sorted(ROOT.glob("checkpoints/*/*/*.safetensors"))
-    assert len(paths) >= 16
+    splits = ("calibration", "validation", "test")
+    paths = [
+        path for path in ROOT.glob("checkpoints/**/*.safetensors") if path.parent.name in splits
+    ]
+    assert len(paths) >= 52
     for path in paths:
         record, told = Record.load(path), card(path.parents[1] / path.name)
         assert record.name == told["name"]
@@ -114,11 +138,13 @@ def test_every_bundled_record_says_what_the_card_of_its_model_says():
         assert record.data["name"] == told["data"]
         assert len(record) == told["samples"][path.parent.name]
         assert list(record.classes) == told["classes"]
-        assert float(record.cost().mean()) == told["flops"]
+        if path.parent.name == list(told["samples"])[-1]:  # the one that a card's cost is of
+            assert float(record.cost().mean()) == pytest.approx(told["flops"], rel=1e-12)
         assert record.logits.dtype == torch.float16
         right = float((record.logits.argmax(dim=1) == record.labels).float().mean())
         # trained and judged in bfloat16, recorded in float32
-        assert right == pytest.approx(told["accuracy"][path.parent.name], abs=0.003)
+        few = max(0.003, 4.5 / len(record))
+        assert right == pytest.approx(told["accuracy"][path.parent.name], abs=few)
     assert sum(path.stat().st_size for path in ROOT.glob("checkpoints/**/*.*")) < 25e6
 
 
