@@ -54,9 +54,9 @@ class ImageData(LightningDataModule):
         label_column: of a table; by default the only one of labels.
         name: what to call the data in records and tables; by default after the source.
         batch_size: images per batch.
-        num_workers: processes that decode and preprocess; by default one per core, at most 8, shared
-            among the processes of a machine. Where one gives no batch for ten minutes, that is an
-            error.
+        num_workers: processes that decode and preprocess; by default one per core, at most 8, of
+            which each process of a machine has its share. Where one gives no batch for ten
+            minutes, that is an error.
     """
 
     def __init__(

@@ -52,7 +52,10 @@ def load_classifier(
             kind = {} if dtype == "auto" else {"dtype": dtype}
             return AutoModelForSequenceClassification.from_config(config, **kind), []
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CascadeError(f"the model {name!r} cannot be had: {_first_line(error)}.") from error
+        raise CascadeError(
+            f"the model {name!r} cannot be had: {_first_line(error)}. It may be a name on the hub, "
+            "or a folder that save_pretrained wrote."
+        ) from error
 
 
 def own_classes(name: str, revision: str = "main") -> list[str] | None:

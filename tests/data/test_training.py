@@ -111,7 +111,9 @@ def test_what_cannot_be_read_ends_the_run_where_that_is_wanted(workers):
         stop = True
 
     data = Datasets(train=Strict(11), batch_size=4, num_workers=workers)
-    with pytest.raises(CascadeError, match=r"is broken\. To leave out what cannot be read") as error:
+    with pytest.raises(
+        CascadeError, match=r"is broken\. To leave out what cannot be read"
+    ) as error:
         train(Net(), data)
     assert "Traceback" not in str(error.value)
 

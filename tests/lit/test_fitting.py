@@ -341,7 +341,7 @@ def test_two_processes_train_on_all_samples_and_keep_the_best_weights(tmp_path):
     saved(taught(Points(21)), tmp_path)
     run = subprocess.run(
         [sys.executable, "-m", "tests.lit.together", str(tmp_path)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     told = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]

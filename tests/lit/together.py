@@ -82,5 +82,5 @@ if __name__ == "__main__":
     for process in both:
         process.start()
     for process in both:
-        process.join(60)
+        process.join(140)
     sys.exit(any(process.exitcode != 0 for process in both))
