@@ -117,7 +117,7 @@ def test_the_metric_of_the_data_is_in_every_output(capsys, metric, heading, titl
     lines = [" ".join(line.split()) for line in table.splitlines()]
     assert f"stage accuracy {heading} FLOPs MACs parameters temperature" in lines
     shown = f"{100 * summary['stages'][-1][metric]:.2f}" + " %" * (metric != "matthews")
-    assert any(line.startswith(last) and f"% {shown} " in line for line in lines)
+    (line,) = (line for line in lines if re.match(rf"{last} .*% {shown} \d", line))
     for text in (
         f"same accuracy as {last!r}", "at most 0.5 points below", f"same {heading} as {last!r}",
         f"best {heading}", f"at most 0.5 points of {heading} below",
@@ -278,9 +278,14 @@ def test_the_metric_of_a_data_set_reaches_test_validate_and_the_logger():
     (log,) = Path("logs").glob("**/metrics.csv")
     assert float(rows_of(log)[0]["f1_macro@0.5"]) == pytest.approx(told["policy"]["f1_macro"])
 
-    refused = lit_cascade(
-        "validate", "--config", "toy.yaml", "--metric", "f1", "--out", "no", cwd=Path.cwd(),
-        PYTHONPATH=ROOT,
-    )  # fmt: skip
-    assert refused.returncode in {1, 2}
-    assert "f1 is that of the second of two classes, got 3 classes" in refused.stderr
+    for stage in stages.values():  # of which nothing may be asked
+        stage["network"]["class_path"] = "tests.toys.BadNet"
+    Path("bad.yaml").write_text(yaml.safe_dump(config))
+    for file, metric, says in (
+        ("toy.yaml", "f1", "f1 is that of the second of two classes, got 3 classes"),
+        ("bad.yaml", "bleu", "metric: 'bleu' is unknown"),
+    ):
+        words = ("validate", "--config", file, "--metric", metric, "--out", "no")
+        refused = lit_cascade(*words, cwd=Path.cwd(), PYTHONPATH=ROOT)
+        assert refused.returncode == 2
+        assert says in refused.stderr
