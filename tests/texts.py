@@ -20,6 +20,10 @@ OWN = (
     "it 's not that the picture is bad , only that nothing in it is new or true .",
     "too long",
     "warm",
+    "a cast that is worth the price of a ticket",
+    "there is less here than meets the eye .",
+    "see it twice !",
+    "an hour in , i had begun to count the seats .",
 )
 CLASSES = ("negative", "positive")
 KINDS = ("bert", "distilbert", "roberta")
