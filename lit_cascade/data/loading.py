@@ -21,7 +21,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from lit_cascade.data.samples import RawSample, collate_views, prepare, remarks_on
+from lit_cascade.data.samples import collate_views, is_left_out, prepare, remarks_on
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.preprocessing import Preprocessing
 
@@ -83,12 +83,7 @@ class _Lists(Dataset[Any]):
             prepared = prepare(sample, self._preprocessings)
             if mine:
                 loaded.remarks.extend((position, remark) for remark in remarks_on(prepared))
-            if isinstance(sample, RawSample) and mine and sample.left_out is not None:
-                if sample.stop:
-                    raise CascadeError(
-                        f"data: {sample.left_out}. To leave out what cannot be read: "
-                        "data.init_args.unreadable: leave_out."
-                    )
+            if mine and is_left_out(sample):
                 loaded.left_out.append((position, sample.left_out))
                 mine = False
             loaded.samples.append(prepared)

@@ -12,7 +12,7 @@ from lit_cascade.batch import RAW, Views
 from lit_cascade.errors import CascadeError
 from lit_cascade.preprocessing import Preprocessing, Remarked
 
-__all__ = ["RawSample", "collate_views", "prepare", "remarks_on"]
+__all__ = ["RawSample", "collate_views", "is_left_out", "prepare", "remarks_on"]
 
 
 class RawSample(NamedTuple):
@@ -81,6 +81,22 @@ def prepare(sample: Any, preprocessings: Sequence[Preprocessing | None]) -> Any:
             view = view.tensors
         views[RAW if one is None else one.key] = view
     return _Prepared(views, label, tuple(remarks))
+
+
+def is_left_out(sample: Any) -> bool:
+    """Whether a sample is not to be answered for.
+
+    Raises:
+        CascadeError: the data are to stop at such samples.
+    """
+    if not isinstance(sample, RawSample) or sample.left_out is None:
+        return False
+    if sample.stop:
+        raise CascadeError(
+            f"data: {sample.left_out}. To leave out what cannot be read: "
+            "data.init_args.unreadable: leave_out."
+        )
+    return True
 
 
 def remarks_on(prepared: Any) -> tuple[str, ...]:

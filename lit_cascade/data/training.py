@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from lit_cascade.batch import split_labels
 from lit_cascade.data.loading import EvaluationBatch, evaluation_loader
-from lit_cascade.data.samples import RawSample, collate_views, prepare
+from lit_cascade.data.samples import collate_views, is_left_out, prepare
 from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, check_split, describe, split_loader
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.preprocessing import Preprocessing
@@ -60,12 +60,7 @@ class _Lists(Dataset[Any]):
         samples = at_once(positions) if at_once else (self._dataset[p] for p in positions)
         for key, sample in zip(positions, samples, strict=True):
             position = int(key)
-            if isinstance(sample, RawSample) and sample.left_out is not None:
-                if sample.stop:
-                    raise CascadeError(
-                        f"data: {sample.left_out}. To leave out what cannot be read: "
-                        "data.init_args.unreadable: leave_out."
-                    )
+            if is_left_out(sample):
                 position = ~position
             yield position, prepare(sample, self._preprocessings)
 
