@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ __all__ = [
     "judge",
     "official_metric",
     "policy_of",
+    "rule_of",
     "score_and_correct",
     "without_logits",
 ]
@@ -36,6 +37,26 @@ __all__ = [
 def without_logits(records: Sequence[Record]) -> bool:
     """Whether every stage that defers holds a score of its own instead of logits."""
     return all(record.logits is None for record in records[:-1])
+
+
+def rule_of(options: PolicyOptions, names: Sequence[str], *, recorded: bool = False) -> Policy:
+    """The policy that options describe for stages of these names, but that it defers everything.
+
+    Args:
+        options: what the user gave; thresholds are not read.
+        names: of the stages.
+        recorded: whether scores are those that the records hold, of whatever range.
+
+    Raises:
+        UsageError: an unknown stage, a wrong length, or a number out of range.
+    """
+    return always_defer(
+        len(names),
+        score=RECORDED.name if recorded else options.score,
+        temperatures=options.temperatures_of(names),
+        combine=options.combine,
+        floors=options.floors_of(names),
+    )
 
 
 def policy_of(
@@ -58,13 +79,7 @@ def policy_of(
     thresholds = options.thresholds_of(names)
     if thresholds is None:
         return None
-    return Policy(
-        thresholds,
-        RECORDED.name if recorded else options.score,
-        options.temperatures_of(names),
-        options.combine,
-        options.floors_of(names),
-    )
+    return replace(rule_of(options, names, recorded=recorded), thresholds=thresholds)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ COMMANDS = {
     "import": ("lit_cascade.cli.import_", "make a record from arrays of any framework"),
     "calibrate": ("lit_cascade.cli.calibrate", "fit temperatures on the calibration split"),
     "validate": ("lit_cascade.cli.validate", "judge a cascade at every threshold"),
+    "select": ("lit_cascade.cli.select", "choose thresholds that keep a promise, with evidence"),
+    "check": ("lit_cascade.cli.check", "test the promise of a policy on new data"),
     "search": ("lit_cascade.cli.search", "find the cascades of many models worth having"),
     "test": ("lit_cascade.cli.test", "run a cascade for real at the thresholds of a policy"),
 }

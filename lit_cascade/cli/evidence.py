@@ -6,24 +6,32 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
 
-__all__ = ["check_overlap", "fitted_on", "ids_from_text", "ids_to_text"]
+__all__ = [
+    "check_not_reported",
+    "check_overlap",
+    "fitted_on",
+    "ids_from_text",
+    "ids_to_text",
+    "unused_rows",
+]
 
 
 def _numbers(ids: Tensor | Sequence[Any]) -> list[int]:
     """Ids as integers; strings by 63 bits of their SHA-256."""
-    values = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    return sorted(
-        int.from_bytes(hashlib.sha256(value.encode()).digest()[:8]) >> 1
-        if isinstance(value, str)
-        else int(value)
-        for value in values
-    )
+    return sorted(map(_number, ids.tolist() if isinstance(ids, Tensor) else list(ids)))
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, str):
+        return int.from_bytes(hashlib.sha256(value.encode()).digest()[:8]) >> 1
+    return int(value)
 
 
 def ids_to_text(ids: Tensor | Sequence[Any]) -> str:
@@ -62,15 +70,23 @@ def ids_from_text(text: str) -> list[int]:
     return numbers
 
 
-def fitted_on(record: Record) -> dict[str, Any]:
-    """What a policy remembers of the samples that it was fitted on."""
+def fitted_on(record: Record, rows: Tensor | None = None) -> dict[str, Any]:
+    """What a policy remembers of the samples that it was fitted on.
+
+    Args:
+        record: of these samples and perhaps others.
+        rows: which of them; by default all.
+    """
+    ids: Any = record.ids
+    if rows is not None:
+        ids = ids[rows] if isinstance(ids, Tensor) else [ids[row] for row in rows.tolist()]
     return {
         "data": record.data.get("name"),
         "split": record.data.get("split"),
         "source": record.data.get("source"),
-        "n": len(record),
+        "n": len(ids),
         "fingerprint": record.samples.fingerprint,
-        "ids": ids_to_text(record.ids),
+        "ids": ids_to_text(ids),
     }
 
 
@@ -104,9 +120,7 @@ def check_overlap(
     for part, evidence in (options.evidence or {}).items():
         if not isinstance(evidence, Mapping) or not evidence.get("ids"):
             continue
-        same_source = evidence.get("source") and evidence["source"] == data.get("source")
-        same_set = fingerprint is not None and evidence.get("fingerprint") == fingerprint
-        if not (same_source or same_set):
+        if not _comparable(evidence, data, fingerprint):
             if fingerprint is not None and not (evidence.get("source") and data.get("source")):
                 notes.append(
                     f"Note: the {part} were fitted on {evidence.get('n', 'some')} samples of which "
@@ -126,3 +140,50 @@ def check_overlap(
             )
         notes.append(f"Note: {message}; the figures flatter.")
     return notes
+
+
+def _comparable(
+    evidence: Mapping[str, Any], data: Mapping[str, Any], fingerprint: str | None
+) -> bool:
+    """Whether the ids of both are counted in the same place."""
+    same_source = evidence.get("source") and evidence["source"] == data.get("source")
+    same_set = fingerprint is not None and evidence.get("fingerprint") == fingerprint
+    return bool(same_source or same_set)
+
+
+def unused_rows(options: PolicyOptions, record: Record) -> Tensor:
+    """The samples of a record on which nothing but a policy's thresholds was chosen, (M,) int64."""
+    used: set[int] = set()
+    for part, evidence in (options.evidence or {}).items():
+        if (
+            part != "thresholds"
+            and isinstance(evidence, Mapping)
+            and evidence.get("ids")
+            and _comparable(evidence, record.data, record.samples.fingerprint)
+        ):
+            used.update(ids_from_text(str(evidence["ids"])))
+    ids = record.ids.tolist() if isinstance(record.ids, Tensor) else list(record.ids)
+    numbers = [_number(value) for value in ids]
+    return torch.tensor([row for row, number in enumerate(numbers) if number not in used]).long()
+
+
+def check_not_reported(
+    shared: Sequence[Any], ids: Sequence[Any], data: Mapping[str, Any], *, allowed: bool
+) -> None:
+    """Refuse to fit on samples of the split that is reported on.
+
+    Args:
+        shared: ids in both splits.
+        ids: of the samples to fit on.
+        data: their name and split.
+        allowed: whether an overlap is let through.
+
+    Raises:
+        CascadeError: there are some, unless allowed.
+    """
+    if shared and not allowed:
+        raise CascadeError(
+            f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
+            f"{data['split']!r}, are also in the split 'validation' that is reported on (first id "
+            f"{shared[0]!r}). Use another split, or add --allow_overlap."
+        )

@@ -9,12 +9,14 @@ from lit_cascade.options import Combination, PolicyOptions, ScoreName
 
 __all__ = [
     "CalibrateOptions",
+    "CheckOptions",
     "FitOptions",
     "ImportOptions",
     "RecordDtype",
     "RecordOptions",
     "ScreenOptions",
     "SearchOptions",
+    "SelectOptions",
     "TestOptions",
     "ValidateOptions",
 ]
@@ -208,6 +210,72 @@ class ValidateOptions:
     out: str | None = None
     overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class SelectOptions:
+    """Choose thresholds that keep a promise, with evidence, on the calibration split.
+
+    Give one of the six targets. Of the policies that keep it the cheapest is chosen, and where it
+    limits what is spent, the most accurate.
+
+    Args:
+        records: record files to choose on instead of running models, cheapest first.
+        max_accuracy_drop: accuracy is at most this share below the last stage's; 0.005 is half a
+            point.
+        min_accuracy: accuracy is at least this.
+        max_disagreement: at most this share of answers differ from the last stage's; needs no
+            labels.
+        deferral_rate: at most this share of samples is deferred by the first stage.
+        max_cost: the mean cost per sample is at most this, in the unit of cost.
+        max_cost_ratio: the same as a share of what the last stage alone costs.
+        confidence: probability that the target holds on new samples, over the draw of these; none
+            for the plain choice, which keeps it on these samples only.
+        split: the split to choose on.
+        cost: unit of the cost: flops, or another that the records have, such as latency_s.
+        seed: of the drawing of samples that put several thresholds in order.
+        allow_overlap: choose even on samples that the validation split has too, or that the
+            temperatures were fitted on.
+        out: folder for policy.yaml, select.png and summary.json; by default a new one,
+            runs/select-N.
+        overwrite: replace results that are already in the folder.
+        policy: score and temperatures of the cascade; thresholds in it are replaced.
+    """
+
+    records: list[str] | None = None
+    max_accuracy_drop: float | None = None
+    min_accuracy: float | None = None
+    max_disagreement: float | None = None
+    deferral_rate: float | None = None
+    max_cost: float | None = None
+    max_cost_ratio: float | None = None
+    confidence: float | Literal["none"] = 0.95
+    split: str = "calibration"
+    cost: str = "flops"
+    seed: int = 0
+    allow_overlap: bool = False
+    out: str | None = None
+    overwrite: bool = False
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class CheckOptions:
+    """Test the promise of a policy on new data: exit code 1 if it is broken, or the data drifted.
+
+    Args:
+        policy: the policy.yaml that select wrote.
+        records: record files of the policy's stages on other samples, cheapest first.
+        confidence: of the verdict; by default that of the promise.
+        out: folder for check.json; by default a new one, runs/check-N.
+        overwrite: replace results that are already in the folder.
+    """
+
+    policy: str
+    records: list[str] | None = None
+    confidence: float | None = None
+    out: str | None = None
+    overwrite: bool = False
 
 
 @dataclass

@@ -9,10 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis import policy_of
+from lit_cascade.analysis import policy_of, rule_of
 from lit_cascade.batch import Inputs
 from lit_cascade.cascade import Cascade, CascadeOutput
-from lit_cascade.core.policy import always_defer
 from lit_cascade.errors import CascadeError, UsageError, check_file_name
 from lit_cascade.lit.metrics import CascadeMetrics
 from lit_cascade.lit.stages import StagesModule, describe, inputs_and_rows
@@ -59,13 +58,7 @@ class LitCascade(StagesModule):
         self.options = policy or PolicyOptions()
         # every number is checked before any weights are read
         given = policy_of(self.options, self.names)
-        everything = always_defer(
-            len(stages),
-            score=self.options.score,
-            temperatures=self.options.temperatures_of(self.names),
-            combine=self.options.combine,
-            floors=self.options.floors_of(self.names),
-        )
+        everything = rule_of(self.options, self.names)
         built = {name: stage.build(name) for name, stage in stages.items()}
         self.cascade = Cascade(built, given or everything)
         self._agree()

@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lit_cascade.analysis import curve_of_records, official_metric, policy_of, without_logits
+from lit_cascade.analysis import (
+    curve_of_records,
+    official_metric,
+    policy_of,
+    rule_of,
+    without_logits,
+)
 from lit_cascade.calibrations import StageCalibration
-from lit_cascade.core.policy import Policy, always_defer
-from lit_cascade.core.scores import RECORDED
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.selection import OperatingPoint, operating_points
 from lit_cascade.core.sweep import Curve
 from lit_cascade.options import PolicyOptions
@@ -80,13 +85,7 @@ class Validation:
         metric = official_metric(described, metric)
         names = [record.name for record in records]
         policy = policy_of(options, names, recorded=without_logits(records))
-        rule = always_defer(
-            len(names),
-            score=RECORDED.name if without_logits(records) else options.score,
-            temperatures=options.temperatures_of(names),
-            combine=options.combine,
-            floors=options.floors_of(names),
-        )
+        rule = rule_of(options, names, recorded=without_logits(records))
         curve = curve_of_records(records, rule, unit, metric)
         plain = replace(rule, temperatures=())
         return cls(

@@ -1,0 +1,85 @@
+"""What the terminal and the summary say of a policy on new data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lit_cascade.checking import Verdict
+from lit_cascade.report.console import new_table, results_console
+from lit_cascade.report.selection import promise_text
+from lit_cascade.report.text import percent, quantity
+
+__all__ = ["check_summary", "print_check", "verdict_line"]
+
+
+def verdict_line(verdict: Verdict, unit: str) -> str:
+    """The verdict in one line."""
+    what = promise_text(verdict.promise, unit)
+    sure = f"{100 * verdict.confidence:.3g} % confidence"
+    shown = {
+        "kept": f"the promise {what} is kept, with {sure}",
+        "broken": f"the promise {what} is broken, with {sure}",
+        "open": f"these samples neither confirm nor refute the promise {what}",
+        "unknown": f"without labels the promise {what} cannot be tested itself",
+    }[verdict.outcome]
+    if verdict.value is not None:
+        shown += f" ({verdict.n:,} samples, observed {_value(verdict)})"
+    moved = (
+        f"the scores show other data than those it was chosen on, with {sure}"
+        if verdict.drifted
+        else "the scores show no other data than those it was chosen on"
+    )
+    return f"{shown}; {moved}."
+
+
+def _value(verdict: Verdict) -> str:
+    value = verdict.value or 0.0
+    if verdict.promise.target == "cost":
+        return quantity(value)
+    return percent(value, 2)
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return "too few samples"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def print_check(verdict: Verdict, unit: str, notes: Sequence[str] = ()) -> None:
+    """Print the comparison of scores and the verdict."""
+    console = results_console()
+    table = new_table(
+        f"{promise_text(verdict.promise, unit)}, on {verdict.n:,} new samples",
+        "stage", "reached", "deferred then", "now", "p-value", "p-value of its scores",
+    )  # fmt: skip
+    for one in verdict.comparisons:
+        table.add_row(
+            one.stage,
+            f"{one.n:,}",
+            percent(one.reference_rate),
+            percent(one.rate),
+            _p_value(one.rate_p_value),
+            _p_value(one.scores_p_value),
+        )
+    console.print(table)
+    line = verdict_line(verdict, unit)
+    console.print(line[0].upper() + line[1:], soft_wrap=True)
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def check_summary(verdict: Verdict) -> dict[str, Any]:
+    """The content of `check.json`."""
+    return {
+        "target": verdict.promise.target,
+        "limit": verdict.promise.limit,
+        "confidence": verdict.confidence,
+        "n": verdict.n,
+        "value": verdict.value,
+        "outcome": verdict.outcome,
+        "drifted": verdict.drifted,
+        "passed": verdict.passed,
+        "stages": [asdict(one) for one in verdict.comparisons],
+    }

@@ -1,0 +1,216 @@
+"""What the terminal and the summary say of a choice of thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lit_cascade.core.promise import Promise
+from lit_cascade.records import Record
+from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
+from lit_cascade.report.summary import provenance
+from lit_cascade.report.text import json_number, percent, quantity, readable_threshold, times
+from lit_cascade.selecting import Choice, Selection
+from lit_cascade.units import unit_label
+
+__all__ = [
+    "Subject",
+    "none_qualifies",
+    "policy_line",
+    "print_selection",
+    "promise_text",
+    "selection_summary",
+    "typed_thresholds",
+]
+
+
+class Subject(NamedTuple):
+    """What a choice is of.
+
+    Attributes:
+        names: of the stages.
+        unit: of the cost.
+        score: that the thresholds are on.
+    """
+
+    names: Sequence[str]
+    unit: str
+    score: str
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.3g}"
+
+
+def promise_text(promise: Promise, unit: str) -> str:
+    """What is promised, in words.
+
+    Example:
+        >>> promise_text(Promise("accuracy_drop", 0.005), "flops")
+        'accuracy drop <= 0.5 points'
+    """
+    limit = promise.limit
+    return {
+        "accuracy_drop": f"accuracy drop <= {_points(limit)} points",
+        "accuracy": f"accuracy >= {_points(limit)} %",
+        "disagreement": f"disagreement <= {_points(limit)} %",
+        "deferral_rate": f"deferral rate <= {_points(limit)} %",
+        "cost": f"{unit_label(unit)} <= {quantity(limit)}",
+        "cost_ratio": f"{unit_label(unit)} <= {_points(limit)} % of the last stage's",
+    }[promise.target]
+
+
+def _observed(promise: Promise, value: float) -> str:
+    """An observed value of the target."""
+    if promise.target == "accuracy_drop":
+        return f"observed drop {100 * value:.2f}"
+    if promise.target == "cost":
+        return f"observed {quantity(value)}"
+    return f"observed {percent(value, 2)}"
+
+
+def typed_thresholds(choice: Choice) -> list[float]:
+    """Thresholds as a person would type them, which defer the same samples."""
+    if choice.below is None:
+        return list(choice.thresholds)
+    return [float(readable_threshold(choice.thresholds[0], choice.below))]
+
+
+def _shown(choice: Choice) -> str:
+    if choice.below is None:
+        return ", ".join(f"{threshold:.6g}" for threshold in choice.thresholds)
+    return readable_threshold(choice.thresholds[0], choice.below)
+
+
+def policy_line(found: Selection, subject: Subject) -> str:
+    """The choice in one line."""
+    choice, promise = found.chosen, found.promise
+    if choice is None:
+        return "No policy that is worth having qualifies."
+    label = "threshold" if len(choice.thresholds) == 1 else "thresholds"
+    fewer = f"{1 / choice.cost_ratio:.1f}x fewer {unit_label(subject.unit)}"
+    sure = (
+        "chosen, not promised"
+        if promise.confidence is None
+        else f"with {_points(promise.confidence)} % confidence"
+    )
+    what = promise_text(promise, subject.unit)
+    return (
+        f"{label} {_shown(choice)}: {percent(choice.deferral_rate)} deferred, {fewer}; {what} "
+        f"{sure} (calibrated on {found.n + found.tuned_on:,}, "
+        f"{_observed(promise, choice.value)})"
+    )
+
+
+def none_qualifies(found: Selection, subject: Subject) -> str:
+    """Why nothing was chosen, and what would help."""
+    what = promise_text(found.promise, subject.unit)
+    n, last = found.n + found.tuned_on, subject.names[-1]
+    if found.promise.confidence is None:
+        return (
+            f"no policy keeps {what} on these {n:,} samples for less than {last!r} alone costs. "
+            f"Ask for less, or run {last!r} alone."
+        )
+    sure = f"{_points(found.promise.confidence)} % confidence"
+    if found.needed is not None:
+        help_ = (
+            f"About {found.needed:,} samples would do, if these show the truth; or ask for less, "
+            "or for less confidence."
+        )
+    elif found.empirical is None:
+        help_ = "None keeps it even on these samples: ask for less."
+    elif found.promise.limit == 0:
+        help_ = "That nothing at all is lost cannot be shown by samples: allow some, such as 0.005."
+    else:
+        help_ = "A thousand times as many would not do either: ask for less."
+    return (
+        f"no policy that costs less than {last!r} alone can be promised to keep {what} with {sure} "
+        f"from {n:,} samples. {help_}"
+    )
+
+
+def print_selection(found: Selection, subject: Subject, notes: Sequence[str] = ()) -> None:
+    """Print the choice beside the plain one."""
+    console, promise = results_console(), found.promise
+    table = new_table(
+        f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)} by {subject.score}",
+        "choice", "threshold" if len(subject.names) == 2 else "thresholds", "deferred", "accuracy",
+        "target", *cost_columns(subject.unit), f"than {subject.names[-1]!r}",
+    )  # fmt: skip
+    if promise.confidence is not None:
+        label = f"with {_points(promise.confidence)} % confidence"
+        table.add_row(*_row(label, found.chosen, promise, subject.unit))
+    table.add_row(*_row("plain empirical", found.empirical, promise, subject.unit))
+    console.print(table)
+    if found.chosen is not None:
+        console.print(policy_line(found, subject), soft_wrap=True)
+        console.print(_price(found), soft_wrap=True)
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def _row(label: str, choice: Choice | None, promise: Promise, unit: str) -> list[str]:
+    if choice is None:
+        return [label, "none", *[""] * (4 + len(cost_columns(unit)))]
+    target = _observed(promise, choice.value).removeprefix("observed ")
+    return [
+        label,
+        _shown(choice),
+        percent(choice.deferral_rate),
+        "unknown" if math.isnan(choice.accuracy) else percent(choice.accuracy, 2),
+        target,
+        *cost_cells(choice.cost, unit),
+        times(choice.cost_ratio),
+    ]
+
+
+def _price(found: Selection) -> str:
+    """What the guarantee costs, in a sentence."""
+    if found.promise.confidence is None:
+        return (
+            "The plain choice keeps to the target on these samples; on others it breaks it about "
+            "as often as not. --confidence 0.95 gives one that holds."
+        )
+    chosen, plain = found.chosen, found.empirical
+    if chosen is None or plain is None or found.promise.of_cost:
+        return "The plain choice promises nothing: on other samples it breaks the target often."
+    saved, lost = 1 - plain.cost_ratio, chosen.cost_ratio - plain.cost_ratio
+    return (
+        f"The guarantee costs {percent(lost / saved)} of the saving; the plain choice promises "
+        "nothing: on other samples it breaks the target about as often as not."
+    )
+
+
+def selection_summary(
+    found: Selection, subject: Subject, records: Sequence[Record]
+) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    return {
+        "target": found.promise.target,
+        "limit": found.promise.limit,
+        "confidence": found.promise.confidence,
+        "unit": subject.unit,
+        "score": subject.score,
+        "n": found.n + found.tuned_on,
+        "tested_on": found.n,
+        "policies_tested": len(found.path),
+        "policies_certified": found.certified,
+        "chosen": _choice_summary(found.chosen, subject),
+        "empirical": _choice_summary(found.empirical, subject),
+        "provenance": provenance(records),
+    }
+
+
+def _choice_summary(choice: Choice | None, subject: Subject) -> dict[str, Any] | None:
+    if choice is None:
+        return None
+    thresholds = zip(subject.names, typed_thresholds(choice), strict=False)
+    return {
+        "thresholds": {name: json_number(threshold) for name, threshold in thresholds},
+        "value": choice.value,
+        "accuracy": None if math.isnan(choice.accuracy) else choice.accuracy,
+        "deferral_rate": choice.deferral_rate,
+        subject.unit: choice.cost,
+        f"{subject.unit}_ratio": choice.cost_ratio,
+    }
