@@ -157,10 +157,15 @@ def official_metric(
 
 def _said(record: Record, score: str, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence, answers and whether they are right; for unknown answers 1 is a right one."""
-    if record.logits is not None and record.labels is not None:
+    if record.logits is not None:
+        labels = record.labels
+        if labels is None:
+            raise CascadeError(
+                f"record {record.name!r} holds no labels: what is right is not known."
+            )
         score = "max_softmax" if score == RECORDED.name else score
         confidence, answer = score_and_answer(record.logits, score, temperature)
-        return confidence, answer, is_right(answer, record.labels)
+        return confidence, answer, is_right(answer, labels)
     if temperature != 1.0:
         record.logits_for("a temperature")
     if record.score is None or record.correct is None:  # a record is not made without

@@ -41,7 +41,8 @@ class Record:
     """What one model said about one split, in the order of the ids.
 
     It holds `logits` and `labels`, or `score` and `correct`, or all of them; with logits the scores
-    are computed, and `score` and `correct` are not read.
+    are computed, and `score` and `correct` are not read. Logits without labels will do for what
+    asks who answers, and not whether rightly.
 
     Attributes:
         name: the stage or model that was recorded.
@@ -85,8 +86,6 @@ class Record:
                     f"{what}: logits are stored as float16 or float32, got {self.logits.dtype}."
                 )
             check_logits(self.logits, what)
-            if self.labels is None:
-                raise CascadeError(f"{what}: logits need labels to be judged by.")
         elif self.score is None or self.correct is None:
             raise CascadeError(f"{what}: without logits it needs both score and correct.")
         n = len(self)
@@ -152,7 +151,8 @@ class Record:
             logits = first if first.dtype == torch.float16 else first.float()
         if labels is not None:
             labels = whole_numbers(labels, f"{what}: labels")
-            known = int(labels.max()) + 1 if logits is None and labels.numel() else 0
+        if logits is not None or labels is not None:
+            known = int(labels.max()) + 1 if labels is not None and labels.numel() else 0
             width = known if logits is None else logits.shape[-1] if logits.ndim else 0
             classes = [str(c) for c in range(width)] if classes is None else classes
         if correct is not None:
@@ -199,12 +199,15 @@ class Record:
         Where several labels are right it is the one that the model finds likeliest.
 
         Raises:
-            CascadeError: the record holds scores only; the message says what they do not allow.
+            CascadeError: the record holds scores only, or no labels; the message says what that
+                does not allow.
         """
-        if self.logits is None or self.labels is None:
+        if self.logits is None:
             raise CascadeError(
                 f"record {self.name!r} holds scores and no logits, which {purpose} needs."
             )
+        if self.labels is None:
+            raise CascadeError(f"record {self.name!r} holds no labels, which {purpose} needs.")
         return self.logits, likeliest_labels(self.logits, self.labels)
 
     def save(self, path: Path | str) -> None:

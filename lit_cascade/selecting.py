@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis import judge
+from lit_cascade.core.combination import answers_after
 from lit_cascade.core.joint import joint_path
-from lit_cascade.core.policy import Policy
+from lit_cascade.core.policy import Policy, above_floor
 from lit_cascade.core.promise import (
     Behaviour,
     Path,
@@ -20,7 +21,8 @@ from lit_cascade.core.promise import (
     samples_needed,
     threshold_path,
 )
-from lit_cascade.records import Record
+from lit_cascade.core.scores import score_and_answer
+from lit_cascade.records import Record, check_alike
 
 __all__ = ["Choice", "Selection", "behaviour_of", "select_thresholds"]
 
@@ -91,12 +93,31 @@ def behaviour_of(records: Sequence[Record], rule: Policy, unit: str = "flops") -
         UsageError: as for `judge`.
         CascadeError: as for `judge`.
     """
+    check_alike(records)
     whole = all(record.logits is not None for record in records)
+    if whole and records[0].labels is None:
+        return _without_labels(records, rule, unit)
     judged = judge(records, rule, unit, "accuracy" if whole else None)
     agrees = None
     if judged.answers is not None:
         agrees = judged.answers.after == judged.answers.alone[:, -1:]
     return Behaviour(judged.scores, judged.costs, judged.correct, judged.alone[:, -1], agrees)
+
+
+def _without_labels(records: Sequence[Record], rule: Policy, unit: str) -> Behaviour:
+    logits = [record.logits for record in records if record.logits is not None]
+    said = [
+        score_and_answer(stage, rule.score, temperature)
+        for stage, temperature in zip(logits, rule.temperatures, strict=True)
+    ]
+    scores, own = [score for score, _ in said], [answer for _, answer in said]
+    after = answers_after(rule.combine, scores, own, logits, rule.temperatures)
+    deferring = zip(scores[:-1], rule.floors, strict=True)
+    return Behaviour(
+        scores=torch.stack([above_floor(score, floor) for score, floor in deferring], dim=1),
+        costs=torch.stack([record.cost(unit) for record in records], dim=1),
+        agrees=torch.stack(after, dim=1) == own[-1][:, None],
+    )
 
 
 def select_thresholds(behaviour: Behaviour, promise: Promise, seed: int = 0) -> Selection:

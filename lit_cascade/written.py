@@ -29,7 +29,7 @@ class Written:
         size: of the file, in bytes.
         kept: whether it was there already.
         n: number of samples.
-        accuracy: share of right answers, of the logits as they are stored.
+        accuracy: share of right answers, of the logits as they are stored; None without labels.
         top5: share of samples with a label among the five best answers; None below ten classes.
         costs: means per sample, by unit.
         parameters: of the model; 0 if unknown.
@@ -45,7 +45,7 @@ class Written:
     size: int
     kept: bool
     n: int
-    accuracy: float
+    accuracy: float | None
     top5: float | None
     costs: Mapping[str, float]
     parameters: int
@@ -58,14 +58,17 @@ class Written:
     @classmethod
     def of(cls, record: Record, path: Path, size: int, *, kept: bool = False) -> Written:
         """Sum a record up."""
-        _, correct = score_and_correct(record)
+        accuracy = None
+        if record.labels is not None or record.correct is not None:
+            _, correct = score_and_correct(record)
+            accuracy = int(correct.sum()) / len(record)
         return cls(
             name=record.name,
             path=path,
             size=size,
             kept=kept,
             n=len(record),
-            accuracy=int(correct.sum()) / len(record),
+            accuracy=accuracy,
             top5=_top5(record),
             costs={unit: float(cost.mean()) for unit, cost in record.costs.items()},
             parameters=record.parameters,
@@ -116,6 +119,7 @@ def stored_as(record: Record, dtype: str) -> Record:
     Raises:
         CascadeError: float16 cannot hold them.
     """
-    logits, _ = record.logits_for("a type of logits")
-    check_fits(float(logits.abs().max()), dtype, record.name)
-    return replace(record, logits=logits.to(getattr(torch, dtype)))
+    if record.logits is None:
+        raise CascadeError(f"record {record.name!r} holds no logits, which have a type.")
+    check_fits(float(record.logits.abs().max()), dtype, record.name)
+    return replace(record, logits=record.logits.to(getattr(torch, dtype)))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save, save_file
 
+from lit_cascade import curve_of_records
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.files import safetensors_bytes
 from lit_cascade.records import FORMAT, Record, check_alike
@@ -506,13 +507,25 @@ def test_scores_that_do_not_fit_are_one_clear_error(changes, message):
         ({"score": [0.5], "correct": [1], "labels": 3, "flops": 1}, "labels must be 1 integers"),
         ({"score": [0.5], "correct": [1], "labels": [-1], "flops": 1}, "label -1 at row 0"),
         ({"logits": 5.0, "labels": [0], "flops": 1}, "logits must be a floating point tensor"),
-        ({"logits": [[1.0, 2.0]], "flops": 1}, "logits need labels"),
     ],
 )
 def test_arrays_that_do_not_fit_are_one_clear_error(parts, message):
     with pytest.raises(CascadeError, match=message) as caught:
         Record.from_arrays("net", **parts)
     assert str(caught.value).startswith("record 'net': ")
+
+
+def test_logits_without_labels_say_who_answers_and_not_whether_rightly(tmp_path):
+    record = Record.from_arrays("net", [[2.0, 0.0], [0.0, 1.0]], flops=1)
+    record.save(tmp_path / "net.safetensors")
+    again = Record.load(tmp_path / "net.safetensors")
+    assert again.labels is None
+    assert again.classes == ("0", "1")
+    with pytest.raises(CascadeError, match="holds no labels, which a temperature needs"):
+        again.logits_for("a temperature")
+    pair = [record, Record.from_arrays("large", [[2.0, 0.0], [1.0, 0.0]], flops=9)]
+    with pytest.raises(CascadeError, match="holds no labels: what is right is not known"):
+        curve_of_records(pair)
 
 
 def test_scores_may_come_from_arrays():

@@ -51,11 +51,10 @@ def _kind(options: ImportOptions) -> str:
             "expected one of --logits, --probabilities, or --score (with --correct) for a model "
             f"that gives no logits; got {got}."
         )
-    needed, unused = ("correct", None) if kinds == ["score"] else ("labels", "correct")
-    if not getattr(options, needed):
-        raise UsageError(f"--{needed}: needed with --{kinds[0]}, to know which answers are right.")
-    if unused and getattr(options, unused):
-        raise UsageError(f"--{unused}: belongs to --score; with --{kinds[0]} it is computed.")
+    if kinds == ["score"] and not options.correct:
+        raise UsageError("--correct: needed with --score, to know which answers are right.")
+    if kinds != ["score"] and options.correct:
+        raise UsageError(f"--correct: belongs to --score; with --{kinds[0]} it is computed.")
     return kinds[0]
 
 
@@ -78,7 +77,12 @@ def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
         classes = names
         shown = ", ".join(names[:5]) + (", ..." if width > 5 else "")
         notes.append(f"Classes are named after the columns: {shown}.")
-    labels = labels_from(options.labels or "", classes, n)
+    labels = labels_from(options.labels, classes, n) if options.labels else None
+    if labels is None:
+        notes.append(
+            "Without --labels the record says who answers and not whether rightly: enough for "
+            "lit-cascade check, and for select --max_disagreement."
+        )
     record = _record(options, n, kind, logits=logits, labels=labels, classes=classes)
     return stored_as(record, "float16" if logits.dtype == torch.float16 else options.dtype), notes
 

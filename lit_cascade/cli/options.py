@@ -124,6 +124,7 @@ class ImportOptions:
         logits: FILE of shape (samples, classes).
         probabilities: the same, of class probabilities; their logarithm is kept.
         labels: FILE of the true classes: whole numbers from 0, or names that are among the classes.
+            Without it a record will do for check and for select --max_disagreement.
         score: instead of logits, FILE of how sure the model is of each answer, larger is surer.
         correct: instead of logits, FILE of whether each answer is right: 0 or 1, true or false.
         flops: FLOPs per sample, one multiply-add being 2: a number, or FILE.

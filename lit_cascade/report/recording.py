@@ -34,7 +34,7 @@ def print_records(
     for record in records:
         table.add_row(
             record.name,
-            percent(record.accuracy, 2),
+            "unknown" if record.accuracy is None else percent(record.accuracy, 2),
             *(["" if record.top5 is None else percent(record.top5, 2)] if several else []),
             *[cell for unit in units for cell in _cells(record, unit)],
             quantity(record.parameters) if record.parameters else "unknown",

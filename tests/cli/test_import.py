@@ -271,7 +271,6 @@ ODD = {
         ({"name": "a/b"}, 2, "--name: 'a/b' cannot name a file"),
         ({"logits": None}, 2, "one of --logits, --probabilities, or --score.*got none"),
         ({"probabilities": "logits.npy"}, 2, "got --logits and --probabilities"),
-        ({"labels": None}, 2, "--labels: needed with --logits"),
         ({"logits": None, "score": "labels.npy"}, 2, "--correct: needed with --score"),
         ({"correct": "labels.npy"}, 2, "--correct: belongs to --score"),
         ({"logits": "none.npy"}, 2, "--logits: there is no file 'none.npy'"),
