@@ -22,6 +22,7 @@ _PUBLIC = {
     "OperatingPoint": "lit_cascade.core.selection",
     "Policy": "lit_cascade.core.policy",
     "PolicyOptions": "lit_cascade.options",
+    "Promise": "lit_cascade.core.promise",
     "Record": "lit_cascade.records",
     "SearchSettings": "lit_cascade.core.search",
     "Stage": "lit_cascade.models.stage",
@@ -52,6 +53,7 @@ __all__ = [
     "OperatingPoint",
     "Policy",
     "PolicyOptions",
+    "Promise",
     "Record",
     "SearchSettings",
     "Stage",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from lit_cascade.core.calibration import fit_temperature
     from lit_cascade.core.frontier import average_compute_reduction
     from lit_cascade.core.policy import Policy, replay
+    from lit_cascade.core.promise import Promise
     from lit_cascade.core.search import SearchSettings, search
     from lit_cascade.core.selection import OperatingPoint, operating_points
     from lit_cascade.core.sweep import Curve, sweep

@@ -62,6 +62,8 @@ def _run(options: CheckOptions) -> None:
         raise UsageError(
             f"--confidence: expected a probability from 0.5 to below 1, got {options.confidence}."
         )
+    if not options.records:
+        raise UsageError("--records: expected the records of the policy's stages on new samples.")
     output = Output("check", options.out, ["check.json"], overwrite=options.overwrite)
     policy = _policy(options.policy)
     promise, told = promise_in(policy.evidence)

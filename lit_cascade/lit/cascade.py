@@ -106,6 +106,16 @@ class LitCascade(StagesModule):
             self.cascade.policy, temperatures=self.options.temperatures_of(self.names)
         )
 
+    def set_thresholds(self, thresholds: Sequence[float]) -> None:
+        """Set the thresholds of the deferring stages, in stage order.
+
+        Raises:
+            UsageError: another number of them, or one that the score cannot reach.
+        """
+        self.cascade.policy = replace(self.cascade.policy, thresholds=tuple(thresholds))
+        self.options = replace(self.options, thresholds=list(thresholds))
+        self.has_thresholds = True
+
     def metrics_at(self, thresholds: Sequence[float], metric: str = "accuracy") -> CascadeMetrics:
         """Metrics of this cascade at other thresholds.
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningDataModule
 
+from lit_cascade.analysis import rule_of
 from lit_cascade.calibrations import StageCalibration, calibrate_record
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import measure
+from lit_cascade.core.promise import Promise
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
@@ -21,6 +23,7 @@ from lit_cascade.lit.results import Evaluation, Execution
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.lit.zoo import LitZoo
 from lit_cascade.records import Record
+from lit_cascade.selecting import Selection, behaviour_of, select_thresholds
 
 __all__ = ["CascadeTrainer"]
 
@@ -138,6 +141,42 @@ class CascadeTrainer(FittingTrainer):
         fitted = self.strategy.broadcast(fitted)
         model.set_temperatures({name: found.fit.temperature for name, found in fitted.items()})
         return fitted, records
+
+    def select(
+        self,
+        model: LitCascade,
+        datamodule: LightningDataModule,
+        promise: Promise,
+        split: str = "calibration",
+        check: Check | None = None,
+    ) -> Selection | None:
+        """Choose thresholds that keep a promise and set them in the model, on every process.
+
+        Args:
+            model: the cascade. Where its temperatures were fitted on samples of the split, the
+                promise does not hold.
+            datamodule: the data.
+            promise: to be kept on samples to come.
+            split: where to choose; not the one that is reported on.
+            check: as for `record`.
+
+        Returns:
+            What was chosen, on the main process; where nothing qualifies the model is as before.
+
+        Raises:
+            UsageError: the data has no such split.
+            CascadeError: as for `record`.
+        """
+        records = self.record(model, datamodule, split, check)
+        found = None
+        if records is not None:
+            rule = rule_of(model.options, model.names)
+            found = select_thresholds(behaviour_of(records, rule), promise)
+        chosen = None if found is None or found.chosen is None else found.chosen.thresholds
+        chosen = self.strategy.broadcast(chosen)
+        if chosen is not None:
+            model.set_thresholds(chosen)
+        return found
 
     def execute(
         self,

@@ -176,6 +176,8 @@ def _price(found: Selection) -> str:
     if chosen is None or plain is None or found.promise.of_cost:
         return "The plain choice promises nothing: on other samples it breaks the target often."
     saved, lost = 1 - plain.cost_ratio, chosen.cost_ratio - plain.cost_ratio
+    if lost <= 0:
+        return "Here the guarantee costs nothing: the plain choice saves no more."
     return (
         f"The guarantee costs {percent(lost / saved)} of the saving; the plain choice promises "
         "nothing: on other samples it breaks the target about as often as not."

@@ -20,6 +20,7 @@ from lit_cascade import (
     LitCascade,
     Policy,
     PolicyOptions,
+    Promise,
     Stage,
     UsageError,
     replay,
@@ -598,3 +599,16 @@ def test_a_data_module_that_prepares_each_split_in_its_own_stage():
     fitted, _ = trainer().calibrate(cascade(), Staged())
     assert list(fitted) == ["net0"]
     assert shared_ids(Staged(), "calibration", "validation") == [8, 9]
+
+
+def test_thresholds_with_a_promise_are_set_in_the_model():
+    model, data = cascade(), points(calibration=Points(400))
+    found = trainer().select(model, data, Promise("deferral_rate", 0.5))
+    assert model.has_thresholds
+    assert model.cascade.policy.thresholds == found.chosen.thresholds
+    done = trainer().execute(model, data, "calibration")
+    assert float((done.stage > 0).double().mean()) == found.chosen.deferral_rate
+    before = model.cascade.policy
+    nothing = trainer().select(model, data, Promise("accuracy_drop", 0.0))
+    assert nothing.chosen is None
+    assert model.cascade.policy == before
