@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from lit_cascade.core.combination import answers_after
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import check_countable, check_metric
 from lit_cascade.core.policy import Policy, above_floor, always_defer
-from lit_cascade.core.scores import RECORDED, score_and_answer
+from lit_cascade.core.scores import RECORDED
 from lit_cascade.core.sweep import Curve, sweep
 from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
@@ -155,7 +155,7 @@ def official_metric(
     return None if name == "accuracy" else name
 
 
-def _said(record: Record, score: str, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _said(record: Record, policy: Policy, stage: int) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence, answers and whether they are right; for unknown answers 1 is a right one."""
     if record.logits is not None:
         labels = record.labels
@@ -163,10 +163,9 @@ def _said(record: Record, score: str, temperature: float) -> tuple[Tensor, Tenso
             raise CascadeError(
                 f"record {record.name!r} holds no labels: what is right is not known."
             )
-        score = "max_softmax" if score == RECORDED.name else score
-        confidence, answer = score_and_answer(record.logits, score, temperature)
+        confidence, answer = policy.score_and_answer(stage, record.logits)
         return confidence, answer, is_right(answer, labels)
-    if temperature != 1.0:
+    if policy.temperatures[stage] != 1.0:
         record.logits_for("a temperature")
     if record.score is None or record.correct is None:  # a record is not made without
         raise CascadeError(f"record {record.name!r} holds neither logits nor scores.")
@@ -190,7 +189,8 @@ def score_and_correct(
     Raises:
         CascadeError: a temperature for a record without logits.
     """
-    confidence, _, correct = _said(record, score, temperature)
+    rule = always_defer(2, score=score, temperatures=(temperature, 1.0))
+    confidence, _, correct = _said(record, rule, 0)
     return confidence, correct
 
 
@@ -211,14 +211,12 @@ def judge(
             does not have, or scores where the policy or the metric needs logits.
     """
     check_alike(records)
-    said = [
-        _said(record, policy.score, temperature)
-        for record, temperature in zip(records, policy.temperatures, strict=True)
-    ]
+    said = [_said(record, policy, k) for k, record in enumerate(records)]
     scores, own, alone = map(list, zip(*said, strict=True))
-    logits: list[Tensor] = []
+    probabilities: Iterable[Tensor] = ()
     if policy.combine == "average":
         logits = [record.logits_for("an average of probabilities")[0] for record in records]
+        probabilities = (policy.probabilities(k, stage) for k, stage in enumerate(logits))
     if metric is not None:
         for record in records:
             record.logits_for(f"the metric {metric}")
@@ -226,7 +224,7 @@ def judge(
     if labels is None or any(record.logits is None for record in records):
         # whose answer counts does not depend on what it is: whether it is right stands for it
         labels, own = None, [stage.long() for stage in alone]
-    after = answers_after(policy.combine, scores, own, logits, policy.temperatures)
+    after = answers_after(policy.combine, scores, own, probabilities)
     correct = [answer.bool() if labels is None else is_right(answer, labels) for answer in after]
     answers = None
     if metric is not None and labels is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_cascade.batch import Inputs, batch_size, forward_logits, map_tensors
 from lit_cascade.core.combination import prefer_later
 from lit_cascade.core.policy import Policy, answers_here
-from lit_cascade.core.scores import answers_of, probabilities_of, score_and_answer
+from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = ["Cascade", "CascadeOutput"]
@@ -116,8 +116,7 @@ class Cascade(nn.Module):
     def _run(self, k: int, inputs: Inputs) -> CascadeOutput:
         logits = forward_logits(self.stages[k], inputs, self.names[k])
         logits = logits.to(torch.float32, copy=True)  # later answers are written into it
-        policy = self.policy
-        score, answer = score_and_answer(logits, policy.score, policy.temperatures[k])
+        score, answer = self.policy.score_and_answer(k, logits)
         return CascadeOutput(logits, answer, torch.full_like(answer, k), score)
 
     def _deferred(self, k: int, score: Tensor) -> Tensor:
@@ -127,7 +126,7 @@ class Cascade(nn.Module):
     def _remembered(self, first: CascadeOutput) -> Tensor | None:
         """What later stages are combined with: total probabilities, or the best score so far."""
         if self.policy.combine == "average":
-            return probabilities_of(first.logits, self.policy.temperatures[0])
+            return self.policy.probabilities(0, first.logits)
         return first.score.clone() if self.policy.combine == "most_confident" else None
 
     def _combined(
@@ -142,7 +141,7 @@ class Cascade(nn.Module):
         if memory is None:
             return found
         if self.policy.combine == "average":
-            memory[rows] += probabilities_of(found.logits, self.policy.temperatures[k])
+            memory[rows] += self.policy.probabilities(k, found.logits)
             total = memory[rows]
             answer = answers_of(total)
             return found._replace(logits=_log_of(total / (k + 1), answer), prediction=answer)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis import judge
-from lit_cascade.core.combination import answers_after
 from lit_cascade.core.joint import joint_path
-from lit_cascade.core.policy import Policy, above_floor
+from lit_cascade.core.policy import Policy, above_floor, say
 from lit_cascade.core.promise import (
     Behaviour,
     Path,
@@ -21,7 +20,6 @@ from lit_cascade.core.promise import (
     samples_needed,
     threshold_path,
 )
-from lit_cascade.core.scores import score_and_answer
 from lit_cascade.records import Record, check_alike
 
 __all__ = ["Choice", "Selection", "behaviour_of", "select_thresholds"]
@@ -106,12 +104,7 @@ def behaviour_of(records: Sequence[Record], rule: Policy, unit: str = "flops") -
 
 def _without_labels(records: Sequence[Record], rule: Policy, unit: str) -> Behaviour:
     logits = [record.logits for record in records if record.logits is not None]
-    said = [
-        score_and_answer(stage, rule.score, temperature)
-        for stage, temperature in zip(logits, rule.temperatures, strict=True)
-    ]
-    scores, own = [score for score, _ in said], [answer for _, answer in said]
-    after = answers_after(rule.combine, scores, own, logits, rule.temperatures)
+    scores, own, after = say(logits, rule)
     deferring = zip(scores[:-1], rule.floors, strict=True)
     return Behaviour(
         scores=torch.stack([above_floor(score, floor) for score, floor in deferring], dim=1),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from lit_cascade.core.scores import answers_of, probabilities_of
+from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import check_name
 
 __all__ = ["COMBINATIONS", "answers_after", "check_combination", "prefer_later"]
@@ -45,8 +45,7 @@ def answers_after(
     combine: str,
     scores: Sequence[Tensor],
     answers: Sequence[Tensor],
-    logits: Sequence[Tensor] = (),
-    temperatures: Sequence[float] = (),
+    probabilities: Iterable[Tensor] = (),
 ) -> list[Tensor]:
     """What a cascade would answer if it stopped after each of its stages.
 
@@ -54,15 +53,14 @@ def answers_after(
         combine: one of `COMBINATIONS`.
         scores: of each stage, (N,); read by `most_confident`.
         answers: of each stage, (N,) int64.
-        logits: of each stage, (N, C); read by `average`.
-        temperatures: of each stage; read by `average`.
+        probabilities: of each stage, (N, C); read by `average`, one after the other.
 
     Returns:
         One tensor (N,) int64 per stage. The first is the first stage's own answer.
 
     Example:
-        >>> small, large = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-        >>> answers_after("average", [], [answers_of(small)], [small, large], [1.0, 1.0])
+        >>> small, large = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])
+        >>> answers_after("average", [], [answers_of(small)], [small, large])
         [tensor([0]), tensor([0])]
     """
     check_combination(combine)
@@ -70,9 +68,12 @@ def answers_after(
         return list(answers)
     after = [answers[0]]
     if combine == "average":
-        total = probabilities_of(logits[0], temperatures[0])
-        for stage, temperature in zip(logits[1:], temperatures[1:], strict=True):
-            total = total + probabilities_of(stage, temperature)
+        total = None
+        for stage in probabilities:
+            if total is None:
+                total = stage
+                continue
+            total = total + stage
             after.append(answers_of(total))
         return after
     best = scores[0]

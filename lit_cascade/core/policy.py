@@ -18,10 +18,20 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core.combination import answers_after, check_combination
-from lit_cascade.core.scores import score_and_answer, score_named
+from lit_cascade.core.scores import RECORDED, probabilities_of, score_and_answer, score_named
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = ["Policy", "Replay", "above_floor", "always_defer", "answers_here", "replay", "route"]
+__all__ = [
+    "Policy",
+    "Replay",
+    "Said",
+    "above_floor",
+    "always_defer",
+    "answers_here",
+    "replay",
+    "route",
+    "say",
+]
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,18 @@ class Policy:
     def stages(self) -> int:
         """Number of stages."""
         return len(self.temperatures)
+
+    def score_and_answer(self, stage: int, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Confidence score (N,) float32 and own answer (N,) int64 of a stage, from its logits.
+
+        A stage with logits among stages with `recorded` scores has the largest class probability.
+        """
+        score = "max_softmax" if self.score == RECORDED.name else self.score
+        return score_and_answer(logits, score, self.temperatures[stage])
+
+    def probabilities(self, stage: int, logits: Tensor) -> Tensor:
+        """Class probabilities (N, C) float32 of a stage, from its logits."""
+        return probabilities_of(logits, self.temperatures[stage])
 
 
 def always_defer(stages: int, **parts: Any) -> Policy:
@@ -176,6 +198,34 @@ def route(
     return stage
 
 
+class Said(NamedTuple):
+    """What the stages of a cascade say of samples that all of them saw.
+
+    Attributes:
+        scores: of each stage, (N,) float32.
+        own: answers of each stage alone, (N,) int64.
+        after: what the cascade answers if it stops after each stage, (N,) int64.
+    """
+
+    scores: list[Tensor]
+    own: list[Tensor]
+    after: list[Tensor]
+
+
+def say(logits: Sequence[Tensor], policy: Policy) -> Said:
+    """What each stage says, from its logits (N, C), and what the cascade makes of it.
+
+    Raises:
+        CascadeError: the policy is for another number of stages.
+    """
+    if len(logits) != policy.stages:
+        raise CascadeError(f"the policy is for {policy.stages} stages, got {len(logits)}.")
+    judged = [policy.score_and_answer(k, stage) for k, stage in enumerate(logits)]
+    scores, own = [score for score, _ in judged], [answer for _, answer in judged]
+    probabilities = (policy.probabilities(k, stage) for k, stage in enumerate(logits))
+    return Said(scores, own, answers_after(policy.combine, scores, own, probabilities))
+
+
 class Replay(NamedTuple):
     """What a policy does to recorded samples.
 
@@ -204,13 +254,6 @@ def replay(logits: Sequence[Tensor], policy: Policy) -> Replay:
         >>> replay([small, large], Policy(thresholds=(0.9,)))
         Replay(stage=tensor([0, 1]), prediction=tensor([0, 1]))
     """
-    if len(logits) != policy.stages:
-        raise CascadeError(f"the policy is for {policy.stages} stages, got {len(logits)}.")
-    judged = [
-        score_and_answer(stage, policy.score, temperature)
-        for stage, temperature in zip(logits, policy.temperatures, strict=True)
-    ]
-    scores, answers = [score for score, _ in judged], [answer for _, answer in judged]
-    stage = route(scores[:-1], policy.thresholds, policy.floors)
-    after = answers_after(policy.combine, scores, answers, logits, policy.temperatures)
-    return Replay(stage, torch.stack(after, dim=1).gather(1, stage[:, None]).squeeze(1))
+    said = say(logits, policy)
+    stage = route(said.scores[:-1], policy.thresholds, policy.floors)
+    return Replay(stage, torch.stack(said.after, dim=1).gather(1, stage[:, None]).squeeze(1))

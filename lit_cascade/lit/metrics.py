@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_cascade.core.combination import answers_after
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import METRICS, Counts, check_countable, check_metric, count
-from lit_cascade.core.policy import Policy, route
-from lit_cascade.core.scores import score_and_answer
+from lit_cascade.core.policy import Policy, route, say
 from lit_cascade.errors import CascadeError
 
 __all__ = ["CascadeMetrics"]
@@ -111,13 +109,7 @@ class CascadeMetrics(Metric):
             raise CascadeError(f"expected logits of {self.num_stages} stages, got {len(logits)}.")
         if not self.policies:
             return
-        first = self.policies[0]
-        judged = [
-            score_and_answer(stage, first.score, temperature)
-            for stage, temperature in zip(logits, first.temperatures, strict=True)
-        ]
-        scores, answers = [pair[0] for pair in judged], [pair[1] for pair in judged]
-        after = answers_after(first.combine, scores, answers, logits, first.temperatures)
+        scores, _, after = say(logits, self.policies[0])
         correct = torch.stack([is_right(answer, labels) for answer in after], dim=1)
         spent = flops.to(self.flops).cumsum(dim=1)
         self.n += len(labels)

@@ -48,7 +48,7 @@ def expected_after(combine, logits, scores, answers):
 def test_answers_equal_a_loop_over_samples(combine, stages, score):
     logits = [torch.randn(150, 4) * 2 for _ in range(stages)]
     scores, answers = judged(logits, score)
-    found = answers_after(combine, scores, answers, logits, TEMPERATURES[:stages])
+    found = answers_after(combine, scores, answers, map(probabilities_of, logits, TEMPERATURES))
     expected = expected_after(combine, logits, scores, answers)
     assert torch.stack(found, dim=1).tolist() == expected
     assert len({tuple(row) for row in expected}) > 5
@@ -75,7 +75,7 @@ def test_a_tie_between_classes_goes_to_the_first():
     one, other = torch.tensor([[2.0, 0.0, -9.0]]), torch.tensor([[0.0, 2.0, -9.0]])
     for logits in ([one, other], [other, one]):
         answers = [answers_of(stage) for stage in logits]
-        found = answers_after("average", [], answers, logits, [1.0, 1.0])
+        found = answers_after("average", [], answers, map(probabilities_of, logits))
         assert found[1].tolist() == [0]
 
 
@@ -83,7 +83,7 @@ def test_an_average_can_answer_what_no_stage_did():
     one, other = torch.tensor([[2.0, 1.9, -9.0]]), torch.tensor([[-9.0, 1.9, 2.0]])
     answers = [answers_of(one), answers_of(other)]
     assert [answer.item() for answer in answers] == [0, 2]
-    found = answers_after("average", [], answers, [one, other], [1.0, 1.0])
+    found = answers_after("average", [], answers, map(probabilities_of, [one, other]))
     assert [answer.item() for answer in found] == [0, 1]
 
 
