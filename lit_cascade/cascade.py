@@ -15,7 +15,7 @@ from lit_cascade.core.policy import Policy, answers_here
 from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = ["Cascade", "CascadeOutput"]
+__all__ = ["Cascade", "CascadeOutput", "Step"]
 
 
 class CascadeOutput(NamedTuple):
@@ -33,6 +33,27 @@ class CascadeOutput(NamedTuple):
     prediction: Tensor
     stage: Tensor
     score: Tensor
+
+
+class Step(NamedTuple):
+    """What a cascade has to say of a batch after one of its stages.
+
+    Attributes:
+        output: its answers if it stopped there.
+        deferred: which samples go on to the next stage, (N,) bool.
+        memory: what later answers are combined with: total probabilities (N, C), or the best score
+            so far (N,); None where the later answer counts alone.
+    """
+
+    output: CascadeOutput
+    deferred: Tensor
+    memory: Tensor | None = None
+
+    def take(self, rows: Tensor) -> Step:
+        """The same for some of the samples."""
+        memory = None if self.memory is None else self.memory[rows]
+        output = CascadeOutput(*(tensor[rows] for tensor in self.output))
+        return Step(output, self.deferred[rows], memory)
 
 
 class Cascade(nn.Module):
@@ -92,64 +113,68 @@ class Cascade(nn.Module):
             CascadeError: a stage whose output is not of shape (samples, classes), or stages with
                 different numbers of classes.
         """
-        n, last = batch_size(inputs), len(self.stages) - 1
-        out = self._run(0, inputs)
-        memory = self._remembered(out)
-        undecided = self._deferred(0, out.score)
-        for k in range(1, last + 1):
+        n = batch_size(inputs)
+        found = self.step(0, inputs)
+        out, rows = found.output, None
+        for k in range(1, len(self.stages)):
+            undecided = found.deferred.nonzero().squeeze(1)
             if len(undecided) == 0:
                 break
-            left = inputs if len(undecided) == n else map_tensors(inputs, undecided)
-            found = self._run(k, left)
-            if found.logits.shape[1] != out.logits.shape[1]:
-                raise CascadeError(
-                    f"stage {self.names[k]!r} has {found.logits.shape[1]} classes, "
-                    f"stage {self.names[0]!r} has {out.logits.shape[1]}."
-                )
-            said = self._combined(k, found, out, memory, undecided)
-            for whole, part in zip(out, said, strict=True):
-                whole[undecided] = part
-            if k < last:
-                undecided = undecided[self._deferred(k, found.score)]
+            rows = undecided if rows is None else rows[undecided]
+            left = inputs if len(rows) == n else map_tensors(inputs, rows)
+            found = self.step(k, left, found.take(undecided))
+            for whole, part in zip(out, found.output, strict=True):
+                whole[rows] = part
         return out
 
-    def _run(self, k: int, inputs: Inputs) -> CascadeOutput:
+    def step(self, k: int, inputs: Inputs, before: Step | None = None) -> Step:
+        """Run one stage on a batch.
+
+        Args:
+            k: the stage, from 0.
+            inputs: a batch of N samples, all of which the earlier stages deferred.
+            before: what the stage before gave for these very samples; None for the first.
+
+        Raises:
+            CascadeError: as for `forward`.
+        """
         logits = forward_logits(self.stages[k], inputs, self.names[k])
         logits = logits.to(torch.float32, copy=True)  # later answers are written into it
+        if before is not None and logits.shape[1] != before.output.logits.shape[1]:
+            raise CascadeError(
+                f"stage {self.names[k]!r} has {logits.shape[1]} classes, stage "
+                f"{self.names[k - 1]!r} has {before.output.logits.shape[1]}."
+            )
         score, answer = self.policy.score_and_answer(k, logits)
-        return CascadeOutput(logits, answer, torch.full_like(answer, k), score)
+        found = CascadeOutput(logits, answer, torch.full_like(answer, k), score)
+        if k == len(self.stages) - 1:
+            deferred = torch.zeros_like(answer, dtype=torch.bool)
+        else:
+            deferred = ~answers_here(score, self.policy.thresholds[k], self.policy.floors[k])
+        return self._combined(k, Step(found, deferred), before)
 
-    def _deferred(self, k: int, score: Tensor) -> Tensor:
-        answered = answers_here(score, self.policy.thresholds[k], self.policy.floors[k])
-        return (~answered).nonzero().squeeze(1)
-
-    def _remembered(self, first: CascadeOutput) -> Tensor | None:
-        """What later stages are combined with: total probabilities, or the best score so far."""
-        if self.policy.combine == "average":
-            return self.policy.probabilities(0, first.logits)
-        return first.score.clone() if self.policy.combine == "most_confident" else None
-
-    def _combined(
-        self,
-        k: int,
-        found: CascadeOutput,
-        out: CascadeOutput,
-        memory: Tensor | None,
-        rows: Tensor,
-    ) -> CascadeOutput:
-        """What the cascade says on `rows` after stage k, as `core.combination` has it."""
-        if memory is None:
+    def _combined(self, k: int, found: Step, before: Step | None) -> Step:
+        """What the cascade says after stage k, as `core.combination` has it."""
+        combine, output = self.policy.combine, found.output
+        if combine == "later":
             return found
-        if self.policy.combine == "average":
-            memory[rows] += self.policy.probabilities(k, found.logits)
-            total = memory[rows]
+        if combine == "average":
+            total = self.policy.probabilities(k, output.logits)
+            if before is None or before.memory is None:
+                return found._replace(memory=total)
+            total = before.memory + total
             answer = answers_of(total)
-            return found._replace(logits=_log_of(total / (k + 1), answer), prediction=answer)
-        chosen = prefer_later(memory[rows], found.score)
-        memory[rows] = torch.where(chosen, found.score, memory[rows])
+            output = output._replace(logits=_log_of(total / (k + 1), answer), prediction=answer)
+            return found._replace(output=output, memory=total)
+        if before is None or before.memory is None:
+            return found._replace(memory=output.score.clone())
+        chosen = prefer_later(before.memory, output.score)
+        output = output._replace(
+            logits=torch.where(chosen[:, None], output.logits, before.output.logits),
+            prediction=torch.where(chosen, output.prediction, before.output.prediction),
+        )
         return found._replace(
-            logits=torch.where(chosen[:, None], found.logits, out.logits[rows]),
-            prediction=torch.where(chosen, found.prediction, out.prediction[rows]),
+            output=output, memory=torch.where(chosen, found.output.score, before.memory)
         )
 
 
