@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError
@@ -15,6 +16,7 @@ __all__ = [
     "Views",
     "batch_size",
     "forward_logits",
+    "join",
     "lengths_of",
     "map_tensors",
     "signature",
@@ -90,6 +92,17 @@ def map_tensors(inputs: Inputs, index: Any) -> Inputs:
     if isinstance(inputs, Mapping):
         return {name: tensor[index] for name, tensor in inputs.items()}
     return tuple(tensor[index] for tensor in inputs)
+
+
+def join(parts: Sequence[Inputs]) -> Inputs:
+    """One batch of several that are alike in structure and shape."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        joined = {key: join([part[key] for part in parts]) for key in first}
+        return Views(joined) if isinstance(first, Views) else joined
+    return tuple(join(column) for column in zip(*parts, strict=True))
 
 
 def signature(inputs: Inputs) -> tuple[Any, ...]:

@@ -49,7 +49,7 @@ class Step(NamedTuple):
     deferred: Tensor
     memory: Tensor | None = None
 
-    def take(self, rows: Tensor) -> Step:
+    def take(self, rows: Tensor | slice) -> Step:
         """The same for some of the samples."""
         memory = None if self.memory is None else self.memory[rows]
         output = CascadeOutput(*(tensor[rows] for tensor in self.output))
@@ -138,8 +138,8 @@ class Cascade(nn.Module):
         Raises:
             CascadeError: as for `forward`.
         """
-        logits = forward_logits(self.stages[k], inputs, self.names[k])
-        logits = logits.to(torch.float32, copy=True)  # later answers are written into it
+        # a copy: later answers are written into it
+        logits = self.run_stage(k, inputs).to(torch.float32, copy=True)
         if before is not None and logits.shape[1] != before.output.logits.shape[1]:
             raise CascadeError(
                 f"stage {self.names[k]!r} has {logits.shape[1]} classes, stage "
@@ -152,6 +152,10 @@ class Cascade(nn.Module):
         else:
             deferred = ~answers_here(score, self.policy.thresholds[k], self.policy.floors[k])
         return self._combined(k, Step(found, deferred), before)
+
+    def run_stage(self, k: int, inputs: Inputs) -> Tensor:
+        """Logits (N, C) of one stage; for subclasses that run stages in another way."""
+        return forward_logits(self.stages[k], inputs, self.names[k])
 
     def _combined(self, k: int, found: Step, before: Step | None) -> Step:
         """What the cascade says after stage k, as `core.combination` has it."""

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lit_cascade.data.loading import DealtBatches, evaluation_loader
+from lit_cascade.data.loading import DealtBatches, DeferredLoader, evaluation_loader
 from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, describe, split_loader
 from lit_cascade.preprocessing import Preprocessing
 
@@ -25,6 +25,7 @@ class EvaluationData(LightningDataModule):
             `<split>_dataloader`.
         ready: called when the split is known and before it is read; may raise to stop.
         preprocessings: those of the models, each once; None for models without.
+        window: so many batches in a row go to the same process.
     """
 
     def __init__(
@@ -33,12 +34,15 @@ class EvaluationData(LightningDataModule):
         split: str,
         ready: Callable[[SplitInfo], None] | None = None,
         preprocessings: Sequence[Preprocessing | None] = (),
+        window: int = 1,
     ) -> None:
         super().__init__()
         self.inner = inner
         self.split = split
         self._ready = ready
         self._preprocessings = tuple(preprocessings)
+        self.window = window
+        self._given: DataLoader[Any] | None = None
         self._loader: DataLoader[Any] | None = None
         self.info: SplitInfo | None = None
         self.positions: list[int] = []
@@ -54,9 +58,9 @@ class EvaluationData(LightningDataModule):
         del stage
         self.inner.trainer = self.trainer
         self.inner.setup(SETUP_STAGES.get(self.split, "fit"))
-        loader = split_loader(self.inner, self.split)
+        loader = self._given = split_loader(self.inner, self.split)
         shared = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        self._loader = evaluation_loader(loader, *shared, self._preprocessings)
+        self._loader = evaluation_loader(loader, *shared, self._preprocessings, self.window)
         dealt = cast("DealtBatches", self._loader.sampler)
         self.info = describe(loader.dataset)
         self.positions, self.batches = dealt.positions, dealt.batches
@@ -78,6 +82,18 @@ class EvaluationData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """The split, for this process."""
         return self.val_dataloader()
+
+    def deferred_loader(self, preprocessing: Preprocessing | None) -> DeferredLoader:
+        """What loads some samples of the split once more, as another model takes them."""
+        if self._given is None:
+            self.setup()
+        return DeferredLoader(cast("DataLoader[Any]", self._given), preprocessing)
+
+    def on_device(self, batch: Any, device: torch.device) -> Any:
+        """A loaded batch on a device, through all hooks of the data module."""
+        batch = self.on_before_batch_transfer(batch, 0)
+        batch = self.transfer_batch_to_device(batch, device, 0)
+        return self.on_after_batch_transfer(batch, 0)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Apply the data module's own hook to what it gave.

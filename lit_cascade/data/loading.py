@@ -18,6 +18,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
 )
 
@@ -25,7 +26,7 @@ from lit_cascade.data.samples import collate_views, is_left_out, prepare, remark
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.preprocessing import Preprocessing
 
-__all__ = ["DealtBatches", "EvaluationBatch", "evaluation_loader"]
+__all__ = ["DealtBatches", "DeferredLoader", "EvaluationBatch", "evaluation_loader"]
 
 
 class EvaluationBatch(NamedTuple):
@@ -95,15 +96,25 @@ class DealtBatches(DistributedSampler[list[int]]):
     """Deals whole batches to processes in turn; none is repeated or lost.
 
     A `DistributedSampler` so that Lightning leaves it alone instead of padding it.
+
+    Args:
+        batches: positions of the samples of each.
+        rank: this process.
+        world_size: number of processes.
+        window: so many batches in a row are dealt to the same process.
     """
 
-    def __init__(self, batches: list[list[int]], rank: int, world_size: int) -> None:
+    def __init__(
+        self, batches: list[list[int]], rank: int, world_size: int, window: int = 1
+    ) -> None:
         super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
         self.batches = batches
         self.positions = sorted(position for batch in batches for position in batch)
         # a process without a batch would skip the loop while the others wait for it at its end: it
         # gets one to repeat, whose positions are marked as such
-        self._mine = batches[rank::world_size] or [[~position for position in batches[0]]]
+        starts = range(rank * window, len(batches), world_size * window)
+        mine = [batch for start in starts for batch in batches[start : start + window]]
+        self._mine = mine or [[~position for position in batches[0]]]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._mine)
@@ -161,6 +172,7 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
     preprocessings: Sequence[Preprocessing | None] = (),
+    window: int = 1,
 ) -> DataLoader[Any]:
     """The loader that reads the same dataset in order, without repeats, for one of many processes.
 
@@ -170,6 +182,7 @@ def evaluation_loader(
         rank: this process.
         world_size: number of processes.
         preprocessings: those of the models that will see the batches, each once.
+        window: so many batches in a row go to the same process.
 
     Returns:
         A loader of `EvaluationBatch`.
@@ -195,10 +208,54 @@ def evaluation_loader(
         in_order = getattr(loader.batch_sampler, "in_order", None)
         composed = loader.batch_sampler if in_order is None else in_order()
         batches = [list(batch) for batch in composed or [[i] for i in range(n)]]
+    return _like(loader, DealtBatches(batches, rank, world_size, window), preprocessings)
+
+
+class DeferredLoader:
+    """Loads samples of a split by their positions, as one model takes them.
+
+    Workers stay from one call to the next; a call ends the one before.
+
+    Args:
+        loader: the user's, of the split.
+        preprocessing: of the model.
+    """
+
+    def __init__(self, loader: DataLoader[Any], preprocessing: Preprocessing | None) -> None:
+        self._requests = _Requests()
+        self._loader = _like(loader, self._requests, [preprocessing], stay=True)
+
+    def __call__(self, batches: list[list[int]]) -> Iterator[EvaluationBatch]:
+        """Batches of the samples at these positions; workers start on them at once."""
+        self._requests.batches = batches
+        return iter(self._loader)
+
+
+class _Requests(Sampler[list[int]]):
+    """Batches that are named shortly before they are loaded."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def _like(
+    loader: DataLoader[Any],
+    sampler: Sampler[list[int]],
+    preprocessings: Sequence[Preprocessing | None],
+    *,
+    stay: bool = False,
+) -> DataLoader[Any]:
+    """A loader of other batches of the same dataset."""
     return DataLoader(
-        _Lists(dataset, preprocessings),
+        _Lists(loader.dataset, preprocessings),
         batch_size=None,
-        sampler=DealtBatches(batches, rank, world_size),
+        sampler=sampler,
         collate_fn=_Collate(loader.collate_fn, preprocessings),
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
@@ -206,4 +263,5 @@ def evaluation_loader(
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
         prefetch_factor=loader.prefetch_factor if loader.num_workers else None,
+        persistent_workers=stay and loader.num_workers > 0,
     )

@@ -59,6 +59,8 @@ class Collector(Callback):
         if isinstance(batch, EvaluationBatch):
             self._said.remarks.extend(batch.remarks)
             self._said.left_out.extend(batch.left_out)
+        if outputs is None:  # answers that are not complete yet
+            return
         if not isinstance(outputs, Mapping) or "positions" not in outputs:
             raise CascadeError("expected the rows of a split that was read for evaluation.")
         rows = _own({key: value.detach().cpu() for key, value in outputs.items()})
@@ -71,6 +73,7 @@ class Collector(Callback):
         self._parts.append(rows)
 
     def _gather(self, trainer: Trainer) -> None:
+        self._said.remarks.extend(getattr(trainer.lightning_module, "remarks", ()))
         mine = _joined(self._parts) if self._spool is None else self._columns.rows()
         said = self._said
         self._parts, self._said = [], _Said([], [])
@@ -88,7 +91,7 @@ class Collector(Callback):
                 [remark for _, one in everyone for remark in one.remarks],
                 [reason for _, one in everyone for reason in one.left_out],
             )
-        self.remarks, self.left_out = sorted(said.remarks), sorted(said.left_out)
+        self.remarks, self.left_out = sorted(set(said.remarks)), sorted(set(said.left_out))
         self._arrival = mine["positions"].sort().indices
         self.rows = {key: value[self._arrival] for key, value in mine.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,15 +10,31 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis import policy_of, rule_of
-from lit_cascade.batch import Inputs
+from lit_cascade.batch import Inputs, view_of
 from lit_cascade.cascade import Cascade, CascadeOutput
-from lit_cascade.errors import CascadeError, UsageError, check_file_name
+from lit_cascade.core.policy import Policy
+from lit_cascade.data.evaluation import EvaluationData
+from lit_cascade.errors import UsageError, check_file_name
 from lit_cascade.lit.metrics import CascadeMetrics
+from lit_cascade.lit.parts import FittingParts
+from lit_cascade.lit.running import Running, Views, check_finite, views_of
 from lit_cascade.lit.stages import StagesModule, describe, inputs_and_rows
 from lit_cascade.models.stage import BuiltStage, Stage
 from lit_cascade.options import PolicyOptions
+from lit_cascade.preprocessing import Preprocessing
 
 __all__ = ["LitCascade"]
+
+
+class _FittingCascade(Cascade):
+    """Runs batches that do not fit into memory in parts."""
+
+    def __init__(self, stages: Mapping[str, BuiltStage], policy: Policy) -> None:
+        super().__init__(stages, policy)
+        self._parts = [FittingParts() for _ in stages]
+
+    def run_stage(self, k: int, inputs: Inputs) -> Tensor:
+        return self._parts[k](self.stages[k], view_of(self.stages[k], inputs), self.names[k])
 
 
 class LitCascade(StagesModule):
@@ -60,12 +76,14 @@ class LitCascade(StagesModule):
         given = policy_of(self.options, self.names)
         everything = rule_of(self.options, self.names)
         built = {name: stage.build(name) for name, stage in stages.items()}
-        self.cascade = Cascade(built, given or everything)
+        self.cascade = _FittingCascade(built, given or everything)
         self._agree()
         self._info = {name: describe(stage) for name, stage in built.items()}
         for stage in built.values():
             self.make_ready(stage)
         self.has_thresholds = given is not None
+        self._running: Running | None = None
+        self.remarks: list[tuple[int, str]] = []
 
     def networks(self) -> dict[str, BuiltStage]:
         """The stages by name, cheapest first."""
@@ -137,26 +155,41 @@ class LitCascade(StagesModule):
             None if self.class_names is None else len(self.class_names),
         )
 
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def preprocessings_to_run(self) -> list[Preprocessing | None]:
+        """What every sample goes through where the cascade runs for real, each once."""
+        return self._views().opening
+
+    def _views(self) -> Views:
+        return views_of([stage.preprocessing for stage in self.networks().values()])
+
+    def on_test_start(self) -> None:
+        """Get ready to gather deferred samples, where a split is read for evaluation."""
+        data = getattr(self.trainer, "datamodule", None)
+        self.remarks = []
+        if isinstance(data, EvaluationData):
+            self._running = Running(self, data, self._views())
+
+    def on_test_end(self) -> None:
+        """Let the loaders of deferred samples go."""
+        self._running = None
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Run the cascade for real.
+
+        Where a split is read for evaluation, deferred samples are gathered over some batches, and
+        rows of the samples of several batches are returned once they are complete.
 
         Returns:
             `labels`, `prediction`, `stage`, `score`, and the FLOPs of each stage on each sample:
             `flops.NAME` where it ran, 0 where it did not, and `executed_flops.NAME` the same with
             the padding of the batch. `flops_alone` is the last stage's own, `classes` their number.
         """
-        del batch_idx
+        if self._running is not None:
+            batches = self.trainer.num_test_batches[0]
+            return self._running.step(batch, last=batch_idx + 1 == batches)
         inputs, rows = inputs_and_rows(batch)
         output = self(inputs)
-        broken = ~output.logits.isfinite().all(dim=1)
-        if "positions" in rows:  # of what is left out a stand-in went through the stages
-            broken &= rows["positions"] >= 0
-        if broken.any():
-            bad = int(broken.nonzero()[0, 0])
-            raise CascadeError(
-                f"stage {self.names[int(output.stage[bad])]!r} gave NaN or infinite logits. "
-                "A model in half precision may overflow: try --trainer.precision 32."
-            )
+        check_finite(output.logits, output.stage, None, self.names)
         rows.update(prediction=output.prediction, stage=output.stage, score=output.score)
         rows["classes"] = torch.full_like(output.stage, output.logits.shape[1])
         stage = output.stage.cpu()

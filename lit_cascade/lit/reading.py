@@ -86,6 +86,7 @@ class ReadingTrainer(Trainer):
         loop: Any,
         check: Check | None = None,
         spool: Spool | None = None,
+        window: int | None = None,
     ) -> Callable[[], Found]:
         """Run a loop over a split; every process must take part.
 
@@ -96,6 +97,8 @@ class ReadingTrainer(Trainer):
             loop: `validate` or `test` of this Trainer.
             check: see `Check`.
             spool: keeps the logits of the model's one stage on disk.
+            window: the loop runs the cascade for real, and so many batches in a row go to the same
+                process.
 
         Returns:
             What gives the rows, on the main process: apart, since it may raise there alone.
@@ -104,7 +107,7 @@ class ReadingTrainer(Trainer):
             UsageError: the data has no such split.
             CascadeError: an empty split, or a model and data with different classes.
         """
-        data = self._data(model, datamodule, split, check)
+        data = self._data(model, datamodule, split, check, window)
         with self._collecting(spool) as collector:
             loop(model, datamodule=data, verbose=False)
         return lambda: self._found(data, collector)
@@ -145,6 +148,7 @@ class ReadingTrainer(Trainer):
         datamodule: LightningDataModule,
         split: str,
         check: Check | None = None,
+        window: int | None = None,
     ) -> EvaluationData:
         if self._limited and self.world_size > 1:
             raise UsageError(
@@ -158,8 +162,9 @@ class ReadingTrainer(Trainer):
             if check is not None:
                 check(info.ids, _described(datamodule, split, info))
 
-        wanted: list[Preprocessing | None] = getattr(model, "preprocessings", list)()
-        return EvaluationData(datamodule, split, ready, wanted)
+        views = "preprocessings" if window is None else "preprocessings_to_run"
+        wanted: list[Preprocessing | None] = getattr(model, views, list)()
+        return EvaluationData(datamodule, split, ready, wanted, window or 1)
 
     def _found(self, data: EvaluationData, collector: Collector) -> Found:
         rows, info = collector.rows, data.info

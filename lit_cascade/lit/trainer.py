@@ -24,6 +24,7 @@ from lit_cascade.lit.stages import StagesModule
 from lit_cascade.lit.zoo import LitZoo
 from lit_cascade.records import Record
 from lit_cascade.selecting import Selection, behaviour_of, select_thresholds
+from lit_cascade.streaming import GATHER
 
 __all__ = ["CascadeTrainer"]
 
@@ -184,6 +185,7 @@ class CascadeTrainer(FittingTrainer):
         datamodule: LightningDataModule,
         split: str = "validation",
         check: Check | None = None,
+        gather: int = GATHER,
     ) -> Execution | None:
         """Run a cascade for real: each stage sees only what the earlier ones deferred.
 
@@ -192,6 +194,8 @@ class CascadeTrainer(FittingTrainer):
             datamodule: the data.
             split: as for `record`.
             check: as for `record`.
+            gather: number of batches whose deferred samples are gathered into batches for the next
+                stage; a multiple of so many goes to each process.
 
         Raises:
             UsageError: the model has no thresholds, or the data has no such split.
@@ -201,7 +205,7 @@ class CascadeTrainer(FittingTrainer):
                 "policy.thresholds: running a cascade needs a threshold for "
                 f"{', '.join(model.names[:-1])}; `lit-cascade validate` lists some."
             )
-        reading = self.read(model, datamodule, split, self.test, check)
+        reading = self.read(model, datamodule, split, self.test, check, window=gather)
         if not self.is_global_zero:
             return None
         found = reading()
