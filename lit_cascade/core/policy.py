@@ -151,9 +151,15 @@ def answers_here(scores: Tensor, threshold: float, floor: float = -math.inf) -> 
         >>> answers_here(torch.tensor([0.4, 0.5, float("nan")]), 0.5)
         tensor([False,  True, False])
     """
-    # the threshold takes the precision of the scores: one that was read from a file ties as before
-    limit = torch.tensor(threshold, dtype=scores.dtype, device=scores.device)
-    return above_floor(scores, floor) >= limit
+    return above_floor(scores, floor) >= _rounded(threshold, scores)
+
+
+def _rounded(value: float, scores: Tensor) -> float:
+    """A number in the precision of the scores: one that was read from a file ties as before.
+
+    A plain number, since sending a tensor to a GPU would make the host wait for it.
+    """
+    return torch.tensor(value, dtype=scores.dtype).item()
 
 
 def above_floor(scores: Tensor, floor: float) -> Tensor:
@@ -165,7 +171,7 @@ def above_floor(scores: Tensor, floor: float) -> Tensor:
     """
     if floor == -math.inf:
         return scores
-    return scores.masked_fill(scores < scores.new_tensor(floor), math.inf)
+    return scores.masked_fill(scores < _rounded(floor, scores), math.inf)
 
 
 def route(

@@ -40,7 +40,7 @@ from tests.toys import BadNet, Dicts, Named, Net, Points, SharedPoints
 
 def trainer(**options):
     return CascadeTrainer(
-        accelerator="cpu",
+        accelerator=options.pop("accelerator", "cpu"),
         logger=options.pop("logger", False),
         enable_progress_bar=False,
         enable_model_summary=False,

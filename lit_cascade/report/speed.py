@@ -1,0 +1,97 @@
+"""What was measured of a cascade's speed: tables for the terminal, and plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lit_cascade.report.console import new_table, results_console
+from lit_cascade.report.text import percent
+from lit_cascade.speed import Latency, Pace, Speed
+
+__all__ = ["latency_table", "pace_table", "print_speed", "speed_rows"]
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def _fold(ratio: float) -> str:
+    return f"{ratio:.2f}x"
+
+
+def _range(pace: Pace) -> str:
+    return f"{_time(min(pace.seconds))} to {_time(max(pace.seconds))}"
+
+
+def pace_table(title: str, names: Sequence[str], speeds: Sequence[Speed]) -> Any:
+    """Time per sample of each stage alone and of the cascade at each policy, as a table."""
+    table = new_table(
+        title,
+        "what", "deferred", "samples/s", "time per sample", "of the repeats", "speed-up", "ideal",
+        "of the ideal",
+    )  # fmt: skip
+    for name, alone in zip(names, speeds[0].stages, strict=True):
+        table.add_row(
+            f"{name} alone", "", f"{1 / alone.median:,.0f}", _time(alone.median), _range(alone),
+            _fold(speeds[0].stages[-1].median / alone.median), "", "",
+        )  # fmt: skip
+    for speed in speeds:
+        ratio, least, most = speed.of_ideal
+        table.add_row(
+            "cascade at " + ", ".join(f"{value:.4g}" for value in speed.thresholds),
+            percent(speed.deferral_rate),
+            f"{1 / speed.cascade.median:,.0f}",
+            _time(speed.cascade.median),
+            _range(speed.cascade),
+            _fold(speed.speedup[0]),
+            _fold(speed.ideal_speedup),
+            f"{ratio:.3f} ({least:.3f} to {most:.3f})",
+        )
+    return table
+
+
+def latency_table(
+    names: Sequence[str],
+    alone: Sequence[Latency],
+    thresholds: Sequence[tuple[float, ...]],
+    together: Sequence[Latency],
+) -> Any:
+    """Latency of single samples, as a table."""
+    table = new_table("One sample at a time, the models alone", "what", "p50", "p99")
+    for name, found in zip(names, alone, strict=True):
+        table.add_row(f"{name} alone", _time(found.p50), _time(found.p99))
+    for values, found in zip(thresholds, together, strict=True):
+        where = ", ".join(f"{value:.4g}" for value in values)
+        table.add_row(f"cascade at {where}", _time(found.p50), _time(found.p99))
+    return table
+
+
+def print_speed(tables: Sequence[Any], notes: Sequence[str]) -> None:
+    """Print tables and what a reader must know of them."""
+    console = results_console()
+    for table in tables:
+        console.print(table)
+    for note in notes:
+        console.print(note, soft_wrap=True)
+
+
+def speed_rows(names: Sequence[str], speeds: Sequence[Speed]) -> list[dict[str, Any]]:
+    """What was measured at each policy, as plain JSON."""
+    return [
+        {
+            "thresholds": list(speed.thresholds),
+            "deferral_rate": speed.deferral_rate,
+            "reached": dict(zip(names, speed.reached, strict=True)),
+            "seconds_per_sample": speed.cascade.median,
+            "ideal_seconds_per_sample": speed.ideal.median,
+            "repeats": list(speed.cascade.seconds),
+            "speedup": speed.speedup[0],
+            "ideal_speedup": speed.ideal_speedup,
+            "of_ideal": dict(zip(("median", "least", "greatest"), speed.of_ideal, strict=True)),
+        }
+        for speed in speeds
+    ]
