@@ -113,16 +113,20 @@ class Cascade(nn.Module):
             CascadeError: a stage whose output is not of shape (samples, classes), or stages with
                 different numbers of classes.
         """
-        n = batch_size(inputs)
+        batch_size(inputs)  # refuses what is no batch
         found = self.step(0, inputs)
         out, rows = found.output, None
         for k in range(1, len(self.stages)):
             undecided = found.deferred.nonzero().squeeze(1)
             if len(undecided) == 0:
                 break
-            rows = undecided if rows is None else rows[undecided]
-            left = inputs if len(rows) == n else map_tensors(inputs, rows)
-            found = self.step(k, left, found.take(undecided))
+            if len(undecided) < len(found.deferred):
+                rows = undecided if rows is None else rows[undecided]
+                found = found.take(undecided)
+            found = self.step(k, inputs if rows is None else map_tensors(inputs, rows), found)
+            if rows is None:  # everything was deferred so far
+                out = found.output
+                continue
             for whole, part in zip(out, found.output, strict=True):
                 whole[rows] = part
         return out

@@ -7,13 +7,15 @@ import importlib.metadata
 import os
 from typing import Any
 
+from lit_cascade import __version__
+
 __all__ = ["library_versions", "run_info"]
 
 
 def library_versions() -> dict[str, str]:
     """Versions of this package and of what computes the logits."""
-    packages = ("lit-cascade", "torch", "lightning")
-    return {name: importlib.metadata.version(name) for name in packages}
+    others = {name: importlib.metadata.version(name) for name in ("torch", "lightning")}
+    return {"lit-cascade": __version__, **others}  # its own also where it is not installed
 
 
 def run_info() -> dict[str, Any]:

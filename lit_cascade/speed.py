@@ -29,9 +29,11 @@ __all__ = [
     "Latency",
     "Pace",
     "Speed",
+    "at_policy",
     "latencies",
     "own_overhead",
     "pace",
+    "shares",
     "thresholds_at",
     "throughput",
 ]
@@ -129,7 +131,8 @@ def _device(cascade: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _at(cascade: Cascade, policy: Policy) -> Iterator[None]:
+def at_policy(cascade: Cascade, policy: Policy) -> Iterator[None]:
+    """Give a cascade another policy for a while."""
     before, cascade.policy = cascade.policy, policy
     try:
         yield
@@ -213,7 +216,7 @@ def throughput(
 
     def together(i: int, values: tuple[float, ...]) -> Callable[[], object]:
         def run() -> None:
-            with _at(cascade, replace(cascade.policy, thresholds=values)):
+            with at_policy(cascade, replace(cascade.policy, thresholds=values)):
                 found = list(Stream(cascade, gather).run(batches))
             reached[i] = shares(torch.cat([one.output.stage for one in found]), len(cascade.stages))
 
@@ -274,7 +277,7 @@ def latencies(
         ]
         found = []
         for values in thresholds:
-            with _at(cascade, replace(cascade.policy, thresholds=values)):
+            with at_policy(cascade, replace(cascade.policy, thresholds=values)):
                 found.append(timed(cascade))
     return alone, found
 

@@ -23,6 +23,8 @@ COMMANDS = {
     "check": ("lit_cascade.cli.check", "test the promise of a policy on new data"),
     "search": ("lit_cascade.cli.search", "find the cascades of many models worth having"),
     "test": ("lit_cascade.cli.test", "run a cascade for real at the thresholds of a policy"),
+    "predict": ("lit_cascade.cli.predict", "answer samples with a cascade and write the answers"),
+    "benchmark": ("lit_cascade.cli.benchmark", "measure how fast a cascade is, and could be"),
 }
 """Command: (module with a function `main(argv)`, one-line summary)."""
 

@@ -17,7 +17,6 @@ __all__ = [
     "ScreenOptions",
     "SearchOptions",
     "SelectOptions",
-    "TestOptions",
     "ValidateOptions",
 ]
 
@@ -277,29 +276,6 @@ class CheckOptions:
     confidence: float | None = None
     out: str | None = None
     overwrite: bool = False
-
-
-@dataclass
-class TestOptions:
-    """Run a cascade for real at given thresholds.
-
-    Args:
-        split: the split to run on: validation, or another that the data has.
-        metric: report this beside accuracy, as for validate.
-        allow_overlap: report even on samples that the temperatures were fitted on.
-        out: folder for test.json; by default a new one, runs/test-N.
-        overwrite: replace results that are already in the folder.
-        policy: score, temperatures and thresholds of the cascade.
-    """
-
-    __test__ = False  # not a test case, whatever pytest thinks of the name
-
-    split: str = "validation"
-    metric: str | None = None
-    allow_overlap: bool = False
-    out: str | None = None
-    overwrite: bool = False
-    policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 
 @dataclass

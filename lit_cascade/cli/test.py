@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_cascade.cli.options import TestOptions
+from lit_cascade.cli.live_options import TestOptions
 from lit_cascade.cli.parsing import dispatch
 
 __all__ = ["main"]
@@ -53,7 +53,7 @@ def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> No
         check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
         official_metric([data], options.metric, model.class_names)
 
-    done = trainer.execute(model, datamodule, options.split, check=check)
+    done = trainer.execute(model, datamodule, options.split, check=check, gather=options.gather)
     if done is None:
         return
     notes = check_overlap(

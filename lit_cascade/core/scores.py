@@ -133,6 +133,9 @@ def score_and_answer(
         tensor([0, 1])
     """
     function = score_named(score).function
+    if logits.ndim == 2 and 0 < logits.numel() <= _BLOCK_ELEMENTS and logits.shape[-1] <= _LONG_ROW:
+        ((shifted, answer),) = _shifted(logits, temperature)  # one block, perhaps in a hurry
+        return function(shifted, answer), answer
     # filled in place: many small results among large temporaries would scatter the memory
     n = logits.shape[0] if logits.ndim else 0
     scores = torch.empty(n, device=logits.device)

@@ -83,11 +83,11 @@ class EvaluationData(LightningDataModule):
         """The split, for this process."""
         return self.val_dataloader()
 
-    def deferred_loader(self, preprocessing: Preprocessing | None) -> DeferredLoader:
-        """What loads some samples of the split once more, as another model takes them."""
+    def deferred_loader(self, *preprocessings: Preprocessing | None) -> DeferredLoader:
+        """What loads some samples of the split once more, as other models take them."""
         if self._given is None:
             self.setup()
-        return DeferredLoader(cast("DataLoader[Any]", self._given), preprocessing)
+        return DeferredLoader(cast("DataLoader[Any]", self._given), preprocessings)
 
     def on_device(self, batch: Any, device: torch.device) -> Any:
         """A loaded batch on a device, through all hooks of the data module."""

@@ -212,18 +212,20 @@ def evaluation_loader(
 
 
 class DeferredLoader:
-    """Loads samples of a split by their positions, as one model takes them.
+    """Loads samples of a split by their positions, as some models take them.
 
     Workers stay from one call to the next; a call ends the one before.
 
     Args:
         loader: the user's, of the split.
-        preprocessing: of the model.
+        preprocessings: of the models.
     """
 
-    def __init__(self, loader: DataLoader[Any], preprocessing: Preprocessing | None) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], preprocessings: Sequence[Preprocessing | None]
+    ) -> None:
         self._requests = _Requests()
-        self._loader = _like(loader, self._requests, [preprocessing], stay=True)
+        self._loader = _like(loader, self._requests, preprocessings, stay=True)
 
     def __call__(self, batches: list[list[int]]) -> Iterator[EvaluationBatch]:
         """Batches of the samples at these positions; workers start on them at once."""

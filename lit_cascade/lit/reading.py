@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -107,7 +107,9 @@ class ReadingTrainer(Trainer):
             UsageError: the data has no such split.
             CascadeError: an empty split, or a model and data with different classes.
         """
-        data = self._data(model, datamodule, split, check, window)
+        views = "preprocessings" if window is None else "preprocessings_to_run"
+        wanted: list[Preprocessing | None] = getattr(model, views, list)()
+        data = self.data_for(model, datamodule, split, wanted, check, window or 1)
         with self._collecting(spool) as collector:
             loop(model, datamodule=data, verbose=False)
         return lambda: self._found(data, collector)
@@ -119,7 +121,8 @@ class ReadingTrainer(Trainer):
             UsageError: the data has no such split.
             CascadeError: an empty split.
         """
-        data = self._data(model, datamodule, split)
+        wanted: list[Preprocessing | None] = getattr(model, "preprocessings", list)()
+        data = self.data_for(model, datamodule, split, wanted)
         limit, self.limit_val_batches = self.limit_val_batches, 0
         try:
             self.validate(model, datamodule=data, verbose=False)
@@ -142,14 +145,28 @@ class ReadingTrainer(Trainer):
         limits = (self.limit_val_batches, self.limit_test_batches)
         return any(not isinstance(limit, float) or limit != 1.0 for limit in limits)
 
-    def _data(
+    def data_for(
         self,
         model: LightningModule,
         datamodule: LightningDataModule,
         split: str,
+        wanted: Sequence[Preprocessing | None],
         check: Check | None = None,
-        window: int | None = None,
+        window: int = 1,
     ) -> EvaluationData:
+        """A split as a loop of this Trainer reads it.
+
+        Args:
+            model: aligned with the classes of the data once these are known.
+            datamodule: the data.
+            split: of the data.
+            wanted: preprocessing of every sample.
+            check: see `Check`.
+            window: so many batches in a row go to the same process.
+
+        Raises:
+            UsageError: a limit of batches on several processes.
+        """
         if self._limited and self.world_size > 1:
             raise UsageError(
                 "trainer: a limit of batches holds for each process, so that the numbers would "
@@ -162,9 +179,11 @@ class ReadingTrainer(Trainer):
             if check is not None:
                 check(info.ids, _described(datamodule, split, info))
 
-        views = "preprocessings" if window is None else "preprocessings_to_run"
-        wanted: list[Preprocessing | None] = getattr(model, views, list)()
-        return EvaluationData(datamodule, split, ready, wanted, window or 1)
+        return EvaluationData(datamodule, split, ready, wanted, window)
+
+    def description(self, data: EvaluationData) -> dict[str, Any]:
+        """Name, split and source of data that were set up."""
+        return self._sight(data, data.positions).data
 
     def _found(self, data: EvaluationData, collector: Collector) -> Found:
         rows, info = collector.rows, data.info

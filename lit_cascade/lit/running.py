@@ -62,17 +62,21 @@ class Running:
         module: the cascade, on its device.
         data: that the loop reads.
         views: how samples are loaded.
+        metered: whether to tell what each sample cost.
     """
 
-    def __init__(self, module: LitCascade, data: EvaluationData, views: Views) -> None:
+    def __init__(
+        self, module: LitCascade, data: EvaluationData, views: Views, *, metered: bool = True
+    ) -> None:
         self._module, self._data = module, data
         stages = list(module.networks().values())
         self._loaders = {k: data.deferred_loader(stages[k].preprocessing) for k in views.fetched}
         self._last = module.names[-1]
         keys = {RAW if one is None else one.key for one in views.opening}
         last = stages[-1].preprocessing
+        self._metered = metered
         self._alone: float | None = None
-        if (RAW if last is None else last.key) not in keys:
+        if metered and (RAW if last is None else last.key) not in keys:
             self._alone = self._cost_of_one(self._loaders[len(stages) - 1])
         self._stream = Stream(
             module.cascade,
@@ -80,7 +84,7 @@ class Running:
             data.batch_size,
             self._fetch,
             views.fetched,
-            observe=self._observe,
+            observe=self._observe if metered else None,
         )
 
     def step(self, batch: EvaluationBatch, *, last: bool) -> dict[str, Tensor] | None:
@@ -133,6 +137,8 @@ class Running:
         check_finite(output.logits, output.stage, rows["positions"], self._module.names)
         rows.update(prediction=output.prediction, stage=output.stage, score=output.score)
         rows["classes"] = torch.full_like(output.stage, output.logits.shape[1])
+        if not self._metered:
+            return rows
         n = len(output.stage)
         for name, seen in zip(self._module.names, answered.seen, strict=True):
             spent = torch.zeros(n, 3, dtype=torch.float64) if seen is None else seen

@@ -17,6 +17,7 @@ from lit_cascade.errors import UsageError, check_name
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.fitting import FittingTrainer
+from lit_cascade.lit.measuring import Benchmark, Plan, measure_speed
 from lit_cascade.lit.reading import Check
 from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecording, records_of
 from lit_cascade.lit.results import Evaluation, Execution
@@ -220,6 +221,23 @@ class CascadeTrainer(FittingTrainer):
             flops_alone=rows["flops_alone"],
             executed=torch.stack([rows[f"executed_flops.{name}"] for name in model.names], dim=1),
         )
+
+    def benchmark(
+        self, model: LitCascade, datamodule: LightningDataModule, split: str, plan: Plan
+    ) -> Benchmark:
+        """Measure how fast a cascade is, next to its stages alone; on one process.
+
+        Args:
+            model: the cascade; the thresholds are those of the plan.
+            datamodule: the data.
+            split: as for `record`.
+            plan: what to measure.
+
+        Raises:
+            UsageError: several processes, or the data has no such split.
+            CascadeError: an empty split.
+        """
+        return measure_speed(self, model, datamodule, split, plan)
 
     def evaluate(
         self, model: LitClassifier, datamodule: LightningDataModule, split: str

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lit_cascade.report.console import new_table, results_console
 from lit_cascade.report.text import percent
 from lit_cascade.speed import Latency, Pace, Speed
 
-__all__ = ["latency_table", "pace_table", "print_speed", "speed_rows"]
+if TYPE_CHECKING:
+    from lit_cascade.lit.measuring import Benchmark
+
+__all__ = [
+    "benchmark_notes",
+    "latency_table",
+    "pace_table",
+    "print_speed",
+    "speed_rows",
+    "speed_summary",
+]
 
 
 def _time(seconds: float) -> str:
@@ -95,3 +105,51 @@ def speed_rows(names: Sequence[str], speeds: Sequence[Speed]) -> list[dict[str, 
         }
         for speed in speeds
     ]
+
+
+def benchmark_notes(found: Benchmark, split: str) -> list[str]:
+    """What a reader must know of a benchmark."""
+    told = (
+        f"{found.n:,} samples of {found.data['name']}, split {split!r}; medians of "
+        f"{len(found.model_only[0].cascade.seconds)} repeats, ratios within a repeat. The ideal is "
+        "the time that the stages alone take for the samples that reach them."
+    )
+    return [told]
+
+
+def speed_summary(found: Benchmark, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A benchmark as plain JSON.
+
+    `costs` holds, per stage, seconds per sample in full batches of the models alone.
+    """
+    alone = found.model_only[0].stages
+    summary: dict[str, Any] = {
+        "device": found.device,
+        "n": found.n,
+        "batch_size": found.batch_size,
+        **settings,
+        "costs": {
+            name: {"latency_s": pace.median} for name, pace in zip(found.names, alone, strict=True)
+        },
+        "model_only": _kind(found.names, found.model_only),
+    }
+    if found.end_to_end:
+        summary["end_to_end"] = _kind(found.names, found.end_to_end)
+    summary["one_sample"] = {
+        "alone": {
+            name: one._asdict() for name, one in zip(found.names, found.latency, strict=True)
+        },
+        "cascade": [
+            {"thresholds": list(speed.thresholds), **one._asdict()}
+            for speed, one in zip(found.model_only, found.cascade_latency, strict=True)
+        ],
+    }
+    return summary | {"data": found.data}
+
+
+def _kind(names: Sequence[str], speeds: Sequence[Speed]) -> dict[str, Any]:
+    stages = speeds[0].stages
+    return {
+        "stages": {name: list(pace.seconds) for name, pace in zip(names, stages, strict=True)},
+        "cascade": speed_rows(names, speeds),
+    }
