@@ -27,12 +27,15 @@ class CascadeOutput(NamedTuple):
         prediction: the answer, their argmax, (N,) int64.
         stage: number of the last stage that ran, from 0, (N,) int64.
         score: that stage's confidence score, (N,) float32.
+        chosen: number of the stage whose answer it is, (N,) int64: the last that ran, unless the
+            most confident counts.
     """
 
     logits: Tensor
     prediction: Tensor
     stage: Tensor
     score: Tensor
+    chosen: Tensor
 
 
 class Step(NamedTuple):
@@ -150,12 +153,28 @@ class Cascade(nn.Module):
                 f"{self.names[k - 1]!r} has {before.output.logits.shape[1]}."
             )
         score, answer = self.policy.score_and_answer(k, logits)
-        found = CascadeOutput(logits, answer, torch.full_like(answer, k), score)
+        stage = torch.full_like(answer, k)
+        found = CascadeOutput(logits, answer, stage, score, stage)
         if k == len(self.stages) - 1:
             deferred = torch.zeros_like(answer, dtype=torch.bool)
         else:
             deferred = ~answers_here(score, self.policy.thresholds[k], self.policy.floors[k])
         return self._combined(k, Step(found, deferred), before)
+
+    def probability(self, output: CascadeOutput) -> Tensor:
+        """Probability (N,) float32 of each answer, at the temperature of the stage that gave it."""
+        found = torch.empty_like(output.score)
+        for k in range(len(self.stages)):
+            rows = (output.chosen == k).nonzero().squeeze(1)
+            if len(rows) == 0:
+                continue
+            logits = output.logits[rows]
+            if self.policy.combine == "average":  # which are logarithms of probabilities already
+                shares = logits.softmax(dim=1)
+            else:
+                shares = self.policy.probabilities(k, logits)
+            found[rows] = shares.gather(1, output.prediction[rows][:, None]).squeeze(1)
+        return found
 
     def run_stage(self, k: int, inputs: Inputs) -> Tensor:
         """Logits (N, C) of one stage; for subclasses that run stages in another way."""
@@ -180,6 +199,7 @@ class Cascade(nn.Module):
         output = output._replace(
             logits=torch.where(chosen[:, None], output.logits, before.output.logits),
             prediction=torch.where(chosen, output.prediction, before.output.prediction),
+            chosen=torch.where(chosen, output.chosen, before.output.chosen),
         )
         return found._replace(
             output=output, memory=torch.where(chosen, found.output.score, before.memory)

@@ -47,7 +47,7 @@ def test_gives_the_answers_of_the_replay_in_order(combine, stages, size, gather)
         policy = Policy((threshold,) * (stages - 1), combine=combine)
         cascade = Cascade([Table(stage) for stage in logits], policy)
         numbers = torch.randperm(203, generator=torch.Generator().manual_seed(1))
-        out, prediction, stage, score = streamed(cascade, numbers, size, gather=gather)
+        out, prediction, stage, score, _ = streamed(cascade, numbers, size, gather=gather)
         expected = replay([one[numbers] for one in logits], policy)
         assert stage.tolist() == expected.stage.tolist()
         assert prediction.tolist() == expected.prediction.tolist()
@@ -127,7 +127,7 @@ def test_a_stage_that_is_not_fetched_keeps_its_inputs():
         return (torch.tensor(batch) for batch in batches)
 
     cascade = Cascade([Table(stage) for stage in logits], Policy((0.6, 0.7)))
-    _, prediction, _, _ = streamed(cascade, torch.arange(203), 10, fetch=fetch, fetched=[2])
+    _, prediction, *_ = streamed(cascade, torch.arange(203), 10, fetch=fetch, fetched=[2])
     assert prediction.equal(replay(logits, cascade.policy).prediction)
 
 

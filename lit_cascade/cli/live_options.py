@@ -48,8 +48,8 @@ class PredictOptions:
     writes the same file.
 
     Args:
-        split: the split to answer: validation, or another that the data has. Its labels are not
-            looked at.
+        split: the split to answer; by default predict if the data has it, else validation. Labels
+            are not looked at.
         format: parquet or csv.
         gather: batches whose deferred samples are gathered into full batches for the next stage,
             and whose answers are written together.
@@ -59,7 +59,7 @@ class PredictOptions:
         policy: score, temperatures and thresholds of the cascade.
     """
 
-    split: str = "validation"
+    split: str | None = None
     format: Literal["parquet", "csv"] = "parquet"
     gather: int = 8
     out: str | None = None

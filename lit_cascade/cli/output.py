@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,22 @@ class Output:
         header = "".join(f"# {line}\n" for line in comment.splitlines())
         self.add(name, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
-    def write(self) -> None:
+    def write(self, beside: Sequence[str] = ()) -> None:
         """Write everything and say so.
+
+        Args:
+            beside: files that the work itself has written into the folder.
 
         Raises:
             UsageError: a file that was not announced is there already, or one cannot be written.
         """
-        if self._command is not None:
+        if self._command is not None and not beside:
             self.folder = unused_folder(_RUNS, self._command)  # another run may have taken it
         prepare_folder(self.folder, list(self._files), overwrite=self._overwrite)
         write_together({self.folder / name: content for name, content in self._files.items()})
-        for name in set(self._announced) - set(self._files):
+        for name in set(self._announced) - {*self._files, *beside}:
             (self.folder / name).unlink(missing_ok=True)  # what an older run said is no longer so
-        print_written([str(self.folder / name) for name in self._files])
+        print_written([str(self.folder / name) for name in (*beside, *self._files)])
 
 
 def curve_csv(curve: Curve, unit: str = "flops") -> str:

@@ -9,6 +9,7 @@ from lit_cascade.data.images import ImageData
 from lit_cascade.data.loading import EvaluationBatch
 from lit_cascade.data.samples import RawSample
 from lit_cascade.data.texts import TextData
+from lit_cascade.data.unlabelled import UnlabelledImages, UnlabelledTexts
 
 __all__ = [
     "CifarData",
@@ -20,4 +21,6 @@ __all__ = [
     "ImageData",
     "RawSample",
     "TextData",
+    "UnlabelledImages",
+    "UnlabelledTexts",
 ]

@@ -26,6 +26,9 @@ class EvaluationData(LightningDataModule):
         ready: called when the split is known and before it is read; may raise to stop.
         preprocessings: those of the models, each once; None for models without.
         window: so many batches in a row go to the same process.
+
+    Attributes:
+        done: numbers of such windows that are not read; set before the data are set up.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class EvaluationData(LightningDataModule):
         self._ready = ready
         self._preprocessings = tuple(preprocessings)
         self.window = window
+        self.done: set[int] = set()
         self._given: DataLoader[Any] | None = None
         self._loader: DataLoader[Any] | None = None
         self.info: SplitInfo | None = None
@@ -60,7 +64,9 @@ class EvaluationData(LightningDataModule):
         self.inner.setup(SETUP_STAGES.get(self.split, "fit"))
         loader = self._given = split_loader(self.inner, self.split)
         shared = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        self._loader = evaluation_loader(loader, *shared, self._preprocessings, self.window)
+        self._loader = evaluation_loader(
+            loader, *shared, self._preprocessings, self.window, self.done
+        )
         dealt = cast("DealtBatches", self._loader.sampler)
         self.info = describe(loader.dataset)
         self.positions, self.batches = dealt.positions, dealt.batches

@@ -20,7 +20,7 @@ from lit_cascade.data.rows import RowImages
 from lit_cascade.data.tables import load_table
 from lit_cascade.errors import UsageError, check_name
 
-__all__ = ["ImageData"]
+__all__ = ["ImageData", "workers_for"]
 
 _OWN = "folders"
 _MOST_WORKERS = 8
@@ -156,7 +156,7 @@ class ImageData(LightningDataModule):
             )
         workers = self._num_workers
         if workers is None:
-            workers = _workers(1 if self.trainer is None else self.trainer.num_devices)
+            workers = workers_for(1 if self.trainer is None else self.trainer.num_devices)
         return DataLoader(
             self._parts[split],
             batch_size=self._batch_size,
@@ -174,6 +174,7 @@ class ImageData(LightningDataModule):
         return self._loader("validation")
 
 
-def _workers(processes: int) -> int:
+def workers_for(processes: int) -> int:
+    """How many workers load images, by default, where so many processes share a machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(_MOST_WORKERS, max(1, (cores or 1) // processes))

@@ -7,7 +7,7 @@ read, keeps its place in its batch for the same reason; it is marked as nobody's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -102,17 +102,24 @@ class DealtBatches(DistributedSampler[list[int]]):
         rank: this process.
         world_size: number of processes.
         window: so many batches in a row are dealt to the same process.
+        done: windows that are not dealt to anyone.
     """
 
     def __init__(
-        self, batches: list[list[int]], rank: int, world_size: int, window: int = 1
+        self,
+        batches: list[list[int]],
+        rank: int,
+        world_size: int,
+        window: int = 1,
+        done: Collection[int] = (),
     ) -> None:
         super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
         self.batches = batches
         self.positions = sorted(position for batch in batches for position in batch)
         # a process without a batch would skip the loop while the others wait for it at its end: it
         # gets one to repeat, whose positions are marked as such
-        starts = range(rank * window, len(batches), world_size * window)
+        left = [one for one in range(-(-len(batches) // window)) if one not in done]
+        starts = [one * window for one in left[rank::world_size]]
         mine = [batch for start in starts for batch in batches[start : start + window]]
         self._mine = mine or [[~position for position in batches[0]]]
 
@@ -173,6 +180,7 @@ def evaluation_loader(
     world_size: int = 1,
     preprocessings: Sequence[Preprocessing | None] = (),
     window: int = 1,
+    done: Collection[int] = (),
 ) -> DataLoader[Any]:
     """The loader that reads the same dataset in order, without repeats, for one of many processes.
 
@@ -183,6 +191,7 @@ def evaluation_loader(
         world_size: number of processes.
         preprocessings: those of the models that will see the batches, each once.
         window: so many batches in a row go to the same process.
+        done: numbers of such windows that are not read.
 
     Returns:
         A loader of `EvaluationBatch`.
@@ -208,7 +217,7 @@ def evaluation_loader(
         in_order = getattr(loader.batch_sampler, "in_order", None)
         composed = loader.batch_sampler if in_order is None else in_order()
         batches = [list(batch) for batch in composed or [[i] for i in range(n)]]
-    return _like(loader, DealtBatches(batches, rank, world_size, window), preprocessings)
+    return _like(loader, DealtBatches(batches, rank, world_size, window, done), preprocessings)
 
 
 class DeferredLoader:

@@ -15,7 +15,7 @@ from lit_cascade.data.samples import RawSample
 from lit_cascade.data.tables import find_label_column, only_column
 from lit_cascade.errors import CascadeError, UsageError, check_name
 
-__all__ = ["TextSet", "label_names", "read_texts"]
+__all__ = ["TextSet", "label_names", "read_texts", "text_columns_of"]
 
 _TEXTS = ("string", "large_string", "string_view")
 # up to six letters of a word, or a sign: about what a tokeniser makes a token of. Texts sorted so
@@ -104,7 +104,7 @@ def read_texts(
         CascadeError: there are no rows.
     """
     label = find_label_column(rows, label_column)
-    texts = _text_columns(rows, text_columns, label)
+    texts = text_columns_of(rows, text_columns, label)
     if not len(rows):
         raise CascadeError(f"data.source: {source!r} is empty: it has no rows.")
     ids = {"idx"} & set(rows.column_names) - {*texts, label}
@@ -136,7 +136,19 @@ def label_names(rows: Any, label: str) -> list[str] | None:
     return sorted(value for value in rows.unique(label) if value) or None
 
 
-def _text_columns(rows: Any, given: Sequence[str] | None, label: str) -> list[str]:
+def text_columns_of(
+    rows: Any, given: Sequence[str] | None = None, label: str | None = None
+) -> list[str]:
+    """The column of texts in a table, or the two of pairs.
+
+    Args:
+        rows: a `datasets.Dataset`.
+        given: their names; by default the only one of strings.
+        label: the column of labels, which holds no texts.
+
+    Raises:
+        UsageError: there is no such column, or several could be meant.
+    """
     columns = rows.column_names
     strings = [name for name in columns if getattr(rows.features[name], "dtype", None) in _TEXTS]
     if given is None:

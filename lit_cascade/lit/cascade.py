@@ -83,6 +83,7 @@ class LitCascade(StagesModule):
             self.make_ready(stage)
         self.has_thresholds = given is not None
         self._running: Running | None = None
+        self.metered = True  # whether test loops tell what each sample cost, or how probable it is
         self.remarks: list[tuple[int, str]] = []
 
     def networks(self) -> dict[str, BuiltStage]:
@@ -134,6 +135,18 @@ class LitCascade(StagesModule):
         self.options = replace(self.options, thresholds=list(thresholds))
         self.has_thresholds = True
 
+    def check_thresholds(self) -> None:
+        """Check that the cascade can run.
+
+        Raises:
+            UsageError: it has no thresholds.
+        """
+        if not self.has_thresholds:
+            raise UsageError(
+                "policy.thresholds: running a cascade needs a threshold for "
+                f"{', '.join(self.names[:-1])}; `lit-cascade validate` lists some."
+            )
+
     def metrics_at(self, thresholds: Sequence[float], metric: str = "accuracy") -> CascadeMetrics:
         """Metrics of this cascade at other thresholds.
 
@@ -160,14 +173,15 @@ class LitCascade(StagesModule):
         return self._views().opening
 
     def _views(self) -> Views:
-        return views_of([stage.preprocessing for stage in self.networks().values()])
+        found = [stage.preprocessing for stage in self.networks().values()]
+        return views_of(found, metered=self.metered)
 
     def on_test_start(self) -> None:
         """Get ready to gather deferred samples, where a split is read for evaluation."""
         data = getattr(self.trainer, "datamodule", None)
         self.remarks = []
         if isinstance(data, EvaluationData):
-            self._running = Running(self, data, self._views())
+            self._running = Running(self, data, self._views(), metered=self.metered)
 
     def on_test_end(self) -> None:
         """Let the loaders of deferred samples go."""

@@ -110,7 +110,8 @@ class ReadingTrainer(Trainer):
         views = "preprocessings" if window is None else "preprocessings_to_run"
         wanted: list[Preprocessing | None] = getattr(model, views, list)()
         data = self.data_for(model, datamodule, split, wanted, check, window or 1)
-        with self._collecting(spool) as collector:
+        collector = Collector(spool)
+        with self.attached(collector):
             loop(model, datamodule=data, verbose=False)
         return lambda: self._found(data, collector)
 
@@ -227,17 +228,17 @@ class ReadingTrainer(Trainer):
         )
 
     @contextmanager
-    def _collecting(self, spool: Spool | None = None) -> Iterator[Collector]:
-        collector = Collector(spool)
-        self.add_callback(collector)
+    def attached(self, callback: Callback) -> Iterator[None]:
+        """Have a callback for the loops that run inside, over samples that are each read once."""
+        self.add_callback(callback)
         try:
             with warnings.catch_warnings():
                 # each sample is read once by a sampler of our own; and small sets need no workers
                 warnings.filterwarnings("ignore", ".*it is recommended to use `Trainer.devices=1.*")
                 warnings.filterwarnings("ignore", ".*does not have many workers.*")
-                yield collector
+                yield
         finally:
-            self._callbacks().remove(collector)
+            self._callbacks().remove(callback)
 
 
 def _described(datamodule: LightningDataModule, split: str, info: SplitInfo) -> dict[str, Any]:

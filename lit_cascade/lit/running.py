@@ -134,6 +134,8 @@ class Running:
 
     def _rows(self, answered: Answered) -> dict[str, Tensor]:
         rows, output = dict(answered.extra), answered.output
+        if not self._metered:
+            rows["probability"] = self._module.cascade.probability(output)
         check_finite(output.logits, output.stage, rows["positions"], self._module.names)
         rows.update(prediction=output.prediction, stage=output.stage, score=output.score)
         rows["classes"] = torch.full_like(output.stage, output.logits.shape[1])

@@ -13,11 +13,12 @@ from lit_cascade.calibrations import StageCalibration, calibrate_record
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import measure
 from lit_cascade.core.promise import Promise
-from lit_cascade.errors import UsageError, check_name
+from lit_cascade.errors import check_name
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.fitting import FittingTrainer
 from lit_cascade.lit.measuring import Benchmark, Plan, measure_speed
+from lit_cascade.lit.predicting import Answers, answer_split
 from lit_cascade.lit.reading import Check
 from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecording, records_of
 from lit_cascade.lit.results import Evaluation, Execution
@@ -201,11 +202,7 @@ class CascadeTrainer(FittingTrainer):
         Raises:
             UsageError: the model has no thresholds, or the data has no such split.
         """
-        if not model.has_thresholds:
-            raise UsageError(
-                "policy.thresholds: running a cascade needs a threshold for "
-                f"{', '.join(model.names[:-1])}; `lit-cascade validate` lists some."
-            )
+        model.check_thresholds()
         reading = self.read(model, datamodule, split, self.test, check, window=gather)
         if not self.is_global_zero:
             return None
@@ -221,6 +218,36 @@ class CascadeTrainer(FittingTrainer):
             flops_alone=rows["flops_alone"],
             executed=torch.stack([rows[f"executed_flops.{name}"] for name in model.names], dim=1),
         )
+
+    def answer(
+        self,
+        model: LitCascade,
+        datamodule: LightningDataModule,
+        folder: Path | str,
+        split: str = "validation",
+        name: str = "predictions.parquet",
+        gather: int = GATHER,
+        configs: Configs | None = None,
+    ) -> Answers | None:
+        """Answer every sample of a split and write the answers, window by window.
+
+        The same call again goes on where it was interrupted, and gives the same file.
+
+        Args:
+            model: the cascade.
+            datamodule: the data; labels are not looked at.
+            folder: for the file, on a disk that all processes share.
+            split: as for `record`; `predict` is one too.
+            name: of the file, `.parquet` or `.csv`.
+            gather: as for `execute`; the answers of so many batches are written together.
+            configs: of the stages and the data; an interrupted run must have had the same.
+
+        Raises:
+            UsageError: the model has no thresholds, the data has no such split, or the folder holds
+                an interrupted run of something else.
+            CascadeError: an empty split, NaN logits, or a full disk.
+        """
+        return answer_split(self, model, datamodule, Path(folder), split, name, gather, configs)
 
     def benchmark(
         self, model: LitCascade, datamodule: LightningDataModule, split: str, plan: Plan

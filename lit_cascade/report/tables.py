@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lit_cascade.calibrations import StageCalibration
 from lit_cascade.outcomes import Outcome
@@ -11,7 +12,10 @@ from lit_cascade.report.console import new_table, results_console
 from lit_cascade.report.text import metric_figure, percent, quantity, times
 from lit_cascade.units import metric_label
 
-__all__ = ["print_calibration", "print_card", "print_execution", "print_written"]
+if TYPE_CHECKING:
+    from lit_cascade.lit.predicting import Answers
+
+__all__ = ["print_answers", "print_calibration", "print_card", "print_execution", "print_written"]
 
 
 def print_calibration(
@@ -37,6 +41,30 @@ def print_calibration(
     console.print("NLL in nats; ECE over 15 bins of equal width; both on the samples fitted on.")
     for note in notes:
         console.print(note, soft_wrap=True)
+
+
+def print_answers(found: Answers, names: Sequence[str], where: str) -> None:
+    """Print who answered what.
+
+    Args:
+        found: what was written.
+        names: of the stages.
+        where: the data and split.
+    """
+    console = results_console()
+    table = new_table(f"Answers to {where}", "stage", "answered", "share")
+    for name, count in zip(names, found.by_stage, strict=True):
+        table.add_row(name, f"{count:,}", percent(count / max(found.n, 1)))
+    console.print(table)
+    if found.resumed:
+        console.print(f"An earlier run had given {found.resumed:,} of the {found.n:,} answers.")
+    if found.left_out:
+        sample, reason = found.left_out[0]
+        console.print(
+            f"Note: {len(found.left_out):,} samples could not be read and have no answer, first "
+            f"{sample}: {reason}.",
+            soft_wrap=True,
+        )
 
 
 def print_execution(
