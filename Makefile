@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 export HF_HUB_OFFLINE := 1
+# Where it is set, every process compiles torch and lightning anew: 20 s each, and tests start many.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint types tests bench clean
 
