@@ -41,7 +41,7 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 tests: .venv/installed-dev
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep
