@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 export HF_HUB_OFFLINE := 1
+# Where it is set, every process compiles torch and lightning anew: 20 s each, and tests start many.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint types tests bench clean
 
@@ -39,7 +41,7 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 tests: .venv/installed-dev
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep

@@ -158,16 +158,21 @@ def contest_of(
         found: what `choose` gave for the first of them, if it is at hand.
     """
     zoos = zoos or protocol.zoos(rule)
-    found = found or choose(zoos[0])
+    all_found = found or choose(zoos[0])
+
+    def once(zoo: Zoo) -> Cascades:
+        return all_found if zoo is zoos[0] else choose(zoo)
+
     many = protocol.reported_on is None and protocol.holdout > 0
     results = held_out(
         protocol.trials(rule, zoos),
-        choose,
+        once,
         _on_parts(bands, zoos[0].singles()[0]),
         resamples=_RESAMPLES if many else _RESAMPLES_ALONE,
         seed=protocol.seed,
     )
-    return _contest(name, zoos[0], found.front, reported_points(found, zoos), bands, results)
+    points = reported_points(all_found, zoos)
+    return _contest(name, zoos[0], all_found.front, points, bands, results)
 
 
 def reported_points(found: Cascades, zoos: tuple[Zoo, Zoo]) -> Front:
@@ -251,9 +256,11 @@ def frontier_of(
         ways[plain] = lambda zoo: search(zoo, pairs)
     ways["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, levels)
     ways["one threshold for all pairs"] = shared
+    with_one, threshold = shared_threshold(chosen_on, wanted[0])
+    at_hand = {next(iter(ways)): found, "one threshold for all pairs": with_one}
     contests = [
-        contest_of(name, protocol, rule, choose, bands, zoos, None if number else found)
-        for number, (name, choose) in enumerate(ways.items())
+        contest_of(name, protocol, rule, choose, bands, zoos, at_hand.get(name))
+        for name, choose in ways.items()
     ]
     unchosen = {"random deferral": random_pairs, "oracle deferral (bound)": oracle_pairs}
     contests += [
@@ -272,7 +279,7 @@ def frontier_of(
         singles=reported_on.singles()[0],
         contests=tuple(contests),
         picks=tuple(_picks(zoos, found, reported)),
-        shared=shared_threshold(chosen_on, wanted[0])[1],
+        shared=threshold,
     )
 
 

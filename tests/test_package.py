@@ -13,7 +13,7 @@ import yaml
 
 from lit_cascade import Record
 from lit_cascade.cli import main
-from tests.cli.runs import done, lit_cascade
+from tests.cli.runs import done, lit_cascade, within
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT / "configs") for path in ROOT.glob("configs/**/*.yaml"))
@@ -170,12 +170,12 @@ def test_the_readme_shows_both_commands_on_its_first_screen():
 def test_the_python_of_the_readme_runs(tmp_path):
     programs = blocks("python")
     assert programs
-    for program in programs:
-        run = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr
+    each = "import sys\nfor program in sys.argv[1:]: exec(program, {'__name__': '__main__'})"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", each, *programs],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
 
 
 def test_the_commands_of_the_readme_run_in_order(tmp_path):
@@ -189,11 +189,11 @@ def test_the_commands_of_the_readme_run_in_order(tmp_path):
     (tmp_path / "my_project.py").write_text(blocks("python my_project.py")[0])
     (tmp_path / "my_pair.yaml").write_text(blocks("yaml")[0])
     for words in commands:
-        done(lit_cascade(*words, cwd=tmp_path, PYTHONPATH="."))
+        done(within(*words, cwd=tmp_path))
 
 
 def test_the_table_of_the_readme_is_what_is_printed(tmp_path):
-    run = done(lit_cascade("validate", "--config", "digits_pair.yaml", "--out", "o", cwd=tmp_path))
+    run = done(within("validate", "--config", "digits_pair.yaml", "--out", "o", cwd=tmp_path))
     (shown,) = (block for block in blocks("text") if "operating point" in block)
     printed = [line.rstrip() for line in run.stdout.splitlines()]
     for line in shown.splitlines():

@@ -149,10 +149,12 @@ class Evaluated(NamedTuple):
     Attributes:
         correct: (P, N) bool.
         cost: (P, N) float64.
+        stage: which stage answers, (P, N) int64.
     """
 
     correct: Tensor
     cost: Tensor
+    stage: Tensor
 
 
 def evaluate(points: Sequence[OnePoint], zoo: Zoo) -> Evaluated:
@@ -162,7 +164,7 @@ def evaluate(points: Sequence[OnePoint], zoo: Zoo) -> Evaluated:
         points: stages, thresholds and floors.
         zoo: of the same models.
     """
-    correct, costs = [], []
+    correct, costs, stages = [], [], []
     for point in points:
         stage = torch.zeros(zoo.n, dtype=torch.int64)
         if len(point.stages) > 1:
@@ -178,4 +180,5 @@ def evaluate(points: Sequence[OnePoint], zoo: Zoo) -> Evaluated:
             cost += zoo.costs[model] * (stage >= k)
         correct.append(right)
         costs.append(cost)
-    return Evaluated(torch.stack(correct), torch.stack(costs))
+        stages.append(stage)
+    return Evaluated(torch.stack(correct), torch.stack(costs), torch.stack(stages))

@@ -41,7 +41,7 @@ class Front:
         """F(a): the least cost of any point with at least an accuracy; infinite if there is none.
 
         Args:
-            accuracy: any shape, float64.
+            accuracy: any shape, float64; (R, A) where the points are of R fronts, (R, P).
 
         Example:
             >>> front = Front(torch.tensor([1.0, 5.0]), torch.tensor([0.5, 0.9]))
@@ -49,8 +49,10 @@ class Front:
             tensor([1., 1., 5., inf])
         """
         at = torch.searchsorted(self.accuracy, accuracy - _TOLERANCE)
-        beyond = torch.cat([self.cost, self.cost.new_full((1,), torch.inf)])
-        return beyond[at]
+        beyond = torch.cat(
+            [self.cost, self.cost.new_full((*self.cost.shape[:-1], 1), torch.inf)], -1
+        )
+        return beyond[at] if beyond.ndim == 1 else beyond.gather(-1, at)
 
     def interpolated_cost(self, accuracy: Tensor) -> Tensor:
         """The cost between points, linear in accuracy on a logarithmic scale of cost.

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_cascade.core.cascades import Cascades, OnePoint, evaluate
-from lit_cascade.core.frontier import (
-    Band,
-    Front,
-    average_compute_reduction,
-    pareto,
-    times_less,
-)
+from lit_cascade.core.frontier import Band, Front, average_compute_reduction, times_less
 from lit_cascade.core.zoo import Zoo
 
 __all__ = ["HeldOut", "held_out", "reported_reduction"]
 
 _TOLERANCE = 1e-9
 _AT_ONCE = 64
+_EXACT_FLOAT = 2**24  # up to here float32 holds every integer
 
 
 def reported_reduction(
@@ -55,15 +49,27 @@ def reported_reduction(
         >>> round(reported_reduction(singles, cascades, worse, Band(0.7, 0.9)), 3)
         0.333
     """
-    at = torch.searchsorted(chosen.accuracy, band.accuracies() - _TOLERANCE)
-    at = at.clamp(max=len(chosen) - 1)
-    shortfall = chosen.accuracy[at] - reported.accuracy[at]
-    accuracy, cost = band.accuracies() - shortfall, reported.cost[at]
+    return float(_reductions(singles, chosen, reported, band, interpolated=interpolated))
+
+
+def _reductions(
+    singles: Front, chosen: Front, reported: Front, band: Band, *, interpolated: bool = False
+) -> Tensor:
+    """`reported_reduction` of R resamples: fronts (R, M) and points (R, P) give (R,)."""
+    at = _taken(chosen, band)
+    shortfall = chosen.accuracy[at] - reported.accuracy.index_select(-1, at)
+    accuracy, cost = band.accuracies() - shortfall, reported.cost.index_select(-1, at)
     if interpolated:
         single = singles.interpolated_cost(accuracy)
     else:
-        single = singles.least_cost(accuracy).clamp(max=float(singles.cost[-1]))
-    return float(times_less(single, cost).mean())
+        single = torch.minimum(singles.least_cost(accuracy), singles.cost[..., -1:])
+    return times_less(single, cost).mean(dim=-1)
+
+
+def _taken(chosen: Front, band: Band) -> Tensor:
+    """The cheapest cascade for each accuracy of the band, as it was promised."""
+    at = torch.searchsorted(chosen.accuracy, band.accuracies() - _TOLERANCE)
+    return at.clamp(max=len(chosen) - 1)
 
 
 @dataclass(frozen=True)
@@ -106,39 +112,42 @@ class _Trial:
     resampled: list[float]
 
 
-class _Resampled(NamedTuple):
-    """Means under the plain weights, then under those of each resample.
-
-    Attributes:
-        cost: of P cascades or models, (1 + R, P) float64.
-        accuracy: (1 + R, P) float64.
-    """
-
-    cost: Tensor
-    accuracy: Tensor
-
-    def fronts(self) -> list[Front]:
-        """One row each; the points of a row need not be a front."""
-        return [Front(c, a) for c, a in zip(self.cost, self.accuracy, strict=True)]
-
-
-def _cascades_of(points: Sequence[OnePoint], zoo: Zoo, weights: Tensor) -> _Resampled:
-    parts = []
+def _cascades_of(points: Sequence[OnePoint], zoo: Zoo, counts: Tensor) -> Front:
+    """What P cascades cost and reach under each of the counts, (1 + R, P); they are no fronts."""
+    costs, accuracies = [], []
     for start in range(0, len(points), _AT_ONCE):  # samples of all cascades at once are many
-        judged = evaluate(points[start : start + _AT_ONCE], zoo)
-        parts.append((weights @ judged.cost.t(), weights @ judged.correct.double().t()))
-    costs, accuracies = zip(*parts, strict=True)
-    return _Resampled(torch.cat(costs, dim=1), torch.cat(accuracies, dim=1))
+        some = points[start : start + _AT_ONCE]
+        judged = evaluate(some, zoo)
+        accuracies.append(_means(counts, judged.correct))
+        costs.append(
+            _stage_costs(some, judged.stage, zoo, counts)
+            if zoo.constant
+            else _means(counts, judged.cost)
+        )
+    return Front(torch.cat(costs, dim=1), torch.cat(accuracies, dim=1))
 
 
-def _singles_of(zoo: Zoo, weights: Tensor) -> list[Front]:
-    costs = zoo.costs.expand(-1, zoo.n) if zoo.constant else zoo.costs
-    means = _Resampled(weights @ costs.t(), weights @ zoo.correct.double().t())
-    fronts = []
-    for cost, accuracy in zip(means.cost, means.accuracy, strict=True):
-        keep = pareto(cost, accuracy)
-        fronts.append(Front(cost[keep], accuracy[keep]))
-    return fronts
+def _stage_costs(points: Sequence[OnePoint], stage: Tensor, zoo: Zoo, counts: Tensor) -> Tensor:
+    """Mean costs of cascades whose models cost the same on every sample, (1 + R, P)."""
+    total = zoo.costs[[point.stages[0] for point in points], 0].expand(len(counts), -1)
+    for k in range(1, max(len(point.stages) for point in points)):
+        # a cascade without so many stages reaches none
+        models = [point.stages[k] if k < len(point.stages) else 0 for point in points]
+        total = total + _means(counts, stage >= k) * zoo.costs[models, 0]
+    return total
+
+
+def _singles_of(zoo: Zoo, counts: Tensor) -> Front:
+    """The least cost of a single model under each of the counts, (1 + R, M).
+
+    Costs and accuracies rise, some by nothing: models that are no use alone are not left out.
+    """
+    accuracy = _means(counts, zoo.correct)
+    cost = zoo.mean_cost.expand_as(accuracy) if zoo.constant else _means(counts, zoo.costs)
+    order = cost.sort(dim=1, descending=True, stable=True).indices
+    accuracy, by_accuracy = accuracy.gather(1, order).sort(dim=1, stable=True)
+    cost = cost.gather(1, order.gather(1, by_accuracy))
+    return Front(cost.flip(1).cummin(dim=1).values.flip(1), accuracy)
 
 
 def held_out(
@@ -169,10 +178,11 @@ def held_out(
         wanted = bands(singles)
         first = first or wanted
         cascades = choose(chosen_on)
-        weights = _weights(reported_on.n, resamples, generator)
-        judged = _cascades_of(cascades.points, reported_on, weights).fronts()
-        models = _singles_of(reported_on, weights)
-        found.append([_trial(singles, cascades.front, models, judged, b) for b in wanted])
+        counts = _counts(reported_on.n, resamples, generator)
+        judged = _cascades_of(cascades.points, reported_on, counts)
+        models = _singles_of(reported_on, counts)
+        plain = reported_on.singles()[0]
+        found.append([_trial(singles, cascades.front, plain, models, judged, b) for b in wanted])
     results = []
     for band, trials_of_band in zip(first, zip(*found, strict=True), strict=True):
         reported = _doubles(trial.reported for trial in trials_of_band)
@@ -202,28 +212,37 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _weights(n: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """The plain mean, then resamples with replacement, (1 + R, N) float64."""
+def _counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """How often each sample counts: once, then as resamples with replacement have it, (1 + R, N).
+
+    They are float32 for the sake of fast products, which are sums of ones and so exact.
+    """
     drawn = torch.randint(n, (resamples, n), generator=generator)
-    counts = torch.zeros(resamples, n, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones(resamples, n, dtype=torch.float64))
-    return torch.cat([torch.full((1, n), 1 / n, dtype=torch.float64), counts / n])
+    dtype = torch.float32 if n <= _EXACT_FLOAT else torch.float64
+    counts = torch.zeros(1 + resamples, n, dtype=dtype)
+    counts[0] = 1
+    counts[1:].scatter_add_(1, drawn, torch.ones(1, 1, dtype=dtype).expand_as(drawn))
+    return counts
+
+
+def _means(counts: Tensor, values: Tensor) -> Tensor:
+    """Means under each of the counts (1 + R, N) of ones or costs (P, N): (1 + R, P) float64."""
+    if values.dtype == torch.bool:
+        return (counts @ values.to(counts.dtype).t()).double() / counts.shape[1]
+    return counts.double() @ values.t() / counts.shape[1]
 
 
 def _trial(
-    singles: Front, chosen: Front, models: Sequence[Front], judged: Sequence[Front], band: Band
+    singles: Front, chosen: Front, plain: Front, models: Front, judged: Front, band: Band
 ) -> _Trial:
     band = band.within(singles, chosen)
-    at = torch.searchsorted(chosen.accuracy, band.accuracies() - _TOLERANCE)
-    at = at.clamp(max=len(chosen) - 1)
-    plain, *resampled = (
-        reported_reduction(single, chosen, reported, band)
-        for single, reported in zip(models, judged, strict=True)
-    )
+    reported, *resampled = _reductions(models, chosen, judged, band).tolist()
+    points = Front(judged.cost[0], judged.accuracy[0])
+    at = _taken(chosen, band)
     return _Trial(
         chosen=average_compute_reduction(singles, chosen, band),
-        reported=plain,
-        interpolated=reported_reduction(models[0], chosen, judged[0], band, interpolated=True),
-        shortfall=float((chosen.accuracy[at] - judged[0].accuracy[at]).mean()),
+        reported=reported,
+        interpolated=reported_reduction(plain, chosen, points, band, interpolated=True),
+        shortfall=float((chosen.accuracy[at] - points.accuracy[at]).mean()),
         resampled=resampled,
     )

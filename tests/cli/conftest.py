@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.cli.runs import done, lit_cascade
+from tests.cli.runs import done, within
 
 
 @pytest.fixture(scope="session")
 def validated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("validated")
     run = done(
-        lit_cascade(
+        within(
             "validate", "--config", "digits_pair.yaml", "--out", "out", "--save_records", cwd=folder
         )
     )

@@ -1,25 +1,80 @@
-"""Running the command line as a user does, in a process of its own."""
+"""Running the command line as a user does, in processes of its own, or within this one."""
 
 import contextlib
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
+import warnings
+from pathlib import Path
+from unittest import mock
 
+import torch
+
+from lit_cascade.cli import main
+
+ROOT = Path(__file__).parents[2]
 _PATIENCE = 300
 
 
 def lit_cascade(*words, cwd, **environment):
     """Run `python -m lit_cascade` and return the finished process, with its output as text.
 
+    A process of its own takes seconds to import everything: it is for what is about processes.
+    An environment variable of None is taken away.
+    """
+    return _finished(["lit_cascade", *words], cwd, environment)
+
+
+def together(count, *commands, cwd):
+    """Run commands one after the other, each by several processes, as `torchrun` would.
+
+    They get as many threads as this process has, and have imported everything together.
+    """
+    words = [[str(word) for word in command] for command in commands]
+    threads = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT}
+    return _finished(["tests.cli.several", count, json.dumps(words)], cwd, threads)
+
+
+def within(*words, cwd):
+    """Run a command in this process, on the CPU, and return what `lit_cascade` does.
+
+    Whatever it changes outside of its folder is put back.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    loaded = set(sys.modules)
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""),
+        mock.patch.object(sys, "argv", ["lit-cascade"]),
+        mock.patch.object(sys, "path", list(sys.path)),
+        warnings.catch_warnings(),
+    ):
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+    for name in set(sys.modules) - loaded:  # the next command may have a module of that name
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(cwd):
+            del sys.modules[name]
+    return subprocess.CompletedProcess(list(words), code, out.getvalue(), err.getvalue())
+
+
+def _finished(words, cwd, environment):
+    """A Python module run to its end.
+
     One that does not end is stopped with all that it started, and each process says where it was.
     """
+    given = {"CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1"} | environment
     run = subprocess.Popen(
-        [sys.executable, "-m", "lit_cascade", *map(str, words)],
+        [sys.executable, "-m", *map(str, words)],
         cwd=cwd,
-        env=os.environ
-        | {"CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1"}
-        | {k: str(v) for k, v in environment.items()},
+        env={k: str(v) for k, v in (os.environ | given).items() if v is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

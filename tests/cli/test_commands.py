@@ -14,7 +14,7 @@ import yaml
 
 from lit_cascade import Record, curve_of_records
 from lit_cascade.cli import COMMANDS, main
-from tests.cli.runs import done, lit_cascade
+from tests.cli.runs import done, lit_cascade, together, within
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,7 +87,7 @@ def test_a_threshold_from_the_calibration_split_keeps_the_accuracy_at_a_fraction
 ):
     folder, _ = validated
     done(
-        lit_cascade(
+        within(
             "validate", "--config", "digits_pair.yaml", "--split", "calibration", "--out", "cal",
             cwd=tmp_path,
         )
@@ -107,7 +107,7 @@ def test_a_threshold_from_the_calibration_split_keeps_the_accuracy_at_a_fraction
 def test_records_alone_give_the_same_figures(validated, records, tmp_path):
     folder, _ = validated
     run = done(
-        lit_cascade(
+        within(
             "validate", "--records", *records, "--policy.thresholds.small", "0.92", "--out", "o",
             cwd=tmp_path,
         )
@@ -127,7 +127,7 @@ def test_the_saved_records_hold_the_curve(validated, records):
 
 
 def test_calibration_writes_an_overlay_that_validate_takes(records, tmp_path):
-    run = done(lit_cascade("calibrate", "--config", "digits_pair.yaml", "--out", ".", cwd=tmp_path))
+    run = done(within("calibrate", "--config", "digits_pair.yaml", "--out", ".", cwd=tmp_path))
     for text in ("NLL before", "ECE before", "split 'calibration'", "choose again"):
         assert text in run.stdout
     overlay = yaml.safe_load((tmp_path / "calibration.yaml").read_text())["policy"]
@@ -136,7 +136,7 @@ def test_calibration_writes_an_overlay_that_validate_takes(records, tmp_path):
     assert fits["nll_after"] <= fits["nll_before"]
     assert overlay["thresholds"] is None
     both = done(
-        lit_cascade(
+        within(
             "validate", "--config", "digits_pair.yaml", "--config", "calibration.yaml",
             "--out", "both", cwd=tmp_path,
         )
@@ -147,7 +147,7 @@ def test_calibration_writes_an_overlay_that_validate_takes(records, tmp_path):
     assert summary["uncalibrated"]["same_accuracy"]["accuracy"] >= 0.99
     assert (tmp_path / "both/curve_uncalibrated.csv").is_file()
     alone = done(
-        lit_cascade(
+        within(
             "validate", "--records", *records, "--config", "calibration.yaml", "--out", "alone",
             cwd=tmp_path,
         )
@@ -158,7 +158,7 @@ def test_calibration_writes_an_overlay_that_validate_takes(records, tmp_path):
 
 def test_test_runs_the_cascade_and_agrees_with_the_replay(validated, tmp_path):
     folder, _ = validated
-    run = done(lit_cascade("test", "--config", "digits_pair.yaml", "--out", ".", cwd=tmp_path))
+    run = done(within("test", "--config", "digits_pair.yaml", "--out", ".", cwd=tmp_path))
     ran = json.loads((tmp_path / "test.json").read_text())
     told = numbers(folder)["policy"]
     for key in ("thresholds", "accuracy", "deferral_rate", "flops", "flops_ratio", "answered"):
@@ -167,39 +167,30 @@ def test_test_runs_the_cascade_and_agrees_with_the_replay(validated, tmp_path):
     assert "FLOPs executed per sample" in run.stdout
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_write_the_numbers_of_one(validated, tmp_path, processes):
-    folder, _ = validated
-    words = ("--trainer.accelerator", "cpu", "--trainer.strategy", "ddp")
-    # 449 samples, which neither 2 nor 3 divides
-    for devices, out in ((1, "one"), (processes, "many")):
-        done(
-            lit_cascade(
-                "validate", "--config", "digits_pair.yaml", "--split", "calibration", *words,
-                "--trainer.devices", devices, "--out", out, cwd=tmp_path,
-            )
-        )  # fmt: skip
-    assert numbers(tmp_path / "many") == numbers(tmp_path / "one")
-    assert numbers(tmp_path / "many")["n"] == 449
-    assert (tmp_path / "many/curve.csv").read_text() == (tmp_path / "one/curve.csv").read_text()
-    assert numbers(folder)["n"] == 450
+def test_several_processes_write_the_numbers_of_one(tmp_path):
+    words = ("validate", "--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")
+    words += ("--split", "calibration", "--out")  # 449 samples, which neither 2 nor 3 divides
+    done(within(*words, "one", cwd=tmp_path))
+    two = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
+    done(lit_cascade(*words, "two", *two, cwd=tmp_path))
+    done(together(3, [*words, "three"], cwd=tmp_path))
+    assert numbers(tmp_path / "one")["n"] == 449
+    for out in ("two", "three"):
+        assert numbers(tmp_path / out) == numbers(tmp_path / "one")
+        curves = [tmp_path / folder / "curve.csv" for folder in ("one", out)]
+        assert curves[0].read_text() == curves[1].read_text()
 
 
 def test_fewer_batches_than_processes_and_a_real_run_on_two(tmp_path):
-    words = (
-        "--config", "digits_pair.yaml", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp",
-        "--data.init_args.batch_size", "500",
-    )  # fmt: skip
-    logger = ("--trainer.logger", "lightning.pytorch.loggers.CSVLogger")
-    logger += ("--trainer.logger.init_args.save_dir", "logs")
-    for command, file in (
-        ("calibrate", "calibration.yaml"),
-        ("test", "test.json"),
-        ("validate", "summary.json"),
-    ):
-        for devices in (1, 2):
-            run = ("--trainer.devices", devices, "--out", devices, *logger)
-            done(lit_cascade(command, *words, *run, cwd=tmp_path))
+    words = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")
+    words += ("--data.init_args.batch_size", "500")
+    words += ("--trainer.logger", "lightning.pytorch.loggers.CSVLogger")
+    words += ("--trainer.logger.init_args.save_dir", "logs", "--out")
+    files = {"calibrate": "calibration.yaml", "test": "test.json", "validate": "summary.json"}
+    for command in files:
+        done(within(command, *words, "1", cwd=tmp_path))
+    done(together(2, *([command, *words, "2"] for command in files), cwd=tmp_path))
+    for file in files.values():
         assert (tmp_path / "1" / file).read_text() == (tmp_path / "2" / file).read_text()
 
 
@@ -226,7 +217,7 @@ def test_a_process_that_dies_ends_the_run(tmp_path):
 
 def test_fit_writes_a_checkpoint_and_a_card_that_validate_can_use(tmp_path):
     run = done(
-        lit_cascade(
+        within(
             "fit", "--config", "digits_small.yaml", "--trainer.max_epochs", "3", "--out", "fit",
             cwd=tmp_path,
         )
@@ -238,7 +229,7 @@ def test_fit_writes_a_checkpoint_and_a_card_that_validate_can_use(tmp_path):
     assert head["samples"] == {"calibration": 449, "validation": 450}
     assert "max_epochs: 3" in card
     done(
-        lit_cascade(
+        within(
             "validate", "--config", "digits_pair.yaml",
             "--model.stages.small.checkpoint", "fit/small.safetensors", "--out", "o", cwd=tmp_path,
         )
@@ -248,7 +239,7 @@ def test_fit_writes_a_checkpoint_and_a_card_that_validate_can_use(tmp_path):
 
 @pytest.mark.parametrize("name", ["small", "large"])
 def test_training_again_gives_the_accuracy_of_the_card(name, tmp_path):
-    done(lit_cascade("fit", "--config", f"digits_{name}.yaml", "--out", "again", cwd=tmp_path))
+    done(within("fit", "--config", f"digits_{name}.yaml", "--out", "again", cwd=tmp_path))
     told, again = (
         yaml.safe_load(path.read_text().split("---")[1])
         for path in (ROOT / f"checkpoints/digits/{name}.md", tmp_path / "again" / f"{name}.md")
@@ -266,7 +257,7 @@ def test_three_stages_share_the_swept_threshold(records, tmp_path):
     )
     middle.save(tmp_path / "middle.safetensors")
     run = done(
-        lit_cascade(
+        within(
             "validate", "--records", records[0], "middle.safetensors", records[1],
             "--policy.thresholds", "[0.9, 0.8]", "--out", "o", cwd=tmp_path,
         )
@@ -278,14 +269,14 @@ def test_three_stages_share_the_swept_threshold(records, tmp_path):
 
 
 def test_stages_out_of_order_are_noted(records, tmp_path):
-    run = done(lit_cascade("validate", "--records", *reversed(records), "--out", "o", cwd=tmp_path))
+    run = done(within("validate", "--records", *reversed(records), "--out", "o", cwd=tmp_path))
     assert "stage 'large' costs more FLOPs than 'small' after it" in run.stdout
     assert numbers(tmp_path / "o")["notes"]
 
 
 def test_a_new_folder_is_taken_each_time(records, tmp_path):
     for number in (1, 2):
-        done(lit_cascade("validate", "--records", *records, cwd=tmp_path))
+        done(within("validate", "--records", *records, cwd=tmp_path))
         assert (tmp_path / f"runs/validate-{number}/summary.json").is_file()
 
 
@@ -299,39 +290,50 @@ def test_help_lists_every_command():
         assert summary in run.stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)])
-def test_help_loads_no_torch(words):
+def test_help_loads_no_torch():
     program = (
-        "import sys; sys.argv = ['lit-cascade', *sys.argv[1:]]\n"
+        "import sys\n"
         "from importlib.metadata import entry_points\n"
         "(entry,) = entry_points(group='console_scripts', name='lit-cascade')\n"
-        "code = entry.load()()\n"
-        "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else code)"
+        "main = entry.load()\n"
+        "for command in ['', *sys.argv[1:]]:\n"
+        "    sys.argv = ['lit-cascade', *command.split(), '--help']\n"
+        "    print('command:', command)\n"
+        "    code = main()\n"
+        "    heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "    if code or heavy:\n"
+        "        sys.exit(f'{command}: {code} {heavy}')\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *COMMANDS], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    assert "lit-cascade" in run.stdout
-    if len(words) == 2:
-        assert "--out OUT" in run.stdout
+    _, whole, *each = run.stdout.split("command: ")
+    assert "usage: lit-cascade COMMAND" in whole
+    for name, text in zip(COMMANDS, each, strict=True):
+        assert text.startswith(f"{name}\n")
+        assert f"lit-cascade {name}" in text
+        assert "--out OUT" in text
 
 
 def test_importing_the_package_loads_no_torch_and_the_core_no_lightning():
-    for program, banned in (
-        ("import lit_cascade, lit_cascade.cli", ("torch", "yaml")),
+    heavy = ["lightning", "torchmetrics", "timm", "matplotlib", "transformers"]
+    steps = (  # each may load what the ones before it may
+        ("import lit_cascade, lit_cascade.cli", [*heavy, "torch", "yaml", "safetensors", "rich"]),
         (
             "from lit_cascade.core import calibration, policy, scores, selection, sweep",
-            ("lightning", "torchmetrics", "timm", "transformers", "safetensors", "rich"),
+            [*heavy, "safetensors", "rich"],
         ),
-        ("import lit_cascade.analysis", ("lightning", "torchmetrics", "timm", "matplotlib")),
-    ):
-        check = f"import sys\n{program}\nsys.exit(str([m for m in {banned} if m in sys.modules]))"
-        run = subprocess.run(
-            [sys.executable, "-c", check], capture_output=True, text=True, check=False
-        )
-        assert run.stderr.strip() == "[]"
+        ("import lit_cascade.analysis", heavy[:4]),
+    )
+    program = "import sys\n" + "".join(
+        f"{imports}\nprint([m for m in {banned} if m in sys.modules])\n"
+        for imports, banned in steps
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert run.stdout.split() == ["[]"] * 3, run.stderr
 
 
 def test_version_and_no_words(capsys):

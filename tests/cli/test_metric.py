@@ -14,7 +14,7 @@ from lit_cascade import Policy, Record, curve_of_records, replay
 from lit_cascade.cli import main
 from lit_cascade.core.selection import operating_points
 from lit_cascade.outcomes import replay_outcome
-from tests.cli.runs import done, lit_cascade
+from tests.cli.runs import done, within
 from tests.oracles import metric_by_sklearn
 from tests.toys import Points
 
@@ -239,7 +239,7 @@ def test_a_cascade_run_for_real_has_the_metric_of_its_replay(records, metric, ca
     options = ("--policy.thresholds.small", "0.92", "--out", "judged")
     assert main(["validate", "--records", *files, *options, *words]) == 0
     run = done(
-        lit_cascade("test", "--config", "digits_pair.yaml", "--out", "ran", *words, cwd=Path.cwd())
+        within("test", "--config", "digits_pair.yaml", "--out", "ran", *words, cwd=Path.cwd())
     )
     told, ran = results("judged")[0]["policy"], json.loads(Path("ran/test.json").read_text())
     assert (ran["metric"], ran[metric]) == (metric, told[metric])
@@ -270,7 +270,7 @@ def test_the_metric_of_a_data_set_reaches_test_validate_and_the_logger():
     logger += ("--trainer.logger.init_args.save_dir", "logs")
     for command, more in (("validate", logger), ("test", ())):
         words = (command, "--config", "toy.yaml", "--out", command, *more)
-        done(lit_cascade(*words, cwd=Path.cwd(), PYTHONPATH=ROOT))
+        done(within(*words, cwd=Path.cwd()))
     told, ran = results("validate")[0], json.loads(Path("test/test.json").read_text())
     assert told["metric"] == ran["metric"] == "f1_macro"
     assert told["provenance"]["data"]["metric"] == "f1_macro"
@@ -286,6 +286,6 @@ def test_the_metric_of_a_data_set_reaches_test_validate_and_the_logger():
         ("bad.yaml", "bleu", "metric: 'bleu' is unknown"),
     ):
         words = ("validate", "--config", file, "--metric", metric, "--out", "no")
-        refused = lit_cascade(*words, cwd=Path.cwd(), PYTHONPATH=ROOT)
+        refused = within(*words, cwd=Path.cwd())
         assert refused.returncode == 2
         assert says in refused.stderr

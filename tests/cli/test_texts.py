@@ -8,7 +8,7 @@ import yaml
 from datasets import Dataset
 
 from lit_cascade import Record
-from tests.cli.runs import done, lit_cascade
+from tests.cli.runs import done, together, within
 from tests.texts import save_classifier, some_sentences
 
 N = 48
@@ -53,7 +53,7 @@ def test_from_a_pretrained_model_to_a_cascade_that_runs(place):
     large = {"name": "large", "schedule": "linear", "network": network("other", classes=NAMES)}
     held = data(development_size=6, calibration_size=10)
     write(place, "large.yaml", {"model": large, "data": held, "trainer": {"max_epochs": 2}})
-    run = done(lit_cascade("fit", "--config", "large.yaml", "--patience", 1, "--out", ".", *CPU,
+    run = done(within("fit", "--config", "large.yaml", "--patience", 1, "--out", ".", *CPU,
                            cwd=place))  # fmt: skip
     assert "F1" in run.stdout
     stages = {
@@ -62,7 +62,7 @@ def test_from_a_pretrained_model_to_a_cascade_that_runs(place):
     }
     write(place, "pair.yaml", {"model": {"stages": stages}, "data": held})
     record = ["record", "--config", "pair.yaml", "--dtype", "float32"]
-    done(lit_cascade(*record, "--only", "large", "--split", "train", "--out", "train", *CPU,
+    done(within(*record, "--only", "large", "--split", "train", "--out", "train", *CPU,
                      cwd=place))  # fmt: skip
     small = {
         "name": "small",
@@ -71,16 +71,15 @@ def test_from_a_pretrained_model_to_a_cascade_that_runs(place):
         "gatekeeper": 0.5,
     }
     write(place, "small.yaml", {"model": small, "data": held, "trainer": {"max_epochs": 1}})
-    done(lit_cascade("fit", "--config", "small.yaml", "--out", ".", *CPU, cwd=place))
+    done(within("fit", "--config", "small.yaml", "--out", ".", *CPU, cwd=place))
     stages["small"] = {
         "network": network("base", pretrained=False),
         "checkpoint": "small.safetensors",
     }
     write(place, "pair.yaml", {"model": {"stages": stages}, "data": held})
 
-    done(lit_cascade(*record, "--out", "one", *CPU, cwd=place))
-    two = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
-    done(lit_cascade(*record, "--out", "two", *CPU, *two, cwd=place))
+    done(within(*record, "--out", "one", *CPU, cwd=place))
+    done(together(2, [*record, "--out", "two", *CPU], cwd=place))
     for name in stages:
         one, other = (place / folder / f"{name}.safetensors" for folder in ("one", "two"))
         assert one.read_bytes() == other.read_bytes()
@@ -91,10 +90,10 @@ def test_from_a_pretrained_model_to_a_cascade_that_runs(place):
         assert bool((found.costs["executed_flops"] >= found.costs["flops"]).all())
 
     at = ["--policy.thresholds.small", 0.6]
-    run = done(lit_cascade("test", "--config", "pair.yaml", *at, "--out", "run", *CPU, cwd=place))
+    run = done(within("test", "--config", "pair.yaml", *at, "--out", "run", *CPU, cwd=place))
     assert "padding of batches" in run.stdout
     said = ["--records", "one/small.safetensors", "one/large.safetensors"]
-    run = done(lit_cascade("validate", *said, *at, "--out", "judged", cwd=place))
+    run = done(within("validate", *said, *at, "--out", "judged", cwd=place))
     assert "F1" in run.stdout
     live = json.loads((place / "run/test.json").read_text())
     replayed = json.loads((place / "judged/summary.json").read_text())["policy"]
@@ -112,7 +111,7 @@ def test_hidden_labels_and_bare_classes_are_refused(place):
     )
     stages = {name: {"network": network(name, classes=NAMES)} for name in ("base", "other")}
     write(place, "bare.yaml", {"model": {"stages": stages}, "data": data(task="rte")})
-    refused = lit_cascade("validate", "--config", "bare.yaml", *CPU, cwd=place)
+    refused = within("validate", "--config", "bare.yaml", *CPU, cwd=place)
     assert refused.returncode in {1, 2}
     assert "Traceback" not in refused.stderr
     assert "-1" in refused.stderr or "cannot be aligned" in refused.stderr

@@ -14,7 +14,7 @@ from lit_cascade.core.frontier import (
     default_bands,
 )
 from lit_cascade.core.heldout import held_out, reported_reduction
-from lit_cascade.core.search import search
+from lit_cascade.core.search import SearchSettings, search
 from lit_cascade.core.zoo import Zoo
 from lit_cascade.errors import CascadeError
 from tests.search_oracles import Plain, latent_zoo, plain_zoo
@@ -156,20 +156,20 @@ def varying(zoo):
     return replace(zoo, costs=zoo.costs * (0.5 + torch.rand(zoo.scores.shape, generator=generator)))
 
 
-@pytest.mark.parametrize("window", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"window": 5}, {"stages": 3}], ids=str)
 @pytest.mark.parametrize("change", [lambda zoo: zoo, varying], ids=["constant", "varying"])
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_held_out_equals_loops(repeats, change, window):
-    from lit_cascade.core.search import SearchSettings
-
+def test_held_out_equals_loops(repeats, change, settings):
     zoo = change(latent_zoo(4, 60, 5))
     trials, chosen = list(halves(zoo, repeats)), []
 
     def choose(some):
-        chosen.append(search(some, SearchSettings(window=5 if window else 0)))
+        chosen.append(search(some, SearchSettings(**settings)))
         return chosen[-1]
 
     found = held_out(trials, choose, wide, resamples=3)
+    longest = max(len(point.stages) for one in chosen for point in one.points)
+    assert longest == settings.get("stages", 2)
     rows = plain_held_out([(*trial, one) for trial, one in zip(trials, chosen, strict=True)], wide)
     assert len(found) == 3
     for number, one in enumerate(found):

@@ -28,7 +28,7 @@ from lit_cascade.data import Datasets, ImageData, RawSample
 from lit_cascade.data import image_set as reading
 from lit_cascade.lit import LitClassifier
 from lit_cascade.models import ImagePreprocessing
-from tests.cli.runs import done, lit_cascade
+from tests.cli.runs import done, together
 from tests.lit.test_trainer import trainer
 
 ROOT = Path(__file__).parents[2]
@@ -489,12 +489,7 @@ def test_several_processes_write_the_bytes_of_one(tmp_path, monkeypatch, capsys)
     shown = " ".join(capsys.readouterr().out.split())
     assert "7 samples are left out: cat/00.png: image file is truncated; " in shown
     assert "3 samples: converted to RGB from greyscale" in shown
-    done(
-        lit_cascade(
-            *words, "two", "--trainer.devices", "2", "--trainer.strategy", "ddp",
-            cwd=tmp_path, PYTHONPATH=ROOT, OMP_NUM_THREADS=torch.get_num_threads(),
-        )
-    )  # fmt: skip
+    done(together(2, [*words, "two"], cwd=tmp_path))
     one, two = (
         {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
         for folder in ("one", "two")

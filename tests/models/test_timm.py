@@ -15,7 +15,7 @@ from lit_cascade import CascadeError, LitCascade, LitZoo, Record, Stage, UsageEr
 from lit_cascade.data import ImageData
 from lit_cascade.lit import TimmModels
 from lit_cascade.models import Timm, timm_names
-from tests.cli.runs import done, lit_cascade
+from tests.cli.runs import done, together, within
 from tests.images import image_folder
 from tests.lit.test_trainer import trainer
 
@@ -146,9 +146,9 @@ def test_the_processes_agree_with_timm_to_the_last_sample(folder, saved, oracle,
     }
     (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(config))
     words = ["record", "--config", "zoo.yaml", "--dtype", "float32"]
-    more = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done(lit_cascade(*words, "--out", "one", "--trainer.accelerator", "cpu", cwd=tmp_path))
-    done(lit_cascade(*words, "--out", "two", *more, cwd=tmp_path))
+    words += ["--trainer.accelerator", "cpu", "--out"]
+    done(within(*words, "one", cwd=tmp_path))
+    done(together(2, [*words, "two"], cwd=tmp_path))
     for name in names:
         one, two = (tmp_path / place / f"{name}.safetensors" for place in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
