@@ -135,6 +135,7 @@ class LitCascade(StagesModule):
             policy.combine,
             metric,
             None if self.class_names is None else len(self.class_names),
+            policy.heads,
         )
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
