@@ -91,6 +91,7 @@ def report(
 ) -> None:
     """Print temperatures and write them as an overlay."""
     from lit_cascade.cli.evidence import fitted_on
+    from lit_cascade.cli.learn import with_learned_score
     from lit_cascade.report.notes import data_notes
     from lit_cascade.report.summary import calibration_summary
     from lit_cascade.report.tables import print_calibration
@@ -111,6 +112,7 @@ def report(
             "temperatures": fitted_on(records[0]) | {"fits": calibration_summary(fitted)},
         },
     }
+    policy = with_learned_score(policy, records, options.policy, learn=options.learn_score)
     output.add_yaml(
         "calibration.yaml",
         {"policy": policy},
