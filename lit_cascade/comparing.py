@@ -153,42 +153,65 @@ def compare_scores(
             f"--records: expected two, of a small model and a large one, got {len(records)}."
         )
     check_alike(records)
-    if not 0 <= share < 1:
-        raise UsageError(f"--share: expected a share from 0 to below 1, got {share}.")
+    divided = _divided(records, fit_on, share, seed)
+    here = _columns(records, unit)
+    there = here if fit_on is None else _columns(divided.fit_records, unit)
+    try:
+        learned, missing = _learned(records, divided, here, there), None
+    except CascadeError as error:
+        learned, missing = None, str(error).rstrip(".")
+    names = records[0].name, records[1].name
+    return _compared(here, there, divided, names, unit, seed, learned, missing)
+
+
+@dataclass(frozen=True)
+class _Divided:
+    """Samples to fit on, as rows of their records, and rows of the samples to report on."""
+
+    fit_records: Sequence[Record]
+    fit_rows: Tensor
+    rows: Tensor
+
+
+def _divided(
+    records: Sequence[Record], fit_on: Sequence[Record] | None, share: float, seed: int
+) -> _Divided:
     n = len(records[0])
-    if fit_on is None:
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-        count = round(share * n)
-        if count >= n:
-            raise UsageError(f"--share: {share} of {n} samples leaves none to report on.")
-        fit_rows, rows = order[:count].sort().values, order[count:].sort().values
-        fit_records = list(records)
-    else:
+    if fit_on is not None:
         check_alike(fit_on)
         _check_models(records, fit_on)
-        fit_rows, rows, fit_records = torch.arange(len(fit_on[0])), torch.arange(n), list(fit_on)
+        return _Divided(fit_on, torch.arange(len(fit_on[0])), torch.arange(n))
+    if not 0 <= share < 1 or round(share * n) >= n:
+        raise UsageError(
+            f"--share: expected a share from 0 to below 1 that leaves some of the {n} samples to "
+            f"report on, got {share}."
+        )
+    order, count = (
+        torch.randperm(n, generator=torch.Generator().manual_seed(seed)),
+        round(share * n),
+    )
+    return _Divided(records, order[:count].sort().values, order[count:].sort().values)
 
-    here = _columns(records, unit)
-    there = here if fit_on is None else _columns(fit_records, unit)
-    learned, missing = None, None
-    if records[0].logits is None or fit_records[0].logits is None:
-        missing = f"the record of {records[0].name!r} holds no logits"
-    elif len(fit_rows) == 0:
-        missing = "there are no samples to fit it on"
-    else:
-        correct = there.judged.correct[fit_rows]
-        try:
-            learned = fit_head(fit_records[0].logits[fit_rows], correct[:, 0], correct[:, 1])
-        except CascadeError as error:
-            missing = str(error).rstrip(".")
-        else:
-            for columns, record in ((here, records[0]), (there, fit_records[0])):
-                if record.logits is not None:
-                    columns.scores[LEARNED.name] = learned.head.scores(record.logits)
-    return _compared(
-        here, rows, there, fit_rows, (records[0].name, records[1].name), unit, seed,
-        learned, missing,
-    )  # fmt: skip
+
+def _learned(
+    records: Sequence[Record], divided: _Divided, here: _Columns, there: _Columns
+) -> FittedHead:
+    """Fit a learned score and add it to the scores.
+
+    Raises:
+        CascadeError: it cannot be fitted.
+    """
+    reported, fitted = records[0].logits, divided.fit_records[0].logits
+    if reported is None or fitted is None:
+        raise CascadeError(f"the record of {records[0].name!r} holds no logits")
+    rows = divided.fit_rows
+    if len(rows) == 0:
+        raise CascadeError("there are no samples to fit it on")
+    correct = there.judged.correct[rows]
+    found = fit_head(fitted[rows], correct[:, 0], correct[:, 1])
+    here.scores[LEARNED.name] = found.head.scores(reported)
+    there.scores[LEARNED.name] = found.head.scores(fitted)
+    return found
 
 
 def _check_models(records: Sequence[Record], fit_on: Sequence[Record]) -> None:
@@ -217,15 +240,15 @@ def _columns(records: Sequence[Record], unit: str) -> _Columns:
 
 def _compared(
     here: _Columns,
-    rows: Tensor,
     there: _Columns,
-    fit_rows: Tensor,
+    divided: _Divided,
     names: tuple[str, str],
     unit: str,
     seed: int,
     learned: FittedHead | None,
     missing: str | None,
 ) -> Comparison:
+    rows, fit_rows = divided.rows, divided.fit_rows
     correct, costs = here.judged.correct[rows], here.judged.costs[rows]
     generator = torch.Generator().manual_seed(seed)
     drawn = {name: _Draws() for name in here.scores}

@@ -38,7 +38,7 @@ def features_of(logits: Tensor) -> tuple[list[Tensor], Tensor]:
     Example:
         >>> found, answers = features_of(torch.tensor([[0.0, 2.0, 0.0]]))
         >>> [round(float(feature), 3) for feature in found], answers.tolist()
-        ([0.787, 0.68, -0.665, 2.0, 1.307], [1])
+        ([0.787, 0.68, -0.666, 2.0, 1.307], [1])
     """
     columns: list[list[Tensor]] = []
     for rows in row_blocks(logits):
@@ -147,7 +147,7 @@ class DeferralHead:
         features, answers = features_of(logits)
         total = torch.full_like(features[0], self.bias)
         for weight, feature in zip(self.weights, features, strict=True):
-            total += weight * feature  # even by 0: a NaN stays one
+            total = total + weight * feature  # even by 0: a NaN stays one
         if self.by_answer:
-            total += total.new_tensor(self.by_answer)[answers]
-        return total.sigmoid_().neg_().float()
+            total = total + total.new_tensor(self.by_answer)[answers]
+        return -total.sigmoid().float()

@@ -61,7 +61,7 @@ def print_scores(found: Comparison, where: str, notes: Sequence[str] = ()) -> No
     table = new_table(
         f"Scores of {small!r} for deferring to {large!r} on {where}: {found.n:,} samples",
         "score", "area (95 %)", f"less {first}", "AURC", f"{unit} at equal accuracy",
-        "threshold*", "accuracy", unit,
+        "threshold*", "accuracy*", f"{unit}*",
     )  # fmt: skip
     for number, one in enumerate(found.figures):
         table.add_row(*_cells(one, first=number == 0))
