@@ -197,9 +197,9 @@ def test_options_need_a_head_for_each_deferring_stage():
         UsageError, match=r"policy.heads: .* needs a head for middle; .*learn_score"
     ):
         rule_of(PolicyOptions(score="learned", heads={"small": numbers["small"]}), NAMES)
-    with pytest.raises(UsageError, match="policy.heads: 'tiny' is unknown"):
+    with pytest.raises(UsageError, match=r"policy\.heads: 'tiny' is unknown"):
         rule_of(PolicyOptions(score="learned", heads={"tiny": {}}), NAMES)
     with pytest.raises(UsageError, match="needs a head for small, middle"):
         rule_of(PolicyOptions(score="learned"), NAMES)
-    with pytest.raises(UsageError, match="policy.score: learned reads logits"):
+    with pytest.raises(UsageError, match=r"policy\.score: learned reads logits"):
         rule_of(PolicyOptions(score="learned", heads=numbers), NAMES, recorded=True)

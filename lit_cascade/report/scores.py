@@ -78,7 +78,7 @@ def print_scores(found: Comparison, where: str, notes: Sequence[str] = ()) -> No
     )
     if found.fitted_on:
         console.print(
-            f"* the cheapest threshold with {large!r}'s accuracy on {found.fitted_on:,} other "
+            f"* the cheapest threshold with the accuracy of {large!r} on {found.fitted_on:,} other "
             "samples, and what it does here.",
             soft_wrap=True,
         )
