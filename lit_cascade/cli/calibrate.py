@@ -22,8 +22,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _output(options: CalibrateOptions) -> Output:
+    from lit_cascade.cli.learn import check_learnable
     from lit_cascade.cli.output import Output
 
+    check_learnable(options.policy, learn=options.learn_score)
     return Output("calibrate", options.out, ["calibration.yaml"], overwrite=options.overwrite)
 
 

@@ -12,7 +12,22 @@ if TYPE_CHECKING:
     from lit_cascade.options import PolicyOptions
     from lit_cascade.records import Record
 
-__all__ = ["with_learned_score"]
+__all__ = ["check_learnable", "with_learned_score"]
+
+
+def check_learnable(given: PolicyOptions, *, learn: bool) -> None:
+    """Check, before any work, that the policy of a config can have a learned score.
+
+    Raises:
+        UsageError: its answers are combined by scores.
+    """
+    from lit_cascade.errors import UsageError
+
+    if learn and given.combine == "most_confident":
+        raise UsageError(
+            "--learn_score: policy.combine is most_confident, which compares scores of stages, "
+            "and a learned score says how useful it is to defer; expected later or average."
+        )
 
 
 def with_learned_score(
@@ -33,7 +48,6 @@ def with_learned_score(
         rows: which samples to fit on; by default all.
 
     Raises:
-        UsageError: answers that are combined by scores.
         CascadeError: a record without logits, or too little to learn from.
     """
     from lit_cascade.analysis import rule_of
