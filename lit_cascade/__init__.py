@@ -16,6 +16,7 @@ _PUBLIC = {
     "CascadeOutput": "lit_cascade.cascade",
     "CascadeTrainer": "lit_cascade.lit.trainer",
     "Curve": "lit_cascade.core.sweep",
+    "DeferralHead": "lit_cascade.core.learned",
     "LitCascade": "lit_cascade.lit.cascade",
     "LitClassifier": "lit_cascade.lit.classifier",
     "LitZoo": "lit_cascade.lit.zoo",
@@ -28,9 +29,13 @@ _PUBLIC = {
     "Stage": "lit_cascade.models.stage",
     "UsageError": "lit_cascade.errors",
     "Zoo": "lit_cascade.core.zoo",
+    "aurc": "lit_cascade.core.quality",
     "average_compute_reduction": "lit_cascade.core.frontier",
     "count_flops": "lit_cascade.cost",
+    "compare_scores": "lit_cascade.comparing",
     "curve_of_records": "lit_cascade.analysis",
+    "deferral_quality": "lit_cascade.core.quality",
+    "fit_head": "lit_cascade.heads",
     "fit_temperature": "lit_cascade.core.calibration",
     "frontier_of": "lit_cascade.frontiers",
     "operating_points": "lit_cascade.core.selection",
@@ -47,6 +52,7 @@ __all__ = [
     "CascadeOutput",
     "CascadeTrainer",
     "Curve",
+    "DeferralHead",
     "LitCascade",
     "LitClassifier",
     "LitZoo",
@@ -60,9 +66,13 @@ __all__ = [
     "UsageError",
     "Zoo",
     "__version__",
+    "aurc",
     "average_compute_reduction",
+    "compare_scores",
     "count_flops",
     "curve_of_records",
+    "deferral_quality",
+    "fit_head",
     "fit_temperature",
     "frontier_of",
     "operating_points",
@@ -75,10 +85,13 @@ __all__ = [
 if TYPE_CHECKING:
     from lit_cascade.analysis import curve_of_records
     from lit_cascade.cascade import Cascade, CascadeOutput
+    from lit_cascade.comparing import compare_scores
     from lit_cascade.core.calibration import fit_temperature
     from lit_cascade.core.frontier import average_compute_reduction
+    from lit_cascade.core.learned import DeferralHead
     from lit_cascade.core.policy import Policy, replay
     from lit_cascade.core.promise import Promise
+    from lit_cascade.core.quality import aurc, deferral_quality
     from lit_cascade.core.search import SearchSettings, search
     from lit_cascade.core.selection import OperatingPoint, operating_points
     from lit_cascade.core.sweep import Curve, sweep
@@ -86,6 +99,7 @@ if TYPE_CHECKING:
     from lit_cascade.cost import count_flops
     from lit_cascade.errors import CascadeError, UsageError
     from lit_cascade.frontiers import frontier_of
+    from lit_cascade.heads import fit_head
     from lit_cascade.lit.cascade import LitCascade
     from lit_cascade.lit.classifier import LitClassifier
     from lit_cascade.lit.metrics import CascadeMetrics

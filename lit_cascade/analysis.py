@@ -12,11 +12,12 @@ from torch import Tensor
 from lit_cascade.core.answers import Answers
 from lit_cascade.core.combination import answers_after
 from lit_cascade.core.labels import is_right
+from lit_cascade.core.learned import DeferralHead
 from lit_cascade.core.metrics import check_countable, check_metric
 from lit_cascade.core.policy import Policy, above_floor, always_defer
-from lit_cascade.core.scores import RECORDED
+from lit_cascade.core.scores import LEARNED, RECORDED
 from lit_cascade.core.sweep import Curve, sweep
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record, check_alike
 from lit_cascade.units import unit_label
@@ -48,14 +49,23 @@ def rule_of(options: PolicyOptions, names: Sequence[str], *, recorded: bool = Fa
         recorded: whether scores are those that the records hold, of whatever range.
 
     Raises:
-        UsageError: an unknown stage, a wrong length, or a number out of range.
+        UsageError: an unknown stage, a wrong length, a number out of range, or a learned score
+            without heads or of records without logits.
     """
+    if recorded and options.score == LEARNED.name:
+        raise UsageError(
+            "policy.score: learned reads logits, and these records hold scores of their own."
+        )
+    heads = zip(names, options.heads_of(names), strict=False)
     return always_defer(
         len(names),
         score=RECORDED.name if recorded else options.score,
         temperatures=options.temperatures_of(names),
         combine=options.combine,
         floors=options.floors_of(names),
+        heads=tuple(
+            DeferralHead.from_numbers(numbers, f"policy.heads.{name}") for name, numbers in heads
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from lit_cascade.errors import UsageError, check_name
 
 __all__ = ["Combination", "PolicyOptions", "ScoreName", "by_stage"]
 
-ScoreName = Literal["max_softmax", "margin", "negative_entropy"]
+ScoreName = Literal["max_softmax", "margin", "negative_entropy", "learned"]
 Combination = Literal["later", "average", "most_confident"]
 
 
@@ -68,7 +68,7 @@ class PolicyOptions:
 
     Args:
         score: confidence score: max_softmax (0 to 1), margin between the two best classes (0 to 1),
-            or negative_entropy (at most 0, in nats).
+            negative_entropy (at most 0, in nats), or learned (-1 to 0), which needs heads.
         thresholds: a stage answers where its score is at least its threshold, by stage name or in
             stage order, for every stage but the last; -inf never defers, inf always does.
         temperatures: logits are divided by these before they are scored, by stage name (others
@@ -77,6 +77,7 @@ class PolicyOptions:
             probabilities of the stages that ran, or that of the most confident of them.
         floors: a stage also answers where its score is below its floor, since a hopeless sample is
             not worth another stage; by stage name (others have none) or in stage order.
+        heads: numbers of the learned score, by stage name; written by calibrate --learn_score.
         evidence: what the numbers were fitted on; written by calibrate and search.
     """
 
@@ -85,6 +86,7 @@ class PolicyOptions:
     temperatures: dict[str, float] | list[float] | None = None
     combine: Combination = "later"
     floors: dict[str, float] | list[float] | None = None
+    heads: dict[str, dict[str, Any]] | None = None
     evidence: dict[str, Any] | None = None
 
     def temperatures_of(self, names: Sequence[str]) -> tuple[float, ...]:
@@ -117,3 +119,22 @@ class PolicyOptions:
         """
         found = by_stage(self.floors, names[:-1], "policy.floors", default=-math.inf)
         return found or (-math.inf,) * (len(names) - 1)
+
+    def heads_of(self, names: Sequence[str]) -> tuple[Mapping[str, Any], ...]:
+        """Numbers of a head per stage but the last where the score is learned; none otherwise.
+
+        Raises:
+            UsageError: an unknown stage, or none for a stage that defers.
+        """
+        if self.score != "learned":
+            return ()
+        held = self.heads or {}
+        for name in held:
+            check_name(name, names[:-1], "policy.heads")
+        missing = [name for name in names[:-1] if not held.get(name)]
+        if missing:
+            raise UsageError(
+                f"policy.heads: the score learned needs a head for {', '.join(missing)}; "
+                "`lit-cascade calibrate --learn_score` fits them and writes them."
+            )
+        return tuple(held[name] for name in names[:-1])

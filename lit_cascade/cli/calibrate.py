@@ -22,8 +22,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _output(options: CalibrateOptions) -> Output:
+    from lit_cascade.cli.learn import check_learnable
     from lit_cascade.cli.output import Output
 
+    check_learnable(options.policy, learn=options.learn_score)
     return Output("calibrate", options.out, ["calibration.yaml"], overwrite=options.overwrite)
 
 
@@ -91,6 +93,7 @@ def report(
 ) -> None:
     """Print temperatures and write them as an overlay."""
     from lit_cascade.cli.evidence import fitted_on
+    from lit_cascade.cli.learn import with_learned_score
     from lit_cascade.report.notes import data_notes
     from lit_cascade.report.summary import calibration_summary
     from lit_cascade.report.tables import print_calibration
@@ -111,6 +114,7 @@ def report(
             "temperatures": fitted_on(records[0]) | {"fits": calibration_summary(fitted)},
         },
     }
+    policy = with_learned_score(policy, records, options.policy, learn=options.learn_score)
     output.add_yaml(
         "calibration.yaml",
         {"policy": policy},

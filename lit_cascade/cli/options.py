@@ -10,6 +10,7 @@ from lit_cascade.options import Combination, PolicyOptions, ScoreName
 __all__ = [
     "CalibrateOptions",
     "CheckOptions",
+    "CompareScoresOptions",
     "FitOptions",
     "ImportOptions",
     "RecordDtype",
@@ -166,6 +167,7 @@ class CalibrateOptions:
     Args:
         records: record files to fit on instead of running models, cheapest first.
         stages: names of the stages to calibrate; by default all but the last.
+        learn_score: also learn a score: which answers the last stage would put right.
         split: the split to fit on.
         allow_overlap: fit even on samples that the validation split has too.
         out: folder for calibration.yaml; by default a new one, runs/calibrate-N.
@@ -175,11 +177,43 @@ class CalibrateOptions:
 
     records: list[str] | None = None
     stages: list[str] | None = None
+    learn_score: bool = False
     split: str = "calibration"
     allow_overlap: bool = False
     out: str | None = None
     overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class CompareScoresOptions:
+    """Judge every score of a small model for deferring to a large one, in one table.
+
+    For each score: the area between random (0) and oracle deferral (1), AURC, and the cost at the
+    large model's accuracy. The learned score and the thresholds are fitted on other samples than
+    those that are reported on.
+
+    Args:
+        records: two record files, of the small model and of the large one.
+        fit_on: record files of the same two models on other samples, to fit on; by default a part
+            of the samples of records, and everything is reported on the rest.
+        share: of the samples in that part; 0 for no learned score and no thresholds.
+        seed: of the drawing of that part, and of the draws for the intervals.
+        cost: unit of the cost: flops, or another that the records have, such as latency_s.
+        allow_overlap: report even on samples that are fitted on.
+        out: folder for scores.csv, scores.png and summary.json; by default a new one,
+            runs/compare-scores-N.
+        overwrite: replace results that are already in the folder.
+    """
+
+    records: list[str] | None = None
+    fit_on: list[str] | None = None
+    share: float = 0.5
+    seed: int = 0
+    cost: str = "flops"
+    allow_overlap: bool = False
+    out: str | None = None
+    overwrite: bool = False
 
 
 @dataclass

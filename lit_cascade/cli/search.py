@@ -94,6 +94,12 @@ def _check(options: SearchOptions) -> None:
 
     if not options.records:
         raise UsageError("--records: expected one or more record files or folders of them.")
+    if options.score == "learned":
+        raise UsageError(
+            "--score: learned is fitted to one pair of models, and a search tries all; expected "
+            "max_softmax, margin or negative_entropy. For one cascade: lit-cascade calibrate "
+            "--learn_score."
+        )
     if not 0 <= options.holdout < 1:
         raise UsageError(f"--holdout: expected a share from 0 to below 1, got {options.holdout}.")
     if options.repeats < 1:

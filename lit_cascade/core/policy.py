@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core.combination import answers_after, check_combination
-from lit_cascade.core.scores import RECORDED, probabilities_of, score_and_answer, score_named
+from lit_cascade.core.learned import DeferralHead
+from lit_cascade.core.scores import (
+    LEARNED,
+    RECORDED,
+    answers_of,
+    probabilities_of,
+    score_and_answer,
+    score_named,
+)
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = [
@@ -40,17 +48,18 @@ class Policy:
 
     Attributes:
         thresholds: one per stage but the last, in stage order. `-inf` never defers, `+inf` always.
-        score: a name in `lit_cascade.core.scores.SCORES`.
-        temperatures: one per stage; by default 1 for each.
+        score: a name in `lit_cascade.core.scores.SCORES`, or `learned`.
+        temperatures: one per stage; by default 1 for each. A learned score does not read them.
         combine: how the answers of the stages that ran make one, a name in
             `lit_cascade.core.combination.COMBINATIONS`.
         floors: one per threshold and not above it: a stage also answers below its floor. By default
             `-inf`, which nothing lies below.
+        heads: one per threshold where the score is `learned`, and none otherwise.
 
     Raises:
         UsageError: a threshold that is NaN or that the score cannot reach, a floor above its
-            threshold, a temperature that is not a positive finite number, an unknown name, or
-            lengths that do not fit each other.
+            threshold, a temperature that is not a positive finite number, an unknown name,
+            lengths that do not fit each other, or a learned score with `most_confident`.
 
     Example:
         >>> Policy(thresholds=(0.9,)).temperatures
@@ -62,6 +71,7 @@ class Policy:
     temperatures: tuple[float, ...] = ()
     combine: str = "later"
     floors: tuple[float, ...] = ()
+    heads: tuple[DeferralHead, ...] = ()
 
     def __post_init__(self) -> None:
         """Fill in temperatures and floors, and check every number."""
@@ -73,6 +83,7 @@ class Policy:
         object.__setattr__(self, "floors", floors)
         score = score_named(self.score)
         check_combination(self.combine)
+        self._check_heads()
         if len(floors) != len(thresholds):
             raise UsageError(
                 f"floors: expected one per threshold ({len(thresholds)}), got {len(floors)}."
@@ -102,6 +113,20 @@ class Policy:
                     "deferred. Samples are deferred from the floor up to the threshold."
                 )
 
+    def _check_heads(self) -> None:
+        object.__setattr__(self, "heads", tuple(self.heads))
+        wanted = len(self.thresholds) if self.score == LEARNED.name else 0
+        if len(self.heads) != wanted:
+            raise UsageError(
+                f"heads: the score {self.score!r} of {len(self.thresholds)} deferring stages needs "
+                f"{wanted}, got {len(self.heads)}."
+            )
+        if self.score == LEARNED.name and self.combine == "most_confident":
+            raise UsageError(
+                "combine: a learned score says how useful it is to defer, and the last stage has "
+                "none to compare with; use later or average with score learned."
+            )
+
     @property
     def stages(self) -> int:
         """Number of stages."""
@@ -110,9 +135,12 @@ class Policy:
     def score_and_answer(self, stage: int, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Confidence score (N,) float32 and own answer (N,) int64 of a stage, from its logits.
 
-        A stage with logits among stages with `recorded` scores has the largest class probability.
+        Whatever has no score of the policy's kind has the largest class probability: a stage with
+        logits among stages with `recorded` scores, and the last stage where the score is `learned`.
         """
-        score = "max_softmax" if self.score == RECORDED.name else self.score
+        if stage < len(self.heads):
+            return self.heads[stage].scores(logits), answers_of(logits)
+        score = "max_softmax" if self.score in {RECORDED.name, LEARNED.name} else self.score
         return score_and_answer(logits, score, self.temperatures[stage])
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:

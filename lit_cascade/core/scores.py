@@ -16,11 +16,13 @@ from torch import Tensor
 from lit_cascade.errors import CascadeError, check_name
 
 __all__ = [
+    "LEARNED",
     "RECORDED",
     "SCORES",
     "Score",
     "answers_of",
     "probabilities_of",
+    "row_blocks",
     "score_and_answer",
     "score_named",
 ]
@@ -89,8 +91,29 @@ RECORDED = Score("recorded", -math.inf, math.inf, _no_logits)
 """Whatever score a record without logits holds; any number is a threshold of it."""
 
 
-def _blocks(logits: Tensor) -> Iterator[Tensor]:
-    classes = max(1, logits.shape[1])
+def _no_head(shifted: Tensor, answers: Tensor) -> Tensor:
+    del shifted, answers
+    raise CascadeError("a learned score needs the head that was fitted for the stage.")
+
+
+LEARNED = Score("learned", -1.0, 0.0, _no_head)
+"""The probability, negative, that the last stage is right where this one is wrong, as a
+`lit_cascade.core.learned.DeferralHead` sees it."""
+
+_OF_ELSEWHERE = {score.name: score for score in (RECORDED, LEARNED)}
+
+
+def row_blocks(logits: Tensor) -> Iterator[Tensor]:
+    """Rows of logits in float32, some at a time, so that a row's sums do not depend on its batch.
+
+    Raises:
+        CascadeError: logits that are not of shape (N, C).
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise CascadeError(
+            f"logits must have shape (N, C) with at least 2 classes, got {tuple(logits.shape)}."
+        )
+    classes = logits.shape[1]
     # torch may split one long row over threads but several over rows, and then rounds otherwise
     rows = 1 if classes > _LONG_ROW else max(1, _BLOCK_ELEMENTS // classes)
     return (block.float().contiguous() for block in logits.split(rows))
@@ -102,7 +125,9 @@ def score_named(name: str) -> Score:
     Raises:
         UsageError: there is none; the message lists those there are.
     """
-    return RECORDED if name == RECORDED.name else SCORES[check_name(name, SCORES, "score")]
+    if name in _OF_ELSEWHERE:
+        return _OF_ELSEWHERE[name]
+    return SCORES[check_name(name, SCORES, "score")]
 
 
 def score_and_answer(
@@ -152,11 +177,7 @@ def _shifted(logits: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tenso
     """Blocks of `(logits - max) / T` and of the argmax of each row."""
     if not (temperature > 0 and math.isfinite(temperature)):
         raise CascadeError(f"temperature must be a finite number above 0, got {temperature}.")
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise CascadeError(
-            f"logits must have shape (N, C) with at least 2 classes, got {tuple(logits.shape)}."
-        )
-    for rows in _blocks(logits):
+    for rows in row_blocks(logits):
         best, answer = rows.max(dim=1, keepdim=True)
         shifted = rows - best
         if temperature != 1.0:
@@ -197,4 +218,4 @@ def answers_of(logits: Tensor) -> Tensor:
     Returns:
         Shape (N,) int64.
     """
-    return torch.cat([rows.max(dim=1).indices for rows in _blocks(logits)])
+    return torch.cat([rows.max(dim=1).indices for rows in row_blocks(logits)])

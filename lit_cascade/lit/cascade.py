@@ -166,6 +166,7 @@ class LitCascade(StagesModule):
             policy.combine,
             metric,
             None if self.class_names is None else len(self.class_names),
+            policy.heads,
         )
 
     def preprocessings_to_run(self) -> list[Preprocessing | None]:

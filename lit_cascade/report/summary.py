@@ -15,6 +15,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.calibrations import StageCalibration
 from lit_cascade.core.policy import Policy
+from lit_cascade.core.scores import LEARNED
 from lit_cascade.core.selection import OperatingPoint, operating_points
 from lit_cascade.core.sweep import Curve
 from lit_cascade.options import PolicyOptions
@@ -88,6 +89,8 @@ class Validation:
         rule = rule_of(options, names, recorded=without_logits(records))
         curve = curve_of_records(records, rule, unit, metric)
         plain = replace(rule, temperatures=())
+        if rule.score == LEARNED.name and rule.combine != "average":
+            plain = rule  # it reads logits as they are: a temperature moves nothing
         return cls(
             records=records,
             rule=rule,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_cascade.core.scores import SCORES, answers_of, score_and_answer, score_named
+from lit_cascade.core.scores import LEARNED, SCORES, answers_of, score_and_answer, score_named
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import ScoreName
 
@@ -198,4 +198,4 @@ def test_logits_of_another_shape_are_refused(shape):
 
 
 def test_the_options_offer_every_score():
-    assert get_args(ScoreName) == tuple(SCORES)
+    assert get_args(ScoreName) == (*SCORES, LEARNED.name)

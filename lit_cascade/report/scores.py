@@ -1,0 +1,166 @@
+"""What the terminal, the table and the summary say of several scores."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from lit_cascade.comparing import DRAWS, Comparison, Figure, ScoreFigures
+from lit_cascade.heads import FittedHead
+from lit_cascade.records import Record
+from lit_cascade.report.console import new_table, results_console
+from lit_cascade.report.summary import provenance
+from lit_cascade.report.text import json_number, percent, times
+from lit_cascade.units import unit_label
+
+__all__ = ["head_summary", "print_scores", "scores_csv", "scores_summary"]
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if isfinite(value) else "undefined"
+
+
+def _with_interval(figure: Figure, digits: int = 3, sign: str = "") -> str:
+    if not isfinite(figure.value):
+        return "undefined"
+    ends = (f"{end:{sign}.{digits}f}" for end in (figure.low, figure.high))
+    return f"{figure.value:{sign}.{digits}f} ({' to '.join(ends)})"
+
+
+def _cost(ratio: float) -> str:
+    return times(ratio) if ratio < 1 else "none"
+
+
+def _cells(one: ScoreFigures, *, first: bool) -> list[str]:
+    chosen = ["none", "", ""]
+    if one.chosen is not None:
+        chosen = [
+            f"{one.chosen.threshold:.6g}",
+            percent(one.chosen.accuracy, 2),
+            times(one.chosen.cost_ratio),
+        ]
+    return [
+        one.name,
+        _with_interval(one.area),
+        "" if first else _with_interval(one.gain, sign="+"),
+        _number(one.aurc.value, 4),
+        _cost(one.cost_ratio.value),
+        *chosen,
+    ]
+
+
+def print_scores(found: Comparison, where: str, notes: Sequence[str] = ()) -> None:
+    """Print every score with its figures."""
+    console = results_console()
+    (small, large), first = found.names, found.figures[0].name
+    unit = unit_label(found.unit)
+    table = new_table(
+        f"Scores of {small!r} for deferring to {large!r} on {where}: {found.n:,} samples",
+        "score", "area (95 %)", f"less {first}", "AURC", f"{unit} at equal accuracy",
+        "threshold*", "accuracy*", f"{unit}*",
+    )  # fmt: skip
+    for number, one in enumerate(found.figures):
+        table.add_row(*_cells(one, first=number == 0))
+    table.add_section()
+    error = _number(1 - found.accuracy[0], 4)
+    table.add_row("random deferral", "0", "", error, "none", "", "", "")
+    table.add_row("oracle deferral", "1", "", "", _cost(found.bound), "", "", "")
+    console.print(table)
+    console.print(
+        f"Area: 0 is random deferral, 1 the oracle. AURC: of {small!r}, less is better. {unit} at "
+        f"equal accuracy: than {large!r} alone ({percent(found.accuracy[1], 2)}), at the cheapest "
+        "threshold that keeps its accuracy on these very samples, which flatters.",
+        soft_wrap=True,
+    )
+    if found.fitted_on:
+        console.print(
+            f"* the cheapest threshold with the accuracy of {large!r} on {found.fitted_on:,} other "
+            "samples, and what it does here.",
+            soft_wrap=True,
+        )
+    for note in [*_missing(found), *notes]:
+        console.print(note, soft_wrap=True)
+
+
+def _missing(found: Comparison) -> list[str]:
+    return [] if found.missing is None else [f"No learned score: {found.missing}."]
+
+
+def scores_csv(found: Comparison) -> str:
+    """The content of `scores.csv`: one row per score, each figure with its 95 % interval."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    kinds = {"area": "area", "gain": "gain", "aurc": "aurc", f"{found.unit}_ratio": "cost_ratio"}
+    columns = [name + end for name in kinds for end in ("", "_low", "_high")]
+    chosen = ["threshold", "accuracy", "deferral_rate", "ratio"]
+    writer.writerow(["score", *columns, *(f"chosen_{name}" for name in chosen)])
+    for one in found.figures:
+        figures: list[Figure] = [getattr(one, kind) for kind in kinds.values()]
+        numbers = [end for part in figures for end in (part.value, part.low, part.high)]
+        held = [""] * len(chosen)
+        if one.chosen is not None:
+            held = [str(value) for value in asdict(one.chosen).values()]
+        writer.writerow([one.name, *numbers, *held])
+    return buffer.getvalue()
+
+
+def _figure(figure: Figure) -> dict[str, float | None]:
+    held = {"value": figure.value, "low": figure.low, "high": figure.high}
+    return {name: value if isfinite(value) else None for name, value in held.items()}
+
+
+def head_summary(found: FittedHead) -> dict[str, Any]:
+    """A fitted head as numbers; its figures are of the samples that it was fitted on."""
+    return {
+        "n": found.n,
+        "fixed": found.fixed,
+        "area": found.area if isfinite(found.area) else None,
+        "area_max_softmax": found.area_before if isfinite(found.area_before) else None,
+        "inverse_penalty": found.strength,
+    }
+
+
+def scores_summary(found: Comparison, records: Sequence[Record]) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    unit = found.unit
+    return {
+        "n": found.n,
+        "fitted_on": found.fitted_on,
+        "unit": unit,
+        "draws": DRAWS,
+        "stages": [
+            {
+                "name": name,
+                "accuracy": found.accuracy[k],
+                unit: float(found.costs[:, k].double().mean()),
+            }
+            for k, name in enumerate(found.names)
+        ],
+        "scores": {
+            one.name: {
+                "area": _figure(one.area),
+                f"area_less_{found.figures[0].name}": _figure(one.gain),
+                "aurc": _figure(one.aurc),
+                f"{unit}_ratio_at_equal_accuracy": _figure(one.cost_ratio),
+                "chosen": None
+                if one.chosen is None
+                else {
+                    "threshold": json_number(one.chosen.threshold),
+                    "accuracy": one.chosen.accuracy,
+                    "deferral_rate": one.chosen.deferral_rate,
+                    f"{unit}_ratio": one.chosen.cost_ratio,
+                },
+            }
+            for one in found.figures
+        },
+        "oracle": {f"{unit}_ratio_at_equal_accuracy": found.bound},
+        "learned": None
+        if found.learned is None
+        else head_summary(found.learned) | {"head": found.learned.head.numbers},
+        "missing": found.missing,
+        "provenance": provenance(records),
+    }
