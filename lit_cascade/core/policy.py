@@ -1,7 +1,8 @@
 """The one contract of a cascade, used by the replay over records and by the live execution.
 
 Stage k answers a sample if and only if `score(logits_k / T_k) >= threshold_k`; otherwise the sample
-is deferred to stage k + 1. The last stage always answers.
+is deferred to stage k + 1. The last stage always answers. Where a stage has a vector scaling, its
+logits are the scaled ones, for its answer too.
 
 A floor under a threshold makes a window of it: a stage also answers where its score lies below the
 floor, because a sample that hopeless is not worth another stage.
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from lit_cascade.core.combination import answers_after, check_combination
 from lit_cascade.core.scores import RECORDED, probabilities_of, score_and_answer, score_named
+from lit_cascade.core.vector import VectorScaling
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = [
@@ -46,6 +48,7 @@ class Policy:
             `lit_cascade.core.combination.COMBINATIONS`.
         floors: one per threshold and not above it: a stage also answers below its floor. By default
             `-inf`, which nothing lies below.
+        vectors: a vector scaling per stage, before its temperature; None for those without.
 
     Raises:
         UsageError: a threshold that is NaN or that the score cannot reach, a floor above its
@@ -62,26 +65,20 @@ class Policy:
     temperatures: tuple[float, ...] = ()
     combine: str = "later"
     floors: tuple[float, ...] = ()
+    vectors: tuple[VectorScaling | None, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill in temperatures and floors, and check every number."""
+        """Fill in what is not given, and check every number."""
         thresholds = tuple(float(t) for t in self.thresholds)
         temperatures = tuple(float(t) for t in self.temperatures) or (1.0,) * (len(thresholds) + 1)
         floors = tuple(float(f) for f in self.floors) or (-math.inf,) * len(thresholds)
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "temperatures", temperatures)
         object.__setattr__(self, "floors", floors)
+        object.__setattr__(self, "vectors", tuple(self.vectors) or (None,) * len(temperatures))
         score = score_named(self.score)
         check_combination(self.combine)
-        if len(floors) != len(thresholds):
-            raise UsageError(
-                f"floors: expected one per threshold ({len(thresholds)}), got {len(floors)}."
-            )
-        if len(temperatures) != len(thresholds) + 1:
-            raise UsageError(
-                f"temperatures: {len(thresholds)} thresholds make {len(thresholds) + 1} stages, "
-                f"which need as many temperatures, got {len(temperatures)}."
-            )
+        self._check_lengths()
         for temperature in temperatures:
             if not (temperature > 0 and math.isfinite(temperature)):
                 raise UsageError(
@@ -102,6 +99,22 @@ class Policy:
                     "deferred. Samples are deferred from the floor up to the threshold."
                 )
 
+    def _check_lengths(self) -> None:
+        deferring, stages = len(self.thresholds), len(self.temperatures)
+        if len(self.floors) != deferring:
+            raise UsageError(
+                f"floors: expected one per threshold ({deferring}), got {len(self.floors)}."
+            )
+        if stages != deferring + 1:
+            raise UsageError(
+                f"temperatures: {deferring} thresholds make {deferring + 1} stages, which need as "
+                f"many temperatures, got {stages}."
+            )
+        if len(self.vectors) != stages:
+            raise UsageError(
+                f"vectors: expected one or None per stage ({stages}), got {len(self.vectors)}."
+            )
+
     @property
     def stages(self) -> int:
         """Number of stages."""
@@ -113,11 +126,15 @@ class Policy:
         A stage with logits among stages with `recorded` scores has the largest class probability.
         """
         score = "max_softmax" if self.score == RECORDED.name else self.score
-        return score_and_answer(logits, score, self.temperatures[stage])
+        return score_and_answer(self._scaled(stage, logits), score, self.temperatures[stage])
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""
-        return probabilities_of(logits, self.temperatures[stage])
+        return probabilities_of(self._scaled(stage, logits), self.temperatures[stage])
+
+    def _scaled(self, stage: int, logits: Tensor) -> Tensor:
+        vector = self.vectors[stage]
+        return logits if vector is None else vector.apply(logits)
 
 
 def always_defer(stages: int, **parts: Any) -> Policy:

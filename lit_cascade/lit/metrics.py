@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import METRICS, Counts, check_countable, check_metric, count
 from lit_cascade.core.policy import Policy, route, say
+from lit_cascade.core.vector import VectorScaling
 from lit_cascade.errors import CascadeError
 
 __all__ = ["CascadeMetrics"]
@@ -32,6 +33,7 @@ class CascadeMetrics(Metric):
         metric: a name in `lit_cascade.core.metrics.METRICS`.
         num_classes: by default that of the first batch; must be given where one of several
             processes may see no batch, if `metric` counts classes.
+        vectors: a vector scaling or None per stage; by default none.
 
     Raises:
         UsageError: a threshold or temperature out of range, an unknown metric, or one that is not
@@ -66,10 +68,17 @@ class CascadeMetrics(Metric):
         combine: str = "later",
         metric: str = "accuracy",
         num_classes: int | None = None,
+        vectors: Sequence[VectorScaling | None] = (),
     ) -> None:
         super().__init__()
         self.policies = [
-            Policy((threshold,) * (num_stages - 1), score, tuple(temperatures), combine)
+            Policy(
+                (threshold,) * (num_stages - 1),
+                score,
+                tuple(temperatures),
+                combine,
+                vectors=tuple(vectors),
+            )
             for threshold in thresholds
         ]
         self.num_stages = num_stages

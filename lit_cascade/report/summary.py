@@ -47,7 +47,7 @@ class Validation:
         metric_points: the same by the curve's metric, if it has one beside accuracy.
         thresholds: those that were given, if any.
         policy: what they do.
-        uncalibrated: the curve at temperature 1, if any temperature differs from 1.
+        uncalibrated: the curve at temperature 1 and without vector scaling, if the rule has any.
     """
 
     records: Sequence[Record]
@@ -87,7 +87,7 @@ class Validation:
         policy = policy_of(options, names, recorded=without_logits(records))
         rule = rule_of(options, names, recorded=without_logits(records))
         curve = curve_of_records(records, rule, unit, metric)
-        plain = replace(rule, temperatures=())
+        plain = replace(rule, temperatures=(), vectors=())
         return cls(
             records=records,
             rule=rule,
@@ -171,6 +171,11 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "score": found.rule.score,
         "combine": found.rule.combine,
         "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
+        "vectors": {
+            name: vector.as_options()
+            for name, vector in zip(found.names, found.rule.vectors, strict=True)
+            if vector is not None
+        },
         "floors": dict(zip(found.names, map(json_number, found.rule.floors), strict=False)),
         "stages": [
             {
