@@ -22,6 +22,7 @@ __all__ = ["CascadeCLI"]
 _SKIP = {
     "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "verbose",
     "ckpt_path", "weights_only", "split", "stages", "check", "configs", "promise",
+    "method", "share", "seed",
 }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from lit_cascade.analysis import (
     rule_of,
     without_logits,
 )
-from lit_cascade.calibrations import StageCalibration
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.selection import OperatingPoint, operating_points
 from lit_cascade.core.sweep import Curve
@@ -24,7 +23,6 @@ from lit_cascade.report.text import json_number
 
 __all__ = [
     "Validation",
-    "calibration_summary",
     "outcome_summary",
     "provenance",
     "validation_summary",
@@ -198,18 +196,3 @@ def validation_summary(found: Validation) -> dict[str, Any]:
             None if plain is None else _points(operating_points(plain, metric), metric, unit)
         )
     return summary | {"provenance": provenance(found.records)}
-
-
-def calibration_summary(found: Mapping[str, StageCalibration]) -> dict[str, Any]:
-    """Temperatures with their figures, by stage name."""
-    return {
-        name: {
-            "temperature": stage.fit.temperature,
-            "n": stage.n,
-            "nll_before": stage.fit.nll_before,
-            "nll_after": stage.fit.nll_after,
-            "ece_before": stage.ece_before,
-            "ece_after": stage.ece_after,
-        }
-        for name, stage in found.items()
-    }
