@@ -24,8 +24,8 @@ def print_calibration(found: Calibrated, where: str, notes: Sequence[str] = ()) 
     console, plan = results_console(), found.plan
     console.print(_fits_table(found, where))
     console.print(
-        f"NLL in nats; ECE over {BINS} bins of equal width and of equal mass; Brier score from 0 to "
-        f"2. Figures are {plan.text}.",
+        f"NLL in nats; ECE over {BINS} bins of equal width, then of equal mass; Brier score, 0 to 2. "
+        f"Figures are {plan.text}.",
         soft_wrap=True,
     )
     for name, stage in found.fitted.items():

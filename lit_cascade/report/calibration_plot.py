@@ -86,13 +86,13 @@ def _curves(axes: Axes, found: Calibrated, compared: Comparison) -> None:
         )  # fmt: skip
     low, high = (100 * end for end in compared.difference.interval)
     axes.set_title(
-        f"the cascade: {100 * compared.difference.value:+.2f} points ({low:+.2f} to {high:+.2f})",
+        f"the cascade: {100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})",
         fontsize=10,
     )
     axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
     axes.set_xlabel(cost_axis(found.unit))
     axes.set_ylabel(metric_axis("accuracy"))
-    axes.margins(x=0.08, y=0.1)
+    axes.margins(x=0.12, y=0.1)
     _finish(axes)
 
 
