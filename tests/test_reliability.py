@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
-from torchmetrics.classification import MulticlassCalibrationError
+from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
+from torchmetrics.functional.classification import binary_calibration_error
 
 from lit_cascade.records import Record
 from lit_cascade.reliability import BINS, fitness_of
@@ -54,12 +55,27 @@ def test_calibration_errors_are_those_of_netcal_and_torchmetrics(case):
     confidence, answer = probabilities.max(dim=1)
     right = answer == labels
     assert found.ece == pytest.approx(netcal_ece(confidence, right, equal_width=True), abs=1e-12)
-    assert found.ece_equal_mass == pytest.approx(
-        netcal_ece(confidence, right, equal_width=False), abs=1e-12
-    )
+    quantiles = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)
+    if bool((confidence.quantile(quantiles).diff() > 0).all()):  # netcal wants distinct edges
+        assert found.ece_equal_mass == pytest.approx(
+            netcal_ece(confidence, right, equal_width=False), abs=1e-12
+        )
     if float(confidence.max()) < 1:  # which torchmetrics puts into a bin of its own
+        binary = BinaryCalibrationError(n_bins=BINS, norm="l1")
+        assert found.ece == pytest.approx(binary(confidence, right.long()).item(), abs=1e-7)
+        exact = binary_calibration_error(confidence, right.long(), n_bins=BINS, norm="l1")
+        assert found.ece == float(exact)
+        # this one rounds to single precision, and a few samples into another bin
         metric = MulticlassCalibrationError(num_classes=logits.shape[1], n_bins=BINS, norm="l1")
-        assert found.ece == pytest.approx(metric(probabilities, labels).item(), abs=1e-12)
+        assert found.ece == pytest.approx(metric(probabilities, labels).item(), abs=2e-5)
+
+
+def test_equal_mass_is_also_right_where_many_share_one_confidence():
+    """By hand: of the quantiles of 20 ones and 10 halves, only 0, 1/2 and 1 differ."""
+    logits = torch.tensor([[40.0, 0.0]] * 20 + [[0.0, 0.0]] * 10)
+    labels = torch.tensor([0] * 15 + [1] * 5 + [0] * 3 + [1] * 7)
+    found = fitness_of(logits, labels)
+    assert found.ece_equal_mass == pytest.approx(20 / 30 * 0.25 + 10 / 30 * 0.2, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))

@@ -24,7 +24,7 @@ def print_calibration(found: Calibrated, where: str, notes: Sequence[str] = ()) 
     console, plan = results_console(), found.plan
     console.print(_fits_table(found, where))
     console.print(
-        f"NLL in nats; ECE over {BINS} bins of equal width, then of equal mass; Brier score, 0 to 2. "
+        f"NLL in nats; ECE over {BINS} bins of equal width, then of equal mass; Brier from 0 to 2. "
         f"Figures are {plan.text}.",
         soft_wrap=True,
     )

@@ -193,7 +193,9 @@ def test_other_classes_are_refused():
     scaling = VectorScaling((1.0, 2.0), (0.0, 0.0), ("cat", "dog"))
     scaling.check_classes(("cat", "dog"), "stage 'a'")
     scaling.check_classes(None, "stage 'a'")
-    with pytest.raises(CascadeError, match="stage 'a' was fitted to other classes.*'cat' in place"):
+    with pytest.raises(
+        CascadeError, match=r"stage 'a' was fitted to other classes.*'cat' in place"
+    ):
         scaling.check_classes(("dog", "cat"), "stage 'a'")
     with pytest.raises(CascadeError, match="first in their number"):
         scaling.check_classes(("cat", "dog", "cow"), "stage 'a'")
