@@ -156,6 +156,13 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def _vectors(found: Validation) -> dict[str, Any]:
+    """Vector scalings by stage, if there are any."""
+    pairs = zip(found.names, found.rule.vectors, strict=True)
+    vectors = {name: vector.as_options() for name, vector in pairs if vector is not None}
+    return {"vectors": vectors} if vectors else {}
+
+
 def validation_summary(found: Validation) -> dict[str, Any]:
     """The content of `summary.json`."""
     curve, unit, metric, plain = found.curve, found.unit, found.curve.metric, found.uncalibrated
@@ -169,11 +176,7 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "score": found.rule.score,
         "combine": found.rule.combine,
         "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
-        "vectors": {
-            name: vector.as_options()
-            for name, vector in zip(found.names, found.rule.vectors, strict=True)
-            if vector is not None
-        },
+        **_vectors(found),
         "floors": dict(zip(found.names, map(json_number, found.rule.floors), strict=False)),
         "stages": [
             {
