@@ -133,8 +133,10 @@ def test_calibration_writes_an_overlay_that_validate_takes(records, tmp_path):
     overlay = yaml.safe_load((tmp_path / "calibration.yaml").read_text())["policy"]
     fits = overlay["evidence"]["temperatures"]["fits"]["small"]
     assert fits["temperature"] == overlay["temperatures"]["small"] > 0
-    assert fits["nll_after"] <= fits["nll_before"]
     assert overlay["thresholds"] is None
+    assert overlay["vectors"] is None
+    assert (tmp_path / "calibrate.png").read_bytes().startswith(b"\x89PNG")
+    assert numbers(tmp_path)["recommended"] == "none"
     both = done(
         lit_cascade(
             "validate", "--config", "digits_pair.yaml", "--config", "calibration.yaml",
@@ -193,14 +195,18 @@ def test_fewer_batches_than_processes_and_a_real_run_on_two(tmp_path):
     logger = ("--trainer.logger", "lightning.pytorch.loggers.CSVLogger")
     logger += ("--trainer.logger.init_args.save_dir", "logs")
     for command, file in (
-        ("calibrate", "calibration.yaml"),
+        ("calibrate --method vector --share 0.6", "summary.json"),
         ("test", "test.json"),
         ("validate", "summary.json"),
     ):
+        name, *own = command.split()
         for devices in (1, 2):
-            run = ("--trainer.devices", devices, "--out", devices, *logger)
-            done(lit_cascade(command, *words, *run, cwd=tmp_path))
-        assert (tmp_path / "1" / file).read_text() == (tmp_path / "2" / file).read_text()
+            run = ("--trainer.devices", devices, "--out", f"{name}{devices}", *own, *logger)
+            done(lit_cascade(name, *words, *run, cwd=tmp_path))
+        one, two = ((tmp_path / f"{name}{devices}" / file).read_text() for devices in (1, 2))
+        assert one == two
+    one, two = ((tmp_path / f"calibrate{k}" / "calibration.yaml").read_text() for k in (1, 2))
+    assert one == two
 
 
 def test_a_process_that_dies_ends_the_run(tmp_path):
