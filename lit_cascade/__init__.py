@@ -27,11 +27,13 @@ _PUBLIC = {
     "SearchSettings": "lit_cascade.core.search",
     "Stage": "lit_cascade.models.stage",
     "UsageError": "lit_cascade.errors",
+    "VectorScaling": "lit_cascade.core.vector",
     "Zoo": "lit_cascade.core.zoo",
     "average_compute_reduction": "lit_cascade.core.frontier",
     "count_flops": "lit_cascade.cost",
     "curve_of_records": "lit_cascade.analysis",
     "fit_temperature": "lit_cascade.core.calibration",
+    "fit_vector_scaling": "lit_cascade.core.vector",
     "frontier_of": "lit_cascade.frontiers",
     "operating_points": "lit_cascade.core.selection",
     "protocol_of": "lit_cascade.protocol",
@@ -58,12 +60,14 @@ __all__ = [
     "SearchSettings",
     "Stage",
     "UsageError",
+    "VectorScaling",
     "Zoo",
     "__version__",
     "average_compute_reduction",
     "count_flops",
     "curve_of_records",
     "fit_temperature",
+    "fit_vector_scaling",
     "frontier_of",
     "operating_points",
     "protocol_of",
@@ -82,6 +86,7 @@ if TYPE_CHECKING:
     from lit_cascade.core.search import SearchSettings, search
     from lit_cascade.core.selection import OperatingPoint, operating_points
     from lit_cascade.core.sweep import Curve, sweep
+    from lit_cascade.core.vector import VectorScaling, fit_vector_scaling
     from lit_cascade.core.zoo import Zoo
     from lit_cascade.cost import count_flops
     from lit_cascade.errors import CascadeError, UsageError

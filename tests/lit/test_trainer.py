@@ -307,7 +307,7 @@ def test_calibration_sets_the_temperature_of_the_stages_that_defer():
 def test_a_cascade_with_vector_scaling_runs_as_its_replay_says(combine, several):
     """Live, replayed, and replayed from the options as a config holds them."""
     data = points(200)
-    model = cascade(3, PolicyOptions(thresholds=[0.5, 0.6], combine=combine))
+    model = cascade(3, PolicyOptions(thresholds=[0.5, 0.4], combine=combine))
     stages = ["net0", "net1", "net2"] if several else ["net1"]
     fitted, records = trainer().calibrate(
         model, data, split="validation", stages=stages, method="vector", share=0.5
