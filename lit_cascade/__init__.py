@@ -28,6 +28,7 @@ _PUBLIC = {
     "SearchSettings": "lit_cascade.core.search",
     "Stage": "lit_cascade.models.stage",
     "UsageError": "lit_cascade.errors",
+    "VectorScaling": "lit_cascade.core.vector",
     "Zoo": "lit_cascade.core.zoo",
     "aurc": "lit_cascade.core.quality",
     "average_compute_reduction": "lit_cascade.core.frontier",
@@ -37,6 +38,7 @@ _PUBLIC = {
     "deferral_quality": "lit_cascade.core.quality",
     "fit_head": "lit_cascade.heads",
     "fit_temperature": "lit_cascade.core.calibration",
+    "fit_vector_scaling": "lit_cascade.core.vector",
     "frontier_of": "lit_cascade.frontiers",
     "operating_points": "lit_cascade.core.selection",
     "protocol_of": "lit_cascade.protocol",
@@ -64,6 +66,7 @@ __all__ = [
     "SearchSettings",
     "Stage",
     "UsageError",
+    "VectorScaling",
     "Zoo",
     "__version__",
     "aurc",
@@ -74,6 +77,7 @@ __all__ = [
     "deferral_quality",
     "fit_head",
     "fit_temperature",
+    "fit_vector_scaling",
     "frontier_of",
     "operating_points",
     "protocol_of",
@@ -95,6 +99,7 @@ if TYPE_CHECKING:
     from lit_cascade.core.search import SearchSettings, search
     from lit_cascade.core.selection import OperatingPoint, operating_points
     from lit_cascade.core.sweep import Curve, sweep
+    from lit_cascade.core.vector import VectorScaling, fit_vector_scaling
     from lit_cascade.core.zoo import Zoo
     from lit_cascade.cost import count_flops
     from lit_cascade.errors import CascadeError, UsageError

@@ -17,6 +17,7 @@ from lit_cascade.core.metrics import check_countable, check_metric
 from lit_cascade.core.policy import Policy, above_floor, always_defer
 from lit_cascade.core.scores import LEARNED, RECORDED
 from lit_cascade.core.sweep import Curve, sweep
+from lit_cascade.core.vector import VectorScaling
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record, check_alike
@@ -24,6 +25,7 @@ from lit_cascade.units import unit_label
 
 __all__ = [
     "Judged",
+    "check_vectors",
     "cost_notes",
     "curve_of_records",
     "judge",
@@ -66,6 +68,7 @@ def rule_of(options: PolicyOptions, names: Sequence[str], *, recorded: bool = Fa
         heads=tuple(
             DeferralHead.from_numbers(numbers, f"policy.heads.{name}") for name, numbers in heads
         ),
+        vectors=tuple(parts and VectorScaling(**parts) for parts in options.vectors_of(names)),
     )
 
 
@@ -177,9 +180,22 @@ def _said(record: Record, policy: Policy, stage: int) -> tuple[Tensor, Tensor, T
         return confidence, answer, is_right(answer, labels)
     if policy.temperatures[stage] != 1.0:
         record.logits_for("a temperature")
+    if policy.vectors[stage] is not None:
+        record.logits_for("a vector scaling")
     if record.score is None or record.correct is None:  # a record is not made without
         raise CascadeError(f"record {record.name!r} holds neither logits nor scores.")
     return record.score, record.correct.long(), record.correct
+
+
+def check_vectors(records: Sequence[Record], policy: Policy) -> None:
+    """Check that the vector scalings of a policy are for the classes of records.
+
+    Raises:
+        CascadeError: one was fitted to others, or to another order of them.
+    """
+    for record, vector in zip(records, policy.vectors, strict=False):
+        if vector is not None:
+            vector.check_classes(record.classes or None, f"stage {record.name!r}")
 
 
 def score_and_correct(
@@ -221,6 +237,7 @@ def judge(
             does not have, or scores where the policy or the metric needs logits.
     """
     check_alike(records)
+    check_vectors(records, policy)
     said = [_said(record, policy, k) for k, record in enumerate(records)]
     scores, own, alone = map(list, zip(*said, strict=True))
     probabilities: Iterable[Tensor] = ()

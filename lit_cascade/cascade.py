@@ -24,7 +24,8 @@ class CascadeOutput(NamedTuple):
     Attributes:
         logits: raw logits of the stage whose answer it is, or, where the policy averages, the
             logarithm of the mean probabilities; (N, C) float32.
-        prediction: the answer, their argmax, (N,) int64.
+        prediction: the answer, (N,) int64: their argmax, or that of the scaled logits where the
+            stage has a vector scaling.
         stage: number of the last stage that ran, from 0, (N,) int64.
         score: that stage's confidence score, (N,) float32.
         chosen: number of the stage whose answer it is, (N,) int64: the last that ran, unless the
@@ -68,7 +69,7 @@ class Cascade(nn.Module):
 
     Args:
         stages: modules in order, or a mapping of names to modules.
-        policy: thresholds, score and temperatures for as many stages.
+        policy: thresholds, score, temperatures and vector scalings for as many stages.
 
     Raises:
         UsageError: fewer than two stages, or a policy for another number of stages.
@@ -154,7 +155,9 @@ class Cascade(nn.Module):
             )
         score, answer = self.policy.score_and_answer(k, logits)
         stage = torch.full_like(answer, k)
-        found = CascadeOutput(logits, answer, stage, score, stage)
+        # of its own where it may differ: answers of later stages are written into both
+        chosen = stage.clone() if self.policy.combine == "most_confident" else stage
+        found = CascadeOutput(logits, answer, stage, score, chosen)
         if k == len(self.stages) - 1:
             deferred = torch.zeros_like(answer, dtype=torch.bool)
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis import judge
+from lit_cascade.analysis import check_vectors, judge
 from lit_cascade.core.joint import joint_path
 from lit_cascade.core.policy import Policy, above_floor, say
 from lit_cascade.core.promise import (
@@ -103,6 +103,7 @@ def behaviour_of(records: Sequence[Record], rule: Policy, unit: str = "flops") -
 
 
 def _without_labels(records: Sequence[Record], rule: Policy, unit: str) -> Behaviour:
+    check_vectors(records, rule)
     logits = [record.logits for record in records if record.logits is not None]
     scores, own, after = say(logits, rule)
     deferring = zip(scores[:-1], rule.floors, strict=True)

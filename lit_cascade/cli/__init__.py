@@ -17,7 +17,10 @@ COMMANDS = {
     "screen": ("lit_cascade.cli.screen", "list published models worth recording"),
     "record": ("lit_cascade.cli.record", "run models and keep what they say, one file each"),
     "import": ("lit_cascade.cli.import_", "make a record from arrays of any framework"),
-    "calibrate": ("lit_cascade.cli.calibrate", "fit temperatures on the calibration split"),
+    "calibrate": (
+        "lit_cascade.cli.calibrate",
+        "fit temperatures or vector scalings; do they help?",
+    ),
     "compare-scores": ("lit_cascade.cli.compare_scores", "judge every score of a small model"),
     "validate": ("lit_cascade.cli.validate", "judge a cascade at every threshold"),
     "select": ("lit_cascade.cli.select", "choose thresholds that keep a promise, with evidence"),

@@ -40,7 +40,7 @@ def _benchmark(trainer: Any, model: Any, datamodule: Any, options: BenchmarkOpti
 
     from lit_cascade.cli.output import Output
     from lit_cascade.errors import UsageError
-    from lit_cascade.lit.measuring import Plan
+    from lit_cascade.lit.measuring import SpeedPlan
     from lit_cascade.provenance import run_info
     from lit_cascade.report.speed import (
         benchmark_notes,
@@ -61,7 +61,7 @@ def _benchmark(trainer: Any, model: Any, datamodule: Any, options: BenchmarkOpti
         if options.threads < 1:
             raise UsageError(f"threads: expected at least 1, got {options.threads}.")
         torch.set_num_threads(options.threads)
-    plan = Plan(
+    plan = SpeedPlan(
         thresholds=thresholds,
         rates=tuple(options.deferral_rates),
         samples=options.samples,

@@ -1,4 +1,4 @@
-"""`lit-cascade calibrate`: temperatures, fitted on the calibration split."""
+"""`lit-cascade calibrate`: temperatures or vector scalings, and whether they help."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lit_cascade.calibrations import StageCalibration
     from lit_cascade.cli.output import Output
     from lit_cascade.records import Record
+    from lit_cascade.report.calibration_summary import Calibrated
 
 __all__ = ["main"]
 
@@ -25,12 +26,13 @@ def _output(options: CalibrateOptions) -> Output:
     from lit_cascade.cli.learn import check_learnable
     from lit_cascade.cli.output import Output
 
-    check_learnable(options.policy, learn=options.learn_score)
-    return Output("calibrate", options.out, ["calibration.yaml"], overwrite=options.overwrite)
+    check_learnable(options.policy, learn=options.learn_score, method=options.method)
+    names = ["calibration.yaml", "calibrate.png", "summary.json"]
+    return Output("calibrate", options.out, names, overwrite=options.overwrite)
 
 
 def _run_records(options: CalibrateOptions) -> None:
-    from lit_cascade.calibrations import calibrate_record
+    from lit_cascade.calibrations import Plan, calibrate_record
     from lit_cascade.errors import check_name
     from lit_cascade.records import Record, check_alike
 
@@ -39,18 +41,19 @@ def _run_records(options: CalibrateOptions) -> None:
     check_alike(records)
     names = [record.name for record in records]
     chosen = [check_name(name, names, "--stages") for name in options.stages or names[:-1]]
-    report(
-        {record.name: calibrate_record(record) for record in records if record.name in chosen},
-        records,
-        options,
-        output,
-    )
+    plan = Plan.of(len(records[0]), options.share, options.seed)
+    fitted = {
+        record.name: calibrate_record(record, options.method, plan)
+        for record in records
+        if record.name in chosen
+    }
+    report(fitted, records, options, output)
 
 
 def _run_models() -> None:
+    from lit_cascade.cli.evidence import check_not_reported
     from lit_cascade.cli.lightning import CascadeCLI
     from lit_cascade.data.splits import shared_ids
-    from lit_cascade.errors import CascadeError
     from lit_cascade.lit import LitCascade
 
     class CalibrateCLI(CascadeCLI):
@@ -68,15 +71,17 @@ def _run_models() -> None:
 
             def check(ids: Any, data: Mapping[str, Any]) -> None:
                 shared = shared_ids(datamodule, options.split, "validation")
-                if shared and not options.allow_overlap:
-                    raise CascadeError(
-                        f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
-                        f"{options.split!r}, are also in the split 'validation' that is reported "
-                        f"on (first id {shared[0]!r}). Use another split, or add --allow_overlap."
-                    )
+                check_not_reported(shared, ids, data, allowed=options.allow_overlap)
 
             fitted, records = self.trainer.calibrate(
-                model, datamodule, options.split, options.stages, check
+                model,
+                datamodule,
+                options.split,
+                options.stages,
+                check,
+                options.method,
+                options.share,
+                options.seed,
             )
             if records is None:
                 return
@@ -91,35 +96,80 @@ def report(
     options: CalibrateOptions,
     output: Output,
 ) -> None:
-    """Print temperatures and write them as an overlay."""
-    from lit_cascade.cli.evidence import fitted_on
+    """Print what the calibration does and whether it helps, and write it as an overlay."""
+    from lit_cascade.analysis import rule_of
+    from lit_cascade.calibrated import compare_cascades
+    from lit_cascade.calibrations import Plan
     from lit_cascade.cli.learn import with_learned_score
+    from lit_cascade.report.calibration import print_calibration
+    from lit_cascade.report.calibration_plot import draw_calibration
+    from lit_cascade.report.calibration_summary import (
+        Calibrated,
+        calibration_summary,
+        recommendation,
+    )
     from lit_cascade.report.notes import data_notes
-    from lit_cascade.report.summary import calibration_summary
-    from lit_cascade.report.tables import print_calibration
 
-    data = records[0].data
-    where = f"{data.get('name', 'records')}, split {data.get('split', 'unknown')!r}"
+    data, names = records[0].data, [record.name for record in records]
+    plan = Plan.of(len(records[0]), options.share, options.seed)
+    compared = None
+    if options.method != "none":
+        rule = rule_of(options.policy, names)
+        compared = compare_cascades(records, rule, fitted, plan, options.method, options.cost)
+    found = Calibrated(records, fitted, plan, options.method, compared, options.cost)
     notes = data_notes(data)
-    if options.policy.thresholds is not None:
+    if options.policy.thresholds is not None or options.policy.floors is not None:
         notes.append(
-            "The thresholds of this config were chosen at other temperatures; the overlay drops "
+            "The thresholds of this config were chosen at another calibration; the overlay drops "
             "them: choose again."
         )
-    print_calibration(fitted, where, notes)
-    policy: dict[str, Any] = {
-        "temperatures": {name: stage.fit.temperature for name, stage in fitted.items()},
-        "thresholds": None,
-        "evidence": {
-            "temperatures": fitted_on(records[0]) | {"fits": calibration_summary(fitted)},
-        },
-    }
-    policy = with_learned_score(policy, records, options.policy, learn=options.learn_score)
+    where = f"{data.get('name', 'records')}, split {data.get('split', 'unknown')!r}"
+    print_calibration(found, where, notes)
+    policy = with_learned_score(
+        _overlay(found, options), records, options.policy, learn=options.learn_score,
+        rows=plan.fitted,
+    )  # fmt: skip
     output.add_yaml(
         "calibration.yaml",
         {"policy": policy},
-        "Temperatures fitted by lit-cascade calibrate. Give it after the config of the cascade:\n"
+        f"{recommendation(found)}\n"
+        "Fitted by lit-cascade calibrate. Give it after the config of the cascade:\n"
         "  lit-cascade validate --config PAIR.yaml --config calibration.yaml\n"
-        "Thresholds chosen at other temperatures no longer hold, so it takes them away.",
+        "Thresholds chosen at another calibration no longer hold, so it takes them away.",
     )
+    output.add("calibrate.png", draw_calibration(found))
+    output.add_json("summary.json", calibration_summary(found) | {"notes": notes})
     output.write()
+
+
+def _overlay(found: Calibrated, options: CalibrateOptions) -> dict[str, Any]:
+    """The calibration as options of a policy, with what it was fitted on."""
+    from lit_cascade.cli.evidence import fitted_on
+    from lit_cascade.report.calibration_summary import fit_summary, verdict_summary
+
+    given, scalings = options.policy, {k: stage.scaling for k, stage in found.fitted.items()}
+    names = [record.name for record in found.records]
+    temperatures = dict(zip(names, given.temperatures_of(names), strict=True))
+    others = {name: t for name, t in temperatures.items() if t != 1 and name not in scalings}
+    temperatures |= {name: scaling.temperature for name, scaling in scalings.items()}
+    kept = {name: parts for name, parts in (given.vectors or {}).items() if name not in scalings}
+    new = {k: s.vector.as_options() for k, s in scalings.items() if s.vector is not None}
+    fits = {"fits": {name: fit_summary(stage) for name, stage in found.fitted.items()}}
+    evidence: dict[str, Any] = {"calibration": verdict_summary(found)}
+    for part, method, old in (
+        ("temperatures", "temperature", others),
+        ("vectors", "vector", kept),
+    ):
+        if old and part in (given.evidence or {}):
+            evidence[f"earlier {part}"] = (given.evidence or {})[part]
+        if method == found.method:
+            evidence[part] = fitted_on(found.records[0], found.plan.fitted) | fits
+    if given.temperatures is None:
+        temperatures = {name: t for name, t in temperatures.items() if t != 1}
+    return {
+        "temperatures": temperatures or None,
+        "vectors": kept | new or None,
+        "thresholds": None,
+        "floors": None,
+        "evidence": evidence,
+    }

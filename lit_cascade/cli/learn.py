@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["check_learnable", "with_learned_score"]
 
 
-def check_learnable(given: PolicyOptions, *, learn: bool) -> None:
+def check_learnable(given: PolicyOptions, *, learn: bool, method: str) -> None:
     """Check, before any work, that the policy of a config can have a learned score.
 
     Raises:
-        UsageError: its answers are combined by scores.
+        UsageError: its answers are combined by scores; or the score that it has learned would see
+            other logits than it was fitted to.
     """
     from lit_cascade.errors import UsageError
 
@@ -27,6 +28,11 @@ def check_learnable(given: PolicyOptions, *, learn: bool) -> None:
         raise UsageError(
             "--learn_score: policy.combine is most_confident, which compares scores of stages, "
             "and a learned score says how useful it is to defer; expected later or average."
+        )
+    if method == "vector" and given.score == "learned" and not learn:
+        raise UsageError(
+            "--method vector: changes the logits that the learned score of this config was fitted "
+            "to; add --learn_score to fit it anew."
         )
 
 
@@ -62,7 +68,12 @@ def with_learned_score(
             evidence["heads"] = (given.evidence or {})["heads"]
         return overlay | {"evidence": evidence}
     names = [record.name for record in records]
-    plain = replace(given, score="max_softmax", temperatures=overlay.get("temperatures"))
+    plain = replace(
+        given,
+        score="max_softmax",
+        temperatures=overlay.get("temperatures"),
+        vectors=overlay.get("vectors"),
+    )
     fitted = fit_heads(records, rule_of(plain, names), rows)
     print_heads(fitted)
     evidence["heads"] = fitted_on(records[0], rows) | {

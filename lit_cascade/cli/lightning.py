@@ -22,7 +22,7 @@ __all__ = ["CascadeCLI"]
 _SKIP = {
     "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "verbose",
     "ckpt_path", "weights_only", "split", "stages", "check", "configs", "promise", "plan",
-    "return_predictions", "folder", "name", "gather",
+    "method", "share", "seed", "return_predictions", "folder", "name", "gather",
 }  # fmt: skip
 
 

@@ -162,23 +162,35 @@ class ImportOptions:
 
 @dataclass
 class CalibrateOptions:
-    """Fit temperatures on the calibration split.
+    """Fit temperatures or vector scalings on the calibration split, and say whether they help.
 
     Args:
         records: record files to fit on instead of running models, cheapest first.
         stages: names of the stages to calibrate; by default all but the last.
+        method: one temperature per stage; vector, a factor and an offset for every class, which may
+            change answers; or none, to see how well confidence fits as it is.
+        share: fit on this share of the samples only and report on the others, which select may then
+            choose thresholds on; by default the fit is on all and what is reported is
+            cross-fitted.
+        seed: of the drawing of samples.
         learn_score: also learn a score: which answers the last stage would put right.
         split: the split to fit on.
+        cost: unit of the cost to compare cascades by: flops, or another that the records have.
         allow_overlap: fit even on samples that the validation split has too.
-        out: folder for calibration.yaml; by default a new one, runs/calibrate-N.
+        out: folder for calibration.yaml, calibrate.png and summary.json; by default a new one,
+            runs/calibrate-N.
         overwrite: replace results that are already in the folder.
-        policy: of the cascade; thresholds in it are dropped from the overlay.
+        policy: of the cascade; thresholds and floors in it are dropped from the overlay.
     """
 
     records: list[str] | None = None
     stages: list[str] | None = None
+    method: Literal["temperature", "vector", "none"] = "temperature"
+    share: float | None = None
+    seed: int = 0
     learn_score: bool = False
     split: str = "calibration"
+    cost: str = "flops"
     allow_overlap: bool = False
     out: str | None = None
     overwrite: bool = False

@@ -1,7 +1,8 @@
 """The one contract of a cascade, used by the replay over records and by the live execution.
 
 Stage k answers a sample if and only if `score(logits_k / T_k) >= threshold_k`; otherwise the sample
-is deferred to stage k + 1. The last stage always answers.
+is deferred to stage k + 1. The last stage always answers. Where a stage has a vector scaling, its
+logits are the scaled ones, for its answer too.
 
 A floor under a threshold makes a window of it: a stage also answers where its score lies below the
 floor, because a sample that hopeless is not worth another stage.
@@ -27,6 +28,7 @@ from lit_cascade.core.scores import (
     score_and_answer,
     score_named,
 )
+from lit_cascade.core.vector import VectorScaling
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = [
@@ -54,6 +56,7 @@ class Policy:
             `lit_cascade.core.combination.COMBINATIONS`.
         floors: one per threshold and not above it: a stage also answers below its floor. By default
             `-inf`, which nothing lies below.
+        vectors: a vector scaling per stage, before its temperature; None for those without.
         heads: one per threshold where the score is `learned`, and none otherwise.
 
     Raises:
@@ -71,28 +74,22 @@ class Policy:
     temperatures: tuple[float, ...] = ()
     combine: str = "later"
     floors: tuple[float, ...] = ()
+    vectors: tuple[VectorScaling | None, ...] = ()
     heads: tuple[DeferralHead, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill in temperatures and floors, and check every number."""
+        """Fill in what is not given, and check every number."""
         thresholds = tuple(float(t) for t in self.thresholds)
         temperatures = tuple(float(t) for t in self.temperatures) or (1.0,) * (len(thresholds) + 1)
         floors = tuple(float(f) for f in self.floors) or (-math.inf,) * len(thresholds)
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "temperatures", temperatures)
         object.__setattr__(self, "floors", floors)
+        object.__setattr__(self, "vectors", tuple(self.vectors) or (None,) * len(temperatures))
         score = score_named(self.score)
         check_combination(self.combine)
+        self._check_lengths()
         self._check_heads()
-        if len(floors) != len(thresholds):
-            raise UsageError(
-                f"floors: expected one per threshold ({len(thresholds)}), got {len(floors)}."
-            )
-        if len(temperatures) != len(thresholds) + 1:
-            raise UsageError(
-                f"temperatures: {len(thresholds)} thresholds make {len(thresholds) + 1} stages, "
-                f"which need as many temperatures, got {len(temperatures)}."
-            )
         for temperature in temperatures:
             if not (temperature > 0 and math.isfinite(temperature)):
                 raise UsageError(
@@ -127,6 +124,22 @@ class Policy:
                 "none to compare with; use later or average with score learned."
             )
 
+    def _check_lengths(self) -> None:
+        deferring, stages = len(self.thresholds), len(self.temperatures)
+        if len(self.floors) != deferring:
+            raise UsageError(
+                f"floors: expected one per threshold ({deferring}), got {len(self.floors)}."
+            )
+        if stages != deferring + 1:
+            raise UsageError(
+                f"temperatures: {deferring} thresholds make {deferring + 1} stages, which need as "
+                f"many temperatures, got {stages}."
+            )
+        if len(self.vectors) != stages:
+            raise UsageError(
+                f"vectors: expected one or None per stage ({stages}), got {len(self.vectors)}."
+            )
+
     @property
     def stages(self) -> int:
         """Number of stages."""
@@ -138,6 +151,7 @@ class Policy:
         Whatever has no score of the policy's kind has the largest class probability: a stage with
         logits among stages with `recorded` scores, and the last stage where the score is `learned`.
         """
+        logits = self.scaled(stage, logits)
         if stage < len(self.heads):
             return self.heads[stage].scores(logits), answers_of(logits)
         score = "max_softmax" if self.score in {RECORDED.name, LEARNED.name} else self.score
@@ -145,7 +159,12 @@ class Policy:
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""
-        return probabilities_of(logits, self.temperatures[stage])
+        return probabilities_of(self.scaled(stage, logits), self.temperatures[stage])
+
+    def scaled(self, stage: int, logits: Tensor) -> Tensor:
+        """Logits (N, C) of a stage after its vector scaling, if it has one."""
+        vector = self.vectors[stage]
+        return logits if vector is None else vector.apply(logits)
 
 
 def always_defer(stages: int, **parts: Any) -> Policy:

@@ -13,8 +13,9 @@ from lit_cascade.analysis import policy_of, rule_of
 from lit_cascade.batch import Inputs, view_of
 from lit_cascade.cascade import Cascade, CascadeOutput
 from lit_cascade.core.policy import Policy
+from lit_cascade.core.vector import VectorScaling
 from lit_cascade.data.evaluation import EvaluationData
-from lit_cascade.errors import UsageError, check_file_name
+from lit_cascade.errors import UsageError, check_file_name, check_name
 from lit_cascade.lit.metrics import CascadeMetrics
 from lit_cascade.lit.parts import FittingParts
 from lit_cascade.lit.running import Running, Views, check_finite, views_of
@@ -125,6 +126,31 @@ class LitCascade(StagesModule):
             self.cascade.policy, temperatures=self.options.temperatures_of(self.names)
         )
 
+    def set_vectors(self, vectors: Mapping[str, VectorScaling | None]) -> None:
+        """Set or take away the vector scaling of stages by name; the others keep theirs.
+
+        Raises:
+            UsageError: an unknown stage.
+            CascadeError: a vector scaling for other classes than the stages answer among.
+        """
+        for name in vectors:
+            check_name(name, self.names, "vectors")
+        known = dict(zip(self.names, self.cascade.policy.vectors, strict=True)) | dict(vectors)
+        self.cascade.policy = replace(self.cascade.policy, vectors=tuple(known.values()))
+        plain = {name: vector.as_options() for name, vector in known.items() if vector is not None}
+        self.options = replace(self.options, vectors=plain or None)
+        self._check_vectors()
+
+    def align(self, classes: Sequence[str] | None, *, fewer: bool = False) -> None:
+        """As for any stages; and vector scalings must be for the classes that this leaves."""
+        super().align(classes, fewer=fewer)
+        self._check_vectors()
+
+    def _check_vectors(self) -> None:
+        for name, vector in zip(self.names, self.cascade.policy.vectors, strict=True):
+            if vector is not None:
+                vector.check_classes(self.class_names, f"stage {name!r}")
+
     def set_thresholds(self, thresholds: Sequence[float]) -> None:
         """Set the thresholds of the deferring stages, in stage order.
 
@@ -167,6 +193,7 @@ class LitCascade(StagesModule):
             metric,
             None if self.class_names is None else len(self.class_names),
             policy.heads,
+            policy.vectors,
         )
 
     def preprocessings_to_run(self) -> list[Preprocessing | None]:

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from lit_cascade.lit.cascade import LitCascade
     from lit_cascade.lit.reading import ReadingTrainer
 
-__all__ = ["Benchmark", "Plan", "measure_speed"]
+__all__ = ["Benchmark", "SpeedPlan", "measure_speed"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SpeedPlan:
     """What to measure.
 
     Attributes:
@@ -114,7 +114,7 @@ def measure_speed(
     model: LitCascade,
     datamodule: LightningDataModule,
     split: str,
-    plan: Plan,
+    plan: SpeedPlan,
 ) -> Benchmark:
     """Measure a cascade; see `CascadeTrainer.benchmark`."""
     if trainer.world_size > 1:
@@ -140,7 +140,7 @@ class _Measurement:
     """One benchmark, inside a Trainer's step."""
 
     def __init__(
-        self, trainer: ReadingTrainer, model: LitCascade, data: EvaluationData, plan: Plan
+        self, trainer: ReadingTrainer, model: LitCascade, data: EvaluationData, plan: SpeedPlan
     ) -> None:
         self._trainer, self._model, self._data, self._plan = trainer, model, data, plan
         self._stages = list(model.networks().values())

@@ -12,6 +12,7 @@ from lit_cascade.core.labels import is_right
 from lit_cascade.core.learned import DeferralHead
 from lit_cascade.core.metrics import METRICS, Counts, check_countable, check_metric, count
 from lit_cascade.core.policy import Policy, route, say
+from lit_cascade.core.vector import VectorScaling
 from lit_cascade.errors import CascadeError
 
 __all__ = ["CascadeMetrics"]
@@ -34,6 +35,7 @@ class CascadeMetrics(Metric):
         num_classes: by default that of the first batch; must be given where one of several
             processes may see no batch, if `metric` counts classes.
         heads: one per deferring stage where the score is `learned`.
+        vectors: a vector scaling or None per stage; by default none.
 
     Raises:
         UsageError: a threshold or temperature out of range, an unknown metric, or one that is not
@@ -69,6 +71,7 @@ class CascadeMetrics(Metric):
         metric: str = "accuracy",
         num_classes: int | None = None,
         heads: Sequence[DeferralHead] = (),
+        vectors: Sequence[VectorScaling | None] = (),
     ) -> None:
         super().__init__()
         self.policies = [
@@ -78,6 +81,7 @@ class CascadeMetrics(Metric):
                 tuple(temperatures),
                 combine,
                 heads=tuple(heads),
+                vectors=tuple(vectors),
             )
             for threshold in thresholds
         ]

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lit_cascade.analysis import rule_of
-from lit_cascade.calibrations import StageCalibration, calibrate_record
+from lit_cascade.calibrations import Method, Plan, StageCalibration, calibrate_record
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import measure
 from lit_cascade.core.promise import Promise
@@ -17,7 +17,7 @@ from lit_cascade.errors import check_name
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.fitting import FittingTrainer
-from lit_cascade.lit.measuring import Benchmark, Plan, measure_speed
+from lit_cascade.lit.measuring import Benchmark, SpeedPlan, measure_speed
 from lit_cascade.lit.predicting import Answers, answer_split
 from lit_cascade.lit.reading import Check
 from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecording, records_of
@@ -117,8 +117,11 @@ class CascadeTrainer(FittingTrainer):
         split: str = "calibration",
         stages: Sequence[str] | None = None,
         check: Check | None = None,
+        method: Method = "temperature",
+        share: float | None = None,
+        seed: int = 0,
     ) -> tuple[dict[str, StageCalibration], list[Record] | None]:
-        """Fit a temperature to stages of a cascade and set it in the model, on every process.
+        """Fit a calibration to stages of a cascade and set it in the model, on every process.
 
         Args:
             model: the cascade.
@@ -126,23 +129,32 @@ class CascadeTrainer(FittingTrainer):
             split: where to fit; not the one that is reported on.
             stages: which; by default every one but the last.
             check: as for `record`.
+            method: one temperature, a vector scaling, or none, which takes both away.
+            share: of the samples to fit on, as for `lit_cascade.calibrations.Plan.of`.
+            seed: of their drawing.
 
         Returns:
             The calibrations by stage, on every process; and the records they were fitted on.
 
         Raises:
-            UsageError: an unknown stage, or a split that the data does not have.
+            UsageError: an unknown stage or method, a split that the data does not have, or a share
+                that leaves nothing.
             CascadeError: as for `record`.
         """
         chosen = [check_name(name, model.names, "stages") for name in stages or model.names[:-1]]
         records = self.record(model, datamodule, split, check)
-        fitted = {
-            record.name: calibrate_record(record)
-            for record in records or []
-            if record.name in chosen
-        }
+        fitted = {}
+        if records is not None:
+            plan = Plan.of(len(records[0]), share, seed)
+            fitted = {
+                record.name: calibrate_record(record, method, plan)
+                for record in records
+                if record.name in chosen
+            }
         fitted = self.strategy.broadcast(fitted)
-        model.set_temperatures({name: found.fit.temperature for name, found in fitted.items()})
+        scalings = {name: found.scaling for name, found in fitted.items()}
+        model.set_temperatures({name: scaling.temperature for name, scaling in scalings.items()})
+        model.set_vectors({name: scaling.vector for name, scaling in scalings.items()})
         return fitted, records
 
     def select(
@@ -250,7 +262,7 @@ class CascadeTrainer(FittingTrainer):
         return answer_split(self, model, datamodule, Path(folder), split, name, gather, configs)
 
     def benchmark(
-        self, model: LitCascade, datamodule: LightningDataModule, split: str, plan: Plan
+        self, model: LitCascade, datamodule: LightningDataModule, split: str, plan: SpeedPlan
     ) -> Benchmark:
         """Measure how fast a cascade is, next to its stages alone; on one process.
 

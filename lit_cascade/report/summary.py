@@ -13,7 +13,6 @@ from lit_cascade.analysis import (
     rule_of,
     without_logits,
 )
-from lit_cascade.calibrations import StageCalibration
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import LEARNED
 from lit_cascade.core.selection import OperatingPoint, operating_points
@@ -25,7 +24,6 @@ from lit_cascade.report.text import json_number
 
 __all__ = [
     "Validation",
-    "calibration_summary",
     "outcome_summary",
     "provenance",
     "validation_summary",
@@ -48,7 +46,7 @@ class Validation:
         metric_points: the same by the curve's metric, if it has one beside accuracy.
         thresholds: those that were given, if any.
         policy: what they do.
-        uncalibrated: the curve at temperature 1, if any temperature differs from 1.
+        uncalibrated: the curve at temperature 1 and without vector scaling, if the rule has any.
     """
 
     records: Sequence[Record]
@@ -88,9 +86,9 @@ class Validation:
         policy = policy_of(options, names, recorded=without_logits(records))
         rule = rule_of(options, names, recorded=without_logits(records))
         curve = curve_of_records(records, rule, unit, metric)
-        plain = replace(rule, temperatures=())
+        plain = replace(rule, temperatures=(), vectors=())
         if rule.score == LEARNED.name and rule.combine != "average":
-            plain = rule  # it reads logits as they are: a temperature moves nothing
+            plain = rule  # it was fitted to these very logits: a temperature moves nothing
         return cls(
             records=records,
             rule=rule,
@@ -161,6 +159,13 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def _vectors(found: Validation) -> dict[str, Any]:
+    """Vector scalings by stage, if there are any."""
+    pairs = zip(found.names, found.rule.vectors, strict=True)
+    vectors = {name: vector.as_options() for name, vector in pairs if vector is not None}
+    return {"vectors": vectors} if vectors else {}
+
+
 def validation_summary(found: Validation) -> dict[str, Any]:
     """The content of `summary.json`."""
     curve, unit, metric, plain = found.curve, found.unit, found.curve.metric, found.uncalibrated
@@ -174,6 +179,7 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "score": found.rule.score,
         "combine": found.rule.combine,
         "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
+        **_vectors(found),
         "floors": dict(zip(found.names, map(json_number, found.rule.floors), strict=False)),
         "stages": [
             {
@@ -196,18 +202,3 @@ def validation_summary(found: Validation) -> dict[str, Any]:
             None if plain is None else _points(operating_points(plain, metric), metric, unit)
         )
     return summary | {"provenance": provenance(found.records)}
-
-
-def calibration_summary(found: Mapping[str, StageCalibration]) -> dict[str, Any]:
-    """Temperatures with their figures, by stage name."""
-    return {
-        name: {
-            "temperature": stage.fit.temperature,
-            "n": stage.n,
-            "nll_before": stage.fit.nll_before,
-            "nll_after": stage.fit.nll_after,
-            "ece_before": stage.ece_before,
-            "ece_after": stage.ece_after,
-        }
-        for name, stage in found.items()
-    }

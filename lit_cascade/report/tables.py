@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_cascade.calibrations import StageCalibration
 from lit_cascade.outcomes import Outcome
 from lit_cascade.report.card import Card
 from lit_cascade.report.console import new_table, results_console
@@ -15,32 +14,7 @@ from lit_cascade.units import metric_label
 if TYPE_CHECKING:
     from lit_cascade.lit.predicting import Answers
 
-__all__ = ["print_answers", "print_calibration", "print_card", "print_execution", "print_written"]
-
-
-def print_calibration(
-    found: Mapping[str, StageCalibration], split: str, notes: Sequence[str] = ()
-) -> None:
-    """Print what the temperatures do to each stage's confidence."""
-    console = results_console()
-    table = new_table(
-        f"Temperatures fitted on {split}",
-        "stage", "samples", "temperature", "NLL before", "after", "ECE before", "after",
-    )  # fmt: skip
-    for name, stage in found.items():
-        table.add_row(
-            name,
-            f"{stage.n:,}",
-            f"{stage.fit.temperature:.4f}" + (" (at its bound)" if stage.fit.at_bound else ""),
-            f"{stage.fit.nll_before:.4f}",
-            f"{stage.fit.nll_after:.4f}",
-            f"{stage.ece_before:.4f}",
-            f"{stage.ece_after:.4f}",
-        )
-    console.print(table)
-    console.print("NLL in nats; ECE over 15 bins of equal width; both on the samples fitted on.")
-    for note in notes:
-        console.print(note, soft_wrap=True)
+__all__ = ["print_answers", "print_card", "print_execution", "print_written"]
 
 
 def print_answers(found: Answers, names: Sequence[str], where: str) -> None:

@@ -133,8 +133,10 @@ def test_calibration_writes_an_overlay_that_validate_takes(records, tmp_path):
     overlay = yaml.safe_load((tmp_path / "calibration.yaml").read_text())["policy"]
     fits = overlay["evidence"]["temperatures"]["fits"]["small"]
     assert fits["temperature"] == overlay["temperatures"]["small"] > 0
-    assert fits["nll_after"] <= fits["nll_before"]
     assert overlay["thresholds"] is None
+    assert overlay["vectors"] is None
+    assert (tmp_path / "calibrate.png").read_bytes().startswith(b"\x89PNG")
+    assert numbers(tmp_path)["recommended"] == "none"
     both = done(
         within(
             "validate", "--config", "digits_pair.yaml", "--config", "calibration.yaml",
@@ -186,12 +188,22 @@ def test_fewer_batches_than_processes_and_a_real_run_on_two(tmp_path):
     words += ("--data.init_args.batch_size", "500")
     words += ("--trainer.logger", "lightning.pytorch.loggers.CSVLogger")
     words += ("--trainer.logger.init_args.save_dir", "logs", "--out")
-    files = {"calibrate": "calibration.yaml", "test": "test.json", "validate": "summary.json"}
-    for command in files:
-        done(within(command, *words, "1", cwd=tmp_path))
-    done(together(2, *([command, *words, "2"] for command in files), cwd=tmp_path))
-    for file in files.values():
-        assert (tmp_path / "1" / file).read_text() == (tmp_path / "2" / file).read_text()
+    files = {
+        "calibrate --method vector --share 0.6": ["calibration.yaml", "summary.json"],
+        "test": ["test.json"],
+        "validate": ["summary.json"],
+        "predict --format csv": ["predictions.csv"],
+    }
+    commands = [(command.split()[0], *words, command.split()) for command in files]
+    for name, *rest, own in commands:
+        done(within(name, *rest, f"{name}1", *own[1:], cwd=tmp_path))
+    both = [(name, *rest, f"{name}2", *own[1:]) for name, *rest, own in commands]
+    done(together(2, *both, cwd=tmp_path))
+    for command, written in files.items():
+        name = command.split()[0]
+        for file in written:
+            one, two = (tmp_path / f"{name}{count}" / file for count in (1, 2))
+            assert one.read_bytes() == two.read_bytes()
 
 
 def test_a_process_that_dies_ends_the_run(tmp_path):
