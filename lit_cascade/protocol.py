@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_cascade.core.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.prices import Prices
 from lit_cascade.recorded import RecordedZoo, find_records
 
 __all__ = ["Protocol", "Rule", "protocol_of"]
@@ -100,6 +101,7 @@ def protocol_of(
     choose_on: str | None = None,
     *,
     allow_overlap: bool = False,
+    prices: Prices | None = None,
     **options: Any,
 ) -> Protocol:
     """Find out what to choose on and what to report on.
@@ -113,6 +115,7 @@ def protocol_of(
         split: to report on.
         choose_on: the split to choose on.
         allow_overlap: whether the two may have samples in common.
+        prices: costs that were measured apart from the records.
         options: `holdout`, `repeats` and `seed`.
 
     Raises:
@@ -134,10 +137,10 @@ def protocol_of(
         split = apart[0] if apart else next(iter(splits))
     if choose_on is None:
         choose_on = _CALIBRATION if _CALIBRATION in splits else split
-    chosen = RecordedZoo(splits[choose_on], unit)
+    chosen = RecordedZoo(splits[choose_on], unit, prices)
     if choose_on == split:
         return Protocol(chosen, None, **options)
-    reported = RecordedZoo(splits[split], unit)
+    reported = RecordedZoo(splits[split], unit, prices)
     reported.in_order_of(chosen.names)
     _check_apart(chosen, reported, allowed=allow_overlap)
     return Protocol(chosen, reported, **options)

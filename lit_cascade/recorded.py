@@ -20,6 +20,7 @@ from lit_cascade.core.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.files import bundled
 from lit_cascade.models.stage import CHECKPOINT_FORMAT
+from lit_cascade.prices import Prices, priced
 from lit_cascade.records import FORMAT, Record
 from lit_cascade.samples import Samples
 
@@ -125,18 +126,22 @@ class RecordedZoo:
     Args:
         paths: record files of different models.
         unit: of the cost.
+        prices: costs that were measured apart from the records; by default they hold them.
 
     Raises:
         UsageError: fewer than two records, or one model twice.
         CascadeError: records of different samples, labels or classes, without the unit, or damaged.
     """
 
-    def __init__(self, paths: Sequence[Path], unit: str = "flops") -> None:
+    def __init__(
+        self, paths: Sequence[Path], unit: str = "flops", prices: Prices | None = None
+    ) -> None:
         self.unit = unit
+        self._prices = prices or {}
         models: list[RecordedModel] = []
         first: tuple[Path, Record] | None = None
         for path in paths:
-            record = Record.load(path)
+            record = self._load(path)
             if first is None:
                 first = (path, record)
             else:
@@ -163,6 +168,10 @@ class RecordedZoo:
         self.models = sorted(models, key=lambda model: (model.mean_cost, model.name))
         self.samples: Samples = first[1].samples
         self.data: Mapping[str, Any] = first[1].data
+
+    def _load(self, path: Path) -> Record:
+        (record,) = priced([Record.load(path)], self.unit, self._prices)
+        return record
 
     def __len__(self) -> int:
         return len(self.models)
@@ -225,7 +234,7 @@ class RecordedZoo:
         correct = torch.empty(len(self), self.n, dtype=torch.bool)
         costs = []
         for k, (model, temperature) in enumerate(zip(self.models, divisors, strict=True)):
-            record = Record.load(model.path)
+            record = self._load(model.path)
             scores[k], correct[k] = score_and_correct(record, score, temperature)
             cost = record.cost(self.unit)
             costs.append(cost[:1] if bool((cost == cost[0]).all()) else cost)

@@ -101,6 +101,7 @@ def report(
     from lit_cascade.calibrated import compare_cascades
     from lit_cascade.calibrations import Plan
     from lit_cascade.cli.learn import with_learned_score
+    from lit_cascade.cli.pricing import at_cost
     from lit_cascade.report.calibration import print_calibration
     from lit_cascade.report.calibration_plot import draw_calibration
     from lit_cascade.report.calibration_summary import (
@@ -110,6 +111,7 @@ def report(
     )
     from lit_cascade.report.notes import data_notes
 
+    records, options = at_cost(records, options)
     data, names = records[0].data, [record.name for record in records]
     plan = Plan.of(len(records[0]), options.share, options.seed)
     compared = None

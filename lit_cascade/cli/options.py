@@ -211,7 +211,8 @@ class CompareScoresOptions:
             of the samples of records, and everything is reported on the rest.
         share: of the samples in that part; 0 for no learned score and no thresholds.
         seed: of the drawing of that part, and of the draws for the intervals.
-        cost: unit of the cost: flops, or another that the records have, such as latency_s.
+        cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
+            benchmark.json of benchmark.
         allow_overlap: report even on samples that are fitted on.
         out: folder for scores.csv, scores.png and summary.json; by default a new one,
             runs/compare-scores-N.
@@ -235,8 +236,8 @@ class ValidateOptions:
     Args:
         records: record files to judge instead of running models, cheapest first.
         split: the split to judge on: validation, calibration, or another that the data has.
-        cost: unit of the cost to judge by: flops, or another that the records have, such as
-            latency_s.
+        cost: unit of the cost to judge by: flops, or another that the records have; or
+            latency_s=FILE with the benchmark.json of benchmark.
         metric: judge by this beside accuracy: f1 (of the second of two classes), f1_macro or
             matthews; by default by the one that the data name. accuracy judges by nothing else.
         allow_overlap: judge even on samples that the temperatures were fitted on.
@@ -278,7 +279,8 @@ class SelectOptions:
         confidence: probability that the target holds on new samples, over the draw of these; none
             for the plain choice, which keeps it on these samples only.
         split: the split to choose on.
-        cost: unit of the cost: flops, or another that the records have, such as latency_s.
+        cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
+            benchmark.json of benchmark.
         seed: of the drawing of samples that put several thresholds in order.
         allow_overlap: choose even on samples that the validation split has too, or that the
             temperatures were fitted on.
@@ -336,8 +338,8 @@ class SearchOptions:
         split: the split to report on; needed if there are several besides calibration.
         choose_on: the split to choose on; by default calibration, or the one that is reported on.
         stages: the most stages of a cascade, 2 or 3.
-        cost: unit of the cost to search by: flops, or another that the records have, such as
-            latency_s.
+        cost: unit of the cost to search by: flops, or another that the records have; or
+            latency_s=FILE,... with the benchmark.json of one or more benchmarks.
         score: confidence score, as for validate; records without logits keep their own.
         combine: whose answer counts after a deferral, as for validate.
         calibrate: fit a temperature per model on the samples of the choice.

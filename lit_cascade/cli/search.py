@@ -31,6 +31,7 @@ def _run(options: SearchOptions) -> None:
     from lit_cascade.cli.output import Output
     from lit_cascade.core.search import SearchSettings
     from lit_cascade.frontiers import frontier_of
+    from lit_cascade.prices import prices_from
     from lit_cascade.protocol import Rule, protocol_of
     from lit_cascade.published import published_front
     from lit_cascade.report.frontier import (
@@ -43,6 +44,7 @@ def _run(options: SearchOptions) -> None:
     from lit_cascade.report.frontier_plot import draw_frontier
 
     _check(options)
+    unit, prices = prices_from(options.cost)
     settings = SearchSettings(
         stages=options.stages,
         levels=options.levels,
@@ -50,16 +52,17 @@ def _run(options: SearchOptions) -> None:
         candidates=options.candidates,
     )
     bands = _bands(options.bands)
-    published = published_front(options.baseline, options.cost) if options.baseline else None
+    published = published_front(options.baseline, unit) if options.baseline else None
     names = ["frontier.csv", "summary.json", "frontier.png"]
     names += [_config_name(number) for number in range(1, _MOST_CONFIGS + 1)]
     output = Output("search", options.out, names, overwrite=options.overwrite)
     protocol = protocol_of(
         options.records or [],
-        options.cost,
+        unit,
         options.split,
         options.choose_on,
         allow_overlap=options.allow_overlap,
+        prices=prices,
         holdout=options.holdout,
         repeats=options.repeats,
         seed=options.seed,

@@ -100,6 +100,7 @@ def report(
     """
     from lit_cascade.analysis import cost_notes, rule_of, without_logits
     from lit_cascade.cli.evidence import unused_rows
+    from lit_cascade.cli.pricing import at_cost
     from lit_cascade.errors import CascadeError
     from lit_cascade.records import check_alike
     from lit_cascade.report.notes import data_notes
@@ -113,6 +114,7 @@ def report(
     from lit_cascade.report.selection_plot import draw_selection
     from lit_cascade.selecting import behaviour_of, select_thresholds
 
+    records, options = at_cost(records, options)
     check_alike(records)
     first, names = records[0], [record.name for record in records]
     rule = rule_of(options.policy, names, recorded=without_logits(records))

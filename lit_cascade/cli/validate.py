@@ -79,12 +79,14 @@ def report(records: Sequence[Record], options: ValidateOptions, output: Output) 
     from lit_cascade.analysis import cost_notes
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import curve_csv
+    from lit_cascade.cli.pricing import at_cost
     from lit_cascade.records import check_alike
     from lit_cascade.report.notes import data_notes, model_notes
     from lit_cascade.report.plots import draw_curve
     from lit_cascade.report.summary import Validation, validation_summary
     from lit_cascade.report.validation import print_validation
 
+    records, options = at_cost(records, options)
     check_alike(records)
     first = records[0]
     notes = check_overlap(
