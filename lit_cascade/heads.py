@@ -152,7 +152,7 @@ def fit_heads(
         logits, _ = record.logits_for("a learned score")
         here, last = judged.correct[chosen, k], judged.correct[chosen, -1]
         try:
-            found[record.name] = fit_head(rule.scaled(k, logits[chosen]), here, last)
+            found[record.name] = fit_head(logits[chosen], here, last)
         except CascadeError as error:
             raise CascadeError(f"stage {record.name!r}: {error}") from error
     return found

@@ -26,7 +26,7 @@ def _output(options: CalibrateOptions) -> Output:
     from lit_cascade.cli.learn import check_learnable
     from lit_cascade.cli.output import Output
 
-    check_learnable(options.policy, learn=options.learn_score, method=options.method)
+    check_learnable(options.policy, learn=options.learn_score)
     names = ["calibration.yaml", "calibrate.png", "summary.json"]
     return Output("calibrate", options.out, names, overwrite=options.overwrite)
 

@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["check_learnable", "with_learned_score"]
 
 
-def check_learnable(given: PolicyOptions, *, learn: bool, method: str) -> None:
+def check_learnable(given: PolicyOptions, *, learn: bool) -> None:
     """Check, before any work, that the policy of a config can have a learned score.
 
     Raises:
-        UsageError: its answers are combined by scores; or the score that it has learned would see
-            other logits than it was fitted to.
+        UsageError: its answers are combined by scores.
     """
     from lit_cascade.errors import UsageError
 
@@ -28,11 +27,6 @@ def check_learnable(given: PolicyOptions, *, learn: bool, method: str) -> None:
         raise UsageError(
             "--learn_score: policy.combine is most_confident, which compares scores of stages, "
             "and a learned score says how useful it is to defer; expected later or average."
-        )
-    if method == "vector" and given.score == "learned" and not learn:
-        raise UsageError(
-            "--method vector: changes the logits that the learned score of this config was fitted "
-            "to; add --learn_score to fit it anew."
         )
 
 

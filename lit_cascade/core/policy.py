@@ -151,11 +151,11 @@ class Policy:
         Whatever has no score of the policy's kind has the largest class probability: a stage with
         logits among stages with `recorded` scores, and the last stage where the score is `learned`.
         """
-        logits = self.scaled(stage, logits)
-        if stage < len(self.heads):
-            return self.heads[stage].scores(logits), answers_of(logits)
+        scaled = self.scaled(stage, logits)
+        if stage < len(self.heads):  # which was fitted to the raw ones, whatever scales them
+            return self.heads[stage].scores(logits), answers_of(scaled)
         score = "max_softmax" if self.score in {RECORDED.name, LEARNED.name} else self.score
-        return score_and_answer(logits, score, self.temperatures[stage])
+        return score_and_answer(scaled, score, self.temperatures[stage])
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""
