@@ -12,6 +12,8 @@ from lit_cascade.errors import UsageError
 
 __all__ = ["ConvNet", "Perceptron", "ResNet"]
 
+_FEW_CHANNELS = 8
+
 
 class Perceptron(nn.Module):
     """Fully connected network with batch normalisation.
@@ -156,11 +158,15 @@ class ResNet(nn.Module):
                 width = wide
         self.groups = nn.Sequential(*groups)
         self.head = nn.Linear(width, classes)
-        self.to(memory_format=torch.channels_last)  # what convolutions on CPU and GPU are fast in
+        # what convolutions on CPU and GPU are fast in; but with so few channels torch 2.15 writes
+        # beyond its memory on the way back through a shortcut
+        few = min(widths) < _FEW_CHANNELS
+        self._format = torch.contiguous_format if few else torch.channels_last
+        self.to(memory_format=self._format)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of a batch (N, channels, height, width), of any number type."""
-        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = ((images - self.mean) / self.std).contiguous(memory_format=self._format)
         x = self.groups(relu(self.stem(x)))
         logits: Tensor = self.head(x.mean(dim=(2, 3)))
         return logits
