@@ -172,7 +172,7 @@ class Cascade(nn.Module):
             if len(rows) == 0:
                 continue
             logits = output.logits[rows]
-            if self.policy.combine == "average":  # which are logarithms of probabilities already
+            if k > 0 and self.policy.combine == "average":  # logarithms of mean probabilities
                 shares = logits.softmax(dim=1)
             else:
                 shares = self.policy.probabilities(k, logits)

@@ -1,0 +1,188 @@
+import json
+
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from lit_cascade import CascadeError, LitCascade, PolicyOptions, Stage, UsageError
+from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.policy import replay
+from lit_cascade.data import Datasets, UnlabelledImages, UnlabelledTexts
+from lit_cascade.lit import predicting
+from lit_cascade.lit.predicting import PARTS
+from lit_cascade.models import Timm
+from tests.lit.test_trainer import cascade, points, trainer
+from tests.toys import CLASSES, Named, Points
+
+N = 61
+
+
+def model(combine="later", stages=2):
+    options = PolicyOptions(
+        thresholds=[0.5] * (stages - 1), combine=combine, temperatures=[2.0, *[0.7] * (stages - 1)]
+    )
+    return cascade(stages, options)
+
+
+def table(folder, name="predictions.parquet"):
+    path = folder / name
+    return (pq.read_table(path) if name.endswith("parquet") else pa_csv.read_csv(path)).to_pydict()
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_answers_are_those_of_the_replay(tmp_path, combine, stages):
+    net, data = model(combine, stages), points(N, Named)
+    records = trainer().record(net, data)
+    told = replay([record.logits for record in records], net.cascade.policy)
+    done = trainer().answer(net, data, tmp_path, gather=3)
+    found = table(tmp_path)
+    places = {name: i for i, name in enumerate(records[0].ids)}
+    order = [places[one] for one in found["id"]]
+    assert found["id"] == Named(N).ids, "in the order of the data"
+    assert found["class"] == [CLASSES[int(told.prediction[i])] for i in order]
+    assert found["stage"] == [net.names[int(told.stage[i])] for i in order]
+    assert done.n == N
+    assert list(done.by_stage) == [found["stage"].count(name) for name in net.names]
+    for at, i in enumerate(order):
+        shares = [
+            net.cascade.policy.probabilities(k, record.logits[i][None])[0]
+            for k, record in enumerate(records[: int(told.stage[i]) + 1])
+        ]
+        answer = int(told.prediction[i])
+        if combine == "average":
+            expected = torch.stack(shares).mean(dim=0)[answer]
+        elif combine == "later":
+            expected = shares[-1][answer]
+        else:  # the score is the largest of these
+            expected = max(share.max() for share in shares)
+        assert found["probability"][at] == pytest.approx(float(expected), rel=1e-4)
+    assert not (tmp_path / PARTS).exists()
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    trainer().answer(model(), points(N), whole, gather=2)
+    expected = (whole / "predictions.parquet").read_bytes()
+    kept = predicting.write_atomically
+    for stop in (1, 3, 6):
+        folder, written = tmp_path / f"stopped{stop}", []
+
+        def stopping(path, content, stop=stop, written=written):
+            if path.suffix == ".parquet":
+                if len(written) == stop:
+                    raise KeyboardInterrupt
+                written.append(path)
+            kept(path, content)
+
+        monkeypatch.setattr(predicting, "write_atomically", stopping)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            trainer().answer(model(), points(N), folder, gather=2)
+        assert not (folder / "predictions.parquet").exists()
+        assert len(list((folder / PARTS).glob("*.parquet"))) == stop
+        monkeypatch.setattr(predicting, "write_atomically", kept)
+        done = trainer().answer(model(), points(N), folder, gather=2)
+        assert done.resumed == 8 * stop
+        assert (folder / "predictions.parquet").read_bytes() == expected
+
+
+def test_a_run_of_something_else_is_not_gone_on_with(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    kept = predicting.pq.write_table
+    monkeypatch.setattr(predicting.pq, "write_table", stop)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer().answer(model(), points(N), tmp_path)
+    monkeypatch.setattr(predicting.pq, "write_table", kept)
+    other = cascade(2, PolicyOptions(thresholds=[0.9]))
+    with pytest.raises(UsageError, match=r"holds an interrupted run with another policy"):
+        trainer().answer(other, points(N), tmp_path)
+    with pytest.raises(UsageError, match=r"another data"):
+        trainer().answer(model(), points(N - 1), tmp_path)
+    with pytest.raises(UsageError, match=r"another settings"):
+        trainer().answer(model(), points(N), tmp_path, gather=5)
+    (tmp_path / PARTS / "plan.json").write_text("{")
+    with pytest.raises(UsageError, match=r"is damaged; remove"):
+        trainer().answer(model(), points(N), tmp_path)
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    net, data = model(), points(N)
+    kept = predicting._join_parts
+    try:
+        predicting._join_parts = lambda folder, *_, **__: (_ for _ in ()).throw(
+            CascadeError("stop")
+        )
+        with pytest.raises(CascadeError, match="stop"):
+            trainer().answer(net, data, tmp_path, gather=2)
+    finally:
+        predicting._join_parts = kept
+    part = sorted((tmp_path / PARTS).glob("*.parquet"))[1]
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(CascadeError, match=rf"part .*{part.name}.* is damaged .*remove it"):
+        trainer().answer(net, data, tmp_path, gather=2)
+    part.unlink()
+    assert trainer().answer(net, data, tmp_path, gather=2).n == N
+
+
+class Small(Timm):
+    """A network of timm's that tests can afford."""
+
+    def __init__(self, size):
+        super().__init__("test_resnet.r160_in1k", pretrained=False)
+        self.size = size
+
+
+def images(root, n=9):
+    for i in range(n):
+        path = root / ("a" if i % 2 else "b/c") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40 + i, 50), (20 * i, 90, 200 - 20 * i)).save(path)
+    (root / "a" / "broken.jpg").write_bytes(b"no image")
+    return UnlabelledImages(str(root), batch_size=4, num_workers=0)
+
+
+def test_images_without_labels_and_one_that_cannot_be_read(tmp_path):
+    torch.manual_seed(0)
+    stages = {name: Stage(lambda: Small(160)) for name in ("one", "two")}
+    net = LitCascade(stages, PolicyOptions(thresholds=[float("inf")]))
+    data = images(tmp_path / "images")
+    done = trainer().answer(net, data, tmp_path / "out", "predict", "predictions.csv", gather=1)
+    found = table(tmp_path / "out", "predictions.csv")
+    assert found["id"] == [f"a/{i}.png" for i in (1, 3, 5, 7)] + [
+        f"b/c/{i}.png" for i in (0, 2, 4, 6, 8)
+    ]
+    assert set(found["stage"]) == {"two"}
+    assert [sample for sample, _ in done.left_out] == ["a/broken.jpg"]
+    assert done.by_stage == (0, 9)
+
+
+def test_a_folder_without_images_or_none_at_all(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, message in (("empty", "no images in"), ("nowhere", "there is no folder")):
+        with pytest.raises(UsageError, match=message):
+            UnlabelledImages(str(tmp_path / folder)).setup()
+
+
+def test_texts_without_labels(tmp_path):
+    rows = [{"text": f"word {i}", "n": i} for i in range(5)]
+    path = tmp_path / "texts.json"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    data = UnlabelledTexts(str(path), batch_size=2)
+    data.setup()
+    samples = data.predict_dataloader().dataset
+    assert [samples[i].input for i in range(5)] == [row["text"] for row in rows]
+    assert all(int(samples[i].label) == -1 for i in range(5))
+
+
+def test_without_thresholds_there_is_nothing_to_run(tmp_path):
+    with pytest.raises(UsageError, match=r"policy.thresholds: running a cascade needs"):
+        trainer().answer(cascade(), points(N), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_set_smaller_than_a_batch(tmp_path):
+    assert trainer().answer(model(), Datasets(validation=Points(1), name="one"), tmp_path).n == 1
