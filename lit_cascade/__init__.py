@@ -27,6 +27,7 @@ _PUBLIC = {
     "Record": "lit_cascade.records",
     "SearchSettings": "lit_cascade.core.search",
     "Stage": "lit_cascade.models.stage",
+    "Stream": "lit_cascade.streaming",
     "UsageError": "lit_cascade.errors",
     "VectorScaling": "lit_cascade.core.vector",
     "Zoo": "lit_cascade.core.zoo",
@@ -65,6 +66,7 @@ __all__ = [
     "Record",
     "SearchSettings",
     "Stage",
+    "Stream",
     "UsageError",
     "VectorScaling",
     "Zoo",
@@ -114,6 +116,7 @@ if TYPE_CHECKING:
     from lit_cascade.options import PolicyOptions
     from lit_cascade.protocol import protocol_of
     from lit_cascade.records import Record
+    from lit_cascade.streaming import Stream
 
 
 def __getattr__(name: str) -> Any:
