@@ -89,6 +89,11 @@ class EvaluationData(LightningDataModule):
         """The split, for this process."""
         return self.val_dataloader()
 
+    @property
+    def workers(self) -> int:
+        """Number of processes that load samples."""
+        return 0 if self._given is None else self._given.num_workers
+
     def deferred_loader(self, *preprocessings: Preprocessing | None) -> DeferredLoader:
         """What loads some samples of the split once more, as other models take them."""
         if self._given is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_cascade.batch import RAW, Inputs
+from lit_cascade.batch import RAW, Inputs, join
 from lit_cascade.data.evaluation import EvaluationData
 from lit_cascade.data.loading import DeferredLoader, EvaluationBatch
 from lit_cascade.errors import CascadeError
@@ -19,6 +19,9 @@ from lit_cascade.windows import Answered
 
 if TYPE_CHECKING:
     from lit_cascade.lit.cascade import LitCascade
+
+_SMALLEST_PIECE = 8
+"""Samples below which it is not worth dividing a batch among workers."""
 
 __all__ = ["Running", "Views", "check_finite", "views_of"]
 
@@ -69,7 +72,7 @@ class Running:
         self, module: LitCascade, data: EvaluationData, views: Views, *, metered: bool = True
     ) -> None:
         self._module, self._data = module, data
-        stages = list(module.networks().values())
+        stages = self._stages = list(module.networks().values())
         self._loaders = {k: data.deferred_loader(stages[k].preprocessing) for k in views.fetched}
         self._last = module.names[-1]
         keys = {RAW if one is None else one.key for one in views.opening}
@@ -107,11 +110,28 @@ class Running:
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def _fetch(self, k: int, batches: list[list[int]]) -> Iterator[Inputs]:
-        for loaded in self._loaders[k](batches):
-            batch = self._module.trainer.precision_plugin.convert_input(loaded)
-            batch = self._data.on_device(batch, self._module.device)
-            self._module.remarks.extend(batch.remarks)
-            yield inputs_and_rows(batch)[0]
+        """The inputs of a stage, batch by batch.
+
+        A worker makes a whole batch, and what is deferred to a stage is often no more than one: it
+        is loaded in pieces, so that all workers have a part in it. Padded samples are not, since
+        the padding of a piece is its own.
+        """
+        pieces = [self._pieces(k, batch) for batch in batches]
+        loaded = self._loaders[k]([piece for batch in pieces for piece in batch])
+        for batch in pieces:
+            yield join([self._inputs(next(loaded)) for _ in batch])
+
+    def _pieces(self, k: int, batch: list[int]) -> list[list[int]]:
+        padded = hasattr(self._stages[k].preprocessing, "collate")
+        count = 1 if padded else max(1, min(self._data.workers, len(batch) // _SMALLEST_PIECE))
+        size = -(-len(batch) // count)
+        return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+    def _inputs(self, loaded: Any) -> Inputs:
+        batch = self._module.trainer.precision_plugin.convert_input(loaded)
+        batch = self._data.on_device(batch, self._module.device)
+        self._module.remarks.extend(batch.remarks)
+        return inputs_and_rows(batch)[0]
 
     def _cost_of_one(self, loader: DeferredLoader) -> float:
         """FLOPs of the last stage on any sample, where all are of the same shape."""

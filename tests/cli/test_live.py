@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lit_cascade.lit.predicting import PARTS
-from tests.cli.runs import done, within
+from tests.cli.runs import done, together, within
 
 PAIR = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")
 
@@ -65,6 +65,26 @@ def test_predict_is_killed_and_goes_on(tmp_path):
     one, two = (tmp_path / out / "predictions.parquet" for out in ("whole", "killed"))
     assert one.read_bytes() == two.read_bytes()
     assert not parts.exists()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_answer_and_choose_as_one(tmp_path, count):
+    """For batches that do not divide, and a process whose windows are fewer."""
+    words = (*PAIR, "--data.init_args.batch_size", "16")
+    promise = ("--max_disagreement", "0.05", "--confidence", "0.9")
+    commands = {
+        "predict": (("--gather", "2"), ["predictions.parquet"]),
+        "test": (("--gather", "2"), ["test.json"]),
+        "select": (promise, ["policy.yaml"]),
+    }
+    for name, (own, _) in commands.items():
+        done(within(name, *words, *own, "--out", f"{name}-1", cwd=tmp_path))
+    runs = [(name, *words, *own, "--out", f"{name}-n") for name, (own, _) in commands.items()]
+    done(together(count, *runs, cwd=tmp_path))
+    for name, (_, files) in commands.items():
+        for file in files:
+            one, other = (tmp_path / f"{name}-{which}" / file for which in "1n")
+            assert one.read_bytes() == other.read_bytes()
 
 
 def test_benchmark_measures_and_its_costs_can_be_judged_by(tmp_path):

@@ -365,6 +365,39 @@ def test_running_for_real_is_the_replay(tmp_path, sizes):
         assert int(told.stage.sum()) > 0
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_deferred_images_are_made_for_the_later_stage(tmp_path, workers, monkeypatch):
+    monkeypatch.setattr("lit_cascade.lit.running._SMALLEST_PIECE", 1)
+    root = write(tmp_path / "pets")
+    model = pair(PolicyOptions(thresholds=[0.5]), (8, 6))
+    scores = trainer().record(model, images(root))[0].logits.softmax(dim=1).amax(dim=1)
+    model.cascade.policy = Policy((float(scores.sort().values[3]),))
+    later = model.networks()["seer1"].network
+    later.preprocessing = Counting(later.preprocessing, tmp_path / "log")
+    later.seen.clear()
+    told = trainer().execute(model, images(root, num_workers=workers))
+    deferred = [name for name, stage in zip(told.samples.ids, told.stage, strict=True) if stage]
+    assert len(deferred) == 3
+    made = (tmp_path / "log").read_text().split()
+    assert len(made) == 3 + 1, "and one image, to know what the stage alone would cost"
+    (batch,) = [one for one in later.seen if len(one) == 3]
+    for row, name in zip(batch, deferred, strict=True):
+        with Image.open(root / name) as image:
+            assert torch.equal(row, later.preprocessing.inner(image.convert("RGB")))
+
+
+class Counting:
+    """Writes down that it was asked, from whatever process."""
+
+    def __init__(self, inner, log):
+        self.inner, self.log, self.key = inner, log, inner.key
+
+    def __call__(self, image):
+        with self.log.open("a") as file:
+            file.write("made\n")
+        return self.inner(image)
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_a_whole_batch_that_is_left_out_ends_no_loop(tmp_path, live):
     root = write(tmp_path / "pets", broken=at(range(4, 8)))

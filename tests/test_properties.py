@@ -1,0 +1,166 @@
+"""What holds for any records, policies and streams."""
+
+import math
+
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lit_cascade.analysis import policy_of
+from lit_cascade.cascade import Cascade
+from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.scores import SCORES
+from lit_cascade.core.sweep import sweep
+from lit_cascade.errors import CascadeError
+from lit_cascade.options import PolicyOptions
+from lit_cascade.records import Record
+from lit_cascade.streaming import Stream
+from tests.test_streaming import Table
+
+# few numbers, so that ties are many
+NUMBERS = st.sampled_from([0.0, 0.5, 1.0, -1.0, 3.0, -7.5, 1e4, -1e4])
+settings.register_profile(
+    "suite", deadline=None, max_examples=60, derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+settings.load_profile("suite")
+
+
+@st.composite
+def logits(draw, stages=None, least=1):
+    """Logits of some stages on some samples."""
+    stages = draw(st.integers(2, 4)) if stages is None else stages
+    n, classes = draw(st.integers(least, 12)), draw(st.integers(2, 4))
+    row = st.lists(NUMBERS, min_size=classes, max_size=classes)
+    table = st.lists(row, min_size=n, max_size=n)
+    return [torch.tensor(draw(table)) for _ in range(stages)]
+
+
+@st.composite
+def policies(draw, stages):
+    """A policy for so many stages, with thresholds that its score can reach."""
+    score = SCORES[draw(st.sampled_from(sorted(SCORES)))]
+    low, high = max(score.low, -3.0), min(score.high, 3.0)
+    finite = st.floats(low, high, width=32)
+    threshold = st.one_of(finite, st.sampled_from([-math.inf, math.inf]))
+    thresholds = tuple(draw(threshold) for _ in range(stages - 1))
+    floors = tuple(draw(st.sampled_from([-math.inf, min(low, one)])) for one in thresholds)
+    temperature = st.floats(0.05, 20.0)
+    return Policy(
+        thresholds,
+        score.name,
+        tuple(draw(temperature) for _ in range(stages)),
+        draw(st.sampled_from(COMBINATIONS)),
+        floors,
+    )
+
+
+@st.composite
+def cascades(draw):
+    found = draw(logits())
+    return found, draw(policies(len(found)))
+
+
+@given(cascades(), st.integers(1, 5), st.integers(1, 4), st.integers(1, 6))
+def test_replay_cascade_and_stream_are_one(case, size, gather, later):
+    said, policy = case
+    numbers = torch.arange(len(said[0]))
+    cascade = Cascade([Table(stage) for stage in said], policy)
+    expected, whole = replay(said, policy), cascade(numbers)
+    found = list(Stream(cascade, gather, later).run(numbers.split(size)))
+    columns = [torch.cat(column) for column in zip(*(one.output for one in found), strict=True)]
+    for told in (whole, columns):
+        assert told[2].tolist() == expected.stage.tolist()
+        assert told[1].tolist() == expected.prediction.tolist()
+    assert all(map(torch.equal, whole, columns))
+
+
+@given(cascades(), st.randoms())
+def test_the_order_of_samples_changes_nothing(case, dice):
+    said, policy = case
+    order = list(range(len(said[0])))
+    dice.shuffle(order)
+    one, other = replay(said, policy), replay([stage[order] for stage in said], policy)
+    assert one.stage[order].tolist() == other.stage.tolist()
+    assert one.prediction[order].tolist() == other.prediction.tolist()
+
+
+@given(cascades())
+def test_higher_thresholds_never_answer_sooner(case):
+    said, policy = case
+    policy = Policy(policy.thresholds, policy.score, policy.temperatures, policy.combine)
+    higher = tuple(
+        min(math.inf if one == math.inf else one + 0.1, max(one, SCORES[policy.score].high))
+        for one in policy.thresholds
+    )
+    later = Policy(higher, policy.score, policy.temperatures, policy.combine)
+    assert bool((replay(said, later).stage >= replay(said, policy).stage).all())
+
+
+@given(cascades())
+def test_options_in_yaml_are_the_policy(case):
+    said, policy = case
+    names = [f"stage-{k}" for k in range(len(said))]
+    written = yaml.safe_dump(
+        {
+            "score": policy.score,
+            "combine": policy.combine,
+            "thresholds": dict(zip(names, policy.thresholds, strict=False)),
+            "temperatures": dict(zip(names, policy.temperatures, strict=True)),
+            "floors": dict(zip(names, policy.floors, strict=False)),
+        }
+    )
+    assert policy_of(PolicyOptions(**yaml.safe_load(written)), names) == policy
+
+
+@given(st.data())
+def test_a_record_is_what_was_saved(tmp_path, data):
+    (said,) = data.draw(logits(stages=1))
+    n, classes = said.shape
+    labels = data.draw(st.lists(st.integers(0, classes - 1), min_size=n, max_size=n))
+    text = st.text(st.characters(codec="utf-8"), max_size=5)
+    ids = data.draw(
+        st.one_of(
+            st.none(),
+            st.lists(st.integers(-(2**63), 2**63 - 1), min_size=n, max_size=n, unique=True),
+            st.lists(text, min_size=n, max_size=n, unique=True),
+        )
+    )
+    costs = data.draw(st.lists(st.floats(0, 1e12), min_size=n, max_size=n))
+    try:
+        record = Record.from_arrays("net", said, labels, ids=ids, flops=costs)
+    except CascadeError:
+        return  # such as strings with a NUL in them: refused, and nothing is written
+    path = tmp_path / "net.safetensors"
+    record.save(path)
+    first = path.read_bytes()
+    again = Record.load(path)
+    assert torch.equal(again.logits, record.logits)
+    assert again.samples.fingerprint == record.samples.fingerprint
+    assert again.cost().tolist() == costs
+    again.save(path)
+    assert path.read_bytes() == first
+
+
+@given(logits(stages=2), st.data())
+def test_the_curve_is_brute_force(said, data):
+    small = said[0]
+    n, classes = small.shape
+    labels = torch.tensor(data.draw(st.lists(st.integers(0, classes - 1), min_size=n, max_size=n)))
+    scores = small.softmax(dim=1).amax(dim=1)
+    right = torch.stack([stage.argmax(dim=1) == labels for stage in said], dim=1)
+    costs = torch.tensor([[1.0, 10.0]]).double().expand(n, 2)
+    curve = sweep(scores[:, None], right, costs, right)
+    for threshold, accuracy, rate in zip(
+        curve.thresholds.tolist(), curve.accuracy.tolist(), curve.deferral_rate.tolist(),
+        strict=True,
+    ):  # fmt: skip
+        deferred = [not score >= threshold for score in scores.double().tolist()]
+        hits = [right[i, int(gone)].item() for i, gone in enumerate(deferred)]
+        assert math.isclose(accuracy, sum(hits) / n)
+        assert math.isclose(rate, sum(deferred) / n)
+    distinct = len(set(scores.tolist()))
+    assert len(curve.thresholds) == distinct + 1
+    assert curve.thresholds[0] == -math.inf
