@@ -46,6 +46,7 @@ def _run_models() -> None:
     from lit_cascade.analysis import official_metric
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.core.scores import score_named
     from lit_cascade.lit import LitCascade, ThresholdMetrics
 
     class ValidateCLI(CascadeCLI):
@@ -60,8 +61,10 @@ def _run_models() -> None:
             """Run the command."""
             options: ValidateOptions = self.options
             output = _output(options, model.names)
-            if self.trainer.loggers:
-                self.trainer.add_callback(ThresholdMetrics(_LOGGED, options.metric))
+            score = score_named(options.policy.score)
+            logged = [value for value in _LOGGED if score.low <= value <= score.high]
+            if self.trainer.loggers and logged:
+                self.trainer.add_callback(ThresholdMetrics(logged, options.metric))
 
             def check(ids: Any, data: Mapping[str, Any]) -> None:
                 check_overlap(options.policy, ids, data, allowed=options.allow_overlap)

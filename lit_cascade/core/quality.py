@@ -24,9 +24,6 @@ __all__ = [
     "quality_of",
 ]
 
-# What a sum of costs may round, as a share of it.
-_COST_TOLERANCE = 1e-9
-
 
 @dataclass(frozen=True)
 class Quality:
@@ -162,8 +159,7 @@ def _cost_ratio(spent: Tensor, gained: Tensor, weights: Tensor, costs: Tensor) -
     first = (weights * costs[:, 0]).double().sum(1, keepdim=True)
     last = (weights * costs[:, 1]).double().sum(1, keepdim=True)
     ratio = (first + spent) / last
-    kept = (gained >= gained[:, -1:]) & (ratio < 1 - _COST_TOLERANCE)
-    return torch.where(kept, ratio, 1.0).amin(1)
+    return torch.where(gained >= gained[:, -1:], ratio, 1.0).amin(1).clamp(max=1.0)
 
 
 def deferral_quality(scores: Tensor, correct_small: Tensor, correct_large: Tensor) -> float:

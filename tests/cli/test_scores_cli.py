@@ -368,7 +368,8 @@ def test_a_cascade_runs_for_real_by_a_learned_score():
     words = ["calibrate", *config, "--learn_score", "--allow_overlap", "--out", "c"]
     assert main(words) == 0
     config += ["--config", "c/calibration.yaml", "--allow_overlap"]
-    assert main(["validate", *config, "--out", "v"]) == 0
+    logged = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"]
+    assert main(["validate", *config, *logged, "--out", "v"]) == 0
     thresholds = [float(row["threshold"]) for row in rows_in("v/curve.csv")[1:-1]]
     config += ["--policy.thresholds.small", repr(thresholds[len(thresholds) // 2])]
     assert main(["validate", *config, "--out", "p"]) == 0

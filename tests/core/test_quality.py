@@ -152,6 +152,8 @@ def test_where_nothing_is_cheaper_the_ratio_is_one():
     correct = torch.tensor([[False, True], [False, True]])
     found = quality_of(torch.tensor([0.2, 0.8]), correct, torch.tensor([[1.0, 2.0]] * 2))
     assert found.cost_ratio.tolist() == [1.0]
+    same = quality_of(torch.tensor([0.2]), correct[:1, 1:].expand(1, 2), torch.tensor([[3.0, 2.0]]))
+    assert same.cost_ratio.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("levels", [None, 3])
