@@ -252,7 +252,7 @@ def test_calibrate_writes_a_score_that_validate_reads_to_the_last_digit(fitted, 
     assert "put right" in capsys.readouterr().out
     policy = policy_in("c/calibration.yaml")
     assert policy["score"] == "learned"
-    assert set(policy["evidence"]) == {"temperatures", "heads"}
+    assert set(policy["evidence"]) == {"calibration", "temperatures", "heads"}
     others, records = made(400, 0), made(300, 1, first=1000)
     head = fit_head(others[0].logits, *columns(others).T).head
     assert DeferralHead.from_numbers(policy["heads"]["small"], "heads") == head
