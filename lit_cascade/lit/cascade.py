@@ -207,7 +207,7 @@ class LitCascade(StagesModule):
     def on_test_start(self) -> None:
         """Get ready to gather deferred samples, where a split is read for evaluation."""
         data = getattr(self.trainer, "datamodule", None)
-        self.remarks = []
+        self.remarks, self._running = [], None
         if isinstance(data, EvaluationData):
             self._running = Running(self, data, self._views(), metered=self.metered)
 

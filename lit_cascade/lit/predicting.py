@@ -182,6 +182,8 @@ def answer_split(
     """Answer every sample of a split; see `CascadeTrainer.answer`."""
     model.check_thresholds()
     sight = trainer.look(model, datamodule, split)
+    # each process may have been told another: a new folder is named by what was there
+    folder = trainer.strategy.broadcast(folder)
     done: set[int] | CascadeError = set()
     if trainer.is_global_zero:
         try:

@@ -85,6 +85,10 @@ def test_several_processes_answer_and_choose_as_one(tmp_path, count):
         for file in files:
             one, other = (tmp_path / f"{name}-{which}" / file for which in "1n")
             assert one.read_bytes() == other.read_bytes()
+    done(together(count, ("predict", *words, "--gather", "2"), cwd=tmp_path))  # without --out
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["predict-1"]
+    new = tmp_path / "runs" / "predict-1" / "predictions.parquet"
+    assert new.read_bytes() == (tmp_path / "predict-1" / "predictions.parquet").read_bytes()
 
 
 def test_benchmark_measures_and_its_costs_can_be_judged_by(tmp_path):
