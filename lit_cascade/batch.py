@@ -77,6 +77,8 @@ def batch_size(inputs: Inputs) -> int:
     Raises:
         CascadeError: tensors that disagree, or a batch of another kind.
     """
+    if isinstance(inputs, Tensor):
+        return len(inputs)
     sizes = {len(tensor) for tensor in _tensors(inputs)}
     if len(sizes) != 1:
         raise CascadeError(f"the tensors of a batch differ in length: {sorted(sizes)}.")
@@ -151,7 +153,7 @@ def forward_logits(model: nn.Module, inputs: Inputs, name: str = "model") -> Ten
         output = model(**inputs)
     else:
         output = model(*inputs)
-    logits = getattr(output, "logits", output)
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", output)
     n = batch_size(inputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -38,6 +38,10 @@ class CascadeOutput(NamedTuple):
     score: Tensor
     chosen: Tensor
 
+    def copied(self) -> CascadeOutput:
+        """The same in memory of its own."""
+        return CascadeOutput(*(column.clone() for column in self))
+
 
 class Step(NamedTuple):
     """What a cascade has to say of a batch after one of its stages.
@@ -64,8 +68,10 @@ class Cascade(nn.Module):
     """Classifiers of the same classes, cheapest first, that answer in turn.
 
     Stage k runs only on the samples that no earlier stage answered, gathered into one smaller
-    batch; the answers are scattered back in order. Inputs may be a tensor, a tuple of tensors
-    (positional arguments of every stage) or a dict of tensors (keyword arguments).
+    batch; the answers are scattered back in order. Nothing is written into what a stage returns;
+    where one stage answers the whole batch, the logits may be the very ones that it returned.
+    Inputs may be a tensor, a tuple of tensors (positional arguments of every stage) or a dict of
+    tensors (keyword arguments).
 
     Args:
         stages: modules in order, or a mapping of names to modules.
@@ -121,11 +127,14 @@ class Cascade(nn.Module):
         found = self.step(0, inputs)
         out, rows = found.output, None
         for k in range(1, len(self.stages)):
-            undecided = found.deferred.nonzero().squeeze(1)
-            if len(undecided) == 0:
-                break
-            if len(undecided) < len(found.deferred):
-                rows = undecided if rows is None else rows[undecided]
+            undecided = _undecided(found.deferred)
+            if undecided is not None:
+                if len(undecided) == 0:
+                    break
+                if rows is None:  # a copy, since later answers are written into it
+                    out, rows = out.copied(), undecided
+                else:
+                    rows = rows[undecided]
                 found = found.take(undecided)
             found = self.step(k, inputs if rows is None else map_tensors(inputs, rows), found)
             if rows is None:  # everything was deferred so far
@@ -146,8 +155,7 @@ class Cascade(nn.Module):
         Raises:
             CascadeError: as for `forward`.
         """
-        # a copy: later answers are written into it
-        logits = self.run_stage(k, inputs).to(torch.float32, copy=True)
+        logits = self.run_stage(k, inputs).float()
         if before is not None and logits.shape[1] != before.output.logits.shape[1]:
             raise CascadeError(
                 f"stage {self.names[k]!r} has {logits.shape[1]} classes, stage "
@@ -155,9 +163,7 @@ class Cascade(nn.Module):
             )
         score, answer = self.policy.score_and_answer(k, logits)
         stage = torch.full_like(answer, k)
-        # of its own where it may differ: answers of later stages are written into both
-        chosen = stage.clone() if self.policy.combine == "most_confident" else stage
-        found = CascadeOutput(logits, answer, stage, score, chosen)
+        found = CascadeOutput(logits, answer, stage, score, chosen=stage)
         if k == len(self.stages) - 1:
             deferred = torch.zeros_like(answer, dtype=torch.bool)
         else:
@@ -197,7 +203,7 @@ class Cascade(nn.Module):
             output = output._replace(logits=_log_of(total / (k + 1), answer), prediction=answer)
             return found._replace(output=output, memory=total)
         if before is None or before.memory is None:
-            return found._replace(memory=output.score.clone())
+            return found._replace(memory=output.score)
         chosen = prefer_later(before.memory, output.score)
         output = output._replace(
             logits=torch.where(chosen[:, None], output.logits, before.output.logits),
@@ -207,6 +213,14 @@ class Cascade(nn.Module):
         return found._replace(
             output=output, memory=torch.where(chosen, found.output.score, before.memory)
         )
+
+
+def _undecided(deferred: Tensor) -> Tensor | None:
+    """Numbers of the deferred samples; None where that is all of them."""
+    if len(deferred) == 1 and deferred:  # a single sample is in a hurry
+        return None
+    rows = deferred.nonzero().squeeze(1)
+    return None if len(rows) == len(deferred) else rows
 
 
 def _log_of(mean: Tensor, answer: Tensor) -> Tensor:

@@ -290,7 +290,8 @@ class _Given(nn.Module):
         self.logits = logits
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.logits[: len(inputs)]
+        del inputs
+        return self.logits
 
 
 def own_overhead(policy: Policy, classes: int, repeats: int = 2000) -> tuple[float, float]:

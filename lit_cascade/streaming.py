@@ -162,6 +162,8 @@ class Stream:
         if self._observe is not None:
             window.seen[k].append((part.rows, self._observe(k, part.inputs)))
         step = self._cascade.step(k, part.inputs, part.before)
+        # copied: a stage may hand out the same memory again for the next batch
+        step = step._replace(output=step.output._replace(logits=step.output.logits.clone()))
         if k == 0:
             window.first.append(step.output)
         else:

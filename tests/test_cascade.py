@@ -157,15 +157,15 @@ def test_answers_come_in_the_order_of_the_batch():
     assert torch.equal(one.logits.argmax(dim=1), one.prediction)
 
 
-def test_the_output_shares_no_memory_with_a_stage_or_the_inputs():
-    held = torch.randn(6, 3)
-    before, x = held.clone(), torch.randn(6, 3)
-    for stages, threshold in (([Fixed(held), nn.Identity()], 0.6), ([nn.Identity()] * 2, math.inf)):
-        inputs = x.clone()
-        out = Cascade(stages, Policy((threshold,)))(inputs)
-        out.logits.zero_()
-        assert torch.equal(held, before)
-        assert torch.equal(inputs, x)
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("threshold", [-math.inf, 0.6, math.inf])
+def test_nothing_is_written_into_what_a_stage_returns_or_is_given(combine, threshold):
+    held, x = torch.randn(2, 6, 3)
+    before, inputs = held.clone(), x.clone()
+    stages = [Fixed(held), nn.Identity(), Fixed(held)]
+    Cascade(stages, Policy((threshold, 0.7), combine=combine))(inputs)
+    assert torch.equal(held, before)
+    assert torch.equal(inputs, x)
 
 
 def test_an_output_with_logits_is_unwrapped():

@@ -196,3 +196,27 @@ def test_an_empty_stream_and_wrong_sizes():
         Stream(cascade, gather=0)
     with pytest.raises(UsageError, match=r"batch_size: expected at least 1, got -1"):
         Stream(cascade, batch_size=-1)
+
+
+class Reusing(nn.Module):
+    """Hands out the same memory for every batch, as a captured graph does."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.memory = inner, torch.zeros(64, 3)
+
+    def forward(self, x):
+        return self.memory[: len(x)].copy_(self.inner(x))
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_a_stage_may_hand_out_the_same_memory_again(combine):
+    torch.manual_seed(0)
+    plain = [nn.Linear(4, 3) for _ in range(3)]
+    policy = Policy((0.5, 0.6), combine=combine)
+    batches = torch.randn(100, 4).split(16)
+    with torch.no_grad():
+        wanted = list(Stream(Cascade(plain, policy)).run(batches))
+        found = list(Stream(Cascade([Reusing(one) for one in plain], policy)).run(batches))
+    for one, other in zip(wanted, found, strict=True):
+        assert all(map(torch.equal, one.output, other.output))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -198,15 +199,16 @@ def answers_here(scores: Tensor, threshold: float, floor: float = -math.inf) -> 
         >>> answers_here(torch.tensor([0.4, 0.5, float("nan")]), 0.5)
         tensor([False,  True, False])
     """
-    return above_floor(scores, floor) >= _rounded(threshold, scores)
+    return above_floor(scores, floor) >= _rounded(threshold, scores.dtype)
 
 
-def _rounded(value: float, scores: Tensor) -> float:
-    """A number in the precision of the scores: one that was read from a file ties as before.
+@lru_cache(maxsize=1024)
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """A number in the precision of scores: one that was read from a file ties as before.
 
     A plain number, since sending a tensor to a GPU would make the host wait for it.
     """
-    return torch.tensor(value, dtype=scores.dtype).item()
+    return torch.tensor(value, dtype=dtype).item()
 
 
 def above_floor(scores: Tensor, floor: float) -> Tensor:
@@ -218,7 +220,7 @@ def above_floor(scores: Tensor, floor: float) -> Tensor:
     """
     if floor == -math.inf:
         return scores
-    return scores.masked_fill(scores < _rounded(floor, scores), math.inf)
+    return scores.masked_fill(scores < _rounded(floor, scores.dtype), math.inf)
 
 
 def route(

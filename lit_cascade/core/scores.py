@@ -125,9 +125,8 @@ def score_named(name: str) -> Score:
     Raises:
         UsageError: there is none; the message lists those there are.
     """
-    if name in _OF_ELSEWHERE:
-        return _OF_ELSEWHERE[name]
-    return SCORES[check_name(name, SCORES, "score")]
+    found = SCORES.get(name) or _OF_ELSEWHERE.get(name)
+    return found or SCORES[check_name(name, SCORES, "score")]
 
 
 def score_and_answer(
@@ -158,8 +157,9 @@ def score_and_answer(
         tensor([0, 1])
     """
     function = score_named(score).function
-    if logits.ndim == 2 and 0 < logits.numel() <= _BLOCK_ELEMENTS and logits.shape[-1] <= _LONG_ROW:
-        ((shifted, answer),) = _shifted(logits, temperature)  # one block, perhaps in a hurry
+    _check_temperature(temperature)
+    if logits.ndim == 2 and logits.shape[1] > 1 and _is_block(logits):  # perhaps in a hurry
+        shifted, answer = _shift(logits.float().contiguous(), temperature)
         return function(shifted, answer), answer
     # filled in place: many small results among large temporaries would scatter the memory
     n = logits.shape[0] if logits.ndim else 0
@@ -175,14 +175,26 @@ def score_and_answer(
 
 def _shifted(logits: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of `(logits - max) / T` and of the argmax of each row."""
+    _check_temperature(temperature)
+    return (_shift(rows, temperature) for rows in row_blocks(logits))
+
+
+def _shift(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    best, answer = rows.max(dim=1, keepdim=True)
+    shifted = rows - best
+    if temperature != 1.0:
+        shifted /= temperature
+    return shifted, answer.squeeze(1)
+
+
+def _check_temperature(temperature: float) -> None:
     if not (temperature > 0 and math.isfinite(temperature)):
         raise CascadeError(f"temperature must be a finite number above 0, got {temperature}.")
-    for rows in row_blocks(logits):
-        best, answer = rows.max(dim=1, keepdim=True)
-        shifted = rows - best
-        if temperature != 1.0:
-            shifted /= temperature
-        yield shifted, answer.squeeze(1)
+
+
+def _is_block(logits: Tensor) -> bool:
+    """Whether logits of shape (N, C) are handled at once."""
+    return 0 < logits.numel() <= _BLOCK_ELEMENTS and logits.shape[1] <= _LONG_ROW
 
 
 def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
