@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -121,3 +123,11 @@ class Counted(Net):
 
     def __del__(self):
         Counted.alive -= 1
+
+
+class EndsAfterTwoEpochs(Callback):
+    """Ends the process without a word when the third epoch of a training begins."""
+
+    def on_train_epoch_start(self, trainer, *_):
+        if trainer.current_epoch == 2:
+            os._exit(9)

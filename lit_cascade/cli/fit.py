@@ -43,24 +43,33 @@ def _run(command: str) -> None:
 
 
 def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
-    from lit_cascade.cli.output import Output
+    from lit_cascade.cli.output import Output, folder_of
+    from lit_cascade.files import main_process
     from lit_cascade.models.stage import checkpoint_bytes
     from lit_cascade.report.tables import print_card
+    from lit_cascade.unfinished import Unfinished
 
-    name = model.name
+    name, options = model.name, cli.options
     files = [f"{name}.safetensors", f"{name}.md"]
-    output = Output("fit", cli.options.out, files, overwrite=cli.options.overwrite)
-    options = cli.options
-    trained = cli.trainer.train(model, datamodule, options.patience, options.stop_on)
+    folder = folder_of("fit", options.out)
+    unfinished = Unfinished(folder / f"{name}.training")
+    # results beside an unfinished training are its own, of a run that was killed at its very end
+    output = Output("fit", str(folder), files, overwrite=options.overwrite or bool(unfinished))
+    if options.overwrite and main_process():
+        unfinished.remove()
+    trained = cli.trainer.train(
+        model, datamodule, options.patience, options.stop_on, unfinished.folder, _recipe(cli)
+    )
     cli.trainer.limit_val_batches = 1.0
     card = _card(cli, model, datamodule, trained, command)
     if card is None:
         return
-    print_card(card)
+    print_card(card, trained.epochs, trained.resumed)
     classes = card.classes or model.class_names
     output.add(files[0], checkpoint_bytes(model.network, name, classes))
     output.add(files[1], card.as_markdown())
     output.write()
+    unfinished.remove()
 
 
 def _card(cli: Any, model: Any, datamodule: Any, trained: Training, command: str) -> Card | None:

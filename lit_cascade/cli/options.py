@@ -33,7 +33,8 @@ class FitOptions:
             there is one of per epoch unless the trainer says otherwise, and keep the weights that
             had the best; by default training goes to its end and the last weights are kept.
         stop_on: the split for that; the score is its official metric, else accuracy.
-        out: folder for the checkpoint and its card; by default a new one, runs/fit-N.
+        out: folder for the checkpoint and its card; by default a new one, runs/fit-N. To go on with
+            an interrupted run, give its folder.
         overwrite: replace results that are already in the folder.
     """
 

@@ -82,7 +82,9 @@ class Training:
     Attributes:
         epochs: that were finished.
         best: whose weights were kept; None if those of the last epoch.
+        resumed: how many of the epochs an earlier run had finished.
     """
 
     epochs: int
     best: Best | None = None
+    resumed: int = 0
