@@ -14,7 +14,8 @@ from lit_cascade.core.combination import answers_after
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.learned import DeferralHead
 from lit_cascade.core.metrics import check_countable, check_metric
-from lit_cascade.core.policy import Policy, above_floor, always_defer
+from lit_cascade.core.contract import above_floor
+from lit_cascade.core.policy import Policy, always_defer
 from lit_cascade.core.scores import LEARNED, RECORDED
 from lit_cascade.core.sweep import Curve, sweep
 from lit_cascade.core.vector import VectorScaling

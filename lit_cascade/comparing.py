@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis import Judged, judge
-from lit_cascade.core.policy import always_defer, answers_here
+from lit_cascade.core.contract import answers_here
+from lit_cascade.core.policy import always_defer
 from lit_cascade.core.quality import Quality, quality_of
 from lit_cascade.core.scores import LEARNED, RECORDED, SCORES
 from lit_cascade.core.selection import cheapest

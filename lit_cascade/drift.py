@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cascade.core.policy import answers_here
+from lit_cascade.core.contract import answers_here
 from lit_cascade.core.promise import Behaviour
 from lit_cascade.errors import CascadeError
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lit_cascade.analysis import check_vectors, judge
 from lit_cascade.core.joint import joint_path
-from lit_cascade.core.policy import Policy, above_floor, say
+from lit_cascade.core.contract import above_floor, say
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.promise import (
     Behaviour,
     Path,

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from lit_cascade.batch import Inputs, batch_size, map_tensors
 from lit_cascade.cascade import Cascade
-from lit_cascade.core.policy import Policy, answers_here
+from lit_cascade.core.contract import answers_here
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import CascadeError
 from lit_cascade.streaming import GATHER, Stream

@@ -14,7 +14,8 @@ from lit_cascade import (
 from lit_cascade.analysis import cost_notes, judge, official_metric, policy_of, score_and_correct
 from lit_cascade.calibrations import calibrate_record
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.policy import always_defer, replay
+from lit_cascade.core.contract import replay
+from lit_cascade.core.policy import always_defer
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.outcomes import outcome, replay_outcome
 from tests.oracles import (

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lit_cascade.analysis import policy_of
 from lit_cascade.cascade import Cascade
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.contract import replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 from lit_cascade.core.sweep import sweep
 from lit_cascade.errors import CascadeError

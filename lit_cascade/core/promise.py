@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core.bounds import binomial_p_value, bounded_p_value, paired_p_value
-from lit_cascade.core.policy import route
+from lit_cascade.core.contract import route
 from lit_cascade.core.sweep import sweep
 from lit_cascade.errors import CascadeError, UsageError, check_name
 

@@ -8,7 +8,7 @@ import torch
 from lit_cascade import CascadeError, UsageError
 from lit_cascade.core.bounds import binomial_p_value, paired_p_value
 from lit_cascade.core.joint import _Grid, joint_path
-from lit_cascade.core.policy import route
+from lit_cascade.core.contract import route
 from lit_cascade.core.promise import (
     TARGETS,
     Behaviour,
