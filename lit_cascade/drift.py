@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core.contract import answers_here
-from lit_cascade.core.promise import Behaviour
+from lit_cascade.core.paths import Behaviour
 from lit_cascade.errors import CascadeError
 
 __all__ = ["Comparison", "compare_scores", "drifted", "references"]
