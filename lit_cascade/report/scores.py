@@ -9,7 +9,8 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from lit_cascade.comparing import DRAWS, Comparison, Figure, ScoreFigures
+from lit_cascade.score_figures import Comparison, Figure, ScoreFigures
+from lit_cascade.comparing import DRAWS
 from lit_cascade.heads import FittedHead
 from lit_cascade.records import Record
 from lit_cascade.report.console import new_table, results_console

@@ -7,7 +7,7 @@ import io
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lit_cascade.comparing import Comparison
+from lit_cascade.score_figures import Comparison
 from lit_cascade.core.quality import deferral_curve, oracle_curve
 
 __all__ = ["draw_scores"]
