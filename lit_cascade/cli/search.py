@@ -146,7 +146,7 @@ def _compare(found: Frontier, bands: Any) -> list[Any]:
 
     from lit_cascade.core.search import search
     from lit_cascade.errors import CascadeError
-    from lit_cascade.frontiers import contest_of, variants
+    from lit_cascade.contests import contest_of, variants
 
     compared = []
     for name, (rule, settings) in variants(found.settings).items():
