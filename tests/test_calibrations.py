@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_cascade.analysis import curve_of_records, rule_of
+from lit_cascade.policies import rule_of
+from lit_cascade.analysis import curve_of_records
 from lit_cascade.calibrated import compare_cascades, with_scalings
 from lit_cascade.calibrations import Plan, Scaling, calibrate_record
 from lit_cascade.core.calibration import fit_temperature, negative_log_likelihood

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lit_cascade import Cascade, PolicyOptions, Record
-from lit_cascade.analysis import rule_of
+from lit_cascade.policies import rule_of
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.learned import features_of
 from lit_cascade.core.contract import replay

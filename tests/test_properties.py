@@ -7,7 +7,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_cascade.analysis import policy_of
+from lit_cascade.policies import policy_of
 from lit_cascade.cascade import Cascade
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay

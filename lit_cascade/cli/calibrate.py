@@ -97,7 +97,7 @@ def report(
     output: Output,
 ) -> None:
     """Print what the calibration does and whether it helps, and write it as an overlay."""
-    from lit_cascade.analysis import rule_of
+    from lit_cascade.policies import rule_of
     from lit_cascade.calibrated import compare_cascades
     from lit_cascade.calibrations import Plan
     from lit_cascade.cli.learn import with_learned_score

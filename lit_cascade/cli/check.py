@@ -48,7 +48,8 @@ def _policy(path: str) -> PolicyOptions:
 
 
 def _run(options: CheckOptions) -> None:
-    from lit_cascade.analysis import rule_of, without_logits
+    from lit_cascade.policies import rule_of
+    from lit_cascade.analysis import without_logits
     from lit_cascade.checking import check_promise, promise_in
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import Output

@@ -98,7 +98,8 @@ def report(
     Raises:
         CascadeError: no policy that is worth having qualifies.
     """
-    from lit_cascade.analysis import cost_notes, rule_of, without_logits
+    from lit_cascade.policies import rule_of
+    from lit_cascade.analysis import cost_notes, without_logits
     from lit_cascade.cli.evidence import unused_rows
     from lit_cascade.cli.pricing import at_cost
     from lit_cascade.errors import CascadeError

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis import policy_of, rule_of
+from lit_cascade.policies import policy_of, rule_of
 from lit_cascade.batch import Inputs, view_of
 from lit_cascade.cascade import Cascade, CascadeOutput
 from lit_cascade.core.policy import Policy

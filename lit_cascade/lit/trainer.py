@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lit_cascade.analysis import rule_of
+from lit_cascade.policies import rule_of
 from lit_cascade.calibrations import Method, Plan, StageCalibration, calibrate_record
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import measure

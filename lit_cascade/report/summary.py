@@ -6,13 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lit_cascade.analysis import (
-    curve_of_records,
-    official_metric,
-    policy_of,
-    rule_of,
-    without_logits,
-)
+from lit_cascade.policies import policy_of, rule_of
+from lit_cascade.analysis import curve_of_records, official_metric, without_logits
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import LEARNED
 from lit_cascade.core.selection import OperatingPoint, operating_points

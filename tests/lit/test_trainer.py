@@ -27,7 +27,7 @@ from lit_cascade import (
     UsageError,
     replay,
 )
-from lit_cascade.analysis import policy_of
+from lit_cascade.policies import policy_of
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import measure
 from lit_cascade.core.policy import always_defer
