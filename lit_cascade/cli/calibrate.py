@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.cli.options import CalibrateOptions
+from lit_cascade.cli.choosing_options import CalibrateOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:

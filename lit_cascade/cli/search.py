@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.cli.options import SearchOptions
+from lit_cascade.cli.choosing_options import SearchOptions
 from lit_cascade.cli.parsing import accuracy_range, dispatch
 
 if TYPE_CHECKING:
