@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lit_cascade.cli.choosing_options import SelectOptions
@@ -61,33 +61,22 @@ def _run_records(options: SelectOptions) -> None:
 
 
 def _run_models() -> None:
-    from lit_cascade.cli.evidence import check_not_reported
-    from lit_cascade.cli.lightning import CascadeCLI
-    from lit_cascade.data.splits import shared_ids
+    from lit_cascade.cli.lightning import run_command
     from lit_cascade.lit import LitCascade
 
-    class SelectCLI(CascadeCLI):
-        """Records the calibration split, then chooses on the records."""
+    run_command("select", LitCascade, SelectOptions, _select)
 
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"select": CascadeCLI.skip()}
 
-        def select(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            options: SelectOptions = self.options
-            promise, output = _promise(options), _output(options)
+def _select(cli: Any, model: Any, datamodule: Any) -> None:
+    """Record the calibration split, then choose on the records."""
+    from lit_cascade.cli.evidence import not_reported
 
-            def check(ids: Any, data: Mapping[str, Any]) -> None:
-                shared = shared_ids(datamodule, options.split, "validation")
-                check_not_reported(shared, ids, data, allowed=options.allow_overlap)
-
-            records = self.trainer.record(model, datamodule, options.split, check, self.configs)
-            if records is not None:
-                report(records, promise, options, output)
-
-    SelectCLI(LitCascade, SelectOptions)
+    options: SelectOptions = cli.options
+    promise, output = _promise(options), _output(options)
+    check = not_reported(datamodule, options.split, allowed=options.allow_overlap)
+    records = cli.trainer.record(model, datamodule, options.split, check, cli.configs)
+    if records is not None:
+        report(records, promise, options, output)
 
 
 def report(
