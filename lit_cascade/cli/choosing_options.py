@@ -175,6 +175,8 @@ class CheckOptions:
         policy: the policy.yaml that select wrote.
         records: record files of the policy's stages on other samples, cheapest first.
         confidence: of the verdict; by default that of the promise.
+        cost: the unit of cost that the policy was chosen by, or that with what the stages cost as
+            it was given to select: latency_s=FILE; by default what the records hold in that unit.
         out: folder for check.json; by default a new one, runs/check-N.
         overwrite: replace results that are already in the folder.
     """
@@ -182,6 +184,7 @@ class CheckOptions:
     policy: str
     records: list[str] | None = None
     confidence: float | None = None
+    cost: str | None = None
     out: str | None = None
     overwrite: bool = False
 

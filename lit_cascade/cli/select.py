@@ -104,6 +104,7 @@ def report(
     from lit_cascade.report.selection_plot import draw_selection
     from lit_cascade.selecting import behaviour_of, select_thresholds
 
+    prices = f" --cost {options.cost}" if "=" in options.cost else ""
     records, options = at_cost(records, options)
     check_alike(records)
     first, names = records[0], [record.name for record in records]
@@ -136,7 +137,7 @@ def report(
         f"{policy_line(found, subject)}\n"
         "Written by lit-cascade select. Give it after the config of the cascade:\n"
         "  lit-cascade validate --config PAIR.yaml --config policy.yaml\n"
-        "  lit-cascade check --policy policy.yaml --records SMALL LARGE",
+        f"  lit-cascade check --policy policy.yaml --records SMALL LARGE{prices}",
     )
     output.add("select.png", draw_selection(found, subject))
     output.add_json("summary.json", selection_summary(found, subject, records) | {"notes": notes})
