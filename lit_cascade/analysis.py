@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lit_cascade.core.answers import Answers
 from lit_cascade.core.combination import answers_after
+from lit_cascade.core.contract import above_floor
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import check_countable, check_metric
-from lit_cascade.core.contract import above_floor
 from lit_cascade.core.policy import Policy, always_defer
 from lit_cascade.core.sweep import Curve, sweep
 from lit_cascade.errors import CascadeError

@@ -6,12 +6,10 @@ import torch
 from lit_cascade import (
     CascadeError,
     Policy,
-    PolicyOptions,
     Record,
     UsageError,
     curve_of_records,
 )
-from lit_cascade.policies import policy_of
 from lit_cascade.analysis import cost_notes, judge, official_metric, score_and_correct
 from lit_cascade.calibrations import calibrate_record
 from lit_cascade.core.combination import COMBINATIONS

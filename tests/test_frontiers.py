@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from lit_cascade import contests, frontiers
+from lit_cascade.contests import contest_of, reported_points, variants
 from lit_cascade.core.cascades import Cascades, OnePoint
 from lit_cascade.core.frontier import Band, default_bands
 from lit_cascade.core.search import SearchSettings, search
 from lit_cascade.core.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.contests import contest_of, reported_points, variants
 from lit_cascade.frontiers import frontier_of
 from lit_cascade.protocol import Rule, protocol_of
 from lit_cascade.records import Record

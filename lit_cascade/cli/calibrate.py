@@ -84,11 +84,11 @@ def report(
     output: Output,
 ) -> None:
     """Print what the calibration does and whether it helps, and write it as an overlay."""
-    from lit_cascade.policies import rule_of
     from lit_cascade.calibrated import compare_cascades
     from lit_cascade.calibrations import Plan
     from lit_cascade.cli.learn import with_learned_score
     from lit_cascade.cli.pricing import at_cost
+    from lit_cascade.policies import rule_of
     from lit_cascade.report.calibration import print_calibration
     from lit_cascade.report.calibration_plot import draw_calibration
     from lit_cascade.report.calibration_summary import (

@@ -48,12 +48,12 @@ def _policy(path: str) -> PolicyOptions:
 
 
 def _run(options: CheckOptions) -> None:
-    from lit_cascade.policies import rule_of
     from lit_cascade.analysis import without_logits
     from lit_cascade.checking import check_promise, promise_in
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import Output
     from lit_cascade.errors import CascadeError, UsageError
+    from lit_cascade.policies import rule_of
     from lit_cascade.records import Record, check_alike
     from lit_cascade.report.checking import check_summary, print_check, verdict_line
     from lit_cascade.report.notes import data_notes

@@ -144,9 +144,9 @@ def _progress() -> Iterator[Progress]:
 def _compare(found: Frontier, bands: Any) -> list[Any]:
     from functools import partial
 
+    from lit_cascade.contests import contest_of, variants
     from lit_cascade.core.search import search
     from lit_cascade.errors import CascadeError
-    from lit_cascade.contests import contest_of, variants
 
     compared = []
     for name, (rule, settings) in variants(found.settings).items():

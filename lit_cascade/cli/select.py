@@ -87,11 +87,11 @@ def report(
     Raises:
         CascadeError: no policy that is worth having qualifies.
     """
-    from lit_cascade.policies import rule_of
     from lit_cascade.analysis import cost_notes, without_logits
     from lit_cascade.cli.evidence import unused_rows
     from lit_cascade.cli.pricing import at_cost
     from lit_cascade.errors import CascadeError
+    from lit_cascade.policies import rule_of
     from lit_cascade.records import check_alike
     from lit_cascade.report.notes import data_notes
     from lit_cascade.report.selection import (

@@ -43,9 +43,7 @@ def _test(cli: Any, model: Any, datamodule: Any) -> None:
         check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
         official_metric([data], options.metric, model.class_names)
 
-    done = cli.trainer.execute(
-        model, datamodule, options.split, check=check, gather=options.gather
-    )
+    done = cli.trainer.execute(model, datamodule, options.split, check=check, gather=options.gather)
     if done is None:
         return
     notes = check_overlap(

@@ -9,8 +9,8 @@ import numpy as np
 from lit_cascade.calibrated import Comparison
 from lit_cascade.reliability import Fitness
 from lit_cascade.report.calibration_summary import Calibrated
-from lit_cascade.units import cost_axis, metric_axis
 from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.units import cost_axis, metric_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -92,7 +92,10 @@ def test_another_unit_than_the_policys_is_refused(pair, others, tmp_path, capsys
     assert select(pair, "--max_cost", 0.006, *PRICES) == 0
     for words, says in (
         ((), "chosen by its cost in latency_s, which the record 'small' does not hold (flops)"),
-        (("--cost", "flops"), "chosen by its cost in latency_s, and so is its promise; got 'flops'"),
+        (
+            ("--cost", "flops"),
+            "chosen by its cost in latency_s, and so is its promise; got 'flops'",
+        ),
         (("--cost", "usd=seconds.json"), "got 'usd'. Give --cost latency_s=FILE"),
         (("--cost", "latency_s=nothing.json"), "cannot read 'nothing.json'"),
     ):

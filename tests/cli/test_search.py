@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from lit_cascade import Record, contests
 from lit_cascade.cli import main
-from lit_cascade.core.frontier import Band
 from lit_cascade.core.contract import replay
+from lit_cascade.core.frontier import Band
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.core.search import search

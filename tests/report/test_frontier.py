@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lit_cascade import contests
+from lit_cascade.contests import Reduction
 from lit_cascade.core.frontier import Band, Front
 from lit_cascade.core.heldout import HeldOut
 from lit_cascade.core.search import SearchSettings
-from lit_cascade.contests import Reduction
 from lit_cascade.frontiers import frontier_of
 from lit_cascade.protocol import protocol_of
 from lit_cascade.records import Record
