@@ -1,6 +1,7 @@
 """A promise of cost, tested on new data at what the stages cost by a file."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,11 +67,9 @@ def test_a_promised_price_is_tested_at_the_prices_given(pair, others, capsys, ta
 
 def test_the_policy_says_how_to_check_it(pair):
     assert select(pair, "--max_cost", 0.006, *PRICES) == 0
-    with open("o/policy.yaml", encoding="utf-8") as file:
-        head = [line for line in file if line.startswith("#")]
-    assert "#   lit-cascade check --policy policy.yaml --records SMALL LARGE " + " ".join(
-        PRICES
-    ) in [line.rstrip() for line in head]
+    head = Path("o/policy.yaml").read_text().splitlines()
+    command = "lit-cascade check --policy policy.yaml --records SMALL LARGE"
+    assert f"#   {command} {' '.join(PRICES)}" in head
 
 
 def test_records_that_hold_the_unit_need_no_file(pair, others):
