@@ -34,7 +34,7 @@ def pair():
 
 @pytest.fixture
 def others():
-    return saved(made(20_000, 1, first=50_000), "b")
+    return saved(made(8000, 1, first=50_000), "b")
 
 
 PRICES = ("--cost", "latency_s=seconds.json")
