@@ -115,6 +115,8 @@ def test_replay_is_a_loop_over_samples(case):
                 chances.append(softmax(row, policy.temperatures[k]))
             scores.append(policy.score_and_answer(k, stage[i : i + 1])[0].item())
             assert near(scores[-1], score_of(policy.score, chances[-1]))
+            shares = policy.probabilities(k, stage[i : i + 1])[0].tolist()
+            assert all(map(near, shares, chances[-1]))
         stop = stage_of(scores[:-1], policy.thresholds, policy.floors)
         assert found.stage[i] == stop
         ran = slice(0, stop + 1)
