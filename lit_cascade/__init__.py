@@ -43,7 +43,7 @@ _PUBLIC = {
     "frontier_of": "lit_cascade.frontiers",
     "operating_points": "lit_cascade.core.selection",
     "protocol_of": "lit_cascade.protocol",
-    "replay": "lit_cascade.core.policy",
+    "replay": "lit_cascade.core.contract",
     "search": "lit_cascade.core.search",
     "sweep": "lit_cascade.core.sweep",
 }
@@ -93,9 +93,10 @@ if TYPE_CHECKING:
     from lit_cascade.cascade import Cascade, CascadeOutput
     from lit_cascade.comparing import compare_scores
     from lit_cascade.core.calibration import fit_temperature
+    from lit_cascade.core.contract import replay
     from lit_cascade.core.frontier import average_compute_reduction
     from lit_cascade.core.learned import DeferralHead
-    from lit_cascade.core.policy import Policy, replay
+    from lit_cascade.core.policy import Policy
     from lit_cascade.core.promise import Promise
     from lit_cascade.core.quality import aurc, deferral_quality
     from lit_cascade.core.search import SearchSettings, search

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lit_cascade.batch import Inputs, batch_size, forward_logits, map_tensors
 from lit_cascade.core.combination import prefer_later
-from lit_cascade.core.policy import Policy, answers_here
+from lit_cascade.core.contract import answers_here
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import CascadeError, UsageError
 

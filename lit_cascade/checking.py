@@ -11,7 +11,9 @@ from scipy.special import bdtrc
 from torch import Tensor
 
 from lit_cascade.core.bounds import bounded_p_value, paired_p_value
-from lit_cascade.core.promise import Behaviour, Path, Promise, certified, path_of
+from lit_cascade.core.certifying import certified
+from lit_cascade.core.paths import Behaviour, Path, path_of
+from lit_cascade.core.promise import Promise
 from lit_cascade.drift import Comparison, compare_scores, drifted
 from lit_cascade.errors import CascadeError
 

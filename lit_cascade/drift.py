@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cascade.core.policy import answers_here
-from lit_cascade.core.promise import Behaviour
+from lit_cascade.core.contract import answers_here
+from lit_cascade.core.paths import Behaviour
 from lit_cascade.errors import CascadeError
 
 __all__ = ["Comparison", "compare_scores", "drifted", "references"]

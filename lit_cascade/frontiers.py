@@ -1,76 +1,30 @@
-"""What a search over records finds: fronts, average compute reductions, and cascades to keep."""
+"""What a search over records finds: a front, its baselines beside it, and cascades to keep."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from lit_cascade.contests import Bands, Contest, contest_of, on_parts, reductions_of
 from lit_cascade.core.baselines import (
     neighbour_pairs,
     oracle_pairs,
     random_pairs,
     shared_threshold,
 )
-from lit_cascade.core.cascades import Cascades, OnePoint, evaluate
-from lit_cascade.core.frontier import Band, Front, average_compute_reduction, default_bands
-from lit_cascade.core.heldout import HeldOut, held_out
+from lit_cascade.core.cascades import Cascades, OnePoint
+from lit_cascade.core.frontier import Front, average_compute_reduction, default_bands
 from lit_cascade.core.pairs import Progress
 from lit_cascade.core.search import SearchSettings, search
 from lit_cascade.core.zoo import Zoo
 from lit_cascade.protocol import Protocol, Rule
 
-__all__ = [
-    "Contest",
-    "Frontier",
-    "Pick",
-    "Reduction",
-    "contest_of",
-    "frontier_of",
-    "reported_points",
-    "variants",
-]
-
-Bands = Callable[[Front], Sequence[Band]]
+__all__ = ["Frontier", "Pick", "frontier_of"]
 
 _PICKS = 12
-_RESAMPLES, _RESAMPLES_ALONE = 100, 1000
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """Average compute reductions of one way to make cascades, in one band.
-
-    Attributes:
-        band: of accuracies, on the samples of the choice.
-        chosen: as defined, on the samples of the choice.
-        interpolated: the same against the interpolated front of the single models.
-        held_out: the same choice reported on other samples; None for bounds and expectations,
-            which choose nothing.
-    """
-
-    band: Band
-    chosen: float
-    interpolated: float
-    held_out: HeldOut | None
-
-
-@dataclass(frozen=True)
-class Contest:
-    """A way to make cascades, and how it fares.
-
-    Attributes:
-        name: what to call it.
-        points: costs and accuracies on the samples of the report; where those are others than the
-            samples of the choice, no front any more.
-        reductions: one per band.
-    """
-
-    name: str
-    points: Front
-    reductions: tuple[Reduction, ...]
 
 
 @dataclass(frozen=True)
@@ -131,86 +85,6 @@ class Frontier:
         return self.protocol.reported_on is not None
 
 
-def _on_parts(bands: Bands, singles: Front) -> Bands:
-    """Bands of parts of the samples: in a part one model may be both cheapest and most accurate."""
-    whole = bands(singles)
-    return lambda part: bands(part) if len(part) > 1 else whole
-
-
-def contest_of(
-    name: str,
-    protocol: Protocol,
-    rule: Rule,
-    choose: Callable[[Zoo], Cascades],
-    bands: Bands,
-    zoos: tuple[Zoo, Zoo] | None = None,
-    found: Cascades | None = None,
-) -> Contest:
-    """How one way to make cascades fares.
-
-    Args:
-        name: what to call it.
-        protocol: the records.
-        rule: how the cascades decide.
-        choose: finds cascades in a zoo.
-        bands: of accuracies, from the single models' front.
-        zoos: what `protocol.zoos(rule)` gave, if it is at hand.
-        found: what `choose` gave for the first of them, if it is at hand.
-    """
-    zoos = zoos or protocol.zoos(rule)
-    all_found = found or choose(zoos[0])
-
-    def once(zoo: Zoo) -> Cascades:
-        return all_found if zoo is zoos[0] else choose(zoo)
-
-    many = protocol.reported_on is None and protocol.holdout > 0
-    results = held_out(
-        protocol.trials(rule, zoos),
-        once,
-        _on_parts(bands, zoos[0].singles()[0]),
-        resamples=_RESAMPLES if many else _RESAMPLES_ALONE,
-        seed=protocol.seed,
-    )
-    points = reported_points(all_found, zoos)
-    return _contest(name, zoos[0], all_found.front, points, bands, results)
-
-
-def reported_points(found: Cascades, zoos: tuple[Zoo, Zoo]) -> Front:
-    """Costs and accuracies of cascades on the samples of the report, in the order of the choice."""
-    if zoos[0] is zoos[1]:
-        return found.front
-    judged = [evaluate([point], zoos[1]) for point in found.points]
-    return Front(
-        torch.stack([one.cost.mean() for one in judged]),
-        torch.stack([one.correct.double().mean() for one in judged]),
-    )
-
-
-def _contest(
-    name: str,
-    zoo: Zoo,
-    front: Front,
-    points: Front,
-    bands: Bands,
-    results: Sequence[HeldOut | None] | None = None,
-) -> Contest:
-    singles, _ = zoo.singles()
-    wanted = bands(singles)
-    return Contest(
-        name,
-        points,
-        tuple(
-            Reduction(
-                band,
-                average_compute_reduction(singles, front, band),
-                average_compute_reduction(singles, front, band, interpolated=True),
-                result,
-            )
-            for band, result in zip(wanted, results or [None] * len(wanted), strict=True)
-        ),
-    )
-
-
 def frontier_of(
     protocol: Protocol,
     rule: Rule | None = None,
@@ -242,7 +116,7 @@ def frontier_of(
     levels = settings.thresholds_for(chosen_on)
     pairs = SearchSettings(levels=settings.levels)
 
-    bands_of = _on_parts(bands, singles)
+    bands_of = on_parts(bands, singles)
 
     def shared(zoo: Zoo) -> Cascades:
         return shared_threshold(zoo, bands_of(zoo.singles()[0])[0])[0]
@@ -264,7 +138,7 @@ def frontier_of(
     ]
     unchosen = {"random deferral": random_pairs, "oracle deferral (bound)": oracle_pairs}
     contests += [
-        _contest(name, chosen_on, front(chosen_on), front(reported_on), bands)
+        Contest(name, front(reported_on), reductions_of(chosen_on, front(chosen_on), bands))
         for name, front in unchosen.items()
     ]
     reported = contests[0].points
@@ -308,26 +182,3 @@ def _picks(zoos: tuple[Zoo, Zoo], found: Cascades, reported: Front) -> list[Pick
             difference=reached - float(reported_on.accuracy[model]),
         )
     return list(picks.values())
-
-
-def variants(settings: SearchSettings) -> Mapping[str, tuple[Rule, SearchSettings]]:
-    """Ways to decide that a search can compare, one change at a time."""
-    pairs = SearchSettings(levels=settings.levels)
-    window = SearchSettings(levels=settings.levels, window=64)
-    triples = SearchSettings(levels=settings.levels, stages=3, candidates=settings.candidates)
-    return {
-        "max softmax, later answer (default)": (Rule(), pairs),
-        "score: margin": (Rule(score="margin"), pairs),
-        "score: negative entropy": (Rule(score="negative_entropy"), pairs),
-        "calibrated": (Rule(calibrate=True), pairs),
-        "combine: average": (Rule(combine="average"), pairs),
-        "combine: average, calibrated": (Rule(combine="average", calibrate=True), pairs),
-        "combine: most confident": (Rule(combine="most_confident"), pairs),
-        "combine: most confident, calibrated": (
-            Rule(combine="most_confident", calibrate=True),
-            pairs,
-        ),
-        "window": (Rule(), window),
-        "3 stages": (Rule(), triples),
-        "3 stages, average, calibrated": (Rule(combine="average", calibrate=True), triples),
-    }

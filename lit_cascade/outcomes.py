@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis import judge
+from lit_cascade.core.contract import route
 from lit_cascade.core.metrics import measure
-from lit_cascade.core.policy import Policy, route
+from lit_cascade.core.policy import Policy
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
 

@@ -21,7 +21,8 @@ from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.files import bundled
 from lit_cascade.models.stage import CHECKPOINT_FORMAT
 from lit_cascade.prices import Prices, priced
-from lit_cascade.records import FORMAT, Record
+from lit_cascade.record_files import FORMAT
+from lit_cascade.records import Record
 from lit_cascade.samples import Samples
 
 __all__ = ["RecordedModel", "RecordedZoo", "find_records"]

@@ -1,39 +1,27 @@
-"""Records: what one model said about one data set. The only reader and writer of record files.
+"""Records: what one model said about one data set. Their files: `record_files`.
 
-A record is a safetensors file `<name>.safetensors` with the tensors `logits` (N, C), `labels` (N,),
-`ids` and costs (N,), and strings in its header. It stands between the models and every question, so
-it may come from any framework. Where there are no logits, as with an API, it holds `score` and
-`correct` instead.
+A record stands between the models and every question, so it may come from any framework. Where
+there are no logits, as with an API, it holds `score` and `correct` instead.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lit_cascade.columns import check_column, check_costs, per_sample
 from lit_cascade.core.labels import likeliest_labels
 from lit_cascade.errors import CascadeError, UsageError, check_logits
-from lit_cascade.files import safetensors_pieces, write_atomically
-from lit_cascade.samples import (
-    Ids,
-    Samples,
-    as_ids,
-    ids_from_tensors,
-    ids_to_tensors,
-    whole_numbers,
-)
+from lit_cascade.files import write_atomically
+from lit_cascade.record_files import read_record, record_pieces
+from lit_cascade.samples import Ids, Samples, as_ids, whole_numbers
 
-__all__ = ["FORMAT", "Record", "check_alike"]
-
-FORMAT = "lit-cascade-record/1"
+__all__ = ["Record", "check_alike"]
 
 
 @dataclass(frozen=True)
@@ -216,34 +204,11 @@ class Record:
         Raises:
             UsageError: the place cannot be written to.
         """
-        write_atomically(Path(path), self._pieces())
+        write_atomically(Path(path), record_pieces(self))
 
     def to_bytes(self) -> bytes:
         """The content of the record's file; the same for the same record."""
-        return b"".join(self._pieces())
-
-    def _pieces(self) -> list[bytes | memoryview]:
-        held = {name: getattr(self, name) for name in ("logits", "labels", "score", "correct")}
-        tensors = {name: tensor for name, tensor in held.items() if tensor is not None}
-        tensors |= ids_to_tensors(self.ids)
-        constant: dict[str, float | None] = {}
-        for unit, cost in self.costs.items():
-            same = bool((cost == cost[0]).all())
-            constant[unit] = float(cost[0]) if same else None  # one number stands for all
-            if not same:
-                tensors[unit] = cost
-        header = {
-            "format": FORMAT,
-            "name": self.name,
-            "classes": json.dumps(self.classes),
-            "costs": json.dumps(constant),
-            "parameters": str(self.parameters),
-            "fingerprint": self.samples.fingerprint,
-            "data": json.dumps(dict(self.data)),
-            "model": json.dumps(dict(self.model)),
-            "info": json.dumps(dict(self.info)),
-        }
-        return safetensors_pieces(tensors, header)
+        return b"".join(record_pieces(self))
 
     @classmethod
     def load(cls, path: Path | str) -> Record:
@@ -253,64 +218,7 @@ class Record:
             UsageError: there is no such file.
             CascadeError: it is not a record, or it is damaged.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UsageError(f"records: there is no file {str(path)!r}.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = dict(file.metadata() or {})
-                if header.get("format") != FORMAT:
-                    raise CascadeError(
-                        f"records: {str(path)!r} is not a record: its header says format "
-                        f"{header.get('format')!r}, expected {FORMAT!r}."
-                    )
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            record = _from_parts(tensors, header)
-            if record.samples.fingerprint != header["fingerprint"]:
-                raise CascadeError(
-                    f"records: {str(path)!r} is damaged: its ids, labels or classes do not fit "
-                    "its fingerprint."
-                )
-        except (
-            SafetensorError,
-            KeyError,
-            ValueError,
-            OverflowError,
-            RecursionError,
-            OSError,
-        ) as error:
-            raise CascadeError(
-                f"records: {str(path)!r} cannot be read as a record: {error}."
-            ) from error
-        return record
-
-
-def _is_cost(value: Any) -> bool:
-    return value is None or type(value) in {int, float}
-
-
-def _from_parts(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Record:
-    classes, costs = json.loads(header["classes"]), json.loads(header["costs"])
-    if not isinstance(costs, dict) or not all(map(_is_cost, costs.values())):
-        raise ValueError("its table of costs is malformed")
-    ids = ids_from_tensors(tensors)
-    return Record(
-        name=header["name"],
-        ids=ids,
-        costs={
-            unit: tensors[unit] if cost is None else per_sample(float(cost), len(ids))
-            for unit, cost in costs.items()
-        },
-        logits=tensors.get("logits"),
-        labels=tensors.get("labels"),
-        classes=tuple(classes if isinstance(classes, list) else ()),
-        score=tensors.get("score"),
-        correct=tensors.get("correct"),
-        parameters=int(header["parameters"]),
-        data=json.loads(header["data"]),
-        model=json.loads(header["model"]),
-        info=json.loads(header["info"]),
-    )
+        return read_record(Path(path), cls)
 
 
 def check_alike(records: Sequence[Record], least: int = 2) -> None:

@@ -9,17 +9,12 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis import check_vectors, judge
+from lit_cascade.core.certifying import certified, samples_needed
+from lit_cascade.core.contract import above_floor, say
 from lit_cascade.core.joint import joint_path
-from lit_cascade.core.policy import Policy, above_floor, say
-from lit_cascade.core.promise import (
-    Behaviour,
-    Path,
-    Promise,
-    certified,
-    path_of,
-    samples_needed,
-    threshold_path,
-)
+from lit_cascade.core.paths import Behaviour, Path, path_of, threshold_path
+from lit_cascade.core.policy import Policy
+from lit_cascade.core.promise import Promise
 from lit_cascade.records import Record, check_alike
 
 __all__ = ["Choice", "Selection", "behaviour_of", "select_thresholds"]

@@ -6,15 +6,15 @@ import torch
 from lit_cascade import (
     CascadeError,
     Policy,
-    PolicyOptions,
     Record,
     UsageError,
     curve_of_records,
 )
-from lit_cascade.analysis import cost_notes, judge, official_metric, policy_of, score_and_correct
+from lit_cascade.analysis import cost_notes, judge, official_metric, score_and_correct
 from lit_cascade.calibrations import calibrate_record
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.policy import always_defer, replay
+from lit_cascade.core.contract import replay
+from lit_cascade.core.policy import always_defer
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.outcomes import outcome, replay_outcome
 from tests.oracles import (
@@ -178,21 +178,6 @@ def test_notes_name_the_unit():
     assert "'a' costs more seconds than 'b'" in cost_notes([a, b], "latency_s")[0]
     assert "'a' costs as many usd as 'b'" in cost_notes([a, b], "usd")[0]
     assert cost_notes([b, a], "latency_s") == []
-
-
-def test_options_become_a_policy():
-    names = ["small", "middle", "large"]
-    options = PolicyOptions(
-        score="margin",
-        thresholds={"small": 0.9, "middle": 0.8},
-        temperatures={"middle": 2.0},
-        combine="average",
-        floors={"middle": 0.1},
-    )
-    assert policy_of(options, names) == Policy(
-        (0.9, 0.8), "margin", (1.0, 2.0, 1.0), "average", (-math.inf, 0.1)
-    )
-    assert policy_of(PolicyOptions(floors=[0.1, 0.2]), names) is None
 
 
 def test_a_last_stage_that_costs_nothing_is_refused():

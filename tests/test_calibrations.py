@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_cascade.analysis import curve_of_records, rule_of
+from lit_cascade.analysis import curve_of_records
 from lit_cascade.calibrated import compare_cascades, with_scalings
 from lit_cascade.calibrations import Plan, Scaling, calibrate_record
 from lit_cascade.core.calibration import fit_temperature, negative_log_likelihood
@@ -13,6 +13,7 @@ from lit_cascade.core.policy import Policy, always_defer
 from lit_cascade.core.vector import fit_vector_scaling
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import PolicyOptions
+from lit_cascade.policies import rule_of
 from lit_cascade.records import Record
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from lit_cascade.batch import map_tensors
 from lit_cascade.cascade import Cascade
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.contract import replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.cost import FlopMeter, counting
 from lit_cascade.errors import CascadeError, UsageError

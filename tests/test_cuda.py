@@ -6,7 +6,8 @@ from torch import nn
 
 from lit_cascade.cascade import Cascade
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.contract import replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.options import PolicyOptions
 from lit_cascade.streaming import Stream
 from tests.test_streaming import Table, tables

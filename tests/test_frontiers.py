@@ -3,13 +3,14 @@ import math
 import pytest
 import torch
 
-from lit_cascade import frontiers
+from lit_cascade import contests, frontiers
+from lit_cascade.contests import contest_of, reported_points, variants
 from lit_cascade.core.cascades import Cascades, OnePoint
 from lit_cascade.core.frontier import Band, default_bands
 from lit_cascade.core.search import SearchSettings, search
 from lit_cascade.core.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.frontiers import contest_of, frontier_of, reported_points, variants
+from lit_cascade.frontiers import frontier_of
 from lit_cascade.protocol import Rule, protocol_of
 from lit_cascade.records import Record
 from tests.search_oracles import Plain
@@ -17,8 +18,8 @@ from tests.search_oracles import Plain
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr(frontiers, "_RESAMPLES", 3)
-    monkeypatch.setattr(frontiers, "_RESAMPLES_ALONE", 5)
+    monkeypatch.setattr(contests, "_RESAMPLES", 3)
+    monkeypatch.setattr(contests, "_RESAMPLES_ALONE", 5)
 
 
 def write(

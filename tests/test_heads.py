@@ -5,13 +5,14 @@ import torch
 from torch import nn
 
 from lit_cascade import Cascade, PolicyOptions, Record
-from lit_cascade.analysis import rule_of
 from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.contract import replay
 from lit_cascade.core.learned import features_of
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.quality import deferral_quality
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.heads import FEWEST, MOST_CLASSES, fit_head, fit_heads
+from lit_cascade.policies import rule_of
 from tests.oracles import softmax
 
 NAMES = ["small", "middle", "large"]

@@ -8,7 +8,8 @@ from torch import nn
 
 from lit_cascade.cascade import Cascade
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.contract import replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.errors import UsageError
 from lit_cascade.streaming import Stream
 
@@ -91,6 +92,7 @@ def test_windows_alone_decide_which_samples_share_a_batch():
     windows = [torch.arange(400)[start : start + 50] for start in range(0, 400, 50)]
     dealt = [compositions(torch.cat(windows[rank::3])) for rank in range(3)]
     assert sorted(whole) == sorted(itertools.chain(*dealt))
+    assert all(list(batch) == sorted(batch) for _, batch in whole), "in the order of the stream"
 
 
 def test_fetched_inputs_are_asked_for_by_tag_and_only_where_deferred():

@@ -17,25 +17,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run_models() -> None:
-    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.cli.lightning import run_command
     from lit_cascade.lit import LitCascade
 
-    class BenchmarkCLI(CascadeCLI):
-        """Measures the speed of a cascade."""
-
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"benchmark": CascadeCLI.skip()}
-
-        def benchmark(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            _benchmark(self.trainer, model, datamodule, self.options)
-
-    BenchmarkCLI(LitCascade, BenchmarkOptions)
+    run_command("benchmark", LitCascade, BenchmarkOptions, _benchmark)
 
 
-def _benchmark(trainer: Any, model: Any, datamodule: Any, options: BenchmarkOptions) -> None:
+def _benchmark(cli: Any, model: Any, datamodule: Any) -> None:
+    """Measure the speed of a cascade."""
     import torch
 
     from lit_cascade.cli.output import Output
@@ -51,6 +40,7 @@ def _benchmark(trainer: Any, model: Any, datamodule: Any, options: BenchmarkOpti
     )
     from lit_cascade.report.speed_plot import draw_speed
 
+    trainer, options = cli.trainer, cli.options
     deferring = len(model.names) - 1
     thresholds: tuple[tuple[float, ...], ...] = ()
     if options.at:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.cli.options import CalibrateOptions
+from lit_cascade.cli.choosing_options import CalibrateOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
@@ -51,43 +51,30 @@ def _run_records(options: CalibrateOptions) -> None:
 
 
 def _run_models() -> None:
-    from lit_cascade.cli.evidence import check_not_reported
-    from lit_cascade.cli.lightning import CascadeCLI
-    from lit_cascade.data.splits import shared_ids
+    from lit_cascade.cli.lightning import run_command
     from lit_cascade.lit import LitCascade
 
-    class CalibrateCLI(CascadeCLI):
-        """Records the calibration split, then fits to the records."""
+    run_command("calibrate", LitCascade, CalibrateOptions, _calibrate)
 
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"calibrate": CascadeCLI.skip()}
 
-        def calibrate(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            options: CalibrateOptions = self.options
-            output = _output(options)
+def _calibrate(cli: Any, model: Any, datamodule: Any) -> None:
+    """Record the calibration split, then fit to the records."""
+    from lit_cascade.cli.evidence import not_reported
 
-            def check(ids: Any, data: Mapping[str, Any]) -> None:
-                shared = shared_ids(datamodule, options.split, "validation")
-                check_not_reported(shared, ids, data, allowed=options.allow_overlap)
-
-            fitted, records = self.trainer.calibrate(
-                model,
-                datamodule,
-                options.split,
-                options.stages,
-                check,
-                options.method,
-                options.share,
-                options.seed,
-            )
-            if records is None:
-                return
-            report(fitted, records, options, output)
-
-    CalibrateCLI(LitCascade, CalibrateOptions)
+    options: CalibrateOptions = cli.options
+    output = _output(options)
+    fitted, records = cli.trainer.calibrate(
+        model,
+        datamodule,
+        options.split,
+        options.stages,
+        not_reported(datamodule, options.split, allowed=options.allow_overlap),
+        options.method,
+        options.share,
+        options.seed,
+    )
+    if records is not None:
+        report(fitted, records, options, output)
 
 
 def report(
@@ -97,11 +84,11 @@ def report(
     output: Output,
 ) -> None:
     """Print what the calibration does and whether it helps, and write it as an overlay."""
-    from lit_cascade.analysis import rule_of
     from lit_cascade.calibrated import compare_cascades
     from lit_cascade.calibrations import Plan
     from lit_cascade.cli.learn import with_learned_score
     from lit_cascade.cli.pricing import at_cost
+    from lit_cascade.policies import rule_of
     from lit_cascade.report.calibration import print_calibration
     from lit_cascade.report.calibration_plot import draw_calibration
     from lit_cascade.report.calibration_summary import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.cli.options import CheckOptions
+from lit_cascade.cli.choosing_options import CheckOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
@@ -48,11 +48,12 @@ def _policy(path: str) -> PolicyOptions:
 
 
 def _run(options: CheckOptions) -> None:
-    from lit_cascade.analysis import rule_of, without_logits
+    from lit_cascade.analysis import without_logits
     from lit_cascade.checking import check_promise, promise_in
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import Output
     from lit_cascade.errors import CascadeError, UsageError
+    from lit_cascade.policies import rule_of
     from lit_cascade.records import Record, check_alike
     from lit_cascade.report.checking import check_summary, print_check, verdict_line
     from lit_cascade.report.notes import data_notes
@@ -81,6 +82,7 @@ def _run(options: CheckOptions) -> None:
             "policy.thresholds: they are not those that the promise was made for; choose again "
             "with lit-cascade select."
         )
+    records = _priced(records, options.cost, told["cost"])
     notes = check_overlap(
         policy,
         records[0].ids,
@@ -99,10 +101,36 @@ def _run(options: CheckOptions) -> None:
         options.confidence or promise.confidence or 0.95,
     )
     print_check(verdict, told["cost"], notes)
-    output.add_json("check.json", check_summary(verdict) | {"notes": notes})
+    output.add_json("check.json", check_summary(verdict) | {"cost": told["cost"], "notes": notes})
     output.write()
     if not verdict.passed:
         raise CascadeError(verdict_line(verdict, told["cost"]))
+
+
+def _priced(records: Sequence[Record], cost: str | None, unit: str) -> list[Record]:
+    """Records with what they cost in the unit that a policy was chosen by.
+
+    Raises:
+        UsageError: another unit is given, or nothing says what a record costs in this one.
+    """
+    from lit_cascade.errors import UsageError
+    from lit_cascade.prices import priced, prices_from
+
+    given = unit if cost is None else cost.partition("=")[0]
+    if given != unit:
+        raise UsageError(
+            f"--cost: the policy was chosen by its cost in {unit}, and so is its promise; got "
+            f"{given!r}. Give --cost {unit}=FILE, or choose again with lit-cascade select."
+        )
+    found = priced(records, *prices_from(cost or unit))
+    for record in found:
+        if unit not in record.costs:
+            raise UsageError(
+                f"--cost: the policy was chosen by its cost in {unit}, which the record "
+                f"{record.name!r} does not hold ({', '.join(record.costs)}); give --cost "
+                f"{unit}=FILE, as to select."
+            )
+    return found
 
 
 def _model_notes(policy: PolicyOptions, records: Sequence[Record]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_cascade.cli.options import CompareScoresOptions
+from lit_cascade.cli.choosing_options import CompareScoresOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,11 @@ from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
 
 __all__ = [
-    "check_not_reported",
     "check_overlap",
     "fitted_on",
     "ids_from_text",
     "ids_to_text",
+    "not_reported",
     "unused_rows",
 ]
 
@@ -167,23 +167,28 @@ def unused_rows(options: PolicyOptions, record: Record) -> Tensor:
     return torch.tensor([row for row, number in enumerate(numbers) if number not in used]).long()
 
 
-def check_not_reported(
-    shared: Sequence[Any], ids: Sequence[Any], data: Mapping[str, Any], *, allowed: bool
-) -> None:
-    """Refuse to fit on samples of the split that is reported on.
+def not_reported(
+    datamodule: Any, split: str, *, allowed: bool
+) -> Callable[[Any, Mapping[str, Any]], None]:
+    """What refuses, before any model runs, to fit on samples of the split that is reported on.
 
     Args:
-        shared: ids in both splits.
-        ids: of the samples to fit on.
-        data: their name and split.
-        allowed: whether an overlap is let through.
+        datamodule: the data.
+        split: to fit on.
+        allowed: whether samples in both splits are let through.
 
-    Raises:
-        CascadeError: there are some, unless allowed.
+    Returns:
+        A check that is given the ids and the description of the data, and raises `CascadeError`.
     """
-    if shared and not allowed:
-        raise CascadeError(
-            f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
-            f"{data['split']!r}, are also in the split 'validation' that is reported on (first id "
-            f"{shared[0]!r}). Use another split, or add --allow_overlap."
-        )
+    from lit_cascade.data.splits import shared_ids
+
+    def check(ids: Any, data: Mapping[str, Any]) -> None:
+        shared = shared_ids(datamodule, split, "validation")
+        if shared and not allowed:
+            raise CascadeError(
+                f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
+                f"{data['split']!r}, are also in the split 'validation' that is reported on (first "
+                f"id {shared[0]!r}). Use another split, or add --allow_overlap."
+            )
+
+    return check

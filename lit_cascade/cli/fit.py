@@ -24,22 +24,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(command: str) -> None:
-    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.cli.lightning import run_command
     from lit_cascade.lit import LitClassifier
 
-    class FitCLI(CascadeCLI):
-        """Trains a stage, judges it, and writes its checkpoint and card."""
+    def work(cli: Any, model: Any, datamodule: Any) -> None:
+        _fit(cli, model, datamodule, command)
 
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"fit": CascadeCLI.skip()}
-
-        def fit(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            _fit(self, model, datamodule, command)
-
-    FitCLI(LitClassifier, FitOptions)
+    run_command("fit", LitClassifier, FitOptions, work)
 
 
 def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:

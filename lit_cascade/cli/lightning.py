@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from argparse import SUPPRESS
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -17,13 +20,7 @@ from lit_cascade.cli.parsing import options_from
 from lit_cascade.lit.recording import Configs
 from lit_cascade.lit.trainer import CascadeTrainer
 
-__all__ = ["CascadeCLI"]
-
-_SKIP = {
-    "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "verbose",
-    "ckpt_path", "weights_only", "split", "stages", "check", "configs", "promise", "plan",
-    "method", "share", "seed", "return_predictions", "folder", "name", "gather",
-}  # fmt: skip
+__all__ = ["CascadeCLI", "run_command"]
 
 
 class CascadeCLI(LightningCLI):
@@ -58,11 +55,6 @@ class CascadeCLI(LightningCLI):
             auto_configure_optimizers=False,
         )
 
-    @staticmethod
-    def skip() -> set[str]:
-        """Arguments of the Trainer's methods that are no options of a command."""
-        return set(_SKIP)
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the command's own options, and hand the policy to the model."""
         added = parser.add_class_arguments(self.options_class)
@@ -90,6 +82,46 @@ class CascadeCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def run_command(
+    name: str,
+    model: type[LightningModule],
+    options: type[Any],
+    work: Callable[[Any, Any, Any], None],
+    unread: Sequence[str] = (),
+) -> None:
+    """Run a command as the one subcommand of a LightningCLI.
+
+    Lightning takes the arguments of a subcommand from the Trainer's method of that name, and calls
+    a method of that name of the CLI instead of it. Options of a command are those of its dataclass
+    alone, so every argument of the Trainer's method is skipped.
+
+    Args:
+        name: of the command, and of a method of `CascadeTrainer`.
+        model: the LightningModule that the config's `model` describes.
+        options: dataclass of the command's own options.
+        work: is given the CLI, the model and the data module.
+        unread: what else a config may hold: options of other commands that have no part in this.
+    """
+    arguments = set(signature(getattr(CascadeTrainer, name)).parameters)
+
+    class Command(CascadeCLI):
+        """The command."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            """The one command."""
+            return {name: arguments}
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            """Add the command's own options, and those that it does not read."""
+            super().add_arguments_to_parser(parser)
+            for key in unread:
+                parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
+
+    setattr(Command, name, lambda cli, model, datamodule, **_: work(cli, model, datamodule))
+    Command(model, options)
 
 
 def _keep_threads() -> None:

@@ -17,22 +17,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run_models() -> None:
-    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.cli.lightning import run_command
     from lit_cascade.lit import LitCascade
 
-    class PredictCLI(CascadeCLI):
-        """Answers the samples of a split."""
+    def work(cli: Any, model: Any, datamodule: Any) -> None:
+        _predict(cli.trainer, model, datamodule, cli.options, cli.configs)
 
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"predict": CascadeCLI.skip()}
-
-        def predict(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            _predict(self.trainer, model, datamodule, self.options, self.configs)
-
-    PredictCLI(LitCascade, PredictOptions)
+    run_command("predict", LitCascade, PredictOptions, work)
 
 
 def _predict(

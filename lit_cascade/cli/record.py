@@ -22,34 +22,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> None:
-    from argparse import SUPPRESS
-
-    from lightning.pytorch.cli import LightningArgumentParser
-
-    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.cli.lightning import run_command
     from lit_cascade.lit import LitZoo
 
-    class RecordCLI(CascadeCLI):
-        """Runs the models one after the other and writes their records."""
-
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"record": CascadeCLI.skip()}
-
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            """Accept the config of a cascade as it is: its policy has no part in a recording."""
-            super().add_arguments_to_parser(parser)
-            parser.add_argument("--policy", type=Any, help=SUPPRESS)
-
-        def record(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            _record(self, model, datamodule)
-
-    RecordCLI(LitZoo, RecordOptions)
+    # the config of a cascade will do as it is: its policy has no part in a recording
+    run_command("record", LitZoo, RecordOptions, _record, unread=["policy"])
 
 
 def _record(cli: Any, zoo: Any, datamodule: Any) -> None:
+    """Run the models one after the other and write their records."""
     from lit_cascade.cli.output import folder_of
     from lit_cascade.errors import CascadeError
     from lit_cascade.report.recording import print_records

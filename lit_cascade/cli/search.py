@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.cli.options import SearchOptions
+from lit_cascade.cli.choosing_options import SearchOptions
 from lit_cascade.cli.parsing import accuracy_range, dispatch
 
 if TYPE_CHECKING:
@@ -144,9 +144,9 @@ def _progress() -> Iterator[Progress]:
 def _compare(found: Frontier, bands: Any) -> list[Any]:
     from functools import partial
 
+    from lit_cascade.contests import contest_of, variants
     from lit_cascade.core.search import search
     from lit_cascade.errors import CascadeError
-    from lit_cascade.frontiers import contest_of, variants
 
     compared = []
     for name, (rule, settings) in variants(found.settings).items():

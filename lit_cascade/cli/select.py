@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.cli.options import SelectOptions
+from lit_cascade.cli.choosing_options import SelectOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
@@ -61,33 +61,22 @@ def _run_records(options: SelectOptions) -> None:
 
 
 def _run_models() -> None:
-    from lit_cascade.cli.evidence import check_not_reported
-    from lit_cascade.cli.lightning import CascadeCLI
-    from lit_cascade.data.splits import shared_ids
+    from lit_cascade.cli.lightning import run_command
     from lit_cascade.lit import LitCascade
 
-    class SelectCLI(CascadeCLI):
-        """Records the calibration split, then chooses on the records."""
+    run_command("select", LitCascade, SelectOptions, _select)
 
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"select": CascadeCLI.skip()}
 
-        def select(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            options: SelectOptions = self.options
-            promise, output = _promise(options), _output(options)
+def _select(cli: Any, model: Any, datamodule: Any) -> None:
+    """Record the calibration split, then choose on the records."""
+    from lit_cascade.cli.evidence import not_reported
 
-            def check(ids: Any, data: Mapping[str, Any]) -> None:
-                shared = shared_ids(datamodule, options.split, "validation")
-                check_not_reported(shared, ids, data, allowed=options.allow_overlap)
-
-            records = self.trainer.record(model, datamodule, options.split, check, self.configs)
-            if records is not None:
-                report(records, promise, options, output)
-
-    SelectCLI(LitCascade, SelectOptions)
+    options: SelectOptions = cli.options
+    promise, output = _promise(options), _output(options)
+    check = not_reported(datamodule, options.split, allowed=options.allow_overlap)
+    records = cli.trainer.record(model, datamodule, options.split, check, cli.configs)
+    if records is not None:
+        report(records, promise, options, output)
 
 
 def report(
@@ -98,10 +87,11 @@ def report(
     Raises:
         CascadeError: no policy that is worth having qualifies.
     """
-    from lit_cascade.analysis import cost_notes, rule_of, without_logits
+    from lit_cascade.analysis import cost_notes, without_logits
     from lit_cascade.cli.evidence import unused_rows
     from lit_cascade.cli.pricing import at_cost
     from lit_cascade.errors import CascadeError
+    from lit_cascade.policies import rule_of
     from lit_cascade.records import check_alike
     from lit_cascade.report.notes import data_notes
     from lit_cascade.report.selection import (
@@ -114,6 +104,7 @@ def report(
     from lit_cascade.report.selection_plot import draw_selection
     from lit_cascade.selecting import behaviour_of, select_thresholds
 
+    prices = f" --cost {options.cost}" if "=" in options.cost else ""
     records, options = at_cost(records, options)
     check_alike(records)
     first, names = records[0], [record.name for record in records]
@@ -146,7 +137,7 @@ def report(
         f"{policy_line(found, subject)}\n"
         "Written by lit-cascade select. Give it after the config of the cascade:\n"
         "  lit-cascade validate --config PAIR.yaml --config policy.yaml\n"
-        "  lit-cascade check --policy policy.yaml --records SMALL LARGE",
+        f"  lit-cascade check --policy policy.yaml --records SMALL LARGE{prices}",
     )
     output.add("select.png", draw_selection(found, subject))
     output.add_json("summary.json", selection_summary(found, subject, records) | {"notes": notes})

@@ -17,25 +17,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run_models() -> None:
-    from lit_cascade.cli.lightning import CascadeCLI
+    from lit_cascade.cli.lightning import run_command
     from lit_cascade.lit import LitCascade
 
-    class TestCLI(CascadeCLI):
-        """Runs the cascade on a split and reports what it did."""
-
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"test": CascadeCLI.skip()}
-
-        def test(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            _test(self.trainer, model, datamodule, self.options)
-
-    TestCLI(LitCascade, TestOptions)
+    run_command("test", LitCascade, TestOptions, _test)
 
 
-def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> None:
+def _test(cli: Any, model: Any, datamodule: Any) -> None:
+    """Run the cascade on a split and report what it did."""
     from lit_cascade.analysis import official_metric
     from lit_cascade.cli.evidence import check_overlap
     from lit_cascade.cli.output import Output
@@ -47,13 +36,14 @@ def _test(trainer: Any, model: Any, datamodule: Any, options: TestOptions) -> No
     from lit_cascade.report.summary import outcome_summary
     from lit_cascade.report.tables import print_execution
 
+    options: TestOptions = cli.options
     output = Output("test", options.out, ["test.json"], overwrite=options.overwrite)
 
     def check(ids: Any, data: Mapping[str, Any]) -> None:
         check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
         official_metric([data], options.metric, model.class_names)
 
-    done = trainer.execute(model, datamodule, options.split, check=check, gather=options.gather)
+    done = cli.trainer.execute(model, datamodule, options.split, check=check, gather=options.gather)
     if done is None:
         return
     notes = check_overlap(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.cli.options import ValidateOptions
+from lit_cascade.cli.choosing_options import ValidateOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
@@ -43,38 +43,33 @@ def _run_records(options: ValidateOptions) -> None:
 
 
 def _run_models() -> None:
+    from lit_cascade.cli.lightning import run_command
+    from lit_cascade.lit import LitCascade
+
+    run_command("validate", LitCascade, ValidateOptions, _validate)
+
+
+def _validate(cli: Any, model: Any, datamodule: Any) -> None:
+    """Record the split, then judge the records."""
     from lit_cascade.analysis import official_metric
     from lit_cascade.cli.evidence import check_overlap
-    from lit_cascade.cli.lightning import CascadeCLI
     from lit_cascade.core.scores import score_named
-    from lit_cascade.lit import LitCascade, ThresholdMetrics
+    from lit_cascade.lit import ThresholdMetrics
 
-    class ValidateCLI(CascadeCLI):
-        """Records the split, then judges the records."""
+    options: ValidateOptions = cli.options
+    output = _output(options, model.names)
+    score = score_named(options.policy.score)
+    logged = [value for value in _LOGGED if score.low <= value <= score.high]
+    if cli.trainer.loggers and logged:
+        cli.trainer.add_callback(ThresholdMetrics(logged, options.metric))
 
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {"validate": CascadeCLI.skip()}
+    def check(ids: Any, data: Mapping[str, Any]) -> None:
+        check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
+        official_metric([data], options.metric, model.class_names)
 
-        def validate(self, model: Any, datamodule: Any, **_: Any) -> None:
-            """Run the command."""
-            options: ValidateOptions = self.options
-            output = _output(options, model.names)
-            score = score_named(options.policy.score)
-            logged = [value for value in _LOGGED if score.low <= value <= score.high]
-            if self.trainer.loggers and logged:
-                self.trainer.add_callback(ThresholdMetrics(logged, options.metric))
-
-            def check(ids: Any, data: Mapping[str, Any]) -> None:
-                check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
-                official_metric([data], options.metric, model.class_names)
-
-            records = self.trainer.record(model, datamodule, options.split, check, self.configs)
-            if records is not None:
-                report(records, options, output)
-
-    ValidateCLI(LitCascade, ValidateOptions)
+    records = cli.trainer.record(model, datamodule, options.split, check, cli.configs)
+    if records is not None:
+        report(records, options, output)
 
 
 def report(records: Sequence[Record], options: ValidateOptions, output: Output) -> None:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_cascade.core.contract import above_floor, route
 from lit_cascade.core.frontier import Front
-from lit_cascade.core.policy import above_floor, route
 from lit_cascade.core.zoo import Zoo
 
 __all__ = ["BestSoFar", "Cascades", "Evaluated", "OnePoint", "evaluate"]

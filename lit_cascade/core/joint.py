@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from lit_cascade.core.promise import Behaviour, Promise
+from lit_cascade.core.paths import Behaviour
+from lit_cascade.core.promise import Promise
 
 __all__ = ["joint_path"]
 

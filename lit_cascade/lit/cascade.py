@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis import policy_of, rule_of
 from lit_cascade.batch import Inputs, view_of
 from lit_cascade.cascade import Cascade, CascadeOutput
 from lit_cascade.core.policy import Policy
@@ -22,6 +21,7 @@ from lit_cascade.lit.running import Running, Views, check_finite, views_of
 from lit_cascade.lit.stages import StagesModule, describe, inputs_and_rows
 from lit_cascade.models.stage import BuiltStage, Stage
 from lit_cascade.options import PolicyOptions
+from lit_cascade.policies import policy_of, rule_of
 from lit_cascade.preprocessing import Preprocessing
 
 __all__ = ["LitCascade"]

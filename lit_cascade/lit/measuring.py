@@ -16,16 +16,8 @@ from lit_cascade.data.evaluation import EvaluationData
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.running import Running, views_of
 from lit_cascade.lit.stages import distinct, inputs_and_rows
-from lit_cascade.speed import (
-    Latency,
-    Speed,
-    at_policy,
-    latencies,
-    pace,
-    shares,
-    thresholds_at,
-    throughput,
-)
+from lit_cascade.speed import Latency, Speed
+from lit_cascade.timing import at_policy, latencies, pace, shares, thresholds_at, throughput
 
 if TYPE_CHECKING:
     from lit_cascade.lit.cascade import LitCascade

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lit_cascade.analysis import rule_of
 from lit_cascade.calibrations import Method, Plan, StageCalibration, calibrate_record
 from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import measure
@@ -24,6 +23,7 @@ from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecordi
 from lit_cascade.lit.results import Evaluation, Execution
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.lit.zoo import LitZoo
+from lit_cascade.policies import rule_of
 from lit_cascade.records import Record
 from lit_cascade.selecting import Selection, behaviour_of, select_thresholds
 from lit_cascade.streaming import GATHER

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from lit_cascade.calibrated import Comparison
 from lit_cascade.reliability import Fitness
 from lit_cascade.report.calibration_summary import Calibrated
+from lit_cascade.report.pictures import figure_of, png_of, quiet
 from lit_cascade.units import cost_axis, metric_axis
 
 if TYPE_CHECKING:
@@ -34,8 +32,7 @@ def draw_calibration(found: Calibrated) -> bytes:
     """
     compared = found.comparison
     panels = len(found.fitted) + (compared is not None)
-    figure = Figure(figsize=(4.4 * panels + 0.4, 4.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(4.4 * panels + 0.4, 4.2)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for panel, (name, stage) in zip(axes, found.fitted.items(), strict=False):
         panel.plot([0, 1], [0, 1], ":", color=_BLACK, linewidth=1.2)
@@ -50,9 +47,7 @@ def draw_calibration(found: Calibrated) -> bytes:
         _finish(panel)
     if compared is not None:
         _curves(axes[-1], found, compared)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _reliability(axes: Axes, found: Fitness, label: str, colour: str, style: str) -> None:
@@ -98,5 +93,4 @@ def _curves(axes: Axes, found: Calibrated, compared: Comparison) -> None:
 
 def _finish(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    axes.grid(visible=True, which="both", alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
+    quiet(axes, "both")

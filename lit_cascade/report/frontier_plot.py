@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from lit_cascade.core.frontier import Front
 from lit_cascade.frontiers import Frontier
+from lit_cascade.report.pictures import figure_of, png_of, quiet
 from lit_cascade.units import cost_axis
 
 if TYPE_CHECKING:
@@ -50,8 +47,7 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
     Returns:
         The content of the PNG file.
     """
-    figure = Figure(figsize=(7.2, 5.0), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(7.2, 5.0)
     axes = figure.add_subplot()
     chosen_on = found.protocol.chosen_on
     where = found.protocol.reported_on or chosen_on
@@ -74,8 +70,7 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
     _mark_models(axes, found)
     axes.set_xlabel(cost_axis(chosen_on.unit))
     axes.set_ylabel("accuracy (%)")
-    axes.grid(visible=True, which="both", alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
+    quiet(axes, "both")
     axes.margins(x=0.08)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     name, split = where.data.get("name") or "records", where.data.get("split")
@@ -84,9 +79,7 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
         f"({found.zoo.n:,} samples)",
         fontsize=10,
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _mark_models(axes: Axes, found: Frontier) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from lit_cascade.analysis import judge
 from lit_cascade.core.sweep import Curve, oracle_deferral, random_deferral
+from lit_cascade.report.pictures import figure_of, png_of, quiet
 from lit_cascade.units import cost_axis, metric_axis
 
 if TYPE_CHECKING:
@@ -50,8 +48,7 @@ def draw_curve(found: Validation) -> bytes:
     """
     metrics = ["accuracy"] if found.curve.metric is None else ["accuracy", found.curve.metric]
     width = 6.4 if len(metrics) == 1 else 10.4
-    figure = Figure(figsize=(width, 4.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(width, 4.2)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, by in zip(panels, metrics, strict=True):
         if by == "accuracy" and len(found.names) == 2:
@@ -68,9 +65,7 @@ def draw_curve(found: Validation) -> bytes:
             panels[0].set_title(title, fontsize=10)
         else:
             figure.suptitle(title, fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _comparisons(axes: Axes, found: Validation) -> None:
@@ -106,8 +101,7 @@ def _panel(axes: Axes, found: Validation, by: str) -> None:
     axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
     axes.set_xlabel(cost_axis(found.unit))
     axes.set_ylabel(metric_axis(by))
-    axes.grid(visible=True, which="both", alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
+    quiet(axes, "both")
     axes.margins(x=0.08, y=0.1)
 
 

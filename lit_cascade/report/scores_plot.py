@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from lit_cascade.comparing import Comparison
 from lit_cascade.core.quality import deferral_curve, oracle_curve
+from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.score_figures import Comparison
 
 __all__ = ["draw_scores"]
 
@@ -33,8 +29,7 @@ def draw_scores(found: Comparison, where: str) -> bytes:
     Returns:
         The content of the PNG file.
     """
-    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(6.4, 4.2)
     axes = figure.add_subplot()
     best = oracle_curve(found.correct)
     axes.plot(
@@ -62,9 +57,6 @@ def draw_scores(found: Comparison, where: str) -> bytes:
     axes.set_ylabel("accuracy (%)")
     axes.set_title(f"{' → '.join(found.names)} on {where} ({found.n:,} samples)", fontsize=10)
     axes.legend(frameon=False, loc="best", fontsize=8)
-    axes.grid(visible=True, alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
+    quiet(axes)
     axes.margins(x=0.04, y=0.1)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)

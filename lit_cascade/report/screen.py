@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_cascade.published import Published, PublishedModel
 from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
+from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import json_number, percent, quantity
 from lit_cascade.screening import Candidate, Criteria, Screen, least_missed
 from lit_cascade.units import cost_axis
@@ -126,8 +126,7 @@ def draw_screen(published: Sequence[PublishedModel], found: Screen, unit: str) -
     Returns:
         The content of the PNG file.
     """
-    figure = Figure(figsize=(8.6, 5.6), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(8.6, 5.6)
     axes = figure.add_subplot()
     _dots(axes, published, f"published models at each size ({len(published):,})", (_GREY, 2.2, 2))
     front = found.front
@@ -148,9 +147,7 @@ def draw_screen(published: Sequence[PublishedModel], found: Screen, unit: str) -
         f"{len(chosen):,} of {len(found.pool):,} published models are worth recording", fontsize=10
     )
     _name(figure, axes, [kept for kept in found.kept if kept.on_front])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _dots(

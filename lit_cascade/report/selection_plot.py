@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from lit_cascade.report.pictures import figure_of, png_of, quiet
 from lit_cascade.report.selection import Subject, promise_text
 from lit_cascade.selecting import Choice, Selection
 from lit_cascade.units import unit_label
@@ -38,8 +36,7 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
     Returns:
         The content of the PNG file.
     """
-    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(6.4, 4.2)
     axes = figure.add_subplot()
     path, promise = found.path, found.promise
     of_spending = promise.target in {"cost", "cost_ratio"}
@@ -75,11 +72,8 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
     title = f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)}"
     axes.set_title(f"{title} ({found.n:,} samples)", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    axes.grid(visible=True, alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    quiet(axes)
+    return png_of(figure)
 
 
 def _mark(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.speed import Speed
 
 if TYPE_CHECKING:
@@ -29,16 +26,13 @@ def draw_speed(title: str, kinds: Sequence[tuple[str, Sequence[Speed]]]) -> byte
     Returns:
         The content of the PNG file.
     """
-    figure = Figure(figsize=(5.4 * len(kinds), 4.0), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(5.4 * len(kinds), 4.0)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for axes, (kind, speeds) in zip(panels, kinds, strict=True):
         _panel(axes, kind, sorted(speeds, key=lambda speed: speed.deferral_rate))
     panels[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _panel(axes: Axes, kind: str, speeds: Sequence[Speed]) -> None:

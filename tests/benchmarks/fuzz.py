@@ -3,9 +3,10 @@
 python -m tests.benchmarks.fuzz [--files 100000] [--seed 0] [--out FILE.json]
 
 Record files of every kind are mutated: bytes are changed, cut out, doubled or put in, the JSON
-header is edited, its length lies, files are joined. Each is then loaded. It may load, or be refused
-with a CascadeError; anything else, a file that takes longer than a second, or memory that grows, is
-a defect, and the program exits with 1.
+header is edited, its length lies, files are joined. Each is then loaded. It may be refused
+with a CascadeError, or load, but only as a sound record of the samples of a file it was made from,
+which is saved and read to the same bytes. Anything else, a file that takes longer than a second, or
+memory that grows, is a defect, and the program exits with 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import math
 import random
 import resource
 import sys
@@ -20,6 +22,8 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+
+import torch
 
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
@@ -115,6 +119,40 @@ def mutated(contents: list[bytes], dice: random.Random) -> bytes:
     return bytes(content)
 
 
+def check_sound(record: Record) -> None:
+    """Check by itself, one value at a time, what every record promises.
+
+    Raises:
+        AssertionError: a promise is broken.
+    """
+    n, classes = len(record.ids), len(record.classes)
+    ids = record.ids.tolist() if isinstance(record.ids, torch.Tensor) else list(record.ids)
+    assert n == len(set(ids)) > 0, "ids"
+    assert {type(one) for one in ids} in ({int}, {str}), "ids"
+    assert len(set(record.classes)) == classes, "classes"
+    if record.logits is None:
+        assert record.score is not None, "neither logits nor scores"
+        assert record.correct is not None, "neither logits nor correctness"
+    else:
+        assert record.logits.shape == (n, classes), "logits"
+        assert all(math.isfinite(one) for one in record.logits.flatten().tolist()), "logits"
+    if record.labels is not None:
+        assert record.labels.dtype == torch.int64, "labels"
+        assert len(record.labels) == n, "labels"
+        assert all(-1 <= one < classes for one in record.labels.flatten().tolist()), "labels"
+    assert record.costs, "no cost"
+    for unit in record.costs:
+        cost = record.cost(unit).tolist()
+        assert len(cost) == n, unit
+        assert all(isinstance(one, float) and 0 <= one < math.inf for one in cost), unit
+    for column, kind in ((record.score, float), (record.correct, bool)):
+        if column is not None:
+            assert [type(one) for one in column.tolist()] == [kind] * n, "scores"
+            assert all(one < math.inf for one in column.tolist()), "scores"
+    for part in (record.data, record.model, record.info):
+        assert isinstance(part, dict), "descriptions"
+
+
 def run(files: int, seed: int, folder: Path) -> dict:
     """Load so many mutated files.
 
@@ -122,15 +160,16 @@ def run(files: int, seed: int, folder: Path) -> dict:
         How many loaded, were refused, and were defects, with the first of these.
     """
     contents, dice = seeds(folder), random.Random(seed)  # noqa: S311 - no secrets here
-    path = folder / "mutated.safetensors"
+    path, again = folder / "mutated.safetensors", folder / "again.safetensors"
+    known = {Record.load(place).samples.fingerprint for place in folder.glob("*.safetensors")}
     told: collections.Counter[str] = collections.Counter()
     defects: list[str] = []
     slowest = 0.0
     for number in range(files):
         path.write_bytes(mutated(contents, dice))
-        start = time.perf_counter()
+        record, start = None, time.perf_counter()
         try:
-            Record.load(path)
+            record = Record.load(path)
             told["loaded"] += 1
         except CascadeError:
             told["refused"] += 1
@@ -138,6 +177,15 @@ def run(files: int, seed: int, folder: Path) -> dict:
             told["defects"] += 1
             defects.append(f"file {number}: {traceback.format_exc()}")
         took = time.perf_counter() - start
+        try:
+            if record is not None:
+                check_sound(record)
+                assert record.samples.fingerprint in known, "samples of none of the files"
+                record.save(again)
+                assert Record.load(again).to_bytes() == again.read_bytes(), "not what was saved"
+        except Exception:  # noqa: BLE001 - a record that should not have been read
+            told["defects"] += 1
+            defects.append(f"file {number}: {traceback.format_exc()}")
         slowest = max(slowest, took)
         if took > _SLOW:
             told["defects"] += 1

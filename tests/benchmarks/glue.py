@@ -22,8 +22,8 @@ from rich.table import Table
 
 from lit_cascade import Policy, Record, curve_of_records, operating_points
 from lit_cascade.analysis import judge
+from lit_cascade.core.contract import replay, route
 from lit_cascade.core.metrics import measure
-from lit_cascade.core.policy import replay, route
 from tests.benchmarks.sweep import machine
 
 DRAWS = 2000

@@ -12,7 +12,7 @@ import yaml
 from lit_cascade import Policy, Record
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.policy import above_floor
+from lit_cascade.core.contract import above_floor
 from lit_cascade.outcomes import replay_outcome
 
 N = 60

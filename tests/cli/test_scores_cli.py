@@ -11,8 +11,8 @@ import yaml
 
 from lit_cascade import Policy, Record
 from lit_cascade.cli import main
+from lit_cascade.core.contract import answers_here, replay
 from lit_cascade.core.learned import DeferralHead
-from lit_cascade.core.policy import answers_here, replay
 from lit_cascade.core.quality import aurc, deferral_quality
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.heads import fit_head

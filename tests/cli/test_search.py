@@ -16,10 +16,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from lit_cascade import Record, frontiers
+from lit_cascade import Record, contests
 from lit_cascade.cli import main
+from lit_cascade.core.contract import replay
 from lit_cascade.core.frontier import Band
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.core.search import search
 from lit_cascade.core.zoo import Zoo
@@ -35,8 +36,8 @@ def here(tmp_path, monkeypatch):
     """An empty folder, and few resamples."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["lit-cascade"])
-    monkeypatch.setattr(frontiers, "_RESAMPLES", 3)
-    monkeypatch.setattr(frontiers, "_RESAMPLES_ALONE", 3)
+    monkeypatch.setattr(contests, "_RESAMPLES", 3)
+    monkeypatch.setattr(contests, "_RESAMPLES_ALONE", 3)
     return tmp_path
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lit_cascade.core.combination import COMBINATIONS, answers_after, prefer_later
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.contract import replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES, answers_of, probabilities_of, score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
 from tests.oracles import combined_answer, softmax, stage_of

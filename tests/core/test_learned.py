@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from lit_cascade.core.contract import replay
 from lit_cascade.core.learned import FEATURES, DeferralHead, features_of
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.errors import CascadeError, UsageError
 from tests.oracles import softmax, stage_of
 

@@ -7,17 +7,11 @@ import torch
 
 from lit_cascade import CascadeError, UsageError
 from lit_cascade.core.bounds import binomial_p_value, paired_p_value
+from lit_cascade.core.certifying import certified, samples_needed
+from lit_cascade.core.contract import route
 from lit_cascade.core.joint import _Grid, joint_path
-from lit_cascade.core.policy import route
-from lit_cascade.core.promise import (
-    TARGETS,
-    Behaviour,
-    Promise,
-    certified,
-    path_of,
-    samples_needed,
-    threshold_path,
-)
+from lit_cascade.core.paths import Behaviour, path_of, threshold_path
+from lit_cascade.core.promise import TARGETS, Promise
 from lit_cascade.selecting import select_thresholds
 
 LIMITS = {

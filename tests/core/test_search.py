@@ -7,8 +7,9 @@ import torch
 
 from lit_cascade.core import search as searching
 from lit_cascade.core.cascades import evaluate
+from lit_cascade.core.contract import replay
 from lit_cascade.core.frontier import average_compute_reduction, default_bands
-from lit_cascade.core.policy import Policy, replay
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 from lit_cascade.core.search import SearchSettings, search
 from lit_cascade.core.zoo import Zoo

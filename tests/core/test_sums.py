@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lit_cascade.core.policy import answers_here
+from lit_cascade.core.contract import answers_here
 from lit_cascade.core.sums import block_sums, cuts_at, cuts_of, cuts_of_each, running_sums
 
 

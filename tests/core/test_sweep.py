@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lit_cascade.core.policy import above_floor
+from lit_cascade.core.contract import above_floor
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.core.sweep import oracle_deferral, random_deferral, sweep
 from lit_cascade.errors import CascadeError

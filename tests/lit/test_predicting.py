@@ -8,7 +8,7 @@ from PIL import Image
 
 from lit_cascade import CascadeError, LitCascade, PolicyOptions, Stage, UsageError
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.policy import replay
+from lit_cascade.core.contract import replay
 from lit_cascade.data import Datasets, UnlabelledImages, UnlabelledTexts
 from lit_cascade.lit import predicting
 from lit_cascade.lit.predicting import PARTS

@@ -27,7 +27,6 @@ from lit_cascade import (
     UsageError,
     replay,
 )
-from lit_cascade.analysis import policy_of
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import measure
 from lit_cascade.core.policy import always_defer
@@ -37,6 +36,7 @@ from lit_cascade.data.loading import evaluation_loader
 from lit_cascade.data.splits import describe, shared_ids
 from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
 from lit_cascade.outcomes import replay_outcome
+from lit_cascade.policies import policy_of
 from tests.toys import BadNet, Dicts, Named, Net, Points, SharedPoints
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_cascade import frontiers
+from lit_cascade import contests
+from lit_cascade.contests import Reduction
 from lit_cascade.core.frontier import Band, Front
 from lit_cascade.core.heldout import HeldOut
 from lit_cascade.core.search import SearchSettings
-from lit_cascade.frontiers import Reduction, frontier_of
+from lit_cascade.frontiers import frontier_of
 from lit_cascade.protocol import protocol_of
 from lit_cascade.records import Record
 from lit_cascade.report.frontier import (
@@ -30,7 +31,7 @@ SIZE = (1440, 1000)
 def found(tmp_path_factory):
     """Two models, two splits of four samples: every figure can be checked by hand."""
     folder = tmp_path_factory.mktemp("records")
-    few, frontiers._RESAMPLES_ALONE = frontiers._RESAMPLES_ALONE, 3
+    few, contests._RESAMPLES_ALONE = contests._RESAMPLES_ALONE, 3
     margins = {
         ("calibration", "small"): [4.0, 3.0, -2.0, -1.0],
         ("calibration", "large"): [5.0, 5.0, 5.0, 5.0],
@@ -46,7 +47,7 @@ def found(tmp_path_factory):
                 folder / f"{name}-{split}.safetensors"
             )
     result = frontier_of(protocol_of([str(folder)]), settings=SearchSettings(window=2))
-    frontiers._RESAMPLES_ALONE = few
+    contests._RESAMPLES_ALONE = few
     return result
 
 

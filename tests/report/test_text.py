@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lit_cascade.core.policy import answers_here
+from lit_cascade.core.contract import answers_here
 from lit_cascade.report.text import percent, quantity, readable_threshold, times
 
 
