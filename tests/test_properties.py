@@ -18,6 +18,7 @@ from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.policies import policy_of
 from lit_cascade.records import Record
+from lit_cascade.samples import Samples
 from lit_cascade.streaming import Stream
 from tests.oracles import combined_answer, softmax, stage_of
 from tests.test_streaming import Table
@@ -216,6 +217,20 @@ def test_a_record_is_what_was_saved(tmp_path, data):
     assert again.samples.fingerprint == record.samples.fingerprint
     again.save(path)
     assert path.read_bytes() == first
+
+
+@given(st.permutations(range(6)), st.permutations("abcd"), st.lists(st.integers(0, 3), min_size=6))
+def test_a_fingerprint_is_of_ids_labels_and_classes_in_their_order(ids, classes, labels):
+    plain = Samples(torch.arange(6), torch.zeros(6).long(), tuple("abcd"))
+    named = Samples(tuple(map(str, range(6))), plain.labels, plain.classes)
+    labels = torch.tensor(labels[:6])
+    for one, known in ((torch.tensor(ids), plain), (tuple(map(str, ids)), named)):
+        for changed, same in (
+            (Samples(one, known.labels, known.classes), ids == list(range(6))),
+            (Samples(known.ids, labels, known.classes), not labels.any()),
+            (Samples(known.ids, known.labels, tuple(classes)), "".join(classes) == "abcd"),
+        ):
+            assert (changed.fingerprint == known.fingerprint) == same
 
 
 @given(logits(stages=2), st.data())
