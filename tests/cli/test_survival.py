@@ -1,0 +1,239 @@
+"""What long runs meet: signals, workers that die, memory and disks that are full."""
+
+import errno
+import json
+import signal
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_cascade.lit.answers import PARTS
+from tests.cli.runs import ROOT, _finished, done, within
+from tests.cli.signalled import Ended, Ending
+
+N = 60
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def config(folder, net="tests.toys.Net", **data):
+    """Write the config of a small cascade and its data, and return the words that name it."""
+    stages = {
+        name: {"network": {"class_path": net, "init_args": {"width": width, "seed": width}}}
+        for name, width in (("small", 3), ("large", 8))
+    }
+    points = {"class_path": "tests.hazards.Deadly", "init_args": {"n": N}}
+    arguments = {"validation": points, "train": points, "batch_size": 2, "name": "points"} | data
+    content = {
+        "model": {"stages": stages},
+        "data": {"class_path": "lit_cascade.data.Datasets", "init_args": arguments},
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+    }
+    (folder / "c.yaml").write_text(yaml.safe_dump(content))
+    return ["--config", "c.yaml"]
+
+
+def predicting(words, out="o", form="parquet"):
+    return [
+        "predict", *words, "--policy.thresholds", "[0.5]", "--gather", "2",
+        "--format", form, "--out", out,
+    ]  # fmt: skip
+
+
+def endings(folder, *wanted):
+    """Run commands to their ends; see `signalled`."""
+    words = json.dumps([asdict(one) for one in wanted])
+    run = done(_finished(["tests.cli.signalled", words], folder, {"PYTHONPATH": ROOT}))
+    return [Ended(**one) for one in json.loads(run.stdout)]
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+
+
+def whole(folder, words, form="parquet"):
+    """The bytes of a run that nothing disturbs."""
+    done(within(*predicting(words, "whole", form), cwd=folder))
+    return (folder / "whole" / f"predictions.{form}").read_bytes()
+
+
+def test_signals_end_a_run_in_one_line_and_it_goes_on(tmp_path):
+    """Real signals to real processes: alone, and as a terminal sends them to all at once."""
+    words = config(tmp_path)
+    expected = whole(tmp_path, words)
+    slow, seen = {"SLOW": "0.03"}, f"{PARTS}/0*.parquet"
+    cases = {
+        "alone": ("0", signal.SIGINT, False),
+        "group": ("2", signal.SIGINT, True),
+        "main": ("2", signal.SIGINT, False),
+        "preempted": ("2", signal.SIGTERM, False),
+    }
+    wanted = [
+        Ending(
+            [*predicting(words, out), "--data.init_args.num_workers", workers],
+            f"{out}/{seen}", 3, number, group, environment=slow,
+        )
+        for out, (workers, number, group) in cases.items()
+    ]  # fmt: skip
+    recording = ["record", *words, "--out", "r", "--data.init_args.num_workers", "2"]
+    wanted.append(Ending(recording, "r/small*", 1, signal.SIGINT, True, environment=slow))
+    *predicted, recorded = endings(tmp_path, *wanted)
+    for (out, (_, number, _)), ended in zip(cases.items(), predicted, strict=True):
+        stopped = number == signal.SIGTERM
+        assert ended.code == (143 if stopped else 130), ended
+        assert ended.err == (
+            f"lit-cascade predict: {'stopped by SIGTERM' if stopped else 'interrupted'}\n"
+        )
+        assert not ended.left
+        assert ended.seconds < 20
+        kept = len(list((tmp_path / out / PARTS).glob("*.parquet")))
+        assert 3 <= kept < 15
+        assert not files(tmp_path / out)
+        run = done(within(*predicting(words, out), cwd=tmp_path))
+        assert f"An earlier run had given {4 * kept} of the {N} answers." in run.stdout
+        assert files(tmp_path / out)["predictions.parquet"] == expected
+        assert not (tmp_path / out / PARTS).exists()
+    assert recorded.code == 130, recorded
+    assert recorded.err.splitlines() == [
+        "Recording into r", "[1/2] small", "[2/2] large", "lit-cascade record: interrupted",
+    ]  # fmt: skip
+    assert not recorded.left
+    assert set(files(tmp_path / "r")) == {"small.safetensors"}
+    run = done(within("record", *words, "--out", "r", cwd=tmp_path))
+    assert run.stdout.count(" kept") == 1
+
+
+def test_a_run_killed_at_its_very_end_goes_on(tmp_path):
+    """Between the file's place and what is told of it, after that, and while parts are removed."""
+    words = config(tmp_path)
+    expected = whole(tmp_path, words, "csv")
+    moments = {
+        "joined": "lit_cascade.cli.output.Output.write",
+        "told": "lit_cascade.lit.predicting.discard",
+        "cleared": "lit_cascade.lit.answers.shutil.rmtree",
+    }
+    wanted = [Ending(predicting(words, out, "csv"), at=at) for out, at in moments.items()]
+    for ended in endings(tmp_path, *wanted):
+        assert ended.code == -signal.SIGKILL
+    there = {out: set(files(tmp_path / out)) for out in moments}
+    both = {"predictions.csv", "predict.json"}
+    assert there == {"joined": {"predictions.csv"}, "told": both, "cleared": both}
+    (tmp_path / "joined" / ".predict.json.abcd_123").write_bytes(b"half of i")
+    for out in ("joined", "told"):
+        run = done(within(*predicting(words, out, "csv"), cwd=tmp_path))
+        assert f"An earlier run had given {N} of the {N} answers." in run.stdout
+        assert set(files(tmp_path / out)) == both
+        assert files(tmp_path / out)["predictions.csv"] == expected
+        assert json.loads(files(tmp_path / out)["predict.json"])["n"] == N
+        assert not (tmp_path / out / PARTS).exists()
+    # finished: what is left of the parts is nobody's
+    run = within(*predicting(words, "cleared", "csv"), cwd=tmp_path)
+    assert run.returncode == 2
+    assert "already holds predictions.csv, predict.json" in run.stderr
+    done(within(*predicting(words, "cleared", "csv"), "--overwrite", cwd=tmp_path))
+    assert files(tmp_path / "cleared")["predictions.csv"] == expected
+    assert not (tmp_path / "cleared" / PARTS).exists()
+
+
+def test_what_is_interrupted_is_gone_on_with_by_the_same_command_only(tmp_path):
+    words = config(tmp_path)
+    endings(tmp_path, Ending(predicting(words), at="lit_cascade.cli.output.Output.write"))
+    before = files(tmp_path / "o")
+    other = within(*predicting(words)[:-2], "--policy.score", "margin", "--out", "o", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "holds an interrupted run with another policy" in other.stderr
+    assert files(tmp_path / "o") == before
+    anew = within(*predicting(words), "--policy.score", "margin", "--overwrite", cwd=tmp_path)
+    assert "An earlier run" not in done(anew).stdout
+
+
+def test_another_format_takes_the_place_of_the_last_one(tmp_path):
+    words = config(tmp_path)
+    done(within(*predicting(words), cwd=tmp_path))
+    done(within(*predicting(words, form="csv"), "--overwrite", cwd=tmp_path))
+    assert set(files(tmp_path / "o")) == {"predictions.csv", "predict.json"}
+
+
+COMMANDS = {
+    "predict": predicting,
+    "test": lambda words: ["test", *words, "--policy.thresholds", "[0.5]", "--out", "o"],
+    "validate": lambda words: ["validate", *words, "--out", "o"],
+    "record": lambda words: ["record", *words, "--only", "large", "--out", "o"],
+}
+
+
+def fitting(folder):
+    network = {"class_path": "tests.toys.Net"}
+    content = yaml.safe_load((folder / "c.yaml").read_text())
+    content["model"] = {"name": "net", "network": network}
+    content["trainer"]["max_epochs"] = 1
+    (folder / "fit.yaml").write_text(yaml.safe_dump(content))
+    return ["fit", "--config", "fit.yaml", "--out", "o"]
+
+
+@pytest.mark.parametrize("death", ["killed", "exits"])
+@pytest.mark.parametrize("command", [*COMMANDS, "fit"])
+def test_a_worker_that_dies_is_one_clear_error(tmp_path, monkeypatch, command, death):
+    words = config(tmp_path, num_workers=2)
+    expected = whole(tmp_path, words) if command == "predict" else b""
+    made = fitting(tmp_path) if command == "fit" else COMMANDS[command](words)
+    monkeypatch.setenv("DEADLY", death)
+    run = within(*made, cwd=tmp_path)
+    assert run.returncode == 1
+    (said,) = [line for line in run.stderr.splitlines() if "error" in line]
+    assert said.startswith(f"lit-cascade {command}: error: a process that loads samples (pid ")
+    assert ("signal: Killed" if death == "killed" else "exit code 9") in said
+    assert "too little memory" in said
+    assert "--data.init_args.num_workers" in said
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "o").exists() or not files(tmp_path / "o")
+    if command == "predict":
+        assert said.endswith("kept: the same command with --out o goes on.")
+        # with fewer workers, as the message has it: they change no answer
+        run = done(within(*made, "--data.init_args.num_workers", "0", cwd=tmp_path))
+        assert "An earlier run had given" in run.stdout
+        assert files(tmp_path / "o")["predictions.parquet"] == expected
+
+
+@pytest.mark.parametrize(
+    ("death", "says"),
+    [
+        ("bus", "the shared memory that workers hand samples over in is full. Give it more"),
+        ("crashes", "a library that it uses crashed, on a damaged sample perhaps"),
+    ],
+)
+def test_what_a_worker_died_of_is_told_apart(tmp_path, monkeypatch, capfd, death, says):
+    words = config(tmp_path, num_workers=1)
+    monkeypatch.setenv("DEADLY", death)
+    run = within(*predicting(words), cwd=tmp_path)
+    assert run.returncode == 1
+    assert says in run.stderr
+    capfd.readouterr()  # what torch's own handler says
+
+
+def test_other_models_are_recorded_when_a_worker_of_one_dies(tmp_path, monkeypatch):
+    words = config(tmp_path, num_workers=2)
+    done(within("record", *words, "--out", "whole", cwd=tmp_path))
+    monkeypatch.setenv("DEADLY", "killed")
+    from lit_cascade.lit.zoo import LitZoo
+
+    kept = LitZoo.select
+
+    def select(self, name):
+        if name == "large":
+            monkeypatch.delenv("DEADLY")
+        kept(self, name)
+
+    monkeypatch.setattr(LitZoo, "select", select)
+    run = within("record", *words, "--out", "o", cwd=tmp_path)
+    assert run.returncode == 1
+    assert "1 of 2 models were not recorded:\n  small: a process that loads samples" in run.stderr
+    assert set(files(tmp_path / "o")) == {"large.safetensors"}
+    monkeypatch.setattr(LitZoo, "select", kept)
+    again = ("--data.init_args.num_workers", "1")  # which is no other recording
+    run = done(within("record", *words, *again, "--out", "o", cwd=tmp_path))
+    assert run.stdout.count(" kept") == 1
+    assert (
+        files(tmp_path / "o")["large.safetensors"] == files(tmp_path / "whole")["large.safetensors"]
+    )
