@@ -18,7 +18,7 @@ DEATHS = {
 
 
 class Deadly(Points):
-    """The process that loads one of the samples dies as DEADLY says; SLOW seconds go by for each."""
+    """Each takes SLOW seconds, and the worker that loads one of them dies as DEADLY says."""
 
     def __init__(self, n: int = 60, at: int = 30):
         super().__init__(n)

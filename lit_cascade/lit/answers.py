@@ -191,7 +191,7 @@ class _Said:
         return table
 
 
-class _ParquetWriter(pq.ParquetWriter):
+class _ParquetWriter(pq.ParquetWriter):  # type: ignore[misc] # pyarrow has no types
     """One that is thrown away where it failed, instead of trying to finish its file."""
 
     def __del__(self) -> None:

@@ -40,8 +40,8 @@ class Collector(Callback):
     row per sample in the order of the positions; on the others it is None.
 
     What the batches say of their samples is collected too: `remarks` and `left_out` hold pairs of a
-    position and a text, in the order of the positions. `fitting` has the samples per forward pass of
-    stages whose whole batches did not fit into the memory of a process, the fewest of any.
+    position and a text, in the order of the positions. `fitting` has the samples per forward pass
+    of stages whose whole batches did not fit into the memory of a process, the fewest of any.
 
     Args:
         spool: keeps the logits of the module's one stage on disk instead of in memory.

@@ -63,31 +63,32 @@ def _interrupted(error: BaseException | None) -> bool:
 
 
 def _told(error: BaseException) -> str | None:
-    said = str(error)
-    worker = _WORKER.search(said)
+    said, worker = str(error), _WORKER.search(str(error))
+    told = None
     if any(text in said for text in _SHARED):
-        return (
+        told = (
             "the shared memory that workers hand samples over in is full. Give it more "
             f"(/dev/shm; in a container --shm-size), or try {_FEWER}."
         )
-    if worker is not None:
-        how = worker[2].split(". Details")[0].strip(" .")
-        if "signal" in how and "Killed" not in how and "Terminated" not in how:
-            return (
-                f"a process that loads samples (pid {worker[1]}) {how}: a library that it uses "
-                "crashed, on a damaged sample perhaps; --data.init_args.num_workers 0 shows where."
-            )
+    elif worker is not None:
+        told = _of_worker(worker[1], worker[2].split(". Details")[0].strip(" ."))
+    elif "Too many open files" in said:
+        told = f"{first_line(error)}: raise the limit with `ulimit -n`, or try {_FEWER}."
+    elif is_out_of_memory(error):
+        told = f"out of memory: {first_line(error)}: try {_SMALLER}."
+    elif any(text in said for text in _LOST):
+        told = "another process of this run was lost; if it said why, that is above."
+    return told
+
+
+def _of_worker(pid: str, how: str) -> str:
+    told = f"a process that loads samples (pid {pid}) {how}"
+    if "signal" in how and "Killed" not in how and "Terminated" not in how:
         return (
-            f"a process that loads samples (pid {worker[1]}) {how}. Most likely the machine has "
-            f"too little memory for so many: try {_FEWER}."
+            f"{told}: a library that it uses crashed, on a damaged sample perhaps; "
+            "--data.init_args.num_workers 0 shows where."
         )
-    if "Too many open files" in said:
-        return f"{first_line(error)}: raise the limit with `ulimit -n`, or try {_FEWER}."
-    if is_out_of_memory(error):
-        return f"out of memory: {first_line(error)}: try {_SMALLER}."
-    if any(text in said for text in _LOST):
-        return "another process of this run was lost; if it said why, that is above."
-    return None
+    return f"{told}. Most likely the machine has too little memory for so many: try {_FEWER}."
 
 
 def first_line(error: BaseException) -> str:
