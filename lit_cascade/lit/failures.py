@@ -6,9 +6,13 @@ torch as a RuntimeError, wherever the program happens to be at that moment.
 
 from __future__ import annotations
 
+import pickle
 import re
+import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
@@ -22,7 +26,8 @@ _SMALLER = "smaller batches (--data.init_args.batch_size)"
 _ALLOCATION = ("out of memory", "can't allocate memory", "_ALLOC_FAILED", "Unable to allocate")
 _SHARED = ("Bus error", "shared memory", "</torch_")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Socket closed")
-_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")
+_WORKER = re.compile(r"DataLoader worker \(pid (\d+)\) (.*?)(?:\. Details|\. It is|\.? *$)")
+_ENDED = (None, 0, -signal.SIGTERM)  # as workers end that nobody misses
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -45,7 +50,7 @@ def explained(then: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError, OSError) as error:
+    except (RuntimeError, MemoryError, OSError, EOFError, pickle.UnpicklingError) as error:
         if _interrupted(error):  # and what was under way broke in its turn
             raise KeyboardInterrupt from error
         told = _told(error)
@@ -54,24 +59,26 @@ def explained(then: str = "") -> Iterator[None]:
         raise CascadeError(f"{told} {then}".strip()) from error
 
 
-def _interrupted(error: BaseException | None) -> bool:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
+
+
+def _interrupted(error: BaseException) -> bool:
+    return any(isinstance(one, KeyboardInterrupt) for one in _chain(error))
 
 
 def _told(error: BaseException) -> str | None:
-    said, worker = str(error), _WORKER.search(str(error))
+    said, dead = str(error), _dead_worker(error)
     told = None
-    if any(text in said for text in _SHARED):
+    if any(text in f"{said} {dead}" for text in _SHARED):
         told = (
             "the shared memory that workers hand samples over in is full. Give it more "
             f"(/dev/shm; in a container --shm-size), or try {_FEWER}."
         )
-    elif worker is not None:
-        told = _of_worker(worker[1], worker[2].split(". Details")[0].strip(" ."))
+    elif dead is not None:
+        told = f"a process that loads samples {dead}"
     elif "Too many open files" in said:
         told = f"{first_line(error)}: raise the limit with `ulimit -n`, or try {_FEWER}."
     elif is_out_of_memory(error):
@@ -81,14 +88,38 @@ def _told(error: BaseException) -> str | None:
     return told
 
 
-def _of_worker(pid: str, how: str) -> str:
-    told = f"a process that loads samples (pid {pid}) {how}"
+def _dead_worker(error: BaseException) -> str | None:
+    """How a worker ended and what may help; None if none did.
+
+    Torch says so by a signal handler; if it was just waiting for that worker, something else broke
+    before, such as the connection to it.
+    """
+    found = _WORKER.search(str(error))
+    if found is not None:
+        how = found[2]
+    else:
+        codes = [worker.exitcode for worker in _workers(error)]
+        code = next((code for code in codes if code not in _ENDED), None)
+        if code is None:
+            return None
+        how = f"exited unexpectedly with exit code {code}"
+        if code < 0:
+            how = f"is killed by signal: {signal.strsignal(-code)}"
     if "signal" in how and "Killed" not in how and "Terminated" not in how:
         return (
-            f"{told}: a library that it uses crashed, on a damaged sample perhaps; "
+            f"{how}: a library that it uses crashed, on a damaged sample perhaps; "
             "--data.init_args.num_workers 0 shows where."
         )
-    return f"{told}. Most likely the machine has too little memory for so many: try {_FEWER}."
+    return f"{how}. Most likely the machine has too little memory for so many: try {_FEWER}."
+
+
+def _workers(error: BaseException) -> Iterator[Any]:
+    """The processes of the loaders that an error has passed through."""
+    for one in _chain(error):
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            for worker in getattr(frame.f_locals.get("self"), "_workers", ()):
+                worker.join(1)
+                yield worker
 
 
 def first_line(error: BaseException) -> str:

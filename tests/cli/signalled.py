@@ -7,6 +7,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -25,11 +26,12 @@ class Ending:
 
     Args:
         words: of the command.
-        seen: files, as a pattern; a signal is sent when there are so many.
-        count: how many.
+        seen: files, as a pattern; a signal is sent when there are `count`.
+        count: so many.
         number: of the signal.
         group: whether it goes to all processes of the group, as from a terminal.
-        at: instead of all that, a function where the process kills itself as it is called.
+        at: instead of all that, a function: as it is called for the so manyth time, the process
+            kills itself.
         environment: variables.
     """
 
@@ -60,12 +62,16 @@ def _work(ending: Ending, out: str, err: str) -> None:
     os.environ |= ending.environment
     sys.argv = ["lit-cascade"]
     if ending.at:
+        owner, name = ending.at.rsplit(".", 1)
+        kept, calls = getattr(pkgutil.resolve_name(owner), name), []
 
-        def kill(*_, **__):
-            os.kill(os.getpid(), signal.SIGKILL)
+        def kill(*arguments, **options):
+            calls.append(1)
+            if len(calls) == ending.count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return kept(*arguments, **options)
 
-        with mock.patch(ending.at, kill):
-            sys.exit(main(ending.words))
+        mock.patch(ending.at, kill).start()
     sys.exit(main(ending.words))
 
 
