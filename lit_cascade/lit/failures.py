@@ -53,7 +53,10 @@ def explained(then: str = "") -> Iterator[None]:
     except (RuntimeError, MemoryError, OSError, EOFError, pickle.UnpicklingError) as error:
         if _interrupted(error):  # and what was under way broke in its turn
             raise KeyboardInterrupt from error
-        told = _told(error)
+        try:
+            told = _told(error)
+        except RuntimeError as late:  # torch's signal handler, which found the worker only now
+            told = _told(late)
         if told is None:
             raise
         raise CascadeError(f"{told} {then}".strip()) from error
