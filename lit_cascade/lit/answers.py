@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def unfinished(folder: Path) -> bool:
 
 def discard(folder: Path) -> None:
     """Remove the parts of a run, the plan first: what is left then is no run."""
-    (folder / PARTS / _PLAN).unlink(missing_ok=True)
+    with suppress(NotADirectoryError):  # some other file: told when the first part is written
+        (folder / PARTS / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
