@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from lit_cascade.lit.answers import PARTS
-from tests.cli.runs import ROOT, _finished, done, within
+from tests.cli.runs import ROOT, _finished, done, together, within
 from tests.cli.signalled import Ended, Ending
 
 N = 60
@@ -248,7 +249,7 @@ def failing(monkeypatch, beginning, number):
     real = os.fsync
 
     def fsync(descriptor):
-        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(beginning):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name.startswith(beginning):
             raise OSError(number, os.strerror(number))
         real(descriptor)
 
@@ -399,3 +400,16 @@ def test_a_single_sample_that_does_not_fit_is_one_clear_error(
             assert says in run.stderr
     done(within(*predicting(words), cwd=tmp_path))
     assert files(tmp_path / "o")["predictions.parquet"] == expected
+
+
+def test_processes_that_lose_one_another_end_in_a_line_each(tmp_path, monkeypatch):
+    words = config(tmp_path, num_workers=1)
+    monkeypatch.setenv("DEADLY", "killed")
+    start = time.monotonic()
+    run = together(2, predicting(words), cwd=tmp_path)
+    assert run.returncode == 1
+    assert time.monotonic() - start < 200
+    one, other = sorted(run.stderr.splitlines())
+    assert "error: a process that loads samples is killed by signal: Killed" in one
+    assert "error: another process of this run was lost" in other
+    assert not files(tmp_path / "o")
