@@ -43,112 +43,122 @@ def predicting(words, out="o", form="parquet"):
     ]  # fmt: skip
 
 
-def endings(folder, *wanted):
-    """Run commands to their ends; see `signalled`."""
-    words = json.dumps([asdict(one) for one in wanted])
-    run = done(_finished(["tests.cli.signalled", words], folder, {"PYTHONPATH": ROOT}))
-    return [Ended(**one) for one in json.loads(run.stdout)]
-
-
 def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
 
 
 def whole(folder, words, form="parquet"):
     """The bytes of a run that nothing disturbs."""
-    done(within(*predicting(words, "whole", form), cwd=folder))
-    return (folder / "whole" / f"predictions.{form}").read_bytes()
+    done(within(*predicting(words, f"whole-{form}", form), cwd=folder))
+    return (folder / f"whole-{form}" / f"predictions.{form}").read_bytes()
 
 
-def test_signals_end_a_run_in_one_line_and_it_goes_on(tmp_path):
-    """Real signals to real processes: alone, and as a terminal sends them to all at once."""
-    words = config(tmp_path)
-    expected = whole(tmp_path, words)
-    slow, seen = {"SLOW": "0.03"}, f"{PARTS}/0*.parquet"
-    cases = {
-        "alone": ("0", signal.SIGINT, False),
-        "group": ("2", signal.SIGINT, True),
-        "preempted": ("2", signal.SIGTERM, False),
-    }
-    wanted = [
-        Ending(
+SIGNALS = {
+    "alone": ("0", signal.SIGINT, False),
+    "group": ("2", signal.SIGINT, True),  # as a terminal sends it
+    "preempted": ("2", signal.SIGTERM, False),
+}
+MOMENTS = {
+    "joined": ("lit_cascade.cli.output.Output.write", 1),
+    "told": ("lit_cascade.lit.predicting.discard", 1),
+    "cleared": ("lit_cascade.lit.answers.shutil.rmtree", 2),  # the first finds nothing to clear
+    "other": ("lit_cascade.cli.output.Output.write", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Real processes, each brought to its end: the folder, the config, and what came of each."""
+    folder = tmp_path_factory.mktemp("ended")
+    words = config(folder)
+    slow = {"SLOW": "0.02"}
+    wanted = {
+        out: Ending(
             [*predicting(words, out), "--data.init_args.num_workers", workers],
-            f"{out}/{seen}", 3, number, group, environment=slow,
+            f"{out}/{PARTS}/0*.parquet", 3, number, group, environment=slow,
         )
-        for out, (workers, number, group) in cases.items()
-    ]  # fmt: skip
-    recording = ["record", *words, "--out", "r", "--data.init_args.num_workers", "2"]
-    wanted.append(Ending(recording, "r/small*", 1, signal.SIGINT, True, environment=slow))
-    *predicted, recorded = endings(tmp_path, *wanted)
-    for (out, (_, number, _)), ended in zip(cases.items(), predicted, strict=True):
-        stopped = number == signal.SIGTERM
-        assert ended.code == (143 if stopped else 130), ended
-        assert ended.err == (
-            f"lit-cascade predict: {'stopped by SIGTERM' if stopped else 'interrupted'}\n"
-        )
-        assert not ended.left
-        assert ended.seconds < 20
-        kept = len(list((tmp_path / out / PARTS).glob("*.parquet")))
-        assert 3 <= kept < 15
-        assert not files(tmp_path / out)
-        run = done(within(*predicting(words, out), cwd=tmp_path))
-        assert f"An earlier run had given {4 * kept} of the {N} answers." in run.stdout
-        assert files(tmp_path / out)["predictions.parquet"] == expected
-        assert not (tmp_path / out / PARTS).exists()
-    assert recorded.code == 130, recorded
-    assert recorded.err.splitlines()[-1] == "lit-cascade record: interrupted"
-    assert set(recorded.err.splitlines()[:-1]) <= {"Recording into r", "[1/2] small", "[2/2] large"}
-    assert not recorded.left
-    assert set(files(tmp_path / "r")) == {"small.safetensors"}
-    run = done(within("record", *words, "--out", "r", cwd=tmp_path))
+        for out, (workers, number, group) in SIGNALS.items()
+    }  # fmt: skip
+    recording = ["record", *words, "--out", "recorded", "--data.init_args.num_workers", "2"]
+    wanted["recorded"] = Ending(
+        recording, "recorded/small*", 1, signal.SIGINT, group=True, environment=slow
+    )
+    for out, (at, count) in MOMENTS.items():
+        wanted[out] = Ending(predicting(words, out, "csv"), at=at, count=count)
+    told = json.dumps([asdict(one) for one in wanted.values()])
+    run = done(_finished(["tests.cli.signalled", told], folder, {"PYTHONPATH": ROOT}))
+    found = [Ended(**one) for one in json.loads(run.stdout)]
+    return folder, words, dict(zip(wanted, found, strict=True))
+
+
+@pytest.mark.parametrize("out", SIGNALS)
+def test_a_signal_ends_a_run_in_one_line_and_it_goes_on(ended, out):
+    folder, words, found = ended
+    stopped = SIGNALS[out][1] == signal.SIGTERM
+    assert found[out].code == (143 if stopped else 130), found[out]
+    how = "stopped by SIGTERM" if stopped else "interrupted"
+    assert found[out].err == f"lit-cascade predict: {how}\n"
+    assert not found[out].left
+    assert found[out].seconds < 20
+    kept = len(list((folder / out / PARTS).glob("*.parquet")))
+    assert 3 <= kept < 15
+    assert not files(folder / out)
+    run = done(within(*predicting(words, out), cwd=folder))
+    assert f"An earlier run had given {4 * kept} of the {N} answers." in run.stdout
+    if not (folder / "whole-parquet").exists():
+        whole(folder, words)
+    one, other = (files(folder / each)["predictions.parquet"] for each in (out, "whole-parquet"))
+    assert one == other
+    assert not (folder / out / PARTS).exists()
+
+
+def test_a_signal_ends_a_recording_in_one_line_and_it_goes_on(ended):
+    folder, words, found = ended
+    assert found["recorded"].code == 130, found["recorded"]
+    *before, last = found["recorded"].err.splitlines()
+    assert last == "lit-cascade record: interrupted"
+    assert set(before) <= {"Recording into recorded", "[1/2] small", "[2/2] large"}
+    assert not found["recorded"].left
+    assert set(files(folder / "recorded")) == {"small.safetensors"}
+    run = done(within("record", *words, "--out", "recorded", cwd=folder))
     assert run.stdout.count(" kept") == 1
 
 
-def test_a_run_killed_at_its_very_end_goes_on(tmp_path):
+def test_a_run_killed_at_its_very_end_goes_on(ended):
     """Between the file's place and what is told of it, after that, and while parts are removed."""
-    words = config(tmp_path)
-    expected = whole(tmp_path, words, "csv")
-    moments = {
-        "joined": "lit_cascade.cli.output.Output.write",
-        "told": "lit_cascade.lit.predicting.discard",
-        "cleared": "lit_cascade.lit.answers.shutil.rmtree",
-    }
-    calls = {"cleared": 2}  # the first time there is nothing to clear
-    wanted = [
-        Ending(predicting(words, out, "csv"), at=at, count=calls.get(out, 1))
-        for out, at in moments.items()
-    ]
-    for ended in endings(tmp_path, *wanted):
-        assert ended.code == -signal.SIGKILL
-    there = {out: set(files(tmp_path / out)) for out in moments}
+    folder, words, found = ended
     both = {"predictions.csv", "predict.json"}
-    assert there == {"joined": {"predictions.csv"}, "told": both, "cleared": both}
-    (tmp_path / "joined" / ".predict.json.abcd_123").write_bytes(b"half of i")
+    for out in MOMENTS:
+        assert found[out].code == -signal.SIGKILL
+        assert set(files(folder / out)) == (
+            both if out in {"told", "cleared"} else both - {"predict.json"}
+        )
+    expected = whole(folder, words, "csv")
+    (folder / "joined" / ".predict.json.abcd_123").write_bytes(b"half of i")
     for out in ("joined", "told"):
-        run = done(within(*predicting(words, out, "csv"), cwd=tmp_path))
+        run = done(within(*predicting(words, out, "csv"), cwd=folder))
         assert f"An earlier run had given {N} of the {N} answers." in run.stdout
-        assert set(files(tmp_path / out)) == both
-        assert files(tmp_path / out)["predictions.csv"] == expected
-        assert json.loads(files(tmp_path / out)["predict.json"])["n"] == N
-        assert not (tmp_path / out / PARTS).exists()
+        assert set(files(folder / out)) == both
+        assert files(folder / out)["predictions.csv"] == expected
+        assert json.loads(files(folder / out)["predict.json"])["n"] == N
+        assert not (folder / out / PARTS).exists()
     # finished: what is left of the parts is nobody's
-    run = within(*predicting(words, "cleared", "csv"), cwd=tmp_path)
+    run = within(*predicting(words, "cleared", "csv"), cwd=folder)
     assert run.returncode == 2
     assert "already holds predictions.csv, predict.json" in run.stderr
-    done(within(*predicting(words, "cleared", "csv"), "--overwrite", cwd=tmp_path))
-    assert files(tmp_path / "cleared")["predictions.csv"] == expected
-    assert not (tmp_path / "cleared" / PARTS).exists()
+    done(within(*predicting(words, "cleared", "csv"), "--overwrite", cwd=folder))
+    assert files(folder / "cleared")["predictions.csv"] == expected
+    assert not (folder / "cleared" / PARTS).exists()
 
 
-def test_what_is_interrupted_is_gone_on_with_by_the_same_command_only(tmp_path):
-    words = config(tmp_path)
-    endings(tmp_path, Ending(predicting(words), at="lit_cascade.cli.output.Output.write"))
-    before = files(tmp_path / "o")
-    other = within(*predicting(words)[:-2], "--policy.score", "margin", "--out", "o", cwd=tmp_path)
-    assert other.returncode == 2
-    assert "holds an interrupted run with another policy" in other.stderr
-    assert files(tmp_path / "o") == before
-    anew = within(*predicting(words), "--policy.score", "margin", "--overwrite", cwd=tmp_path)
+def test_what_is_interrupted_is_gone_on_with_by_the_same_command_only(ended):
+    folder, words, _ = ended
+    before, made = files(folder / "other"), predicting(words, "other", "csv")
+    run = within(*made, "--policy.score", "margin", cwd=folder)
+    assert run.returncode == 2
+    assert "holds an interrupted run with another policy" in run.stderr
+    assert files(folder / "other") == before
+    anew = within(*made, "--policy.score", "margin", "--overwrite", cwd=folder)
     assert "An earlier run" not in done(anew).stdout
 
 
@@ -291,7 +301,7 @@ def test_a_file_that_grows_too_large_is_not_left_half_written(tmp_path):
     """The system itself refuses to write on, in the middle of the whole."""
     words = config(tmp_path)
     expected = whole(tmp_path, words)
-    largest = max(len(one) for one in files(tmp_path / "whole").values())
+    largest = max(len(one) for one in files(tmp_path / "whole-parquet").values())
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, limits[1]))
     try:
