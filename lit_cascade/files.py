@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from lit_cascade.errors import CascadeError, UsageError
 
@@ -19,9 +21,11 @@ __all__ = [
     "bundled",
     "find_bundled",
     "main_process",
+    "open_atomically",
     "prepare_folder",
     "safetensors_bytes",
     "safetensors_pieces",
+    "sweep",
     "unused_folder",
     "write_atomically",
     "write_together",
@@ -98,17 +102,59 @@ def write_together(files: Mapping[Path, Content]) -> None:
                 temporary[path] = Path(file.name)
                 for piece in [content] if isinstance(content, bytes) else content:
                     file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary[path].chmod(0o666 & ~_umask())
+                _sync(file)
         for path, written in temporary.items():
             written.replace(path)
     except OSError as error:
-        kind = CascadeError if error.errno in {errno.ENOSPC, errno.EDQUOT} else UsageError
-        raise kind(f"cannot write {str(path)!r}: {error.strerror or error}.") from error
+        raise _unwritable(path, error) from error
     finally:
         for written in temporary.values():
             written.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_atomically(path: Path, folder: Path) -> Iterator[IO[bytes]]:
+    """A file to write piece by piece; it has its name once it is whole and synced, or never.
+
+    Args:
+        path: of the file; an older one is replaced.
+        folder: for the file that is not finished yet, on the same disk.
+
+    Raises:
+        UsageError: the place cannot be written to.
+        CascadeError: the disk is full.
+    """
+    written: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", delete=False) as file:
+            written = Path(file.name)
+            yield file
+            _sync(file)
+        written.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if written is not None:
+            written.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, names: Collection[str]) -> None:
+    """Remove what runs that were killed while they wrote left of these files."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\.[a-z0-9_]{8}", path.suffix) and path.stem[1:] in names:
+            path.unlink(missing_ok=True)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    Path(file.name).chmod(0o666 & ~_umask())
+
+
+def _unwritable(path: Path, error: OSError) -> CascadeError:
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+    kind = CascadeError if error.errno in full else UsageError
+    return kind(f"cannot write {str(path)!r}: {error.strerror or error}.")
 
 
 def _umask() -> int:

@@ -32,6 +32,8 @@ COMMANDS = {
 }
 """Command: (module with a function `main(argv)`, one-line summary)."""
 
+INTERRUPTED, TERMINATED = 130, 143
+
 _HELP = """\
 usage: lit-cascade COMMAND [options]
 
@@ -62,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
+        The exit code: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 stopped by
+        SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help"}:
@@ -82,10 +85,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
-        if not isinstance(stop, KeyboardInterrupt) and not isinstance(
-            stop.__context__, KeyboardInterrupt
-        ):
-            raise  # Lightning makes an exit of an interrupt; this is another one
-        sys.stderr.write(f"lit-cascade {name}: interrupted\n")
-        return 130
+        code = _signal_of(stop)
+        if code is None:
+            raise
+        if main_process():
+            how = "interrupted" if code == INTERRUPTED else "stopped by SIGTERM"
+            sys.stderr.write(f"lit-cascade {name}: {how}\n")
+        return code
     return 0
+
+
+def _signal_of(stop: BaseException) -> int | None:
+    """The exit code of what a signal has ended; None where it was something else."""
+    # Lightning makes an exit of an interrupt, and one without a code, which would be success, of
+    # SIGTERM, with which schedulers take a machine away
+    if any(kind.__name__ == "SIGTERMException" for kind in type(stop).__mro__):
+        return TERMINATED
+    if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+        return INTERRUPTED
+    return None

@@ -29,40 +29,48 @@ def _run_models() -> None:
 def _predict(
     trainer: Any, model: Any, datamodule: Any, options: PredictOptions, configs: Any
 ) -> None:
-    import shutil
-
-    from lit_cascade.cli.output import Output
+    from lit_cascade.cli.output import Output, folder_of
     from lit_cascade.data.splits import has_split
-    from lit_cascade.files import main_process
-    from lit_cascade.lit.predicting import PARTS
+    from lit_cascade.files import main_process, sweep
+    from lit_cascade.lit.answers import Answers, discard, unfinished
     from lit_cascade.provenance import run_info
+    from lit_cascade.report.notes import fitting_notes
     from lit_cascade.report.tables import print_answers
 
     split = options.split
     if split is None:
         split = "predict" if has_split(datamodule, "predict") else "validation"
     name = f"predictions.{options.format}"
-    output = Output("predict", options.out, [name, "predict.json"], overwrite=options.overwrite)
-    if options.overwrite and main_process():
-        shutil.rmtree(output.folder / PARTS, ignore_errors=True)
-    done = trainer.answer(model, datamodule, output.folder, split, name, options.gather, configs)
-    if done is None:
-        return
-    print_answers(done, model.names, f"{datamodule.name}, split {split!r}")
-    policy = model.cascade.policy
-    output.add_json(
-        "predict.json",
-        {
-            "n": done.n,
-            "answered_by": dict(zip(model.names, done.by_stage, strict=True)),
-            "left_out": [list(pair) for pair in done.left_out],
-            "score": policy.score,
-            "thresholds": dict(
-                zip(model.names, (str(value) for value in policy.thresholds), strict=False)
-            ),
-            "temperatures": dict(zip(model.names, policy.temperatures, strict=True)),
-            "split": split,
-            "provenance": run_info(),
-        },
-    )
-    output.write(beside=[name])
+    # files beside an interrupted run are its own: it may replace them
+    replace = options.overwrite or unfinished(folder_of("predict", options.out))
+    names = ["predictions.parquet", "predictions.csv", "predict.json"]
+    output = Output("predict", options.out, names, overwrite=replace)
+    if main_process():
+        sweep(output.folder, names)
+        if options.overwrite:
+            discard(output.folder)
+
+    def finish(done: Answers) -> None:
+        notes = fitting_notes(done.fitting)
+        print_answers(done, model.names, f"{datamodule.name}, split {split!r}", notes)
+        policy = model.cascade.policy
+        output.add_json(
+            "predict.json",
+            {
+                "n": done.n,
+                "answered_by": dict(zip(model.names, done.by_stage, strict=True)),
+                "left_out": [list(pair) for pair in done.left_out],
+                "score": policy.score,
+                "thresholds": dict(
+                    zip(model.names, (str(value) for value in policy.thresholds), strict=False)
+                ),
+                "temperatures": dict(zip(model.names, policy.temperatures, strict=True)),
+                "split": split,
+                "notes": notes,
+                "provenance": run_info(),
+            },
+        )
+        output.write(beside=[name])
+
+    folder, gather = output.folder, options.gather
+    trainer.answer(model, datamodule, folder, split, name, gather, configs, finish)

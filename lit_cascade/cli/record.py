@@ -66,15 +66,11 @@ def _record(cli: Any, zoo: Any, datamodule: Any) -> None:
 
 
 def _notes(written: Sequence[Written], total: int, folder: Path) -> list[str]:
-    from lit_cascade.report.notes import data_notes, model_notes
+    from lit_cascade.report.notes import data_notes, fitting_notes, model_notes
 
     notes = data_notes(written[0].data)
     notes += model_notes([(one.name, one.model, one.classes) for one in written])
-    notes += [
-        f"Note: batches of {one.name!r} did not fit into memory; it ran {one.fitting} at a time."
-        for one in written
-        if one.fitting is not None
-    ]
+    notes += fitting_notes({one.name: one.fitting for one in written if one.fitting is not None})
     kept = sum(one.kept for one in written)
     rest = f", {kept} of {total} were there already" if kept else ""
     return [*notes, f"Records in {folder}{rest}."]

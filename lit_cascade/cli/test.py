@@ -32,7 +32,7 @@ def _test(cli: Any, model: Any, datamodule: Any) -> None:
     from lit_cascade.core.metrics import measure
     from lit_cascade.outcomes import outcome
     from lit_cascade.provenance import library_versions
-    from lit_cascade.report.notes import data_notes
+    from lit_cascade.report.notes import data_notes, fitting_notes
     from lit_cascade.report.summary import outcome_summary
     from lit_cascade.report.tables import print_execution
 
@@ -53,7 +53,7 @@ def _test(cli: Any, model: Any, datamodule: Any) -> None:
         allowed=options.allow_overlap,
         fingerprint=done.samples.fingerprint,
     )
-    notes += data_notes(done.data)
+    notes += data_notes(done.data) + fitting_notes(done.fitting)
     right = is_right(done.prediction, done.samples.labels)
     classes = done.samples.classes
     metric = official_metric([done.data], options.metric, classes)

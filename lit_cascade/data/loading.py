@@ -7,6 +7,8 @@ read, keeps its place in its batch for the same reason; it is marked as nobody's
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
@@ -20,13 +22,20 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    get_worker_info,
 )
 
 from lit_cascade.data.samples import collate_views, is_left_out, prepare, remarks_on
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.preprocessing import Preprocessing
 
-__all__ = ["DealtBatches", "DeferredLoader", "EvaluationBatch", "evaluation_loader"]
+__all__ = [
+    "DealtBatches",
+    "DeferredLoader",
+    "EvaluationBatch",
+    "evaluation_loader",
+    "leave_interrupts",
+]
 
 
 class EvaluationBatch(NamedTuple):
@@ -71,6 +80,7 @@ class _Lists(Dataset[Any]):
         return len(cast("Sized", self.dataset))
 
     def __getitem__(self, positions: list[int]) -> _Loaded | CascadeError:
+        leave_interrupts()
         try:
             return self._loaded(positions)
         except CascadeError as error:
@@ -154,6 +164,15 @@ class _Collate:
             tuple(loaded.remarks),
             tuple(loaded.left_out),
         )
+
+
+def leave_interrupts() -> None:
+    """In a worker: leave an interrupt to the main process, which then ends its workers.
+
+    A terminal interrupts all of them at once, and each would say so, or look like one that died.
+    """
+    if get_worker_info() is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _positions(loader: DataLoader[Any], n: int) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from lit_cascade.batch import split_labels
-from lit_cascade.data.loading import EvaluationBatch, evaluation_loader
+from lit_cascade.data.loading import EvaluationBatch, evaluation_loader, leave_interrupts
 from lit_cascade.data.samples import collate_views, is_left_out, prepare
 from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, check_split, describe, split_loader
 from lit_cascade.errors import CascadeError, UsageError
@@ -49,6 +49,7 @@ class _Lists(Dataset[Any]):
 
     def __getitems__(self, positions: Sequence[Any]) -> list[tuple[int, Any]] | CascadeError:
         """Positions and samples, without those that cannot be read unless there are no others."""
+        leave_interrupts()
         try:
             loaded = list(self._loaded(positions))
         except CascadeError as error:

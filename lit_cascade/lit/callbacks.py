@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_cascade.data.loading import EvaluationBatch
 from lit_cascade.errors import CascadeError
+from lit_cascade.lit.parts import fewest
 from lit_cascade.lit.spool import Columns, Spool
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ _LOGITS = "logits."
 
 
 class _Said(NamedTuple):
-    """What batches say of their samples: positions and texts."""
+    """What batches say of their samples: positions and texts; and what ran in parts."""
 
     remarks: list[tuple[int, str]]
     left_out: list[tuple[int, str]]
+    fitting: dict[str, int]
 
 
 class Collector(Callback):
@@ -38,7 +40,8 @@ class Collector(Callback):
     row per sample in the order of the positions; on the others it is None.
 
     What the batches say of their samples is collected too: `remarks` and `left_out` hold pairs of a
-    position and a text, in the order of the positions.
+    position and a text, in the order of the positions. `fitting` has the samples per forward pass
+    of stages whose whole batches did not fit into the memory of a process, the fewest of any.
 
     Args:
         spool: keeps the logits of the module's one stage on disk instead of in memory.
@@ -47,13 +50,14 @@ class Collector(Callback):
     def __init__(self, spool: Spool | None = None) -> None:
         self._spool = spool
         self._parts: list[Rows] = []
-        self._said = _Said([], [])
+        self._said = _Said([], [], {})
         self._columns = Columns()
         self._spooled = ""
         self._arrival = torch.arange(0)
         self.rows: Rows | None = None
         self.remarks: list[tuple[int, str]] = []
         self.left_out: list[tuple[int, str]] = []
+        self.fitting: dict[str, int] = {}
 
     def _add(self, outputs: Any, batch: Any) -> None:
         if isinstance(batch, EvaluationBatch):
@@ -74,9 +78,10 @@ class Collector(Callback):
 
     def _gather(self, trainer: Trainer) -> None:
         self._said.remarks.extend(getattr(trainer.lightning_module, "remarks", ()))
+        self._said.fitting.update(getattr(trainer.lightning_module, "fitting", dict)())
         mine = _joined(self._parts) if self._spool is None else self._columns.rows()
         said = self._said
-        self._parts, self._said = [], _Said([], [])
+        self._parts, self._said = [], _Said([], [], {})
         if trainer.world_size > 1:
             everyone: list[tuple[Rows, _Said]] | None = (
                 [({}, said)] * trainer.world_size if trainer.is_global_zero else None
@@ -90,8 +95,10 @@ class Collector(Callback):
             said = _Said(
                 [remark for _, one in everyone for remark in one.remarks],
                 [reason for _, one in everyone for reason in one.left_out],
+                fewest(one.fitting for _, one in everyone),
             )
         self.remarks, self.left_out = sorted(set(said.remarks)), sorted(set(said.left_out))
+        self.fitting = said.fitting
         self._arrival = mine["positions"].sort().indices
         self.rows = {key: value[self._arrival] for key, value in mine.items()}
 

@@ -30,12 +30,15 @@ __all__ = ["LitCascade"]
 class _FittingCascade(Cascade):
     """Runs batches that do not fit into memory in parts."""
 
-    def __init__(self, stages: Mapping[str, BuiltStage], policy: Policy) -> None:
+    def __init__(
+        self, stages: Mapping[str, BuiltStage], policy: Policy, parts: Mapping[str, FittingParts]
+    ) -> None:
         super().__init__(stages, policy)
-        self._parts = [FittingParts() for _ in stages]
+        self._parts = parts
 
     def run_stage(self, k: int, inputs: Inputs) -> Tensor:
-        return self._parts[k](self.stages[k], view_of(self.stages[k], inputs), self.names[k])
+        name = self.names[k]
+        return self._parts[name](self.stages[k], view_of(self.stages[k], inputs), name)
 
 
 class LitCascade(StagesModule):
@@ -77,7 +80,8 @@ class LitCascade(StagesModule):
         given = policy_of(self.options, self.names)
         everything = rule_of(self.options, self.names)
         built = {name: stage.build(name) for name, stage in stages.items()}
-        self.cascade = _FittingCascade(built, given or everything)
+        self._parts = {name: FittingParts() for name in self.names}
+        self.cascade = _FittingCascade(built, given or everything, self._parts)
         self._agree()
         self._info = {name: describe(stage) for name, stage in built.items()}
         for stage in built.values():

@@ -17,6 +17,7 @@ from lit_cascade.data.splits import check_split, has_split
 from lit_cascade.data.training import TrainingData
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.classifier import LitClassifier
+from lit_cascade.lit.failures import explained
 from lit_cascade.lit.keeping import BestWeights, Keeping
 from lit_cascade.lit.reading import ReadingTrainer
 from lit_cascade.lit.results import Best, Training
@@ -28,6 +29,7 @@ __all__ = ["FittingTrainer"]
 class FittingTrainer(ReadingTrainer):
     """A Lightning Trainer that trains one classifier on data as its network takes them."""
 
+    @explained()
     def train(
         self,
         model: LitClassifier,

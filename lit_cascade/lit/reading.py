@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -18,6 +18,7 @@ from lit_cascade.data.evaluation import EvaluationData
 from lit_cascade.data.splits import SplitInfo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.callbacks import Collector
+from lit_cascade.lit.failures import explained
 from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.preprocessing import Preprocessing
@@ -55,9 +56,11 @@ class Found(Sight):
     Attributes:
         rows: what the steps returned, in the order of the ids. Samples that are left out have
             none, and `data` names them in `left_out`; `remarks` counts what else there is to say.
+        fitting: samples per forward pass of stages whose whole batches did not fit into memory.
     """
 
     rows: dict[str, Tensor]
+    fitting: dict[str, int]
 
     def samples(self, known: tuple[str, ...] | None, width: int) -> Samples:
         """The samples, with class names from the data, the model's checkpoints, or as numbers.
@@ -111,7 +114,7 @@ class ReadingTrainer(Trainer):
         wanted: list[Preprocessing | None] = getattr(model, views, list)()
         data = self.data_for(model, datamodule, split, wanted, check, window or 1)
         collector = Collector(spool)
-        with self.attached(collector):
+        with explained(), self.attached(collector):
             loop(model, datamodule=data, verbose=False)
         return lambda: self._found(data, collector)
 
@@ -206,9 +209,8 @@ class ReadingTrainer(Trainer):
         said = _said(info.ids, collector)
         ids, order = _in_order(info.ids, rows["positions"])
         ordered = {key: value[order] for key, value in rows.items()} | collector.spooled(order)
-        return Found(
-            ids, sight.classes, sight.data | said, sight.batch_size, sight.restricts, ordered
-        )
+        seen = replace(sight, ids=ids, data=sight.data | said)
+        return Found(**vars(seen), rows=ordered, fitting=collector.fitting)
 
     @staticmethod
     def _sight(data: EvaluationData, read: list[int]) -> Sight:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 from lightning.pytorch import LightningDataModule
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.files import main_process, prepare_folder
+from lit_cascade.files import main_process, prepare_folder, sweep
 from lit_cascade.lit.reading import Found, ReadingTrainer, Sight
 from lit_cascade.lit.resume import Expected, check_same
 from lit_cascade.lit.spool import Spool
@@ -66,7 +65,7 @@ def records_of(
             parameters=details["parameters"],
             data=_with(found.data, configs.data),
             model=_with(details["model"], configs.stages.get(name)),
-            info=run_info() | _run(trainer, model, found) | _fitting(details),
+            info=run_info() | _run(trainer, model, found) | _fitting(found, name),
         )
         for name, details in zip(model.names, model.stage_info(), strict=True)
     ]
@@ -76,9 +75,9 @@ def _with(described: Mapping[str, Any], config: Mapping[str, Any] | None) -> dic
     return dict(described) if config is None else {**described, "config": config}
 
 
-def _fitting(details: Mapping[str, Any]) -> dict[str, Any]:
-    key = "samples_per_forward"  # where whole batches did not fit into memory
-    return {key: details[key]} if key in details else {}
+def _fitting(found: Found, name: str) -> dict[str, Any]:
+    size = found.fitting.get(name)  # where whole batches did not fit into memory
+    return {} if size is None else {"samples_per_forward": size}
 
 
 def _run(trainer: ReadingTrainer, model: StagesModule, sight: Sight) -> dict[str, Any]:
@@ -216,7 +215,7 @@ class ZooRecording:
 
     def _kept(self, names: Sequence[str], sight: Sight, *, overwrite: bool) -> dict[str, Written]:
         """The records that need not be made again; what a killed run left is swept away."""
-        _sweep(self.folder, names)
+        sweep(self.folder, {self._path(name).name for name in names})
         kept = {}
         for name in names:
             path = self._path(name)
@@ -280,11 +279,3 @@ class ZooRecording:
 
 def _known(only: Sequence[str] | None, zoo: LitZoo) -> Sequence[str]:
     return [check_name(name, zoo.stages, "--only") for name in only or zoo.stages]
-
-
-def _sweep(folder: Path, names: Sequence[str]) -> None:
-    """Remove the temporary files of runs that were killed while they wrote."""
-    wanted = {f".{name}.safetensors" for name in names}
-    for path in folder.glob(".*.safetensors.*"):
-        if re.fullmatch(r"\.[a-z0-9_]{8}", path.suffix) and path.stem in wanted:
-            path.unlink(missing_ok=True)

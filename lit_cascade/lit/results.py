@@ -25,6 +25,7 @@ class Execution:
         flops: FLOPs that each stage spent on each sample, (N, K) float64, 0 where it did not run.
         flops_alone: FLOPs of the last stage alone, (N,) float64.
         executed: the same as `flops` with the padding of the batches that ran, (N, K) float64.
+        fitting: samples per forward pass of stages whose whole batches did not fit into memory.
     """
 
     samples: Samples
@@ -35,6 +36,7 @@ class Execution:
     flops: Tensor
     flops_alone: Tensor
     executed: Tensor
+    fitting: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
 from lit_cascade.samples import Ids, Samples
 
-__all__ = ["Expected", "check_same"]
+__all__ = ["Expected", "check_same", "without_workers"]
 
 _READ = ("left_out", "remarks")
+_WORKERS = "data.config.init_args.num_workers"  # whoever loads a sample, it is the same
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def check_same(record: Record, expected: Expected) -> None:
         **expected.run,
     }
     for where, mine, theirs in _differences(there, json.loads(json.dumps(here)), ""):
+        if where == _WORKERS:
+            continue
         raise CascadeError(f"its {where} is {_short(mine)}, and here it is {_short(theirs)}.")
     names = expected.classes or tuple(str(c) for c in range(len(record.classes)))
     difference = Samples(_joined(record.ids, gone), None, record.classes).difference(
@@ -77,6 +80,14 @@ def check_same(record: Record, expected: Expected) -> None:
     )
     if difference is not None:
         raise CascadeError(f"it differs in {difference}.")
+
+
+def without_workers(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The config of the data without the number of processes that load them."""
+    if config is None or not isinstance(config.get("init_args"), Mapping):
+        return None if config is None else dict(config)
+    given = {key: value for key, value in config["init_args"].items() if key != "num_workers"}
+    return {**config, "init_args": given}
 
 
 def _joined(ids: Ids, gone: list[Any]) -> Ids:

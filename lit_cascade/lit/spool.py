@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -72,7 +73,8 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()  # what was mapped stays
+        with suppress(OSError):  # of a full disk, which was told when it was met
+            self._file.close()  # what was mapped stays
 
     def add(self, rows: Tensor) -> None:
         """Append rows (n, C) of any precision.
@@ -110,7 +112,7 @@ class Spool:
         held = self._held()
         if torch.equal(order, torch.arange(self._n)):
             return held
-        with self._made() as file:
+        with self._writing(), self._made() as file:
             for some in order.split(self._step()):
                 self._write(file, held[some])
             return self._mapped(file)
@@ -130,12 +132,18 @@ class Spool:
         return max(1, _ROWS // max(1, self._width))
 
     def _made(self) -> IO[bytes]:
-        return tempfile.TemporaryFile(dir=self._folder)
+        with self._writing():
+            return tempfile.TemporaryFile(dir=self._folder)
 
     def _write(self, file: IO[bytes], rows: Tensor) -> None:
         stored = rows.to(getattr(torch, self.dtype)).contiguous()
-        try:
+        with self._writing():
             file.write(stored.flatten().view(torch.uint8).numpy().data)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise CascadeError(
                 f"cannot write into {str(self._folder)!r}: {error.strerror or error}."
@@ -145,7 +153,8 @@ class Spool:
         return self._mapped(self._file)
 
     def _mapped(self, file: IO[bytes]) -> Tensor:
-        file.flush()
+        with self._writing():
+            file.flush()
         shape = (self._n, self._width)
         numbers: Any = np.memmap(file, dtype=self.dtype, mode="r+", shape=shape)
         return torch.from_numpy(numbers)

@@ -90,19 +90,22 @@ class StagesModule(LightningModule):
     def stage_info(self) -> list[dict[str, Any]]:
         """Parameters and settings of each stage, in order.
 
-        With `known_classes`, their number, where a stage knows others than it answers among, and
-        `samples_per_forward` where whole batches did not fit into memory.
+        With `known_classes`, their number, where a stage knows others than it answers among.
         """
         return [self.with_use(name, describe(stage)) for name, stage in self.networks().items()]
 
     def with_use(self, name: str, info: dict[str, Any]) -> dict[str, Any]:
         """The description of a stage, with what this use of it adds."""
-        stage, parts = self.networks()[name], self._parts.get(name)
+        stage = self.networks()[name]
         model = dict(info["model"])
         if stage.columns is not None and stage.known is not None:
             model["known_classes"] = len(stage.known)
-        size = None if parts is None else parts.size
-        return {**info, "model": model} | ({} if size is None else {"samples_per_forward": size})
+        return {**info, "model": model}
+
+    def fitting(self) -> dict[str, int]:
+        """Samples per forward pass of the stages whose whole batches did not fit into memory."""
+        sizes = {name: parts.size for name, parts in self._parts.items()}
+        return {name: size for name, size in sizes.items() if size is not None}
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Run every stage on the whole batch.

@@ -13,11 +13,13 @@ from lit_cascade.core.labels import is_right
 from lit_cascade.core.metrics import measure
 from lit_cascade.core.promise import Promise
 from lit_cascade.errors import check_name
+from lit_cascade.lit.answers import Answers
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.classifier import LitClassifier
+from lit_cascade.lit.failures import explained
 from lit_cascade.lit.fitting import FittingTrainer
 from lit_cascade.lit.measuring import Benchmark, SpeedPlan, measure_speed
-from lit_cascade.lit.predicting import Answers, answer_split
+from lit_cascade.lit.predicting import Finish, answer_split
 from lit_cascade.lit.reading import Check
 from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecording, records_of
 from lit_cascade.lit.results import Evaluation, Execution
@@ -229,6 +231,7 @@ class CascadeTrainer(FittingTrainer):
             flops=torch.stack([rows[f"flops.{name}"] for name in model.names], dim=1),
             flops_alone=rows["flops_alone"],
             executed=torch.stack([rows[f"executed_flops.{name}"] for name in model.names], dim=1),
+            fitting=found.fitting,
         )
 
     def answer(
@@ -240,6 +243,7 @@ class CascadeTrainer(FittingTrainer):
         name: str = "predictions.parquet",
         gather: int = GATHER,
         configs: Configs | None = None,
+        finish: Finish | None = None,
     ) -> Answers | None:
         """Answer every sample of a split and write the answers, window by window.
 
@@ -253,13 +257,17 @@ class CascadeTrainer(FittingTrainer):
             name: of the file, `.parquet` or `.csv`.
             gather: as for `execute`; the answers of so many batches are written together.
             configs: of the stages and the data; an interrupted run must have had the same.
+            finish: called with what was written when the file is there, on the main process; until
+                it returns the run counts as interrupted.
 
         Raises:
             UsageError: the model has no thresholds, the data has no such split, or the folder holds
                 an interrupted run of something else.
             CascadeError: an empty split, NaN logits, or a full disk.
         """
-        return answer_split(self, model, datamodule, Path(folder), split, name, gather, configs)
+        return answer_split(
+            self, model, datamodule, Path(folder), split, name, gather, configs, finish
+        )
 
     def benchmark(
         self, model: LitCascade, datamodule: LightningDataModule, split: str, plan: SpeedPlan
@@ -276,7 +284,8 @@ class CascadeTrainer(FittingTrainer):
             UsageError: several processes, or the data has no such split.
             CascadeError: an empty split.
         """
-        return measure_speed(self, model, datamodule, split, plan)
+        with explained():
+            return measure_speed(self, model, datamodule, split, plan)
 
     def evaluate(
         self, model: LitClassifier, datamodule: LightningDataModule, split: str

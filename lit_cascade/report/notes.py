@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["data_notes", "model_notes"]
+__all__ = ["data_notes", "fitting_notes", "model_notes"]
 
 _SHOWN = 3
 
@@ -53,6 +53,19 @@ def model_notes(models: Sequence[tuple[str, Mapping[str, Any], int]]) -> list[st
         f"Note: {n} of the {len(models)} models {'knows' if n == 1 else 'know'} {width:,} classes "
         f"and {'answers' if n == 1 else 'answer'} among the {answers:,} of the data only."
         for (width, answers), n in known.items()
+    ]
+
+
+def fitting_notes(fitting: Mapping[str, int]) -> list[str]:
+    """A note for each model whose whole batches did not fit into memory.
+
+    Args:
+        fitting: samples per forward pass, by model.
+    """
+    return [
+        f"Note: batches of {name!r} did not fit into memory; it ran {size} at a time, which may "
+        "change the last digits."
+        for name, size in fitting.items()
     ]
 
 

@@ -12,18 +12,21 @@ from lit_cascade.report.text import metric_figure, percent, quantity, times
 from lit_cascade.units import metric_label
 
 if TYPE_CHECKING:
-    from lit_cascade.lit.predicting import Answers
+    from lit_cascade.lit.answers import Answers
 
 __all__ = ["print_answers", "print_card", "print_execution", "print_written"]
 
 
-def print_answers(found: Answers, names: Sequence[str], where: str) -> None:
+def print_answers(
+    found: Answers, names: Sequence[str], where: str, notes: Sequence[str] = ()
+) -> None:
     """Print who answered what.
 
     Args:
         found: what was written.
         names: of the stages.
         where: the data and split.
+        notes: what the reader must know about the answers.
     """
     console = results_console()
     table = new_table(f"Answers to {where}", "stage", "answered", "share")
@@ -39,6 +42,8 @@ def print_answers(found: Answers, names: Sequence[str], where: str) -> None:
             f"{sample}: {reason}.",
             soft_wrap=True,
         )
+    for note in notes:
+        console.print(note, soft_wrap=True)
 
 
 def print_execution(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from lit_cascade.lit.predicting import PARTS
+from lit_cascade.lit.answers import PARTS
 from tests.cli.runs import done, together, within
 
 PAIR = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")

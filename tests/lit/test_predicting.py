@@ -10,8 +10,8 @@ from lit_cascade import CascadeError, LitCascade, PolicyOptions, Stage, UsageErr
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.data import Datasets, UnlabelledImages, UnlabelledTexts
-from lit_cascade.lit import predicting
-from lit_cascade.lit.predicting import PARTS
+from lit_cascade.lit import answers
+from lit_cascade.lit.answers import PARTS, AnswerFiles
 from lit_cascade.models import Timm
 from tests.lit.test_trainer import cascade, points, trainer
 from tests.toys import CLASSES, Named, Points
@@ -66,7 +66,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path, monke
     whole = tmp_path / "whole"
     trainer().answer(model(), points(N), whole, gather=2)
     expected = (whole / "predictions.parquet").read_bytes()
-    kept = predicting.write_atomically
+    kept = answers.write_atomically
     for stop in (1, 3, 6):
         folder, written = tmp_path / f"stopped{stop}", []
 
@@ -77,12 +77,12 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path, monke
                 written.append(path)
             kept(path, content)
 
-        monkeypatch.setattr(predicting, "write_atomically", stopping)
+        monkeypatch.setattr(answers, "write_atomically", stopping)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             trainer().answer(model(), points(N), folder, gather=2)
         assert not (folder / "predictions.parquet").exists()
         assert len(list((folder / PARTS).glob("*.parquet"))) == stop
-        monkeypatch.setattr(predicting, "write_atomically", kept)
+        monkeypatch.setattr(answers, "write_atomically", kept)
         done = trainer().answer(model(), points(N), folder, gather=2)
         assert done.resumed == 8 * stop
         assert (folder / "predictions.parquet").read_bytes() == expected
@@ -92,11 +92,11 @@ def test_a_run_of_something_else_is_not_gone_on_with(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    kept = predicting.pq.write_table
-    monkeypatch.setattr(predicting.pq, "write_table", stop)
+    kept = answers.pq.write_table
+    monkeypatch.setattr(answers.pq, "write_table", stop)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         trainer().answer(model(), points(N), tmp_path)
-    monkeypatch.setattr(predicting.pq, "write_table", kept)
+    monkeypatch.setattr(answers.pq, "write_table", kept)
     other = cascade(2, PolicyOptions(thresholds=[0.9]))
     with pytest.raises(UsageError, match=r"holds an interrupted run with another policy"):
         trainer().answer(other, points(N), tmp_path)
@@ -109,17 +109,15 @@ def test_a_run_of_something_else_is_not_gone_on_with(tmp_path, monkeypatch):
         trainer().answer(model(), points(N), tmp_path)
 
 
-def test_a_damaged_part_is_named(tmp_path):
+def test_a_damaged_part_is_named(tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise CascadeError("stop")
+
     net, data = model(), points(N)
-    kept = predicting._join_parts
-    try:
-        predicting._join_parts = lambda folder, *_, **__: (_ for _ in ()).throw(
-            CascadeError("stop")
-        )
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerFiles, "join", stop)
         with pytest.raises(CascadeError, match="stop"):
             trainer().answer(net, data, tmp_path, gather=2)
-    finally:
-        predicting._join_parts = kept
     part = sorted((tmp_path / PARTS).glob("*.parquet"))[1]
     part.write_bytes(part.read_bytes()[:-9])
     with pytest.raises(CascadeError, match=rf"part .*{part.name}.* is damaged .*remove it"):
