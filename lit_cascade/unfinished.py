@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ class Unfinished:
         return self._plan.exists()
 
     def begin(self, plan: Mapping[str, Any]) -> None:
-        """Make the folder, before there is anything else in it; does nothing if it is there.
+        """Make the folder, empty but for the plan; does nothing where the work was begun already.
 
         Args:
             plan: what the results depend on, plain JSON.
@@ -46,6 +48,7 @@ class Unfinished:
             CascadeError: the disk is full.
         """
         if not self:
+            self.remove()  # what is there without a plan is left of work that was finished
             text = json.dumps(plan, default=str, indent=2, sort_keys=True) + "\n"
             write_atomically(self._plan, text.encode())
 
@@ -75,18 +78,10 @@ class Unfinished:
         return True
 
     def remove(self) -> None:
-        """Forget it: it is finished, or is to start anew.
-
-        The plan goes last, so that what is left of a removal that is interrupted is still told
-        from work that has not begun.
-        """
-        if not self.folder.is_dir():
-            return
-        for path in self.folder.iterdir():
-            if path.name != _PLAN:
-                path.unlink(missing_ok=True)
-        self._plan.unlink(missing_ok=True)
-        self.folder.rmdir()
+        """Forget it: it is finished, or is to start anew. The plan goes first, and with it all."""
+        with suppress(NotADirectoryError):  # some other file: told when the folder is begun
+            self._plan.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _difference(

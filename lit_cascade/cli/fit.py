@@ -35,7 +35,7 @@ def _run(command: str) -> None:
 
 def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
     from lit_cascade.cli.output import Output, folder_of
-    from lit_cascade.files import main_process
+    from lit_cascade.files import main_process, sweep
     from lit_cascade.models.stage import checkpoint_bytes
     from lit_cascade.report.tables import print_card
     from lit_cascade.unfinished import Unfinished
@@ -46,8 +46,10 @@ def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
     unfinished = Unfinished(folder / f"{name}.training")
     # results beside an unfinished training are its own, of a run that was killed at its very end
     output = Output("fit", str(folder), files, overwrite=options.overwrite or bool(unfinished))
-    if options.overwrite and main_process():
-        unfinished.remove()
+    if main_process():
+        sweep(folder, files)
+        if options.overwrite:
+            unfinished.remove()
     trained = cli.trainer.train(
         model, datamodule, options.patience, options.stop_on, unfinished.folder, _recipe(cli)
     )

@@ -32,7 +32,7 @@ def _predict(
     from lit_cascade.cli.output import Output, folder_of
     from lit_cascade.data.splits import has_split
     from lit_cascade.files import main_process, sweep
-    from lit_cascade.lit.answers import Answers, discard, unfinished
+    from lit_cascade.lit.answers import Answers, unfinished
     from lit_cascade.provenance import run_info
     from lit_cascade.report.notes import fitting_notes
     from lit_cascade.report.tables import print_answers
@@ -42,13 +42,13 @@ def _predict(
         split = "predict" if has_split(datamodule, "predict") else "validation"
     name = f"predictions.{options.format}"
     # files beside an interrupted run are its own: it may replace them
-    replace = options.overwrite or unfinished(folder_of("predict", options.out))
+    replace = options.overwrite or bool(unfinished(folder_of("predict", options.out)))
     names = ["predictions.parquet", "predictions.csv", "predict.json"]
     output = Output("predict", options.out, names, overwrite=replace)
     if main_process():
         sweep(output.folder, names)
         if options.overwrite:
-            discard(output.folder)
+            unfinished(output.folder).remove()
 
     def finish(done: Answers) -> None:
         notes = fitting_notes(done.fitting)

@@ -1,16 +1,13 @@
 """Files of answers: parts while a cascade runs, and at the end one file that they become.
 
-Each part is there whole or not at all. Beside them lies the plan: what the answers depend on, and
-as long as it is there the run is not finished, whatever else is in the folder.
+Each part is there whole or not at all. They are unfinished work until they are one file.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +18,17 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.errors import CascadeError
 from lit_cascade.files import open_atomically, write_atomically
 from lit_cascade.lit.parts import fewest
 from lit_cascade.samples import Ids
+from lit_cascade.unfinished import Unfinished
 
-__all__ = ["PARTS", "AnswerFiles", "Answers", "discard", "unfinished"]
+__all__ = ["PARTS", "AnswerFiles", "Answers", "unfinished"]
 
 PARTS = "predictions.parts"
 """The folder of what is finished, beside where the whole will be."""
 
-_PLAN = "plan.json"
 _LEFT_OUT, _FITTING = b"left_out", b"samples_per_forward"
 
 
@@ -54,16 +51,9 @@ class Answers:
     fitting: Mapping[str, int] = field(default_factory=dict)
 
 
-def unfinished(folder: Path) -> bool:
-    """Whether a folder holds a run that was interrupted, at whatever moment."""
-    return (folder / PARTS / _PLAN).exists()
-
-
-def discard(folder: Path) -> None:
-    """Remove the parts of a run, the plan first: what is left then is no run."""
-    with suppress(NotADirectoryError):  # some other file: told when the first part is written
-        (folder / PARTS / _PLAN).unlink(missing_ok=True)
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
+def unfinished(folder: Path) -> Unfinished:
+    """The answers that a folder holds, or will hold, until they are one file."""
+    return Unfinished(folder / PARTS)
 
 
 class AnswerFiles:
@@ -76,7 +66,8 @@ class AnswerFiles:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
-        self._parts = folder / PARTS
+        self._unfinished = unfinished(folder)
+        self._parts = self._unfinished.folder
 
     def take_up(self, plan: Mapping[str, Any]) -> set[int]:
         """The windows that an earlier run has finished; starts a run if there is none.
@@ -88,26 +79,9 @@ class AnswerFiles:
             UsageError: an earlier run had other models, data or settings.
             CascadeError: the disk is full.
         """
-        path = self._parts / _PLAN
-        if not path.exists():
-            discard(self._folder)  # parts without a plan are of a run that was finished
-            write_atomically(path, (json.dumps(plan, indent=2, sort_keys=True) + "\n").encode())
+        if not self._unfinished.begun(plan):
+            self._unfinished.begin(plan)
             return set()
-        try:
-            earlier = json.loads(path.read_text())
-        except ValueError as error:
-            raise UsageError(
-                f"--out: {str(path)!r} is damaged; remove {str(path.parent)!r}."
-            ) from error
-        wanted = json.loads(json.dumps(plan))
-        differ = sorted(key for key in {*earlier, *wanted} if earlier.get(key) != wanted.get(key))
-        if differ:
-            key = differ[0]
-            raise UsageError(
-                f"--out: {str(self._folder)!r} holds an interrupted run with another {key}: "
-                f"{_short(earlier.get(key))}, now {_short(wanted.get(key))}. Choose another "
-                "folder, or add --overwrite to start anew."
-            )
         return {int(one.stem) for one in self._parts.glob("*.parquet") if one.stem.isdecimal()}
 
     def write(
@@ -135,7 +109,7 @@ class AnswerFiles:
         write_atomically(self._part(window), buffer.getvalue())
 
     def join(self, windows: int, names: Sequence[str], ids: Ids, *, in_order: bool) -> Answers:
-        """Make one file of the parts, in the order of the data; they stay until `discard`.
+        """Make one file of the parts, in the order of the data; they stay.
 
         Args:
             windows: how many there must be.
@@ -217,8 +191,3 @@ def _read(path: Path) -> Any:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise CascadeError(f"the part {str(path)!r} is damaged ({error}): remove it.") from error
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

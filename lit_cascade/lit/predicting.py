@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lit_cascade.data.evaluation import EvaluationData
 from lit_cascade.errors import CascadeError
-from lit_cascade.lit.answers import AnswerFiles, Answers, discard
+from lit_cascade.lit.answers import AnswerFiles, Answers, unfinished
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.resume import without_workers
 from lit_cascade.samples import Ids
@@ -142,7 +142,7 @@ def answer_split(
     found = replace(found, resumed=sum(map(len, old)))
     if finish is not None:
         finish(found)
-    discard(folder)
+    unfinished(folder).remove()
     return found
 
 

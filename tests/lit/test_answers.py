@@ -11,7 +11,7 @@ from PIL import Image
 from lit_cascade import CascadeError, LitCascade, PolicyOptions, Stage, UsageError
 from lit_cascade.data import UnlabelledImages
 from lit_cascade.files import open_atomically, sweep
-from lit_cascade.lit.answers import PARTS, AnswerFiles, discard, unfinished
+from lit_cascade.lit.answers import PARTS, AnswerFiles, unfinished
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.parts import fewest
 from lit_cascade.lit.resume import without_workers
@@ -51,7 +51,7 @@ def test_parts_without_a_plan_are_of_no_run(tmp_path):
     (tmp_path / PARTS / "plan.json").unlink()
     assert files.take_up({"a": 1}) == set()
     assert [path.name for path in (tmp_path / PARTS).iterdir()] == ["plan.json"]
-    discard(tmp_path)
+    unfinished(tmp_path).remove()
     assert not list(tmp_path.iterdir())
 
 

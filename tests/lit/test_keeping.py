@@ -164,28 +164,30 @@ def test_a_full_disk_keeps_what_was_kept_before(tmp_path, monkeypatch):
     same(weights, again)
 
 
-def test_a_removal_that_is_interrupted_is_still_unfinished_work(tmp_path, monkeypatch):
-    work = Unfinished(tmp_path / "work")
-    assert not work
-    assert not work.begun({"a": {"b": 1, "c": 2}})
-    assert not work.folder.exists()
-    work.begin({"a": {"b": 1, "c": 2}})
-    (work.folder / "one").touch()
-    (work.folder / "two").touch()
-    unlinked = []
-
-    def stopped(path, **_):
-        unlinked.append(path.name)
+def test_a_removal_that_is_interrupted_leaves_no_work(tmp_path, monkeypatch):
+    def stopped(*_, **__):
         raise KilledError
 
-    monkeypatch.setattr("pathlib.Path.unlink", stopped)
-    with pytest.raises(KilledError):
-        work.remove()
-    assert unlinked != ["plan.json"]
+    work, plan = Unfinished(tmp_path / "work"), {"a": {"b": 1, "c": 2}}
+    assert not work
+    assert not work.begun(plan)
+    assert not work.folder.exists()
+    work.begin(plan)
+    (work.folder / "old").touch()
+    work.begin(plan)
     assert work
-    monkeypatch.undo()
-    assert work.begun({"a": {"b": 1, "c": 2}})
+    assert work.begun(plan)
+    assert (work.folder / "old").exists()
     with pytest.raises(UsageError, match=r"another a\.c: 2, now 3\. Choose another folder"):
         work.begun({"a": {"b": 1, "c": 3}})
+    monkeypatch.setattr("shutil.rmtree", stopped)
+    with pytest.raises(KilledError):
+        work.remove()
+    assert (work.folder / "old").exists()
+    assert not work
+    assert not work.begun({"other": 1})
+    monkeypatch.undo()
+    work.begin({"other": 1})  # without what was left
+    assert [path.name for path in work.folder.iterdir()] == ["plan.json"]
     work.remove()
     assert not work.folder.exists()
