@@ -1,7 +1,7 @@
 """Failures of the machine in the middle of a loop, told in a sentence that says what would work.
 
-A worker that the kernel kills, memory that runs out and a process that is lost all come out of
-torch as a RuntimeError, wherever the program happens to be at that moment.
+A worker that the kernel kills, memory that runs out and a process that is lost come out of torch as
+a RuntimeError wherever the program happens to be at that moment, or as whatever that breaks first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from multiprocessing.process import BaseProcess
 
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
@@ -86,7 +86,7 @@ def _told(error: BaseException) -> str | None:
         told = f"{first_line(error)}: raise the limit with `ulimit -n`, or try {_FEWER}."
     elif is_out_of_memory(error):
         told = f"out of memory: {first_line(error)}: try {_SMALLER}."
-    elif any(text in said for text in _LOST):
+    elif isinstance(error, RuntimeError) and any(text in said for text in _LOST):
         told = "another process of this run was lost; if it said why, that is above."
     return told
 
@@ -116,13 +116,15 @@ def _dead_worker(error: BaseException) -> str | None:
     return f"{how}. Most likely the machine has too little memory for so many: try {_FEWER}."
 
 
-def _workers(error: BaseException) -> Iterator[Any]:
+def _workers(error: BaseException) -> Iterator[BaseProcess]:
     """The processes of the loaders that an error has passed through."""
     for one in _chain(error):
         for frame, _ in traceback.walk_tb(one.__traceback__):
-            for worker in getattr(frame.f_locals.get("self"), "_workers", ()):
-                worker.join(1)
-                yield worker
+            workers = getattr(frame.f_locals.get("self"), "_workers", None)
+            for worker in workers if isinstance(workers, list) else ():
+                if isinstance(worker, BaseProcess):
+                    worker.join(1)
+                    yield worker
 
 
 def first_line(error: BaseException) -> str:

@@ -178,6 +178,7 @@ def test_what_the_machine_does_is_told_in_a_sentence(error, says):
         UsageError("wrong"),
         FileNotFoundError(errno.ENOENT, "none"),
         EOFError(),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),  # of the data, perhaps
     ],
 )
 def test_other_errors_are_left_as_they_are(error):
