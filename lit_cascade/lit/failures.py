@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,8 @@ def explained(then: str = "") -> Iterator[None]:
         KeyboardInterrupt: that is what it came from.
     """
     try:
-        yield
+        with _silent_deaths():
+            yield
     except (RuntimeError, MemoryError, OSError, EOFError, pickle.UnpicklingError) as error:
         if _interrupted(error):  # and what was under way broke in its turn
             raise KeyboardInterrupt from error
@@ -60,6 +62,22 @@ def explained(then: str = "") -> Iterator[None]:
         if told is None:
             raise
         raise CascadeError(f"{told} {then}".strip()) from error
+
+
+@contextmanager
+def _silent_deaths() -> Iterator[None]:
+    """Keep Python from printing a worker's death that it meets while it throws a loader away."""
+    shown = sys.unraisablehook
+
+    def hook(met: sys.UnraisableHookArgs) -> None:
+        if _WORKER.search(str(met.exc_value)) is None:
+            shown(met)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = shown
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

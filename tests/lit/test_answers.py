@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -185,6 +186,24 @@ def test_other_errors_are_left_as_they_are(error):
     with pytest.raises(type(error)) as kept, explained():
         raise error
     assert kept.value is error
+
+
+def test_a_death_met_while_a_loader_is_thrown_away_is_not_printed(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda met: shown.append(str(met.exc_value)))
+
+    class Loader:
+        def __init__(self, says):
+            self.says = says
+
+        def __del__(self):
+            raise RuntimeError(self.says)
+
+    with explained():
+        Loader("DataLoader worker (pid 12) is killed by signal: Killed. ")
+        Loader("other")
+    Loader("DataLoader worker (pid 13) is killed by signal: Killed. ")
+    assert shown == ["other", "DataLoader worker (pid 13) is killed by signal: Killed. "]
 
 
 def test_what_an_interrupt_breaks_is_the_interrupt():
