@@ -62,7 +62,8 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
 
 def main_process() -> bool:
     """Whether this process is the one that writes and prints."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    ranks = (os.environ.get(name) for name in names)
     return all(rank in {None, "", "0"} for rank in ranks)
 
 

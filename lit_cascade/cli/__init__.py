@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
+        The exit code: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 terminated.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help"}:
@@ -82,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
+        if type(stop).__name__ == "SIGTERMException":  # Lightning's, which would exit with 0
+            sys.stderr.write(f"lit-cascade {name}: terminated\n")
+            return 143
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(
             stop.__context__, KeyboardInterrupt
         ):

@@ -184,6 +184,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = (
+                "it is damaged, or holds Python objects, which could run code; save the state_dict "
+                "of the network alone"
+            )
         raise CascadeError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
     weights = None
     if isinstance(content, Mapping):

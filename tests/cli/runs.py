@@ -28,14 +28,30 @@ def lit_cascade(*words, cwd, **environment):
     return _finished(["lit_cascade", *words], cwd, environment)
 
 
-def together(count, *commands, cwd):
+def together(count, *commands, cwd, **environment):
     """Run commands one after the other, each by several processes, as `torchrun` would.
 
-    They get as many threads as this process has, and have imported everything together.
+    They get as many threads as this process has, and have imported everything together. `{rank}` in
+    a word is the number of the process. The last line of stdout is JSON: of each command the exit
+    codes of the processes, and the seconds until the last one was done.
     """
     words = [[str(word) for word in command] for command in commands]
-    threads = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT}
-    return _finished(["tests.cli.several", count, json.dumps(words)], cwd, threads)
+    given = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT} | environment
+    return _finished(["tests.cli.several", count, json.dumps(words)], cwd, given)
+
+
+def torchrun(count, *words, cwd, **environment):
+    """Run a command as several processes that the real `torchrun` starts and watches over."""
+    start = ["torch.distributed.run", "--standalone", "--nproc_per_node", count]
+    devices = ["--trainer.strategy", "ddp", "--trainer.devices", count]
+    return _finished([*start, "-m", "lit_cascade", *words, *devices], cwd, environment)
+
+
+def in_turn(*commands, cwd, **environment):
+    """Run commands one after the other in one process of its own."""
+    words = [[str(word) for word in command] for command in commands]
+    given = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT} | environment
+    return _finished(["tests.cli.in_turn", json.dumps(words)], cwd, given)
 
 
 def within(*words, cwd):
