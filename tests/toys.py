@@ -82,10 +82,10 @@ class BadNet(Net):
 class Sorted(Points):
     """Those furthest from the origin first."""
 
-    def __init__(self, n: int = 21):
-        super().__init__(n)
+    def __init__(self, n: int = 21, first: int = 0):
+        super().__init__(n, first)
         order = self.x.norm(dim=1).argsort(descending=True)
-        self.x, self.y, self.ids = self.x[order], self.y[order], order
+        self.x, self.y, self.ids = self.x[order], self.y[order], first + order
 
 
 class Noisy(Points):
