@@ -36,11 +36,16 @@ def work(rank, told, port, words):
     sys.exit(main([word.replace("{rank}", str(rank)) for word in words]))
 
 
-def run(count, words):
-    """The exit codes of the processes, and how long the last one took."""
+def free_port():
+    """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def run(count, words):
+    """The exit codes of the processes, and how long the last one took."""
+    port = free_port()
     nodes = count if os.environ.get("SEVERAL_AS") == "srun" else 1
     tells = as_torchrun if nodes == 1 else as_srun
     devices = ["--trainer.strategy", "ddp", "--trainer.devices", str(count // nodes)]

@@ -1,7 +1,6 @@
 """Several processes give what one gives, and end together when one of them ends."""
 
 import json
-import math
 import os
 import subprocess
 import time
@@ -11,7 +10,8 @@ import pytest
 import yaml
 
 from lit_cascade.lit.predicting import PARTS
-from tests.cli.runs import done, lit_cascade, together, torchrun, within
+from tests.cli.runs import done, finished, lit_cascade, together, torchrun, within
+from tests.lit.split_work import SIZES, work
 
 ROOT = Path(__file__).parents[2]
 BOUND = 60
@@ -52,84 +52,77 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Commands with the words for them, and the folder where one process has run each."""
+    """What one process makes of every size and threshold."""
     folder = tmp_path_factory.mktemp("alone")
-    promise = ("--max_disagreement", "0.9", "--confidence", "0.5")
-    # of 21 sorted samples in windows of 8, the first is sure of all and the last of none
-    configs = {
-        "uneven": pair(folder, "uneven", toy("Sorted", n=21), calibration=toy("Sorted", n=18, first=50)),
-        "one": pair(folder, "one", toy("Sorted", n=1)),
-        "two": pair(folder, "two", toy("Sorted", n=2)),
-        "never": pair(folder, "never", toy("Sorted", n=21), -math.inf),
-        "always": pair(folder, "always", toy("Sorted", n=21), math.inf),
-    }
-    words = {
-        "validate": ("--save_records",),
-        "record": ("--dtype", "float32"),
-        "test": ("--gather", "2"),
-        "predict": ("--gather", "2", "--format", "csv"),
-        "calibrate": ("--method", "vector"),
-        "select": promise,
-    }
-    used = {
-        "uneven": tuple(words),
-        "one": ("validate", "record", "test", "predict"),
-        "two": ("validate", "record", "test", "predict"),
-        "never": ("test", "predict"),
-        "always": ("test", "predict"),
-    }
-    commands = {
-        f"{case}-{name}": (name, *configs[case], *words[name])
-        for case, names in used.items()
-        for name in names
-    }
-    commands["window-predict"] = ("predict", *configs["uneven"])  # all batches in one window
-    commands["window-test"] = ("test", *configs["uneven"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOURCE_DATE_EPOCH", "0")
-        for out, command in commands.items():
-            done(within(*command, "--out", out, cwd=folder))
-    return commands, folder
+    work(1, folder)
+    return folder
 
 
 def stages_of(folder):
-    rows = (folder / "predictions.csv").read_text().splitlines()[1:]
+    rows = (folder / "answers.csv").read_text().splitlines()[1:]
     return [row.split(",")[3].strip('"') for row in rows]
 
 
 def test_the_processes_have_different_work(alone):
-    _, folder = alone
-    stages = stages_of(folder / "uneven-predict")
+    stages = stages_of(alone / "uneven" / "0.6-2")
     assert set(stages[:8]) == {"small"}
+    assert set(stages[8:16]) == {"small", "large"}
     assert set(stages[16:]) == {"large"}
     assert len(stages) == 21
-    assert set(stages_of(folder / "never-predict")) == {"small"}
-    assert set(stages_of(folder / "always-predict")) == {"large"}
+    assert set(stages_of(alone / "uneven" / "-inf-1")) == {"small"}
+    assert set(stages_of(alone / "uneven" / "inf-1")) == {"large"}
+    assert len(stages_of(alone / "one" / "0.6-8")) == 1
 
 
-@pytest.mark.parametrize(
-    ("count", "starter"), [(2, "torchrun"), (3, "torchrun"), (2, "srun")], ids=str
-)
-def test_every_command_writes_the_bytes_of_one_process(alone, tmp_path, count, starter):
-    commands, folder = alone
-    if starter == "srun":  # one process on each of two machines
-        commands = {out: commands[out] for out in ("uneven-record", "uneven-predict")}
-    runs = [[*command, "--out", out] for out, command in commands.items()]
-    done(together(count, *runs, cwd=tmp_path, SOURCE_DATE_EPOCH=0, SEVERAL_AS=starter))
-    for out in commands:
-        assert files(folder / out)
-        assert files(tmp_path / out) == files(folder / out), out
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_make_the_bytes_of_one(alone, tmp_path, count):
+    """Also where there are fewer samples than processes, and where a process defers nothing."""
+    run = finished(["tests.lit.split_work", count, tmp_path], ROOT, {"SOURCE_DATE_EPOCH": None})
+    done(run)
+    one, several = files(alone), files(tmp_path)
+    for size in SIZES:
+        for rank in range(1, count):  # every process is told what was fitted
+            told = several.pop(f"{size}/temperature{rank}")
+            assert told == several[f"{size}/temperature0"]
+    assert len(one) >= 14 * len(SIZES)
+    assert several.keys() == one.keys()
+    for path, content in one.items():
+        assert several[path] == content, path
 
 
-def test_all_processes_write_into_the_folder_of_the_main_one(alone, tmp_path):
-    """Without --out each looks for an unused one, and may see those of the others."""
-    commands, folder = alone
-    names = ("uneven-validate", "uneven-record", "uneven-predict", "uneven-test")
-    runs = [[*commands[name], "--out", f"{name}{{rank}}"] for name in names]
-    done(together(3, *runs, cwd=tmp_path, SOURCE_DATE_EPOCH=0))
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}0" for name in names}
-    for name in names:
-        assert files(tmp_path / f"{name}0") == files(folder / name)
+def test_every_command_writes_the_bytes_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    both = pair(tmp_path, "pair", toy("Sorted"), calibration=toy("Sorted", n=18, first=50))
+    commands = {
+        "validate": ("--save_records",),
+        "test": ("--gather", "2"),
+        "calibrate": ("--method", "vector"),
+        "select": ("--max_disagreement", "0.9", "--confidence", "0.5"),
+    }
+    runs = [[name, *both, *own, "--out", f"{name}3"] for name, own in commands.items()]
+    for name, own in commands.items():
+        done(within(name, *both, *own, "--out", f"{name}1", cwd=tmp_path))
+    done(together(3, *runs, cwd=tmp_path))
+    for name in commands:
+        assert files(tmp_path / f"{name}1")
+        assert files(tmp_path / f"{name}3") == files(tmp_path / f"{name}1"), name
+
+
+def test_all_processes_write_into_the_folder_of_the_main_one(tmp_path, monkeypatch):
+    """Without --out each looks for an unused one, and may see those of the others.
+
+    Here each is told another, and they are on two machines under SLURM.
+    """
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    both = pair(tmp_path, "pair", toy("Sorted"))
+    (tmp_path / "runs").mkdir()
+    for name in ("record", "predict"):
+        done(within(name, *both, "--out", f"{name}-alone", cwd=tmp_path))
+    runs = [[name, *both, "--out", f"runs/{name}-{{rank}}"] for name in ("record", "predict")]
+    done(together(2, *runs, cwd=tmp_path, SEVERAL_AS="srun"))
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"record-0", "predict-0"}
+    for name in ("record", "predict"):
+        assert files(tmp_path / "runs" / f"{name}-0") == files(tmp_path / f"{name}-alone")
 
 
 def dying(folder, rank):
@@ -176,8 +169,8 @@ def test_a_killed_process_ends_every_command_and_leaves_nothing_half_written(tmp
     whole = dying(tmp_path, 0)
     done(within("predict", *whole, "--gather", "1", "--out", "whole", cwd=tmp_path))
     commands = {}
-    for rank in (0, 1):
-        for name in ("validate", "record", "test", "predict"):
+    for rank, *names in ((0, "test", "predict"), (1, "record", "predict")):
+        for name in names:
             gather = ("--gather", "1") if name in {"test", "predict"} else ()
             commands[f"{name}{rank}"] = (name, *dying(tmp_path, rank), *gather)
         commands[f"fit{rank}"] = ("fit", *training(tmp_path, rank))
