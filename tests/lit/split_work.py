@@ -1,6 +1,6 @@
 """Work by several processes that are forked when everything is imported.
 
-python -m tests.lit.split_work COUNT FOLDER
+python -m tests.lit.split_work COUNT FOLDER SIZE...
 """
 
 import json
@@ -61,9 +61,10 @@ def columns(execution):
     return json.dumps(found | {"ids": execution.samples.ids.tolist()}).encode()
 
 
-def work(count, folder):
+def work(count, folder, sizes):
     """Everything that several processes may share, in a folder for each size and threshold."""
-    for size, n in SIZES.items():
+    for size in sizes:
+        n = SIZES[size]
         data = Datasets(validation=Sorted(n), calibration=Sorted(n, 50), batch_size=4)
         here = folder / size
         model = LitCascade(stages(), PolicyOptions())
@@ -83,11 +84,11 @@ def work(count, folder):
             trainer(count).answer(model, data, there, name="answers.csv", gather=gather)
 
 
-def be(rank, count, port, folder):
+def be(rank, count, port, folder, sizes):
     """Be one of the processes."""
     told = as_torchrun(rank, count) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in told.items()}
-    work(count, folder)
+    work(count, folder, sizes)
 
 
 if __name__ == "__main__":
@@ -96,7 +97,7 @@ if __name__ == "__main__":
     port, count = free_port(), int(sys.argv[1])
     processes = [
         multiprocessing.get_context("fork").Process(
-            target=be, args=(rank, count, port, Path(sys.argv[2]))
+            target=be, args=(rank, count, port, Path(sys.argv[2]), sys.argv[3:])
         )
         for rank in range(count)
     ]
