@@ -96,7 +96,7 @@ class Noisy(Points):
 
         import numpy as np
 
-        noise = torch.tensor([random.gauss(0, 0.1), np.random.normal(0, 0.1)])  # noqa: NPY002, S311
+        noise = torch.tensor([random.gauss(0, 0.1), np.random.normal(0, 0.1)])  # noqa: NPY002
         return self.x[position] + noise + 0.1 * torch.randn(2), self.y[position]
 
 
