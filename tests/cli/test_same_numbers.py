@@ -34,12 +34,11 @@ COMMANDS = {
     "fitted": ("fit", "--config", "digits_small.yaml", *EPOCHS),
     "noisy": ("fit", "--config", "noisy.yaml", "--patience", "2", "--stop_on", "calibration"),
     "recorded": ("record", *PAIR, "--split", "calibration"),
-    "calibrated": ("calibrate", "--records", *RECORDS, "--learn_score", "--share", "0.5"),
+    "calibrated": ("calibrate", "--records", *RECORDS, "--share", "0.5"),
     "selected": ("select", "--records", *RECORDS, "--max_accuracy_drop", "0.02"),
     "live": ("calibrate", *PAIR, "--method", "vector"),
     "found": ("search", "--records", "recorded"),
     "answered": ("predict", *PAIR, "--gather", "2"),
-    "compared": ("compare-scores", "--records", *RECORDS),
 }
 
 
