@@ -120,15 +120,21 @@ class Dying(Net):
     """Ends one of several processes, as the kernel does where memory is short.
 
     Only where the folder DYING exists, in which each process of such a network leaves its number.
+
+    Args:
+        rank: of the one that ends.
+        after: so many batches.
+        linger: seconds that the others take for each further batch.
     """
 
-    def __init__(self, rank: int = 1, after: int = 3, seed: int = 0):
-        super().__init__(seed=seed)
-        self.rank, self.after = str(rank), after
+    def __init__(self, rank: int = 1, after: int = 3, linger: float = 0.0):
+        super().__init__()
+        self.rank, self.after, self.linger = str(rank), after, linger
 
     def forward(self, x):
         import os
         import signal
+        import time
         from pathlib import Path
 
         folder = Path(os.environ.get("DYING", "none"))
@@ -137,6 +143,7 @@ class Dying(Net):
             self.after -= 1
             if self.after < 0 and os.environ.get("LOCAL_RANK") == self.rank:
                 os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(self.linger if self.after < 0 else 0)
         return super().forward(x)
 
 

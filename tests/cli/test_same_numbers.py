@@ -36,7 +36,6 @@ COMMANDS = {
     "recorded": ("record", *PAIR, "--split", "calibration"),
     "calibrated": ("calibrate", "--records", *RECORDS, "--share", "0.5"),
     "selected": ("select", "--records", *RECORDS, "--max_accuracy_drop", "0.02"),
-    "live": ("calibrate", *PAIR, "--method", "vector"),
     "found": ("search", "--records", "recorded"),
     "answered": ("predict", *PAIR, "--gather", "2"),
 }
