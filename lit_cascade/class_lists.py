@@ -56,7 +56,10 @@ def class_list(classes: str | Sequence[str], argument: str) -> tuple[str, ...]:
     elif classes in CLASS_LISTS:
         names = _timm_list(classes)
     elif Path(classes).is_file():
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        try:
+            lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        except (UnicodeDecodeError, OSError) as error:
+            raise UsageError(f"{argument}: {classes!r} cannot be read: {error}.") from error
         names = tuple(line.strip() for line in lines if line.strip())
     else:
         raise UsageError(

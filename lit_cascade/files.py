@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import re
 import tempfile
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "bundled",
     "find_bundled",
+    "load_tensors",
     "main_process",
     "open_atomically",
     "prepare_folder",
@@ -66,7 +69,8 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
 
 def main_process() -> bool:
     """Whether this process is the one that writes and prints."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    ranks = (os.environ.get(name) for name in names)
     return all(rank in {None, "", "0"} for rank in ranks)
 
 
@@ -217,6 +221,31 @@ def safetensors_pieces(
 def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
     """A safetensors file in one piece; the same content always gives the same bytes."""
     return b"".join(safetensors_pieces(tensors, header))
+
+
+def load_tensors(path: Path) -> Any:
+    """What `torch.save` has written, tensors and plain values; no code in it is ever run.
+
+    Raises:
+        CascadeError: it holds anything else, or is damaged.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CascadeError(f"{error.strerror or error}") from error
+    # of objects and of damage torch tells in many ways, some of which say how to run the code
+    except Exception as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
+            reason = (
+                "it holds Python objects, which could run code, or is damaged; save plain tensors "
+                "alone, such as the state_dict of a network"
+            )
+        raise CascadeError(reason or type(error).__name__) from error
 
 
 def unused_folder(parent: Path, stem: str) -> Path:

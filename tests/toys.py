@@ -81,14 +81,71 @@ class BadNet(Net):
         return super().forward(x).where(x[:, :1] < 1, torch.nan)
 
 
+class Sorted(Points):
+    """Those furthest from the origin first."""
+
+    def __init__(self, n: int = 21, first: int = 0):
+        super().__init__(n, first)
+        order = self.x.norm(dim=1).argsort(descending=True)
+        self.x, self.y, self.ids = self.x[order], self.y[order], first + order
+
+
+class Noisy(Points):
+    """Points that are never the same twice, as augmentation makes them."""
+
+    def __getitem__(self, position):
+        import random
+
+        import numpy as np
+
+        noise = torch.tensor([random.gauss(0, 0.1), np.random.normal(0, 0.1)])  # noqa: NPY002
+        return self.x[position] + noise + 0.1 * torch.randn(2), self.y[position]
+
+
+class BadPoint(Points):
+    """One that cannot be read."""
+
+    def __getitem__(self, position):
+        if position == 5:
+            raise ValueError("bad point")
+        return super().__getitem__(position)
+
+
+class Steep(Net):
+    """Surer the further a point lies from the origin."""
+
+    def forward(self, x):
+        return super().forward(x) * x.norm(dim=1, keepdim=True) ** 3
+
+
 class Dying(Net):
-    """Ends its process in the second of several, as an out-of-memory kill would."""
+    """Ends one of several processes, as the kernel does where memory is short.
+
+    Only where the folder DYING exists, in which each process of such a network leaves its number.
+
+    Args:
+        rank: of the one that ends.
+        after: so many batches.
+        linger: seconds that the others take for each further batch.
+    """
+
+    def __init__(self, rank: int = 1, after: int = 3, linger: float = 0.0):
+        super().__init__()
+        self.rank, self.after, self.linger = str(rank), after, linger
 
     def forward(self, x):
         import os
+        import signal
+        import time
+        from pathlib import Path
 
-        if os.environ.get("LOCAL_RANK") == "1":
-            os._exit(9)
+        folder = Path(os.environ.get("DYING", "none"))
+        if folder.is_dir():
+            (folder / str(os.getpid())).touch()
+            self.after -= 1
+            if self.after < 0 and os.environ.get("LOCAL_RANK") == self.rank:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(self.linger if self.after < 0 else 0)
         return super().forward(x)
 
 

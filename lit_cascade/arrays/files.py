@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_cascade.arrays.frames import read_frame
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.files import load_tensors
 
 __all__ = ["Column", "read_column", "read_matrix", "read_names"]
 
@@ -115,26 +113,31 @@ def _read(
         return _numbers_if_possible(_lines(path, argument)), ()
     try:
         return _column(_array(path, picked, argument), argument), ()
-    except (
-        ValueError, OSError, EOFError, zipfile.BadZipFile, SafetensorError, RuntimeError,
-        pickle.UnpicklingError, KeyError,
-    ) as error:  # fmt: skip
+    except CascadeError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are libraries
         reason = str(error).split("\n", maxsplit=1)[0]
-        if isinstance(error, pickle.UnpicklingError) or "pickle" in reason.lower():
+        if "pickle" in reason.lower():
             reason = "it holds Python objects, which could run code; save plain arrays of numbers"
         raise CascadeError(f"{argument}: {path.name!r} cannot be read: {reason}.") from error
 
 
 def _array(path: Path, picked: str | None, argument: str) -> Any:
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):  # the format is told by the content
+            raise CascadeError(f"{argument}: {path.name!r} holds several arrays: call it .npz.")
+        return array
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[_one_of(list(arrays.files), picked, path, argument)]
     if path.suffix == ".safetensors":
         tensors: Any = load_file(path)
     else:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            tensors = load_tensors(path)
+        except CascadeError as error:
+            raise CascadeError(f"{argument}: {path.name!r} cannot be read: {error}.") from error
         if isinstance(tensors, Tensor) and picked is None:
             return tensors
     if not isinstance(tensors, Mapping):

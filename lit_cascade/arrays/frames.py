@@ -39,10 +39,11 @@ def read_frame(
     """
     try:
         table = pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.read_table(path)
+        found: list[str] = table.column_names  # of which text is made only now
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
         raise CascadeError(f"{argument}: {path.name!r} cannot be read: {reason}.") from error
-    names = [name for name in table.column_names if not name.startswith(_INDEX)]
+    names = [name for name in found if not name.startswith(_INDEX)]
     _check_header(names, path, argument)
     chosen = _chosen(names, picked, path, argument, several=several)
     columns = [_values(table.column(name), name, argument) for name in chosen]

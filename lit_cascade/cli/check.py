@@ -37,7 +37,8 @@ def _policy(path: str) -> PolicyOptions:
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"--policy: {path!r} cannot be read: {error}.") from error
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--policy: {path!r} cannot be read: {reason}.") from error
     held = content.get("policy") if isinstance(content, dict) else None
     known = {field.name for field in fields(PolicyOptions)}
     if not isinstance(held, dict) or not set(held) <= known or held.get("thresholds") is None:

@@ -12,11 +12,14 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cascade.cli.parsing import options_from
+from lit_cascade.cli.processes import end_with_starter
+from lit_cascade.lit.failures import explained
 from lit_cascade.lit.recording import Configs
 from lit_cascade.lit.trainer import CascadeTrainer
 
@@ -35,6 +38,7 @@ class CascadeCLI(LightningCLI):
 
     def __init__(self, model: type[LightningModule], options: type[Any]) -> None:
         self.options_class = options
+        end_with_starter()
         _quieten()
         if "fit" not in self.subcommands():
             _keep_threads()
@@ -73,6 +77,10 @@ class CascadeCLI(LightningCLI):
         config = whole[str(self.subcommand)]
         stages = (config["model"].get("stages") or {}) | getattr(self.model, "stage_configs", {})
         return Configs(stages, config["data"])
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with explained():
+            super()._run_subcommand(subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with a progress bar on stderr: stdout is for results."""
@@ -137,6 +145,8 @@ def _quieten() -> None:
     """Keep Lightning's greetings from between the user and the result; its warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # that a process has died, and that the others end for it
+    logging.getLogger(subprocess_script.__name__).setLevel(logging.INFO)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
     warnings.filterwarnings("ignore", ".*validation_step. but have no .val_dataloader.*")

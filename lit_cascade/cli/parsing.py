@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from lit_cascade.cli.processes import alone
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.files import find_bundled
 from lit_cascade.options import PolicyOptions
@@ -209,6 +210,7 @@ def dispatch(
             content.get("records") for content in configs
         )
         if run_records is not None and (with_records or run_models is None):
+            alone(command)
             parser = _parser(command, options, models=models)
             run_records(options_from(parser.parse_args(resolved), options))
             return

@@ -26,7 +26,7 @@ _FEWER = "fewer of them (--data.init_args.num_workers) or smaller batches"
 _SMALLER = "smaller batches (--data.init_args.batch_size)"
 _ALLOCATION = ("out of memory", "can't allocate memory", "_ALLOC_FAILED", "Unable to allocate")
 _SHARED = ("Bus error", "shared memory", "</torch_")
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Socket closed")
+_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 _WORKER = re.compile(r"DataLoader worker \(pid (\d+)\) (.*?)(?:\. Details|\. It is|\.? *$)")
 _ENDED = (None, 0, -signal.SIGTERM)  # as workers end that nobody misses
 
@@ -104,9 +104,22 @@ def _told(error: BaseException) -> str | None:
         told = f"{first_line(error)}: raise the limit with `ulimit -n`, or try {_FEWER}."
     elif is_out_of_memory(error):
         told = f"out of memory: {first_line(error)}: try {_SMALLER}."
-    elif isinstance(error, RuntimeError) and any(text in said for text in _LOST):
-        told = "another process of this run was lost; if it said why, that is above."
+    elif _is_of_others(error):
+        told = (
+            f"another process of this run was lost, or cannot be reached ({first_line(error)}); if "
+            "it said why, that is above. If it says nothing, it was killed: often memory was short."
+        )
     return told
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Whether it is about the other processes of a run."""
+    if not isinstance(error, RuntimeError):
+        return False
+    kind = getattr(torch.distributed, "DistError", None)  # where torch has support for it
+    return (kind is not None and isinstance(error, kind)) or any(
+        sign in str(error) for sign in _LOST
+    )
 
 
 def _dead_worker(error: BaseException) -> str | None:

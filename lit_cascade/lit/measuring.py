@@ -110,7 +110,10 @@ def measure_speed(
 ) -> Benchmark:
     """Measure a cascade; see `CascadeTrainer.benchmark`."""
     if trainer.world_size > 1:
-        raise UsageError("trainer.devices: speed is measured by one process, on one device.")
+        raise UsageError(
+            "trainer.devices: speed is measured by one process, on one device, "
+            f"got {trainer.world_size}."
+        )
     views = views_of([stage.preprocessing for stage in model.networks().values()], metered=False)
     data = trainer.data_for(model, datamodule, split, views.opening)
 

@@ -142,6 +142,8 @@ class ZooRecording:
         if main_process():  # the Trainer does not know yet
             prepare_folder(self.folder, [], overwrite=True)  # that it can be written to
         sight = self.trainer.look(self.zoo, self.datamodule, self.split)
+        # each process may have been told another: a new folder is named by what was there
+        self.folder = self.trainer.strategy.broadcast(self.folder)
         kept = self._told(lambda: self._kept(names, sight, overwrite=overwrite))
         # a recording has one date, on whichever days it was interrupted
         date = min((done.date for done in kept.values()), default=str(run_info()["date"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_cascade.class_lists import class_list, columns_of
 from lit_cascade.errors import CascadeError
-from lit_cascade.files import find_bundled, safetensors_bytes
+from lit_cascade.files import find_bundled, load_tensors, safetensors_bytes
 from lit_cascade.preprocessing import Preprocessing
 
 __all__ = [
@@ -181,10 +180,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, framework="pt") as file:
                 header = dict(file.metadata() or {})
                 return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0]
-        raise CascadeError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
+        content = load_tensors(path)
+    except (SafetensorError, RuntimeError, OSError, CascadeError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
+        raise CascadeError(f"checkpoint {str(path)!r} cannot be read: {reason}.") from error
     weights = None
     if isinstance(content, Mapping):
         held = (content[key] for key in _HOLDERS if isinstance(content.get(key), Mapping))

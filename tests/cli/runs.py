@@ -25,17 +25,33 @@ def lit_cascade(*words, cwd, **environment):
     A process of its own takes seconds to import everything: it is for what is about processes.
     An environment variable of None is taken away.
     """
-    return _finished(["lit_cascade", *words], cwd, environment)
+    return finished(["lit_cascade", *words], cwd, environment)
 
 
-def together(count, *commands, cwd):
+def together(count, *commands, cwd, **environment):
     """Run commands one after the other, each by several processes, as `torchrun` would.
 
-    They get as many threads as this process has, and have imported everything together.
+    They get as many threads as this process has, and have imported everything together. `{rank}` in
+    a word is the number of the process. The last line of stdout is JSON: of each command the exit
+    codes of the processes, and the seconds until the last one was done.
     """
     words = [[str(word) for word in command] for command in commands]
-    threads = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT}
-    return _finished(["tests.cli.several", count, json.dumps(words)], cwd, threads)
+    given = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT} | environment
+    return finished(["tests.cli.several", count, json.dumps(words)], cwd, given)
+
+
+def torchrun(count, *words, cwd, **environment):
+    """Run a command as several processes that the real `torchrun` starts and watches over."""
+    start = ["torch.distributed.run", "--standalone", "--nproc_per_node", count]
+    devices = ["--trainer.strategy", "ddp", "--trainer.devices", count]
+    return finished([*start, "-m", "lit_cascade", *words, *devices], cwd, environment)
+
+
+def in_turn(*commands, cwd, **environment):
+    """Run commands one after the other in one process of its own."""
+    words = [[str(word) for word in command] for command in commands]
+    given = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT} | environment
+    return finished(["tests.cli.in_turn", json.dumps(words)], cwd, given)
 
 
 def within(*words, cwd):
@@ -65,7 +81,7 @@ def within(*words, cwd):
     return subprocess.CompletedProcess(list(words), code, out.getvalue(), err.getvalue())
 
 
-def _finished(words, cwd, environment):
+def finished(words, cwd, environment):
     """A Python module run to its end.
 
     One that does not end is stopped with all that it started, and each process says where it was.
