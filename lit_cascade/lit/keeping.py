@@ -126,7 +126,7 @@ class Keeping(Checkpoint):
         if trainer.is_global_zero:
             self._unfinished.begin(self._plan)
         try:
-            trainer.save_checkpoint(written, weights_only=False)
+            trainer.save_checkpoint(written)
             if trainer.is_global_zero:
                 with written.open("rb+") as file:
                     os.fsync(file.fileno())

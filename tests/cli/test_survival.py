@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lit_cascade.lit.answers import PARTS
-from tests.cli.runs import ROOT, _finished, done, together, within
+from tests.cli.runs import ROOT, finished, done, together, within
 from tests.cli.signalled import Ended, Ending
 
 N = 60
@@ -60,8 +60,9 @@ SIGNALS = {
 }
 MOMENTS = {
     "joined": ("lit_cascade.cli.output.Output.write", 1),
-    "told": ("lit_cascade.lit.predicting.discard", 1),
-    "cleared": ("lit_cascade.lit.answers.shutil.rmtree", 2),  # the first finds nothing to clear
+    # the first of either finds nothing to clear
+    "told": ("lit_cascade.unfinished.Unfinished.remove", 2),
+    "cleared": ("lit_cascade.unfinished.shutil.rmtree", 2),
     "other": ("lit_cascade.cli.output.Output.write", 1),
 }
 
@@ -86,7 +87,7 @@ def ended(tmp_path_factory):
     for out, (at, count) in MOMENTS.items():
         wanted[out] = Ending(predicting(words, out, "csv"), at=at, count=count)
     told = json.dumps([asdict(one) for one in wanted.values()])
-    run = done(_finished(["tests.cli.signalled", told], folder, {"PYTHONPATH": ROOT}))
+    run = done(finished(["tests.cli.signalled", told], folder, {"PYTHONPATH": ROOT}))
     found = [Ended(**one) for one in json.loads(run.stdout)]
     return folder, words, dict(zip(wanted, found, strict=True))
 
