@@ -40,13 +40,6 @@ def together(count, *commands, cwd, **environment):
     return finished(["tests.cli.several", count, json.dumps(words)], cwd, given)
 
 
-def torchrun(count, *words, cwd, **environment):
-    """Run a command as several processes that the real `torchrun` starts and watches over."""
-    start = ["torch.distributed.run", "--standalone", "--nproc_per_node", count]
-    devices = ["--trainer.strategy", "ddp", "--trainer.devices", count]
-    return finished([*start, "-m", "lit_cascade", *words, *devices], cwd, environment)
-
-
 def in_turn(*commands, cwd, **environment):
     """Run commands one after the other in one process of its own."""
     words = [[str(word) for word in command] for command in commands]
