@@ -127,7 +127,7 @@ class Cascade(nn.Module):
         batch_size(inputs)  # refuses what is no batch
         found = self.step(0, inputs)
         out, rows = found.output, None
-        for k in range(1, len(self.stages)):
+        for k in range(1, self._policy.stages):
             undecided = _undecided(found.deferred)
             if undecided is not None:
                 if len(undecided) == 0:
@@ -156,19 +156,22 @@ class Cascade(nn.Module):
         Raises:
             CascadeError: as for `forward`.
         """
+        policy = self._policy
         logits = self.run_stage(k, inputs).float()
         if before is not None and logits.shape[1] != before.output.logits.shape[1]:
             raise CascadeError(
                 f"stage {self.names[k]!r} has {logits.shape[1]} classes, stage "
                 f"{self.names[k - 1]!r} has {before.output.logits.shape[1]}."
             )
-        score, answer = self.policy.score_and_answer(k, logits)
+        score, answer = policy.score_and_answer(k, logits)
         stage = torch.full_like(answer, k)
         found = CascadeOutput(logits, answer, stage, score, chosen=stage)
-        if k == len(self.stages) - 1:
+        if k == policy.stages - 1:
             deferred = torch.zeros_like(answer, dtype=torch.bool)
         else:
-            deferred = ~answers_here(score, self.policy.thresholds[k], self.policy.floors[k])
+            deferred = ~answers_here(score, policy.thresholds[k], policy.floors[k])
+        if policy.combine == "later":
+            return Step(found, deferred)
         return self._combined(k, Step(found, deferred), before)
 
     def probability(self, output: CascadeOutput) -> Tensor:
@@ -191,11 +194,9 @@ class Cascade(nn.Module):
         return forward_logits(self.stages[k], inputs, self.names[k])
 
     def _combined(self, k: int, found: Step, before: Step | None) -> Step:
-        """What the cascade says after stage k, as `core.combination` has it."""
-        combine, output = self.policy.combine, found.output
-        if combine == "later":
-            return found
-        if combine == "average":
+        """What the cascade says after stage k where the later answer does not count alone."""
+        output = found.output
+        if self.policy.combine == "average":
             total = self.policy.probabilities(k, output.logits)
             if before is None or before.memory is None:
                 return found._replace(memory=total)
@@ -218,7 +219,7 @@ class Cascade(nn.Module):
 
 def _undecided(deferred: Tensor) -> Tensor | None:
     """Numbers of the deferred samples; None where that is all of them."""
-    if len(deferred) == 1 and deferred:  # a single sample is in a hurry
+    if deferred.shape[0] == 1 and deferred:  # a single sample is in a hurry
         return None
     rows = deferred.nonzero().squeeze(1)
     return None if len(rows) == len(deferred) else rows
