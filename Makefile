@@ -47,6 +47,8 @@ bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.search
 	$(BIN)/python -m tests.benchmarks.record
+	$(BIN)/python -m tests.benchmarks.speed --samples 512 --repeats 3
+	$(BIN)/python -m tests.benchmarks.overhead
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist

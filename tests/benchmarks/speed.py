@@ -76,7 +76,8 @@ def main() -> None:
     own = f"The cascade itself, one sample, CPU: {answers * 1e6:.0f} us where the first stage "
     own += f"answers, {defers * 1e6:.0f} us where it defers."
     where = torch.cuda.get_device_name() if device.type == "cuda" else machine()
-    title = f"{where}, {args.dtype}, batches of {args.batch_size}, images of {args.image}"
+    on = where if isinstance(where, str) else f"{where['processor']}, {where['threads']} threads"
+    title = f"{on}, {args.dtype}, batches of {args.batch_size}, images of {args.image}"
     print_speed(
         [
             pace_table(title, list(names), speeds),

@@ -23,6 +23,16 @@ class KilledError(Exception):
     """As if the process ended here."""
 
 
+class Bomb:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return self.mark.touch, ()
+
+
 class Killer(Callback):
     """Ends a training at the n-th call of a hook."""
 
@@ -140,6 +150,11 @@ def test_another_training_is_not_gone_on_with(tmp_path):
     (folder / "last.ckpt").write_bytes(b"nothing")
     with pytest.raises(UsageError, match=r"last\.ckpt' is damaged"):
         train(folder)
+    mark = tmp_path / "ran"
+    torch.save(Bomb(mark), folder / "last.ckpt")
+    with pytest.raises(UsageError, match=r"last\.ckpt' is damaged"):
+        train(folder)
+    assert not mark.exists()
     (folder / "plan.json").write_text("[")
     with pytest.raises(UsageError, match=r"plan\.json' is damaged"):
         train(folder)

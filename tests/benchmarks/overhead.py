@@ -1,0 +1,56 @@
+"""What the cascade itself spends on one sample on the CPU, by score and combination.
+
+python -m tests.benchmarks.overhead [--classes 1000] [--repeats 7] [--out FILE]
+
+Its stages take no time, so that all there is to time is the cascade. Each figure is the median of
+2,000 calls; of the repeats, the median and the range are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import median
+
+from lit_cascade import Policy
+from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.scores import SCORES
+from lit_cascade.report.console import new_table, results_console
+from lit_cascade.timing import own_overhead
+from tests.benchmarks.sweep import machine
+
+
+def shown(seconds: list[float]) -> str:
+    """Microseconds: median, and range."""
+    least, most = min(seconds), max(seconds)
+    return f"{median(seconds) * 1e6:.0f} us ({least * 1e6:.0f} to {most * 1e6:.0f})"
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    rows = []
+    for combine in COMBINATIONS:
+        for score in SCORES:
+            policy = Policy((0.0,), score, combine=combine)
+            tries = [own_overhead(policy, args.classes) for _ in range(args.repeats)]
+            answers, defers = (list(column) for column in zip(*tries, strict=True))
+            rows.append({"score": score, "combine": combine, "answers": answers, "defers": defers})
+    where = machine()
+    title = f"One sample of {args.classes} classes, {where['processor']}, {where['cores']} cores"
+    table = new_table(title, "score", "combine", "first stage answers", "it defers")
+    for row in rows:
+        table.add_row(row["score"], row["combine"], shown(row["answers"]), shown(row["defers"]))
+    results_console().print(table)
+    if args.out:
+        found = {"machine": where, "classes": args.classes, "seconds": rows}
+        Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
