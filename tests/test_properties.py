@@ -1,6 +1,7 @@
 """What holds for any records, policies and streams."""
 
 import math
+import os
 from dataclasses import replace
 
 import torch
@@ -26,7 +27,7 @@ from tests.test_streaming import Table
 # few numbers, so that ties are many
 NUMBERS = st.sampled_from([0.0, 0.5, 1.0, -1.0, 3.0, -7.5, 1e4, -1e4])
 settings.register_profile(
-    "suite", deadline=None, max_examples=60, derandomize=True,
+    "suite", deadline=None, max_examples=int(os.environ.get("EXAMPLES", "60")), derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 settings.load_profile("suite")

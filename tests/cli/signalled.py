@@ -57,6 +57,8 @@ class Ended:
 
 def _work(ending: Ending, out: str, err: str) -> None:
     os.setsid()
+    # a shell that started the tests in the background has had it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for path, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.environ |= ending.environment
