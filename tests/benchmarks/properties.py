@@ -13,10 +13,10 @@ import json
 import os
 import time
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from hypothesis import __version__ as hypothesis_version
 
 from lit_cascade.report.console import new_table, results_console
 from tests.benchmarks.sweep import machine
@@ -69,7 +69,7 @@ def main() -> None:
     results_console().print(table)
     if args.out:
         found = {
-            "machine": machine() | {"hypothesis": hypothesis_version},
+            "machine": machine() | {"hypothesis": version("hypothesis")},
             "seconds": round(seconds),
             "properties": [
                 {"test": name, "examples": plugin.tried[name], "held": held}
