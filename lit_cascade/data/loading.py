@@ -8,8 +8,10 @@ read, keeps its place in its batch for the same reason; it is marked as nobody's
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+from types import TracebackType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -170,9 +172,18 @@ def leave_interrupts() -> None:
     """In a worker: leave an interrupt to the main process, which then ends its workers.
 
     A terminal interrupts all of them at once, and each would say so, or look like one that died.
+    Nor is it news to a worker that the main process has stopped to listen.
     """
     if get_worker_info() is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.excepthook = _unless_unheard  # which a thread that hands samples over calls, too
+
+
+def _unless_unheard(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _positions(loader: DataLoader[Any], n: int) -> list[int]:

@@ -18,6 +18,13 @@ from tests.cli.signalled import Ended, Ending
 
 N = 60
 
+# torch tells of a dead worker by a signal handler, in the middle of whatever runs: a file that is
+# just being opened then is closed by nobody
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*unclosed.*:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 
 def config(folder, net="tests.toys.Net", **data):
     """Write the config of a small cascade and its data, and return the words that name it."""
@@ -72,7 +79,7 @@ def ended(tmp_path_factory):
     """Real processes, each brought to its end: the folder, the config, and what came of each."""
     folder = tmp_path_factory.mktemp("ended")
     words = config(folder)
-    slow = {"SLOW": "0.02"}
+    slow = {"SLOW": "0.05"}
     wanted = {
         out: Ending(
             [*predicting(words, out), "--data.init_args.num_workers", workers],
@@ -98,7 +105,10 @@ def test_a_signal_ends_a_run_in_one_line_and_it_goes_on(ended, out):
     stopped = SIGNALS[out][1] == signal.SIGTERM
     assert found[out].code == (143 if stopped else 130), found[out]
     how = "stopped by SIGTERM" if stopped else "interrupted"
-    assert found[out].err == f"lit-cascade predict: {how}\n"
+    *before, last = found[out].err.splitlines()
+    assert last == f"lit-cascade predict: {how}"
+    assert not [line for line in before if "lit-cascade" in line]
+    assert not before or SIGNALS[out][0] != "0"  # what torch says of workers, at times
     assert not found[out].left
     assert found[out].seconds < 20
     kept = len(list((folder / out / PARTS).glob("*.parquet")))
@@ -118,7 +128,7 @@ def test_a_signal_ends_a_recording_in_one_line_and_it_goes_on(ended):
     assert found["recorded"].code == 130, found["recorded"]
     *before, last = found["recorded"].err.splitlines()
     assert last == "lit-cascade record: interrupted"
-    assert set(before) <= {"Recording into recorded", "[1/2] small", "[2/2] large"}
+    assert before[:2] == ["Recording into recorded", "[1/2] small"]
     assert not found["recorded"].left
     assert set(files(folder / "recorded")) == {"small.safetensors"}
     run = done(within("record", *words, "--out", "recorded", cwd=folder))
