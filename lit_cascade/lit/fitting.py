@@ -116,7 +116,7 @@ class FittingTrainer(ReadingTrainer):
         """Start all processes, so that they can be told something before they train."""
         if self.world_size == 1:
             return
-        with isolate_rng():
+        with isolate_rng(), self.attached(Callback()):
             nothing = TensorDataset(torch.zeros(self.world_size))
             self.validate(_Idle(), DataLoader(nothing), verbose=False)
 
