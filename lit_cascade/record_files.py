@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lit_cascade.columns import per_sample
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.files import safetensors_pieces
 from lit_cascade.samples import ids_from_tensors, ids_to_tensors
+from lit_cascade.tensors import safetensors_pieces
 
 if TYPE_CHECKING:
     from lit_cascade.records import Record

@@ -57,7 +57,7 @@ def test_no_module_that_runs_what_it_reads_is_imported():
             else:
                 continue
             found |= {(str(path), name): node.lineno for name in names}
-    assert ("lit_cascade/files.py", "pickle") in found  # for its exception alone
+    assert ("lit_cascade/tensors.py", "pickle") in found  # for its exception alone
     for (path, name), line in found.items():
         assert name.split(".")[0] not in FORBIDDEN, f"{path}:{line}"
         # by their plain names, so that the calls below can be told
@@ -99,7 +99,7 @@ def test_whatever_loads_is_told_to_run_nothing():
         assert given.get("allow_pickle", "False") == "False", where
         assert given.get("trust_remote_code", "False") == "False", where
         assert given.get("shell", "False") == "False", where
-    assert loads["torch"] >= 2
+    assert loads["torch"] == 1  # one place for all
     assert loads["np"] >= 2
 
 

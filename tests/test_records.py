@@ -11,9 +11,9 @@ from safetensors.torch import load, load_file, save, save_file
 
 from lit_cascade import curve_of_records
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.files import safetensors_bytes
 from lit_cascade.record_files import FORMAT
 from lit_cascade.records import Record, check_alike
+from lit_cascade.tensors import safetensors_bytes
 
 
 def record(n=6, name="net", **changes):

@@ -182,6 +182,14 @@ class Counted(Net):
         Counted.alive -= 1
 
 
+class StopsAfterTwoEpochs(Callback):
+    """Interrupts when the third epoch of a training begins."""
+
+    def on_train_epoch_start(self, trainer, *_):
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+
 class EndsAfterTwoEpochs(Callback):
     """Ends the process without a word when the third epoch of a training begins."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_cascade.arrays.frames import read_frame
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.files import load_tensors
+from lit_cascade.tensors import load_tensors
 
 __all__ = ["Column", "read_column", "read_matrix", "read_names"]
 

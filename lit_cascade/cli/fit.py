@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ def _run(command: str) -> None:
 def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
     from lit_cascade.cli.output import Output, folder_of
     from lit_cascade.files import main_process, sweep
+    from lit_cascade.lit.resume import without_workers
     from lit_cascade.models.stage import checkpoint_bytes
     from lit_cascade.report.tables import print_card
     from lit_cascade.unfinished import Unfinished
@@ -50,14 +52,21 @@ def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
         sweep(folder, files)
         if options.overwrite:
             unfinished.remove()
+        if options.out is None:
+            sys.stderr.write(
+                f"Training is kept in {folder}: with --out {folder} it goes on there.\n"
+            )
+    recipe = _recipe(cli)
+    # fewer workers are what helps where one was killed
+    plan = recipe | {"data": without_workers(recipe["data"])} if "data" in recipe else recipe
     trained = cli.trainer.train(
-        model, datamodule, options.patience, options.stop_on, unfinished.folder, _recipe(cli)
+        model, datamodule, options.patience, options.stop_on, unfinished.folder, plan
     )
     cli.trainer.limit_val_batches = 1.0
     card = _card(cli, model, datamodule, trained, command)
     if card is None:
         return
-    print_card(card, trained.epochs, trained.resumed)
+    print_card(card, trained.resumed)
     classes = card.classes or model.class_names
     output.add(files[0], checkpoint_bytes(model.network, name, classes))
     output.add(files[1], card.as_markdown())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,9 @@ def _predict(
         sweep(output.folder, names)
         if options.overwrite:
             unfinished(output.folder).remove()
+        if options.out is None:
+            where = output.folder
+            sys.stderr.write(f"Answers are kept in {where}: with --out {where} it goes on there.\n")
 
     def finish(done: Answers) -> None:
         notes = fitting_notes(done.fitting)

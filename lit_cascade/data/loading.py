@@ -7,11 +7,7 @@ read, keeps its place in its batch for the same reason; it is marked as nobody's
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence, Sized
-from types import TracebackType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -24,20 +20,14 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
-    get_worker_info,
 )
 
 from lit_cascade.data.samples import collate_views, is_left_out, prepare, remarks_on
+from lit_cascade.data.workers import leave_interrupts
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.preprocessing import Preprocessing
 
-__all__ = [
-    "DealtBatches",
-    "DeferredLoader",
-    "EvaluationBatch",
-    "evaluation_loader",
-    "leave_interrupts",
-]
+__all__ = ["DealtBatches", "DeferredLoader", "EvaluationBatch", "evaluation_loader"]
 
 
 class EvaluationBatch(NamedTuple):
@@ -166,24 +156,6 @@ class _Collate:
             tuple(loaded.remarks),
             tuple(loaded.left_out),
         )
-
-
-def leave_interrupts() -> None:
-    """In a worker: leave an interrupt to the main process, which then ends its workers.
-
-    A terminal interrupts all of them at once, and each would say so, or look like one that died.
-    Nor is it news to a worker that the main process has stopped to listen.
-    """
-    if get_worker_info() is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.excepthook = _unless_unheard  # which a thread that hands samples over calls, too
-
-
-def _unless_unheard(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    if not issubclass(kind, (ConnectionError, EOFError)):
-        sys.__excepthook__(kind, error, trace)
 
 
 def _positions(loader: DataLoader[Any], n: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -21,6 +20,7 @@ from lit_cascade.lit.failures import explained
 from lit_cascade.lit.keeping import BestWeights, Keeping
 from lit_cascade.lit.reading import ReadingTrainer
 from lit_cascade.lit.results import Best, Training
+from lit_cascade.tensors import load_tensors
 from lit_cascade.unfinished import Unfinished
 
 __all__ = ["FittingTrainer"]
@@ -161,9 +161,8 @@ def _epochs_in(path: Path) -> int:
         UsageError: it is none.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"]
-        return int(found) + 1
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError) as error:
+        return int(load_tensors(path)["epoch"]) + 1
+    except (CascadeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(
             f"--out: {str(path)!r} is damaged; remove {str(path.parent)!r} to start anew."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Mapping
@@ -46,6 +47,7 @@ class BestWeights(Callback):
         if trainer.sanity_checking:
             return
         score = float(trainer.callback_metrics[self._score])
+        score = -math.inf if math.isnan(score) else score  # any other is better
         if self.best is not None and not score > self.best:
             return
         self.best, self.epoch = score, trainer.current_epoch + 1

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lit_cascade.class_lists import class_list, columns_of
 from lit_cascade.errors import CascadeError
-from lit_cascade.files import find_bundled, load_tensors, safetensors_bytes
+from lit_cascade.files import find_bundled
 from lit_cascade.preprocessing import Preprocessing
+from lit_cascade.tensors import load_tensors, safetensors_bytes
 
 __all__ = [
     "CHECKPOINT_FORMAT",

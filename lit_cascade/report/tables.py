@@ -103,7 +103,7 @@ def print_execution(
         console.print(note, soft_wrap=True)
 
 
-def print_card(card: Card, epochs: int, resumed: int = 0) -> None:
+def print_card(card: Card, resumed: int = 0) -> None:
     """Print how good a trained stage is, and how many of its epochs an earlier run had trained."""
     console = results_console()
     table = new_table(f"{card.name}, trained on {card.data}", *card.columns)
@@ -115,7 +115,7 @@ def print_card(card: Card, epochs: int, resumed: int = 0) -> None:
     if card.best is not None:
         console.print(card.weights, soft_wrap=True)
     if resumed:
-        console.print(f"An earlier run had trained {resumed} of the {epochs} epochs.")
+        console.print(f"An earlier run had trained {resumed} of the {card.epochs} epochs.")
 
 
 def print_written(paths: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from unittest import mock
@@ -100,6 +101,25 @@ def finished(words, cwd, environment):
         stdout, stderr = run.communicate()
         raise AssertionError(f"no end after {_PATIENCE} s.\n{stdout}{stderr}") from None
     return subprocess.CompletedProcess(run.args, run.returncode, stdout, stderr)
+
+
+def killed_once(there, *words, cwd):
+    """Run a command in a process of its own, and kill it as soon as `there()` is true."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lit_cascade", *words],
+        cwd=cwd,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + _PATIENCE
+        while not there() and time.monotonic() < deadline:
+            assert process.poll() is None, "it was done before it could be killed"
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
 
 def done(run):

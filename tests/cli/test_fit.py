@@ -1,13 +1,9 @@
 """Trainings that are interrupted, as a user sees it."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
+import yaml
 
 from lit_cascade.unfinished import Unfinished
-from tests.cli.runs import done, together, within
+from tests.cli.runs import done, killed_once, together, within
 
 WORDS = ("fit", "--config", "digits_small.yaml", "--trainer.max_epochs", "12")
 
@@ -15,22 +11,8 @@ WORDS = ("fit", "--config", "digits_small.yaml", "--trainer.max_epochs", "12")
 def test_fit_is_killed_and_goes_on(tmp_path):
     """What is finished is kept, and the whole is as if nothing had happened."""
     done(within(*WORDS, "--out", "whole", cwd=tmp_path))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lit_cascade", *WORDS, "--out", "killed"],
-        cwd=tmp_path,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    kept = tmp_path / "killed" / "small.training"
-    try:
-        deadline = time.monotonic() + 200
-        while not (kept / "last.ckpt").exists() and time.monotonic() < deadline:
-            assert process.poll() is None, "it was done before it could be killed"
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kept = tmp_path / "killed" / "small.training" / "last.ckpt"
+    killed_once(kept.exists, *WORDS, "--out", "killed", cwd=tmp_path)
     assert not (tmp_path / "killed" / "small.safetensors").exists()
     other = within(*WORDS[:-1], "9", "--out", "killed", cwd=tmp_path)
     assert other.returncode == 2
@@ -84,3 +66,23 @@ def test_two_processes_go_on_as_two(tmp_path, monkeypatch):
     assert "An earlier run had trained 2 of the 4 epochs." in run.stdout
     one, two = (tmp_path / out / "small.safetensors" for out in ("whole", "part"))
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_fewer_workers_go_on_with_a_training_and_its_folder_is_told(tmp_path):
+    """Of a training without augmentation they change nothing."""
+    points = {"class_path": "tests.toys.Points"}
+    data = {"train": points, "calibration": points, "batch_size": 8, "num_workers": 1}
+    config = {
+        "model": {"network": {"class_path": "tests.toys.Net"}, "name": "toy"},
+        "data": {"class_path": "lit_cascade.data.Datasets", "init_args": data},
+        "trainer": {"max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False},
+    }
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    words = ("fit", "--config", "fit.yaml")
+    stops = ("--trainer.callbacks+", "tests.toys.StopsAfterTwoEpochs")
+    run = within(*words, *stops, cwd=tmp_path)
+    assert run.returncode == 130
+    assert "Training is kept in runs/fit-1: with --out runs/fit-1 it goes on there." in run.stderr
+    fewer = ("--data.init_args.num_workers", "0", "--out", "runs/fit-1")
+    run = done(within(*words, *fewer, cwd=tmp_path))
+    assert "An earlier run had trained 2 of the 3 epochs." in run.stdout

@@ -2,16 +2,11 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from lit_cascade.lit.answers import PARTS
-from tests.cli.runs import done, together, within
+from tests.cli.runs import done, killed_once, together, within
 
 PAIR = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")
 
@@ -41,22 +36,12 @@ def test_predict_is_killed_and_goes_on(tmp_path):
     """At whatever moment: what is finished is kept, and the whole is as if nothing had happened."""
     words = ["predict", *PAIR, "--data.init_args.batch_size", "2", "--gather", "2"]
     done(within(*words, "--out", "whole", cwd=tmp_path))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lit_cascade", *words, "--out", "killed"],
-        cwd=tmp_path,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     parts = tmp_path / "killed" / PARTS
-    try:
-        deadline = time.monotonic() + 200
-        while len(list(parts.glob("*.parquet"))) < 5 and time.monotonic() < deadline:
-            assert process.poll() is None, "it was done before it could be killed"
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+
+    def there():
+        return len(list(parts.glob("*.parquet"))) >= 5
+
+    killed_once(there, *words, "--out", "killed", cwd=tmp_path)
     kept = len(list(parts.glob("*.parquet")))
     assert 5 <= kept < 113
     assert not (tmp_path / "killed" / "predictions.parquet").exists()

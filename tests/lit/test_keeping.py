@@ -1,5 +1,7 @@
+import math
 import random
 from functools import cache
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 from lit_cascade import CascadeTrainer, LitClassifier, UsageError
 from lit_cascade.data import Datasets
 from lit_cascade.errors import CascadeError
+from lit_cascade.lit.keeping import BestWeights
 from lit_cascade.unfinished import Unfinished
 from tests.toys import Net, Points
 
@@ -134,6 +137,14 @@ def test_keeping_changes_nothing(tmp_path):
     plain, kept = uninterrupted(patience=2), train(tmp_path / "kept", patience=2)
     assert plain[0] == kept[0]
     same(plain[1], kept[1])
+
+
+def test_a_score_that_is_no_number_is_worse_than_any():
+    best, trainer = BestWeights("s"), MagicMock(sanity_checking=False, current_epoch=0)
+    for score in (math.nan, 0.3, math.nan, 0.2):
+        trainer.callback_metrics = {"s": score}
+        best.on_validation_end(trainer, None)
+    assert best.best == 0.3
 
 
 def test_another_training_is_not_gone_on_with(tmp_path):
