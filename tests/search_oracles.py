@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 
 from lit_cascade.core.scores import answers_of, probabilities_of, score_and_answer
-from lit_cascade.core.zoo import Zoo
+from lit_cascade.core.search.zoo import Zoo
 
 INF = math.inf
 

@@ -9,18 +9,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_cascade.cascade import Cascade
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
-from lit_cascade.core.policy import Policy
+from lit_cascade.core.curve import sweep
+from lit_cascade.core.policy import Policy, policy_of
 from lit_cascade.core.scores import SCORES
-from lit_cascade.core.sweep import sweep
 from lit_cascade.errors import CascadeError
+from lit_cascade.live.cascade import Cascade
+from lit_cascade.live.stream import Stream
 from lit_cascade.options import PolicyOptions
-from lit_cascade.policies import policy_of
-from lit_cascade.records import Record
-from lit_cascade.samples import Samples
-from lit_cascade.streaming import Stream
+from lit_cascade.records.record import Record
+from lit_cascade.records.samples import Samples
 from tests.oracles import combined_answer, softmax, stage_of
 from tests.test_streaming import Table
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from lit_cascade.core.zoo import Zoo
+from lit_cascade.core.search.zoo import Zoo
 
 
 def synthetic_zoo(models: int, samples: int, seed: int = 0) -> Zoo:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from lit_cascade import __version__
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.files import main_process
+from lit_cascade.utilities.files import main_process
 
 __all__ = ["COMMANDS", "main"]
 

@@ -29,16 +29,16 @@ def _benchmark(cli: Any, model: Any, datamodule: Any) -> None:
 
     from lit_cascade.cli.output import Output
     from lit_cascade.errors import UsageError
-    from lit_cascade.lit.measuring import SpeedPlan
-    from lit_cascade.provenance import run_info
-    from lit_cascade.report.speed import (
+    from lit_cascade.lit import SpeedPlan
+    from lit_cascade.report import (
         benchmark_notes,
+        draw_speed,
         latency_table,
         pace_table,
         print_speed,
         speed_summary,
     )
-    from lit_cascade.report.speed_plot import draw_speed
+    from lit_cascade.utilities.versions import run_info
 
     trainer, options = cli.trainer, cli.options
     deferring = len(model.names) - 1

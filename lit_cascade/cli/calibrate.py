@@ -9,10 +9,10 @@ from lit_cascade.cli.choosing_options import CalibrateOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
-    from lit_cascade.calibrations import StageCalibration
+    from lit_cascade.analysis import StageCalibration
     from lit_cascade.cli.output import Output
     from lit_cascade.records import Record
-    from lit_cascade.report.calibration_summary import Calibrated
+    from lit_cascade.report import Calibrated
 
 __all__ = ["main"]
 
@@ -32,7 +32,7 @@ def _output(options: CalibrateOptions) -> Output:
 
 
 def _run_records(options: CalibrateOptions) -> None:
-    from lit_cascade.calibrations import Plan, calibrate_record
+    from lit_cascade.analysis import Plan, calibrate_record
     from lit_cascade.errors import check_name
     from lit_cascade.records import Record, check_alike
 
@@ -59,7 +59,7 @@ def _run_models() -> None:
 
 def _calibrate(cli: Any, model: Any, datamodule: Any) -> None:
     """Record the calibration split, then fit to the records."""
-    from lit_cascade.cli.evidence import not_reported
+    from lit_cascade.analysis import not_reported
 
     options: CalibrateOptions = cli.options
     output = _output(options)
@@ -84,19 +84,18 @@ def report(
     output: Output,
 ) -> None:
     """Print what the calibration does and whether it helps, and write it as an overlay."""
-    from lit_cascade.calibrated import compare_cascades
-    from lit_cascade.calibrations import Plan
+    from lit_cascade.analysis import Plan, compare_cascades
     from lit_cascade.cli.learn import with_learned_score
-    from lit_cascade.cli.pricing import at_cost
-    from lit_cascade.policies import rule_of
-    from lit_cascade.report.calibration import print_calibration
-    from lit_cascade.report.calibration_plot import draw_calibration
-    from lit_cascade.report.calibration_summary import (
+    from lit_cascade.core import rule_of
+    from lit_cascade.records import at_cost
+    from lit_cascade.report import (
         Calibrated,
         calibration_summary,
+        data_notes,
+        draw_calibration,
+        print_calibration,
         recommendation,
     )
-    from lit_cascade.report.notes import data_notes
 
     records, options = at_cost(records, options)
     data, names = records[0].data, [record.name for record in records]
@@ -133,8 +132,8 @@ def report(
 
 def _overlay(found: Calibrated, options: CalibrateOptions) -> dict[str, Any]:
     """The calibration as options of a policy, with what it was fitted on."""
-    from lit_cascade.cli.evidence import fitted_on
-    from lit_cascade.report.calibration_summary import fit_summary, verdict_summary
+    from lit_cascade.analysis import fitted_on
+    from lit_cascade.report import fit_summary, verdict_summary
 
     given, scalings = options.policy, {k: stage.scaling for k, stage in found.fitted.items()}
     names = [record.name for record in found.records]

@@ -49,16 +49,18 @@ def _policy(path: str) -> PolicyOptions:
 
 
 def _run(options: CheckOptions) -> None:
-    from lit_cascade.analysis import without_logits
-    from lit_cascade.checking import check_promise, promise_in
-    from lit_cascade.cli.evidence import check_overlap
+    from lit_cascade.analysis import (
+        behaviour_of,
+        check_overlap,
+        check_promise,
+        promise_in,
+        without_logits,
+    )
     from lit_cascade.cli.output import Output
+    from lit_cascade.core import rule_of
     from lit_cascade.errors import CascadeError, UsageError
-    from lit_cascade.policies import rule_of
     from lit_cascade.records import Record, check_alike
-    from lit_cascade.report.checking import check_summary, print_check, verdict_line
-    from lit_cascade.report.notes import data_notes
-    from lit_cascade.selecting import behaviour_of
+    from lit_cascade.report import check_summary, data_notes, print_check, verdict_line
 
     if options.confidence is not None and not 0.5 <= options.confidence < 1:
         raise UsageError(
@@ -115,7 +117,7 @@ def _priced(records: Sequence[Record], cost: str | None, unit: str) -> list[Reco
         UsageError: another unit is given, or nothing says what a record costs in this one.
     """
     from lit_cascade.errors import UsageError
-    from lit_cascade.prices import priced, prices_from
+    from lit_cascade.records import priced, prices_from
 
     given = unit if cost is None else cost.partition("=")[0]
     if given != unit:

@@ -20,14 +20,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(options: CompareScoresOptions) -> None:
-    from lit_cascade.analysis import cost_notes
+    from lit_cascade.analysis import compare_scores, cost_notes
     from lit_cascade.cli.output import Output
-    from lit_cascade.comparing import compare_scores
     from lit_cascade.errors import UsageError
     from lit_cascade.records import Record
-    from lit_cascade.report.notes import data_notes
-    from lit_cascade.report.scores import print_scores, scores_csv, scores_summary
-    from lit_cascade.report.scores_plot import draw_scores
+    from lit_cascade.report import data_notes, draw_scores, print_scores, scores_csv, scores_summary
 
     if not options.records:
         raise UsageError("--records: expected two record files, of a small model and a large one.")
@@ -59,7 +56,7 @@ def _overlap(
     Raises:
         CascadeError: there are some, unless allowed.
     """
-    from lit_cascade.cli.evidence import check_overlap, fitted_on
+    from lit_cascade.analysis import check_overlap, fitted_on
     from lit_cascade.options import PolicyOptions
 
     if not fit_on:

@@ -12,8 +12,8 @@ from lit_cascade.cli.options import FitOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
-    from lit_cascade.lit.results import Training
-    from lit_cascade.report.card import Card
+    from lit_cascade.lit import Training
+    from lit_cascade.report import Card
 
 __all__ = ["main"]
 
@@ -36,11 +36,11 @@ def _run(command: str) -> None:
 
 def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
     from lit_cascade.cli.output import Output, folder_of
-    from lit_cascade.files import main_process, sweep
-    from lit_cascade.lit.resume import without_workers
-    from lit_cascade.models.stage import checkpoint_bytes
-    from lit_cascade.report.tables import print_card
-    from lit_cascade.unfinished import Unfinished
+    from lit_cascade.lit import without_workers
+    from lit_cascade.models import checkpoint_bytes
+    from lit_cascade.report import print_card
+    from lit_cascade.utilities.files import main_process, sweep
+    from lit_cascade.utilities.resume import Unfinished
 
     name, options = model.name, cli.options
     files = [f"{name}.safetensors", f"{name}.md"]
@@ -76,10 +76,10 @@ def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
 
 def _card(cli: Any, model: Any, datamodule: Any, trained: Training, command: str) -> Card | None:
     """Judge what was trained; None on the processes that do not write."""
-    from lit_cascade.cost import count_parameters
-    from lit_cascade.data.splits import has_split
-    from lit_cascade.provenance import library_versions
-    from lit_cascade.report.card import Card
+    from lit_cascade.data import has_split
+    from lit_cascade.live import count_parameters
+    from lit_cascade.report import Card
+    from lit_cascade.utilities.versions import library_versions
 
     held_out = [s for s in ("calibration", "validation", "test") if has_split(datamodule, s)]
     splits, metrics = {}, {}

@@ -22,8 +22,8 @@ def main(argv: Sequence[str]) -> None:
 def _run(options: ImportOptions) -> None:
     from lit_cascade.cli.output import Output
     from lit_cascade.errors import check_file_name
-    from lit_cascade.report.recording import print_records
-    from lit_cascade.written import Written
+    from lit_cascade.records import Written
+    from lit_cascade.report import print_records
 
     kind = _kind(options)
     check_file_name(options.name, "--name")
@@ -61,9 +61,13 @@ def _kind(options: ImportOptions) -> str:
 def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
     import torch
 
-    from lit_cascade.arrays.columns import classes_from, labels_from
-    from lit_cascade.arrays.logits import logits_from, probabilities_from
-    from lit_cascade.written import stored_as
+    from lit_cascade.records import stored_as
+    from lit_cascade.records.arrays import (
+        classes_from,
+        labels_from,
+        logits_from,
+        probabilities_from,
+    )
 
     if kind == "logits":
         logits, names, notes = logits_from(options.logits or "")
@@ -88,7 +92,7 @@ def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
 
 
 def _of_scores(options: ImportOptions) -> tuple[Record, list[str]]:
-    from lit_cascade.arrays.columns import classes_from, correct_from, labels_from, score_from
+    from lit_cascade.records.arrays import classes_from, correct_from, labels_from, score_from
 
     score = score_from(options.score or "")
     n = len(score)
@@ -101,9 +105,9 @@ def _of_scores(options: ImportOptions) -> tuple[Record, list[str]]:
 
 
 def _record(options: ImportOptions, n: int, kind: str, **arrays: Any) -> Record:
-    from lit_cascade.arrays.columns import costs_from, ids_from
-    from lit_cascade.provenance import run_info
     from lit_cascade.records import Record
+    from lit_cascade.records.arrays import costs_from, ids_from
+    from lit_cascade.utilities.versions import run_info
 
     told = {"name": options.data, "split": options.split, "source": options.source}
     return Record.from_arrays(

@@ -50,11 +50,9 @@ def with_learned_score(
     Raises:
         CascadeError: a record without logits, or too little to learn from.
     """
-    from lit_cascade.cli.evidence import fitted_on
-    from lit_cascade.heads import fit_heads
-    from lit_cascade.policies import rule_of
-    from lit_cascade.report.learned import print_heads
-    from lit_cascade.report.scores import head_summary
+    from lit_cascade.analysis import fit_heads, fitted_on
+    from lit_cascade.core import rule_of
+    from lit_cascade.report import head_summary, print_heads
 
     evidence = dict(overlay["evidence"])
     if not learn:

@@ -19,9 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cascade.cli.parsing import options_from
 from lit_cascade.cli.processes import end_with_starter
-from lit_cascade.lit.failures import explained
-from lit_cascade.lit.recording import Configs
-from lit_cascade.lit.trainer import CascadeTrainer
+from lit_cascade.lit import CascadeTrainer, Configs, explained
 
 __all__ = ["CascadeCLI", "run_command"]
 

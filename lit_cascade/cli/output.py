@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from lit_cascade.core.sweep import Curve
-from lit_cascade.files import main_process, prepare_folder, unused_folder, write_together
-from lit_cascade.report.tables import print_written
+from lit_cascade.core import Curve
+from lit_cascade.report import print_written
+from lit_cascade.utilities.files import main_process, prepare_folder, unused_folder, write_together
 
 __all__ = ["Output", "curve_csv", "folder_of"]
 

@@ -17,8 +17,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_cascade.cli.processes import alone
 from lit_cascade.errors import UsageError, check_name
-from lit_cascade.files import find_bundled
 from lit_cascade.options import PolicyOptions
+from lit_cascade.utilities.files import find_bundled
 
 __all__ = ["accuracy_range", "dispatch", "options_from"]
 

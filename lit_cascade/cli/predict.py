@@ -31,12 +31,11 @@ def _predict(
     trainer: Any, model: Any, datamodule: Any, options: PredictOptions, configs: Any
 ) -> None:
     from lit_cascade.cli.output import Output, folder_of
-    from lit_cascade.data.splits import has_split
-    from lit_cascade.files import main_process, sweep
-    from lit_cascade.lit.answers import Answers, unfinished
-    from lit_cascade.provenance import run_info
-    from lit_cascade.report.notes import fitting_notes
-    from lit_cascade.report.tables import print_answers
+    from lit_cascade.data import has_split
+    from lit_cascade.lit import Answers, unfinished
+    from lit_cascade.report import fitting_notes, print_answers
+    from lit_cascade.utilities.files import main_process, sweep
+    from lit_cascade.utilities.versions import run_info
 
     split = options.split
     if split is None:

@@ -11,7 +11,7 @@ from lit_cascade.cli.options import RecordOptions
 from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
-    from lit_cascade.written import Written
+    from lit_cascade.records import Written
 
 __all__ = ["main"]
 
@@ -33,7 +33,7 @@ def _record(cli: Any, zoo: Any, datamodule: Any) -> None:
     """Run the models one after the other and write their records."""
     from lit_cascade.cli.output import folder_of
     from lit_cascade.errors import CascadeError
-    from lit_cascade.report.recording import print_records
+    from lit_cascade.report import print_records
 
     options: RecordOptions = cli.options
     folder = folder_of("record", options.out)
@@ -66,7 +66,7 @@ def _record(cli: Any, zoo: Any, datamodule: Any) -> None:
 
 
 def _notes(written: Sequence[Written], total: int, folder: Path) -> list[str]:
-    from lit_cascade.report.notes import data_notes, fitting_notes, model_notes
+    from lit_cascade.report import data_notes, fitting_notes, model_notes
 
     notes = data_notes(written[0].data)
     notes += model_notes([(one.name, one.model, one.classes) for one in written])

@@ -10,8 +10,7 @@ from lit_cascade.cli.options import ScreenOptions
 from lit_cascade.cli.parsing import accuracy_range, dispatch
 
 if TYPE_CHECKING:
-    from lit_cascade.published import Published
-    from lit_cascade.screening import Criteria, Screen
+    from lit_cascade.analysis import Criteria, Published, Screen
 
 __all__ = ["main"]
 
@@ -25,10 +24,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(options: ScreenOptions) -> None:
+    from lit_cascade.analysis import published_models, screen
     from lit_cascade.cli.output import Output
-    from lit_cascade.published import published_models
-    from lit_cascade.report.screen import draw_screen, print_screen, screen_csv, screen_summary
-    from lit_cascade.screening import screen
+    from lit_cascade.report import draw_screen, print_screen, screen_csv, screen_summary
 
     criteria = _criteria(options)
     tables = _tables(options)
@@ -55,7 +53,7 @@ def _run(options: ScreenOptions) -> None:
 
 
 def _criteria(options: ScreenOptions) -> Criteria:
-    from lit_cascade.screening import Criteria
+    from lit_cascade.analysis import Criteria
 
     low, high = 0.0, 1.0
     if options.accuracy is not None:
@@ -102,8 +100,8 @@ def _notes(
     options: ScreenOptions, published: Published, criteria: Criteria, found: Screen
 ) -> list[str]:
     """What the reader must know of where the list comes from and what is not on it."""
-    from lit_cascade.published import largest_sizes
-    from lit_cascade.report.text import percent
+    from lit_cascade.analysis import largest_sizes
+    from lit_cascade.report import percent
 
     rows = len(published.models) + published.without_cost
     notes = [

@@ -12,9 +12,8 @@ from lit_cascade.cli.choosing_options import SearchOptions
 from lit_cascade.cli.parsing import accuracy_range, dispatch
 
 if TYPE_CHECKING:
-    from lit_cascade.core.frontier import Front
-    from lit_cascade.core.pairs import Progress
-    from lit_cascade.frontiers import Frontier, Pick
+    from lit_cascade.analysis import Frontier, Pick
+    from lit_cascade.core.search import Front, Progress
 
 __all__ = ["main"]
 
@@ -28,20 +27,18 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(options: SearchOptions) -> None:
+    from lit_cascade.analysis import Rule, frontier_of, protocol_of, published_front
     from lit_cascade.cli.output import Output
     from lit_cascade.core.search import SearchSettings
-    from lit_cascade.frontiers import frontier_of
-    from lit_cascade.prices import prices_from
-    from lit_cascade.protocol import Rule, protocol_of
-    from lit_cascade.published import published_front
-    from lit_cascade.report.frontier import (
+    from lit_cascade.records import prices_from
+    from lit_cascade.report import (
         contest_summary,
+        draw_frontier,
         frontier_csv,
         frontier_summary,
         print_comparison,
         print_frontier,
     )
-    from lit_cascade.report.frontier_plot import draw_frontier
 
     _check(options)
     unit, prices = prices_from(options.cost)
@@ -113,7 +110,7 @@ def _check(options: SearchOptions) -> None:
 
 def _bands(given: list[str] | None) -> Any:
     """What makes bands of a front of single models."""
-    from lit_cascade.core.frontier import Band, default_bands
+    from lit_cascade.core.search import Band, default_bands
 
     if not given:
         return default_bands
@@ -144,7 +141,7 @@ def _progress() -> Iterator[Progress]:
 def _compare(found: Frontier, bands: Any) -> list[Any]:
     from functools import partial
 
-    from lit_cascade.contests import contest_of, variants
+    from lit_cascade.analysis import contest_of, variants
     from lit_cascade.core.search import search
     from lit_cascade.errors import CascadeError
 
@@ -212,7 +209,7 @@ def _stage_configs(found: Frontier, pick: Pick) -> dict[str, Any] | None:
 
 def _config(found: Frontier, pick: Pick) -> dict[str, Any]:
     """A config that `validate` runs, and `test` too if the records say how the models are made."""
-    from lit_cascade.cli.evidence import fitted_on
+    from lit_cascade.analysis import fitted_on
     from lit_cascade.records import Record
 
     protocol, point = found.protocol, pick.point

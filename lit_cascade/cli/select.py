@@ -10,7 +10,7 @@ from lit_cascade.cli.parsing import dispatch
 
 if TYPE_CHECKING:
     from lit_cascade.cli.output import Output
-    from lit_cascade.core.promise import Promise
+    from lit_cascade.core.guarantee import Promise
     from lit_cascade.records import Record
 
 __all__ = ["main"]
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _promise(options: SelectOptions) -> Promise:
-    from lit_cascade.core.promise import Promise
+    from lit_cascade.core.guarantee import Promise
     from lit_cascade.errors import UsageError
 
     given = {name: getattr(options, name) for name in _TARGETS}
@@ -69,7 +69,7 @@ def _run_models() -> None:
 
 def _select(cli: Any, model: Any, datamodule: Any) -> None:
     """Record the calibration split, then choose on the records."""
-    from lit_cascade.cli.evidence import not_reported
+    from lit_cascade.analysis import not_reported
 
     options: SelectOptions = cli.options
     promise, output = _promise(options), _output(options)
@@ -87,22 +87,25 @@ def report(
     Raises:
         CascadeError: no policy that is worth having qualifies.
     """
-    from lit_cascade.analysis import cost_notes, without_logits
-    from lit_cascade.cli.evidence import unused_rows
-    from lit_cascade.cli.pricing import at_cost
+    from lit_cascade.analysis import (
+        behaviour_of,
+        cost_notes,
+        select_thresholds,
+        unused_rows,
+        without_logits,
+    )
+    from lit_cascade.core import rule_of
     from lit_cascade.errors import CascadeError
-    from lit_cascade.policies import rule_of
-    from lit_cascade.records import check_alike
-    from lit_cascade.report.notes import data_notes
-    from lit_cascade.report.selection import (
+    from lit_cascade.records import at_cost, check_alike
+    from lit_cascade.report import (
         Subject,
+        data_notes,
+        draw_selection,
         none_qualifies,
         policy_line,
         print_selection,
         selection_summary,
     )
-    from lit_cascade.report.selection_plot import draw_selection
-    from lit_cascade.selecting import behaviour_of, select_thresholds
 
     prices = f" --cost {options.cost}" if "=" in options.cost else ""
     records, options = at_cost(records, options)
@@ -151,10 +154,8 @@ def _evidence(
     from dataclasses import asdict
     from math import isnan
 
-    from lit_cascade.cli.evidence import fitted_on
-    from lit_cascade.drift import references
-    from lit_cascade.report.selection import typed_thresholds
-    from lit_cascade.report.text import json_number
+    from lit_cascade.analysis import fitted_on, references
+    from lit_cascade.report import json_number, typed_thresholds
 
     names, given = [record.name for record in records], options.policy
     thresholds = dict(zip(names, typed_thresholds(found.chosen), strict=False))

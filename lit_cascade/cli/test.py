@@ -25,16 +25,11 @@ def _run_models() -> None:
 
 def _test(cli: Any, model: Any, datamodule: Any) -> None:
     """Run the cascade on a split and report what it did."""
-    from lit_cascade.analysis import official_metric
-    from lit_cascade.cli.evidence import check_overlap
+    from lit_cascade.analysis import check_overlap, official_metric, outcome
     from lit_cascade.cli.output import Output
-    from lit_cascade.core.labels import is_right
-    from lit_cascade.core.metrics import measure
-    from lit_cascade.outcomes import outcome
-    from lit_cascade.provenance import library_versions
-    from lit_cascade.report.notes import data_notes, fitting_notes
-    from lit_cascade.report.summary import outcome_summary
-    from lit_cascade.report.tables import print_execution
+    from lit_cascade.core import is_right, measure
+    from lit_cascade.report import data_notes, fitting_notes, outcome_summary, print_execution
+    from lit_cascade.utilities.versions import library_versions
 
     options: TestOptions = cli.options
     output = Output("test", options.out, ["test.json"], overwrite=options.overwrite)

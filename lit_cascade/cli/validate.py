@@ -51,9 +51,8 @@ def _run_models() -> None:
 
 def _validate(cli: Any, model: Any, datamodule: Any) -> None:
     """Record the split, then judge the records."""
-    from lit_cascade.analysis import official_metric
-    from lit_cascade.cli.evidence import check_overlap
-    from lit_cascade.core.scores import score_named
+    from lit_cascade.analysis import check_overlap, official_metric
+    from lit_cascade.core import score_named
     from lit_cascade.lit import ThresholdMetrics
 
     options: ValidateOptions = cli.options
@@ -74,15 +73,17 @@ def _validate(cli: Any, model: Any, datamodule: Any) -> None:
 
 def report(records: Sequence[Record], options: ValidateOptions, output: Output) -> None:
     """Judge records, print, and write what was found."""
-    from lit_cascade.analysis import cost_notes
-    from lit_cascade.cli.evidence import check_overlap
+    from lit_cascade.analysis import check_overlap, cost_notes
     from lit_cascade.cli.output import curve_csv
-    from lit_cascade.cli.pricing import at_cost
-    from lit_cascade.records import check_alike
-    from lit_cascade.report.notes import data_notes, model_notes
-    from lit_cascade.report.plots import draw_curve
-    from lit_cascade.report.summary import Validation, validation_summary
-    from lit_cascade.report.validation import print_validation
+    from lit_cascade.records import at_cost, check_alike
+    from lit_cascade.report import (
+        Validation,
+        data_notes,
+        draw_curve,
+        model_notes,
+        print_validation,
+        validation_summary,
+    )
 
     records, options = at_cost(records, options)
     check_alike(records)

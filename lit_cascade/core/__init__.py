@@ -1,1 +1,137 @@
-"""Pure mathematics of a cascade: torch and the standard library only."""
+"""The mathematics of a cascade: scores, the contract, curves, metrics and calibration."""
+
+from lit_cascade.core.calibration import (
+    BINS,
+    Diagram,
+    Fitness,
+    fit_temperature,
+    fitness_of,
+)
+from lit_cascade.core.combination import (
+    answers_after,
+    check_combination,
+    prefer_later,
+)
+from lit_cascade.core.contract import (
+    above_floor,
+    answers_here,
+    replay,
+    route,
+    say,
+)
+from lit_cascade.core.curve import (
+    Curve,
+    OperatingPoint,
+    cheapest,
+    operating_points,
+    oracle_deferral,
+    random_deferral,
+    sweep,
+)
+from lit_cascade.core.deferral_head import (
+    FEATURES,
+    DeferralHead,
+    features_of,
+)
+from lit_cascade.core.metrics import (
+    METRICS,
+    Answers,
+    Counts,
+    check_countable,
+    check_metric,
+    count,
+    is_among_best,
+    is_right,
+    likeliest_labels,
+    measure,
+)
+from lit_cascade.core.paired import (
+    Difference,
+    Played,
+    paired_difference,
+    ranked_within,
+)
+from lit_cascade.core.policy import (
+    Policy,
+    always_defer,
+    policy_of,
+    rule_of,
+)
+from lit_cascade.core.quality import (
+    Quality,
+    aurc,
+    deferral_curve,
+    deferral_quality,
+    oracle_curve,
+    quality_of,
+)
+from lit_cascade.core.scores import (
+    LEARNED,
+    RECORDED,
+    SCORES,
+    answers_of,
+    probabilities_of,
+    score_named,
+)
+from lit_cascade.core.vector import (
+    VectorScaling,
+    fit_vector_scaling,
+)
+
+__all__ = [
+    "BINS",
+    "FEATURES",
+    "LEARNED",
+    "METRICS",
+    "RECORDED",
+    "SCORES",
+    "Answers",
+    "Counts",
+    "Curve",
+    "DeferralHead",
+    "Diagram",
+    "Difference",
+    "Fitness",
+    "OperatingPoint",
+    "Played",
+    "Policy",
+    "Quality",
+    "VectorScaling",
+    "above_floor",
+    "always_defer",
+    "answers_after",
+    "answers_here",
+    "answers_of",
+    "aurc",
+    "cheapest",
+    "check_combination",
+    "check_countable",
+    "check_metric",
+    "count",
+    "deferral_curve",
+    "deferral_quality",
+    "features_of",
+    "fit_temperature",
+    "fit_vector_scaling",
+    "fitness_of",
+    "is_among_best",
+    "is_right",
+    "likeliest_labels",
+    "measure",
+    "operating_points",
+    "oracle_curve",
+    "oracle_deferral",
+    "paired_difference",
+    "policy_of",
+    "prefer_later",
+    "probabilities_of",
+    "quality_of",
+    "random_deferral",
+    "ranked_within",
+    "replay",
+    "route",
+    "rule_of",
+    "say",
+    "score_named",
+    "sweep",
+]

@@ -1,18 +1,21 @@
 """What decides who answers: the numbers of a cascade, checked, and what they make of logits.
 
 Who answers then is the contract, `core.contract`.
+
+The policy that a user's options describe, for stages of given names.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from lit_cascade.core.combination import check_combination
-from lit_cascade.core.learned import DeferralHead
+from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.scores import (
     LEARNED,
     RECORDED,
@@ -23,8 +26,9 @@ from lit_cascade.core.scores import (
 )
 from lit_cascade.core.vector import VectorScaling
 from lit_cascade.errors import UsageError
+from lit_cascade.options import PolicyOptions
 
-__all__ = ["Policy", "always_defer"]
+__all__ = ["Policy", "always_defer", "policy_of", "rule_of"]
 
 
 @dataclass(frozen=True)
@@ -162,3 +166,56 @@ def always_defer(stages: int, **parts: Any) -> Policy:
         (inf, inf)
     """
     return Policy((math.inf,) * (stages - 1), **parts)
+
+
+def rule_of(options: PolicyOptions, names: Sequence[str], *, recorded: bool = False) -> Policy:
+    """The policy that options describe for stages of these names, but that it defers everything.
+
+    Args:
+        options: what the user gave; thresholds are not read.
+        names: of the stages.
+        recorded: whether scores are those that the records hold, of whatever range.
+
+    Raises:
+        UsageError: an unknown stage, a wrong length, a number out of range, or a learned score
+            without heads or of records without logits.
+    """
+    if recorded and options.score == LEARNED.name:
+        raise UsageError(
+            "policy.score: learned reads logits, and these records hold scores of their own."
+        )
+    heads = zip(names, options.heads_of(names), strict=False)
+    return always_defer(
+        len(names),
+        score=RECORDED.name if recorded else options.score,
+        temperatures=options.temperatures_of(names),
+        combine=options.combine,
+        floors=options.floors_of(names),
+        heads=tuple(
+            DeferralHead.from_numbers(numbers, f"policy.heads.{name}") for name, numbers in heads
+        ),
+        vectors=tuple(parts and VectorScaling(**parts) for parts in options.vectors_of(names)),
+    )
+
+
+def policy_of(
+    options: PolicyOptions, names: Sequence[str], *, recorded: bool = False
+) -> Policy | None:
+    """The policy that options describe for stages of these names; None without thresholds.
+
+    Args:
+        options: what the user gave.
+        names: of the stages.
+        recorded: whether thresholds are of scores that the records hold, of whatever range.
+
+    Raises:
+        UsageError: an unknown stage, a wrong length, or a number out of range.
+
+    Example:
+        >>> policy_of(PolicyOptions(thresholds={"small": 0.9}), ["small", "large"])
+        Policy(thresholds=(0.9,), score='max_softmax', temperatures=(1.0, 1.0), ...)
+    """
+    thresholds = options.thresholds_of(names)
+    if thresholds is None:
+        return None
+    return replace(rule_of(options, names, recorded=recorded), thresholds=thresholds)

@@ -98,7 +98,7 @@ def _no_head(shifted: Tensor, answers: Tensor) -> Tensor:
 
 LEARNED = Score("learned", -1.0, 0.0, _no_head)
 """The probability, negative, that the last stage is right where this one is wrong, as a
-`lit_cascade.core.learned.DeferralHead` sees it."""
+`lit_cascade.core.deferral_head.DeferralHead` sees it."""
 
 _OF_ELSEWHERE = {score.name: score for score in (RECORDED, LEARNED)}
 

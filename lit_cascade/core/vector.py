@@ -12,12 +12,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from lit_cascade.core.calibration import (
-    HIGHEST,
-    LOWEST,
-    fit_temperature,
-    negative_log_likelihood,
-)
+from lit_cascade.core.calibration import HIGHEST, LOWEST, fit_temperature, negative_log_likelihood
 from lit_cascade.errors import CascadeError, UsageError, check_labels, check_logits
 
 __all__ = ["VectorFit", "VectorScaling", "fit_vector_scaling"]

@@ -6,7 +6,7 @@ import hashlib
 
 from torch import Tensor
 
-from lit_cascade.samples import Ids
+from lit_cascade.records import Ids
 
 __all__ = ["drawn"]
 

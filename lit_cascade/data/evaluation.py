@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lit_cascade.data.loading import DealtBatches, DeferredLoader, evaluation_loader
 from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, describe, split_loader
-from lit_cascade.preprocessing import Preprocessing
+from lit_cascade.live import Preprocessing
 
 __all__ = ["EvaluationData"]
 

@@ -16,7 +16,7 @@ from lit_cascade.data.label_sets import LabelSets
 from lit_cascade.data.rows import RowImages
 from lit_cascade.data.samples import RawSample
 from lit_cascade.errors import UsageError
-from lit_cascade.samples import Ids
+from lit_cascade.records import Ids
 
 __all__ = ["ImageSet", "Unknown", "Unreadable"]
 

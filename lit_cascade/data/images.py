@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from lit_cascade.class_lists import class_list
 from lit_cascade.data.drawing import drawn
 from lit_cascade.data.folders import FolderImages, holds_class_folders
 from lit_cascade.data.image_set import ImageSet, Unknown, Unreadable
@@ -19,6 +18,7 @@ from lit_cascade.data.label_sets import LabelSets
 from lit_cascade.data.rows import RowImages
 from lit_cascade.data.tables import load_table
 from lit_cascade.errors import UsageError, check_name
+from lit_cascade.utilities.class_names import class_list
 
 __all__ = ["ImageData", "workers_for"]
 

@@ -25,7 +25,7 @@ from torch.utils.data import (
 from lit_cascade.data.samples import collate_views, is_left_out, prepare, remarks_on
 from lit_cascade.data.workers import leave_interrupts
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.preprocessing import Preprocessing
+from lit_cascade.live import Preprocessing
 
 __all__ = ["DealtBatches", "DeferredLoader", "EvaluationBatch", "evaluation_loader"]
 

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import default_collate
 
-from lit_cascade.batch import RAW, Views
 from lit_cascade.errors import CascadeError
-from lit_cascade.preprocessing import Preprocessing, Remarked
+from lit_cascade.live import RAW, Preprocessing, Remarked, Views
 
 __all__ = ["RawSample", "collate_views", "is_left_out", "prepare", "remarks_on"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lit_cascade.errors import UsageError, check_name
-from lit_cascade.samples import Ids, as_ids
+from lit_cascade.records import Ids, as_ids
 
 __all__ = [
     "SETUP_STAGES",

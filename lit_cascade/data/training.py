@@ -10,13 +10,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
-from lit_cascade.batch import split_labels
 from lit_cascade.data.loading import EvaluationBatch, evaluation_loader
 from lit_cascade.data.samples import collate_views, is_left_out, prepare
 from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, check_split, describe, split_loader
 from lit_cascade.data.workers import leave_interrupts
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.preprocessing import Preprocessing
+from lit_cascade.live import Preprocessing, split_labels
 
 __all__ = ["TrainingBatch", "TrainingData"]
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.files import open_atomically, write_atomically
 from lit_cascade.lit.parts import fewest
-from lit_cascade.samples import Ids
-from lit_cascade.unfinished import Unfinished
+from lit_cascade.records import Ids
+from lit_cascade.utilities.files import open_atomically, write_atomically
+from lit_cascade.utilities.resume import Unfinished
 
 __all__ = ["PARTS", "AnswerFiles", "Answers", "unfinished"]
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_cascade.data.loading import EvaluationBatch
+from lit_cascade.data import EvaluationBatch
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.parts import fewest
 from lit_cascade.lit.spool import Columns, Spool

@@ -9,20 +9,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_cascade.batch import Inputs, view_of
-from lit_cascade.cascade import Cascade, CascadeOutput
-from lit_cascade.core.policy import Policy
-from lit_cascade.core.vector import VectorScaling
-from lit_cascade.data.evaluation import EvaluationData
+from lit_cascade.core import Policy, VectorScaling, policy_of, rule_of
+from lit_cascade.data import EvaluationData
 from lit_cascade.errors import UsageError, check_file_name, check_name
 from lit_cascade.lit.metrics import CascadeMetrics
 from lit_cascade.lit.parts import FittingParts
 from lit_cascade.lit.running import Running, Views, check_finite, views_of
 from lit_cascade.lit.stages import StagesModule, describe, inputs_and_rows
-from lit_cascade.models.stage import BuiltStage, Stage
+from lit_cascade.live import Cascade, CascadeOutput, Inputs, Preprocessing, view_of
+from lit_cascade.models import BuiltStage, Stage
 from lit_cascade.options import PolicyOptions
-from lit_cascade.policies import policy_of, rule_of
-from lit_cascade.preprocessing import Preprocessing
 
 __all__ = ["LitCascade"]
 

@@ -11,20 +11,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lit_cascade.batch import forward_logits, split_labels
-from lit_cascade.class_lists import columns_of
-from lit_cascade.core.scores import answers_of
-from lit_cascade.cost import FlopMeter
-from lit_cascade.data.loading import EvaluationBatch
-from lit_cascade.data.splits import SplitInfo
-from lit_cascade.data.training import TrainingBatch
+from lit_cascade.core import answers_of
+from lit_cascade.data import EvaluationBatch, SplitInfo, TrainingBatch
 from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_labels, check_name
 from lit_cascade.lit.losses import distillation_loss, gatekeeper_loss
 from lit_cascade.lit.schedules import SCHEDULES, Schedule, scheduled
 from lit_cascade.lit.score import Score
 from lit_cascade.lit.teacher import Teacher, lesson
-from lit_cascade.models.stage import load_weights
-from lit_cascade.preprocessing import Preprocessing
+from lit_cascade.live import FlopMeter, Preprocessing, forward_logits, split_labels
+from lit_cascade.models import load_weights
+from lit_cascade.utilities.class_names import columns_of
 
 __all__ = ["LitClassifier"]
 

@@ -12,16 +12,15 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_cascade.data.splits import check_split, has_split
-from lit_cascade.data.training import TrainingData
+from lit_cascade.data import TrainingData, check_split, has_split
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.keeping import BestWeights, Keeping
 from lit_cascade.lit.reading import ReadingTrainer
 from lit_cascade.lit.results import Best, Training
-from lit_cascade.tensors import load_tensors
-from lit_cascade.unfinished import Unfinished
+from lit_cascade.utilities.resume import Unfinished
+from lit_cascade.utilities.tensors import load_tensors
 
 __all__ = ["FittingTrainer"]
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.unfinished import Unfinished
+from lit_cascade.utilities.resume import Unfinished
 
 __all__ = ["BestWeights", "Keeping"]
 

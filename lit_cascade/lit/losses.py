@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from lit_cascade.core.scores import answers_of
+from lit_cascade.core import answers_of
 
 __all__ = ["distillation_loss", "gatekeeper_loss"]
 

@@ -10,14 +10,24 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 
-from lit_cascade.batch import Inputs, batch_size, map_tensors
-from lit_cascade.core.scores import answers_of
-from lit_cascade.data.evaluation import EvaluationData
+from lit_cascade.core import answers_of
+from lit_cascade.data import EvaluationData
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.running import Running, views_of
 from lit_cascade.lit.stages import distinct, inputs_and_rows
-from lit_cascade.speed import Latency, Speed
-from lit_cascade.timing import at_policy, latencies, pace, shares, thresholds_at, throughput
+from lit_cascade.live import (
+    Inputs,
+    Latency,
+    Speed,
+    at_policy,
+    batch_size,
+    latencies,
+    map_tensors,
+    pace,
+    shares,
+    thresholds_at,
+    throughput,
+)
 
 if TYPE_CHECKING:
     from lit_cascade.lit.cascade import LitCascade

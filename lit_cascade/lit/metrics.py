@@ -8,12 +8,19 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_cascade.core.contract import route, say
-from lit_cascade.core.labels import is_right
-from lit_cascade.core.learned import DeferralHead
-from lit_cascade.core.metrics import METRICS, Counts, check_countable, check_metric, count
-from lit_cascade.core.policy import Policy
-from lit_cascade.core.vector import VectorScaling
+from lit_cascade.core import (
+    METRICS,
+    Counts,
+    DeferralHead,
+    Policy,
+    VectorScaling,
+    check_countable,
+    check_metric,
+    count,
+    is_right,
+    route,
+    say,
+)
 from lit_cascade.errors import CascadeError
 
 __all__ = ["CascadeMetrics"]

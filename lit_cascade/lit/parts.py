@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda
 from torch import Tensor, nn
 
-from lit_cascade.batch import Inputs, batch_size, forward_logits, map_tensors
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.failures import first_line, is_out_of_memory
+from lit_cascade.live import Inputs, batch_size, forward_logits, map_tensors
 
 __all__ = ["FittingParts", "fewest"]
 

@@ -19,12 +19,12 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor
 
-from lit_cascade.data.evaluation import EvaluationData
+from lit_cascade.data import EvaluationData
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.answers import AnswerFiles, Answers, unfinished
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.resume import without_workers
-from lit_cascade.samples import Ids
+from lit_cascade.records import Ids
 
 if TYPE_CHECKING:
     from lit_cascade.lit.cascade import LitCascade

@@ -14,15 +14,14 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from lit_cascade.data.evaluation import EvaluationData
-from lit_cascade.data.splits import SplitInfo
+from lit_cascade.data import EvaluationData, SplitInfo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.callbacks import Collector
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
-from lit_cascade.preprocessing import Preprocessing
-from lit_cascade.samples import Ids, Samples, whole_numbers
+from lit_cascade.live import Preprocessing
+from lit_cascade.records import Ids, Samples, whole_numbers
 
 __all__ = ["Check", "Found", "ReadingTrainer", "Sight"]
 

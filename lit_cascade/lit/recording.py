@@ -10,15 +10,14 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 from lightning.pytorch import LightningDataModule
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.files import main_process, prepare_folder, sweep
 from lit_cascade.lit.reading import Found, ReadingTrainer, Sight
 from lit_cascade.lit.resume import Expected, check_same
 from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.lit.zoo import LitZoo
-from lit_cascade.provenance import run_info
-from lit_cascade.records import Record
-from lit_cascade.written import Written
+from lit_cascade.records import Record, Written
+from lit_cascade.utilities.files import main_process, prepare_folder, sweep
+from lit_cascade.utilities.versions import run_info
 
 __all__ = ["Configs", "RecordDtype", "Recorded", "ZooRecording", "records_of"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_cascade.samples import Samples
+from lit_cascade.records import Samples
 
 __all__ = ["Best", "Evaluation", "Execution", "Training"]
 

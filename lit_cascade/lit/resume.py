@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.records import Record
-from lit_cascade.samples import Ids, Samples
+from lit_cascade.records import Ids, Record, Samples
 
 __all__ = ["Expected", "check_same", "without_workers"]
 

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_cascade.batch import RAW, Inputs, join
-from lit_cascade.data.evaluation import EvaluationData
-from lit_cascade.data.loading import DeferredLoader, EvaluationBatch
+from lit_cascade.data import DeferredLoader, EvaluationBatch, EvaluationData
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.stages import distinct, inputs_and_rows
-from lit_cascade.preprocessing import Preprocessing
-from lit_cascade.streaming import Stream
-from lit_cascade.windows import Answered
+from lit_cascade.live import RAW, Answered, Inputs, Preprocessing, Stream, join
 
 if TYPE_CHECKING:
     from lit_cascade.lit.cascade import LitCascade

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_cascade.core.metrics import METRICS, Counts, check_countable, count
+from lit_cascade.core import METRICS, Counts, check_countable, count
 
 __all__ = ["Score"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.written import check_fits
+from lit_cascade.records import check_fits
 
 __all__ = ["Columns", "Spool"]
 

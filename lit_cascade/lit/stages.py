@@ -9,13 +9,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from lit_cascade.batch import Inputs, split_labels
-from lit_cascade.cost import FlopMeter, count_parameters
-from lit_cascade.data.loading import EvaluationBatch
+from lit_cascade.data import EvaluationBatch
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.parts import FittingParts
-from lit_cascade.models.stage import BuiltStage, describe_network
-from lit_cascade.preprocessing import Preprocessing
+from lit_cascade.live import FlopMeter, Inputs, Preprocessing, count_parameters, split_labels
+from lit_cascade.models import BuiltStage, describe_network
 
 __all__ = ["StagesModule", "describe", "distinct", "inputs_and_rows"]
 

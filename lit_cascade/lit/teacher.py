@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_cascade.class_lists import columns_of
-from lit_cascade.data.splits import SplitInfo
+from lit_cascade.data import SplitInfo
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.records import Record
-from lit_cascade.samples import Ids
+from lit_cascade.records import Ids, Record
+from lit_cascade.utilities.class_names import columns_of
 
 __all__ = ["Teacher", "lesson"]
 

@@ -8,10 +8,17 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lit_cascade.calibrations import Method, Plan, StageCalibration, calibrate_record
-from lit_cascade.core.labels import is_right
-from lit_cascade.core.metrics import measure
-from lit_cascade.core.promise import Promise
+from lit_cascade.analysis import (
+    Method,
+    Plan,
+    Selection,
+    StageCalibration,
+    behaviour_of,
+    calibrate_record,
+    select_thresholds,
+)
+from lit_cascade.core import is_right, measure, rule_of
+from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import check_name
 from lit_cascade.lit.answers import Answers
 from lit_cascade.lit.cascade import LitCascade
@@ -25,10 +32,8 @@ from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecordi
 from lit_cascade.lit.results import Evaluation, Execution
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.lit.zoo import LitZoo
-from lit_cascade.policies import rule_of
+from lit_cascade.live import GATHER
 from lit_cascade.records import Record
-from lit_cascade.selecting import Selection, behaviour_of, select_thresholds
-from lit_cascade.streaming import GATHER
 
 __all__ = ["CascadeTrainer"]
 
@@ -132,7 +137,7 @@ class CascadeTrainer(FittingTrainer):
             stages: which; by default every one but the last.
             check: as for `record`.
             method: one temperature, a vector scaling, or none, which takes both away.
-            share: of the samples to fit on, as for `lit_cascade.calibrations.Plan.of`.
+            share: of the samples to fit on, as for `lit_cascade.analysis.calibration.Plan.of`.
             seed: of their drawing.
 
         Returns:

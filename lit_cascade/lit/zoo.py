@@ -12,8 +12,7 @@ import torch
 
 from lit_cascade.errors import UsageError, check_file_name, check_name
 from lit_cascade.lit.stages import StagesModule, describe
-from lit_cascade.models.stage import BuiltStage, Stage
-from lit_cascade.models.timm import Timm, timm_names
+from lit_cascade.models import BuiltStage, Stage, Timm, timm_names
 
 __all__ = ["LitZoo", "TimmModels"]
 

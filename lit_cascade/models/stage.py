@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lit_cascade.class_lists import class_list, columns_of
 from lit_cascade.errors import CascadeError
-from lit_cascade.files import find_bundled
-from lit_cascade.preprocessing import Preprocessing
-from lit_cascade.tensors import load_tensors, safetensors_bytes
+from lit_cascade.live import Preprocessing
+from lit_cascade.utilities.class_names import class_list, columns_of
+from lit_cascade.utilities.files import find_bundled
+from lit_cascade.utilities.tensors import load_tensors, safetensors_bytes
 
 __all__ = [
     "CHECKPOINT_FORMAT",

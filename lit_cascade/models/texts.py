@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.preprocessing import Remarked
+from lit_cascade.live import Remarked
 
 __all__ = ["TextPreprocessing"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_cascade.class_lists import class_list
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.models.images import ImagePreprocessing
+from lit_cascade.utilities.class_names import class_list
 
 __all__ = ["Timm", "timm_names"]
 

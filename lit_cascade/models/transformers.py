@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lit_cascade.class_lists import columns_of
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.models.pretrained import load_classifier, load_tokenizer, own_classes
 from lit_cascade.models.texts import TextPreprocessing
+from lit_cascade.utilities.class_names import columns_of
 
 __all__ = ["TextClassifier"]
 

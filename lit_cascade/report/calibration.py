@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from lit_cascade.calibrated import Comparison
-from lit_cascade.calibrations import StageCalibration
-from lit_cascade.reliability import BINS, Diagram, Fitness
+from lit_cascade.analysis import Comparison, StageCalibration
+from lit_cascade.core import BINS, Diagram, Fitness
 from lit_cascade.report.calibration_summary import Calibrated, recommendation, same_accuracy
 from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.text import percent, times

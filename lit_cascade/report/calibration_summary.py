@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lit_cascade.calibrated import Comparison
-from lit_cascade.calibrations import Method, Plan, StageCalibration
-from lit_cascade.core.selection import OperatingPoint, cheapest
-from lit_cascade.core.sweep import Curve
+from lit_cascade.analysis import Comparison, Method, Plan, StageCalibration
+from lit_cascade.core import Curve, Diagram, OperatingPoint, cheapest
 from lit_cascade.records import Record
-from lit_cascade.reliability import Diagram
 from lit_cascade.report.summary import provenance
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from lit_cascade.report.text import metric_figure, percent, quantity
-from lit_cascade.units import metric_label
+from lit_cascade.utilities.units import metric_label
 
 __all__ = ["Card"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lit_cascade.checking import Verdict
+from lit_cascade.analysis import Verdict
 from lit_cascade.report.console import new_table, results_console
 from lit_cascade.report.selection import promise_text
 from lit_cascade.report.text import percent, quantity

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_cascade.report.text import quantity
-from lit_cascade.units import unit_label
+from lit_cascade.utilities.units import unit_label
 
 __all__ = ["cost_cells", "cost_columns", "new_table", "results_console"]
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lit_cascade.contests import Contest, Reduction
-from lit_cascade.core.heldout import HeldOut
-from lit_cascade.frontiers import Frontier, Pick
+from lit_cascade.analysis import Contest, Frontier, Pick, Reduction
+from lit_cascade.core.search import HeldOut
 from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.text import json_number, percent, readable_threshold
-from lit_cascade.units import unit_label
+from lit_cascade.utilities.units import unit_label
 
 __all__ = [
     "contest_summary",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lit_cascade.core.frontier import Front
-from lit_cascade.frontiers import Frontier
+from lit_cascade.analysis import Frontier
+from lit_cascade.core.search import Front
 from lit_cascade.report.pictures import figure_of, png_of, quiet
-from lit_cascade.units import cost_axis
+from lit_cascade.utilities.units import cost_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 
-from lit_cascade.heads import FittedHead
+from lit_cascade.analysis import FittedHead
 from lit_cascade.report.console import new_table, results_console
 
 __all__ = ["print_heads"]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lit_cascade.analysis import judge
-from lit_cascade.core.sweep import Curve, oracle_deferral, random_deferral
+from lit_cascade.core import Curve, oracle_deferral, random_deferral
 from lit_cascade.report.pictures import figure_of, png_of, quiet
-from lit_cascade.units import cost_axis, metric_axis
+from lit_cascade.utilities.units import cost_axis, metric_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lit_cascade.records import Written
 from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.text import file_size, percent, quantity
-from lit_cascade.written import Written
 
 __all__ = ["print_records"]
 

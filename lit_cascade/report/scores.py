@@ -9,14 +9,12 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from lit_cascade.comparing import DRAWS
-from lit_cascade.heads import FittedHead
+from lit_cascade.analysis import DRAWS, Comparison, Figure, FittedHead, ScoreFigures
 from lit_cascade.records import Record
 from lit_cascade.report.console import new_table, results_console
 from lit_cascade.report.summary import provenance
 from lit_cascade.report.text import json_number, percent, times
-from lit_cascade.score_figures import Comparison, Figure, ScoreFigures
-from lit_cascade.units import unit_label
+from lit_cascade.utilities.units import unit_label
 
 __all__ = ["head_summary", "print_scores", "scores_csv", "scores_summary"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lit_cascade.core.quality import deferral_curve, oracle_curve
+from lit_cascade.analysis import Comparison
+from lit_cascade.core import deferral_curve, oracle_curve
 from lit_cascade.report.pictures import figure_of, png_of, quiet
-from lit_cascade.score_figures import Comparison
 
 __all__ = ["draw_scores"]
 

@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from lit_cascade.published import Published, PublishedModel
+from lit_cascade.analysis import (
+    Candidate,
+    Criteria,
+    Published,
+    PublishedModel,
+    Screen,
+    least_missed,
+)
 from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import json_number, percent, quantity
-from lit_cascade.screening import Candidate, Criteria, Screen, least_missed
-from lit_cascade.units import cost_axis
+from lit_cascade.utilities.units import cost_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

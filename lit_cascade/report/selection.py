@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from lit_cascade.core.promise import Promise
+from lit_cascade.analysis import Choice, Selection
+from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
 from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.summary import provenance
 from lit_cascade.report.text import json_number, percent, quantity, readable_threshold, times
-from lit_cascade.selecting import Choice, Selection
-from lit_cascade.units import unit_label
+from lit_cascade.utilities.units import unit_label
 
 __all__ = [
     "Subject",

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lit_cascade.analysis import Choice, Selection
 from lit_cascade.report.pictures import figure_of, png_of, quiet
 from lit_cascade.report.selection import Subject, promise_text
-from lit_cascade.selecting import Choice, Selection
-from lit_cascade.units import unit_label
+from lit_cascade.utilities.units import unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

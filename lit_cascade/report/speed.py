@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lit_cascade.live import Latency, Pace, Speed
 from lit_cascade.report.console import new_table, results_console
 from lit_cascade.report.text import percent
-from lit_cascade.speed import Latency, Pace, Speed
 
 if TYPE_CHECKING:
-    from lit_cascade.lit.measuring import Benchmark
+    from lit_cascade.lit import Benchmark
 
 __all__ = [
     "benchmark_notes",

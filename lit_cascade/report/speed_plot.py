@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lit_cascade.live import Speed
 from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.speed import Speed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

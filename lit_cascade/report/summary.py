@@ -6,14 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lit_cascade.analysis import curve_of_records, official_metric, without_logits
-from lit_cascade.core.policy import Policy
-from lit_cascade.core.scores import LEARNED
-from lit_cascade.core.selection import OperatingPoint, operating_points
-from lit_cascade.core.sweep import Curve
+from lit_cascade.analysis import (
+    Outcome,
+    curve_of_records,
+    official_metric,
+    replay_outcome,
+    without_logits,
+)
+from lit_cascade.core import (
+    LEARNED,
+    Curve,
+    OperatingPoint,
+    Policy,
+    operating_points,
+    policy_of,
+    rule_of,
+)
 from lit_cascade.options import PolicyOptions
-from lit_cascade.outcomes import Outcome, replay_outcome
-from lit_cascade.policies import policy_of, rule_of
 from lit_cascade.records import Record
 from lit_cascade.report.text import json_number
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_cascade.outcomes import Outcome
+from lit_cascade.analysis import Outcome
 from lit_cascade.report.card import Card
 from lit_cascade.report.console import new_table, results_console
 from lit_cascade.report.text import metric_figure, percent, quantity, times
-from lit_cascade.units import metric_label
+from lit_cascade.utilities.units import metric_label
 
 if TYPE_CHECKING:
-    from lit_cascade.lit.answers import Answers
+    from lit_cascade.lit import Answers
 
 __all__ = ["print_answers", "print_card", "print_execution", "print_written"]
 

@@ -7,19 +7,12 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from lit_cascade.core.selection import OperatingPoint, operating_points
-from lit_cascade.core.sweep import Curve
-from lit_cascade.outcomes import Outcome
+from lit_cascade.analysis import Outcome
+from lit_cascade.core import Curve, OperatingPoint, operating_points
 from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.summary import Validation
-from lit_cascade.report.text import (
-    metric_figure,
-    percent,
-    quantity,
-    readable_threshold,
-    times,
-)
-from lit_cascade.units import metric_label, unit_label
+from lit_cascade.report.text import metric_figure, percent, quantity, readable_threshold, times
+from lit_cascade.utilities.units import metric_label, unit_label
 
 __all__ = ["print_validation", "verdict"]
 

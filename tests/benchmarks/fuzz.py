@@ -28,7 +28,7 @@ import torch
 from safetensors import safe_open
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.records import Record
+from lit_cascade.records.record import Record
 
 _SLOW = 1.0
 FORMAT = "lit-cascade-record/1"

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_cascade import Policy, Record, curve_of_records, operating_points
-from lit_cascade.analysis import judge
+from lit_cascade.analysis.curve import judge
 from lit_cascade.core.contract import replay, route
 from lit_cascade.core.metrics import measure
 from tests.benchmarks.sweep import machine

@@ -25,12 +25,12 @@ from rich.table import Table
 from scipy.special import bdtr
 
 from lit_cascade import Record
-from lit_cascade.core.bounds import binomial_p_value, paired_p_value
-from lit_cascade.core.certifying import _leading
-from lit_cascade.core.paths import Behaviour, path_of, threshold_path
+from lit_cascade.analysis.selection import behaviour_of, select_thresholds
+from lit_cascade.core.guarantee.bounds import binomial_p_value, paired_p_value
+from lit_cascade.core.guarantee.candidates import Behaviour, path_of, threshold_path
+from lit_cascade.core.guarantee.certify import _leading
+from lit_cascade.core.guarantee.promise import Promise
 from lit_cascade.core.policy import always_defer
-from lit_cascade.core.promise import Promise
-from lit_cascade.selecting import behaviour_of, select_thresholds
 from tests.benchmarks.sweep import machine
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ from statistics import median
 from lit_cascade import Policy
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.scores import SCORES
+from lit_cascade.live.benchmark import own_overhead
 from lit_cascade.report.console import new_table, results_console
-from lit_cascade.timing import own_overhead
 from tests.benchmarks.sweep import machine
 
 

@@ -32,9 +32,9 @@ from rich.table import Table
 from timm.data import create_dataset, create_loader, resolve_data_config
 
 from lit_cascade import LitZoo
-from lit_cascade.batch import forward_logits
 from lit_cascade.data import EvaluationData, ImageData
 from lit_cascade.lit import TimmModels
+from lit_cascade.live.batch import forward_logits
 from lit_cascade.models import Timm
 from tests.benchmarks.sweep import machine, seconds
 from tests.images import image_folder

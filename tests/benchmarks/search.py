@@ -21,8 +21,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_cascade.core.frontier import average_compute_reduction, default_bands
-from lit_cascade.core.search import SearchSettings, search
+from lit_cascade.core.search.front import average_compute_reduction, default_bands
+from lit_cascade.core.search.search import SearchSettings, search
 from tests.benchmarks.sweep import machine
 from tests.zoos import synthetic_zoo
 

@@ -19,13 +19,12 @@ from rich.table import Table
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from lit_cascade import Record, Stage
-from lit_cascade.checking import check_promise
+from lit_cascade.analysis.check import check_promise, references
+from lit_cascade.analysis.selection import behaviour_of, select_thresholds
+from lit_cascade.core.guarantee.promise import Promise
 from lit_cascade.core.policy import always_defer
-from lit_cascade.core.promise import Promise
 from lit_cascade.data import CifarData
-from lit_cascade.drift import references
 from lit_cascade.models import ResNet
-from lit_cascade.selecting import behaviour_of, select_thresholds
 from tests.benchmarks.sweep import machine
 
 ROOT = Path(__file__).parents[2] / "checkpoints" / "cifar10"

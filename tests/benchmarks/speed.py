@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from lit_cascade import Cascade, Policy
+from lit_cascade.live.benchmark import latencies, own_overhead, thresholds_at, throughput
 from lit_cascade.report.speed import latency_table, pace_table, print_speed, speed_rows
-from lit_cascade.timing import latencies, own_overhead, thresholds_at, throughput
 from tests.benchmarks.sweep import machine
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)

@@ -36,7 +36,7 @@ from torch.nn import functional as F  # noqa: N812 - its name everywhere
 from torch.overrides import TorchFunctionMode
 
 from lit_cascade import count_flops
-from lit_cascade.cost import count_parameters, counting
+from lit_cascade.live.flops import count_parameters, counting
 from tests.benchmarks.sweep import machine
 
 # The image size says which row of the tables; most networks have several.

@@ -9,11 +9,11 @@ import torch
 import yaml
 
 from lit_cascade import Record, curve_of_records
+from lit_cascade.analysis.evidence import ids_from_text
 from lit_cascade.cli import main
-from lit_cascade.cli.evidence import ids_from_text
+from lit_cascade.core.calibration import fitness_of
+from lit_cascade.core.policy import rule_of
 from lit_cascade.options import PolicyOptions
-from lit_cascade.policies import rule_of
-from lit_cascade.reliability import fitness_of
 
 N = 1500
 

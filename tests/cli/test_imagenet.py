@@ -13,8 +13,8 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from lit_cascade import Record
-from lit_cascade.class_lists import class_list
 from lit_cascade.cli import main
+from lit_cascade.utilities.class_names import class_list
 from tests.images import image_folder
 
 ROOT = Path(__file__).parents[2]

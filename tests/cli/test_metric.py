@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record, curve_of_records, replay
+from lit_cascade.analysis.curve import replay_outcome
 from lit_cascade.cli import main
-from lit_cascade.core.selection import operating_points
-from lit_cascade.outcomes import replay_outcome
+from lit_cascade.core.curve import operating_points
 from tests.cli.runs import done, within
 from tests.oracles import metric_by_sklearn
 from tests.toys import Points

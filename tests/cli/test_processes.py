@@ -252,7 +252,7 @@ def test_speed_is_measured_by_one_process(tmp_path):
 
 
 def test_the_main_process_is_one_on_one_machine(monkeypatch):
-    from lit_cascade.files import main_process
+    from lit_cascade.utilities.files import main_process
 
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)

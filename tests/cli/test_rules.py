@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record
+from lit_cascade.analysis.curve import replay_outcome
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import above_floor
-from lit_cascade.outcomes import replay_outcome
 
 N = 60
 

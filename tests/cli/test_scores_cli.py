@@ -10,14 +10,14 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record
+from lit_cascade.analysis.curve import replay_outcome
+from lit_cascade.analysis.deferral_head import fit_head
 from lit_cascade.cli import main
 from lit_cascade.core.contract import answers_here, replay
-from lit_cascade.core.learned import DeferralHead
+from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.quality import aurc, deferral_quality
 from lit_cascade.core.scores import SCORES, score_and_answer
-from lit_cascade.heads import fit_head
 from lit_cascade.options import PolicyOptions
-from lit_cascade.outcomes import replay_outcome
 from lit_cascade.report.summary import Validation
 
 ALL = [*SCORES, "learned"]

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_cascade.analysis.screening import Criteria, published_models, screen
 from lit_cascade.cli import main
-from lit_cascade.published import published_models
 from lit_cascade.report.screen import draw_screen
-from lit_cascade.screening import Criteria, screen
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "timm_results"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -16,14 +16,15 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from lit_cascade import Record, contests
+from lit_cascade import Record
+from lit_cascade.analysis import search as contests
 from lit_cascade.cli import main
 from lit_cascade.core.contract import replay
-from lit_cascade.core.frontier import Band
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import score_and_answer
-from lit_cascade.core.search import search
-from lit_cascade.core.zoo import Zoo
+from lit_cascade.core.search.front import Band
+from lit_cascade.core.search.search import search
+from lit_cascade.core.search.zoo import Zoo
 from tests.core.test_heldout import front_of, plain_held_out, plain_reduction
 from tests.search_oracles import Plain
 

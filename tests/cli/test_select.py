@@ -10,11 +10,11 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record, Stage
+from lit_cascade.analysis.curve import replay_outcome
 from lit_cascade.cli import main
 from lit_cascade.core.contract import replay
 from lit_cascade.data import DigitsData
 from lit_cascade.models import ConvNet, Perceptron
-from lit_cascade.outcomes import replay_outcome
 
 N = 1200
 

@@ -68,8 +68,8 @@ SIGNALS = {
 MOMENTS = {
     "joined": ("lit_cascade.cli.output.Output.write", 1),
     # the first of either finds nothing to clear
-    "told": ("lit_cascade.unfinished.Unfinished.remove", 2),
-    "cleared": ("lit_cascade.unfinished.shutil.rmtree", 2),
+    "told": ("lit_cascade.utilities.resume.Unfinished.remove", 2),
+    "cleared": ("lit_cascade.utilities.resume.shutil.rmtree", 2),
     "other": ("lit_cascade.cli.output.Output.write", 1),
 }
 

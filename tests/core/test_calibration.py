@@ -15,7 +15,7 @@ from lit_cascade.core.calibration import (
     negative_log_likelihood,
 )
 from lit_cascade.errors import CascadeError
-from lit_cascade.records import Record
+from lit_cascade.records.record import Record
 from tests.oracles import mean_nll
 
 CASES = [

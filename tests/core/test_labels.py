@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.utils import accuracy
 
-from lit_cascade.core.labels import is_among_best, is_right, likeliest_labels
+from lit_cascade.core.metrics import is_among_best, is_right, likeliest_labels
 from lit_cascade.core.scores import answers_of
 
 

@@ -3,10 +3,9 @@ import math
 import pytest
 import torch
 
-from lit_cascade.core.answers import Answers
 from lit_cascade.core.contract import above_floor
-from lit_cascade.core.metrics import METRICS, Counts, check_metric, count, measure
-from lit_cascade.core.sweep import sweep
+from lit_cascade.core.curve import sweep
+from lit_cascade.core.metrics import METRICS, Answers, Counts, check_metric, count, measure
 from lit_cascade.errors import CascadeError, UsageError
 from tests.oracles import metric_by_sklearn, stage_of
 

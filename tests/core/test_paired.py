@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from lit_cascade.core.curve import sweep
 from lit_cascade.core.paired import Played, paired_difference, ranked_within
-from lit_cascade.core.sweep import sweep
 from lit_cascade.errors import CascadeError
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lit_cascade.core.curve import operating_points, oracle_deferral, sweep
 from lit_cascade.core.quality import (
     aurc,
     deferral_curve,
@@ -12,8 +13,6 @@ from lit_cascade.core.quality import (
     oracle_curve,
     quality_of,
 )
-from lit_cascade.core.selection import operating_points
-from lit_cascade.core.sweep import oracle_deferral, sweep
 from lit_cascade.errors import CascadeError
 from tests.quality_oracles import slow_aurc, slow_cost_ratio, slow_quality, trapezoid
 

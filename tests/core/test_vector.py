@@ -15,7 +15,7 @@ from lit_cascade.core.vector import (
     fit_vector_scaling,
 )
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.records import Record
+from lit_cascade.records.record import Record
 
 
 def drawn(classes, seed, n=400):

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from lit_cascade import UsageError
-from lit_cascade.class_lists import class_list
 from lit_cascade.data import ImageData
 from lit_cascade.data.drawing import drawn
 from lit_cascade.data.image_set import ImageSet
 from lit_cascade.data.splits import describe, has_split, shared_ids
+from lit_cascade.utilities.class_names import class_list
 
 
 def tree(root, counts):

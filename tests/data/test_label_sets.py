@@ -10,18 +10,17 @@ import torch
 from PIL import Image
 
 from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records, replay
-from lit_cascade.analysis import score_and_correct
-from lit_cascade.calibrations import calibrate_record
-from lit_cascade.class_lists import class_list
+from lit_cascade.analysis.calibration import calibrate_record
+from lit_cascade.analysis.curve import replay_outcome, score_and_correct
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.labels import is_right, likeliest_labels
-from lit_cascade.core.search import SearchSettings, search
+from lit_cascade.core.metrics import is_right, likeliest_labels
+from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.data.label_sets import LabelSets
 from lit_cascade.data.splits import describe
 from lit_cascade.lit import CascadeMetrics
-from lit_cascade.outcomes import replay_outcome
-from lit_cascade.recorded import RecordedZoo
+from lit_cascade.records.folder import RecordedZoo
+from lit_cascade.utilities.class_names import class_list
 from tests.data.test_images import held, ready, tree
 from tests.oracles import brute_force_curve, brute_force_point, combined_answer, mean_nll, softmax
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lit_cascade import CascadeTrainer, LitCascade, LitZoo, PolicyOptions, Stage
-from lit_cascade.core.promise import Promise
+from lit_cascade.core.guarantee.promise import Promise
 from lit_cascade.data import Datasets
 from tests.cli.several import as_torchrun, free_port
 from tests.toys import Net, Sorted, Steep

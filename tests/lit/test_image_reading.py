@@ -23,7 +23,7 @@ from lit_cascade import (
     replay,
 )
 from lit_cascade.cli import main
-from lit_cascade.core.labels import is_right
+from lit_cascade.core.metrics import is_right
 from lit_cascade.data import Datasets, ImageData, RawSample
 from lit_cascade.data import image_set as reading
 from lit_cascade.lit import LitClassifier

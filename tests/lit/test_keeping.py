@@ -14,7 +14,7 @@ from lit_cascade import CascadeTrainer, LitClassifier, UsageError
 from lit_cascade.data import Datasets
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.keeping import BestWeights
-from lit_cascade.unfinished import Unfinished
+from lit_cascade.utilities.resume import Unfinished
 from tests.toys import Net, Points
 
 pytestmark = [

@@ -27,16 +27,15 @@ from lit_cascade import (
     UsageError,
     replay,
 )
+from lit_cascade.analysis.curve import replay_outcome
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import measure
-from lit_cascade.core.policy import always_defer
+from lit_cascade.core.policy import always_defer, policy_of
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.data import Datasets, EvaluationData
 from lit_cascade.data.loading import evaluation_loader
 from lit_cascade.data.splits import describe, shared_ids
 from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
-from lit_cascade.outcomes import replay_outcome
-from lit_cascade.policies import policy_of
 from tests.toys import BadNet, Dicts, Named, Net, Points, SharedPoints
 
 

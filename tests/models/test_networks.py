@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lit_cascade import CascadeError, Stage, UsageError, count_flops
-from lit_cascade.cost import count_parameters
+from lit_cascade.live.flops import count_parameters
 from lit_cascade.models import ResNet
 from lit_cascade.models.stage import checkpoint_bytes, describe_network
 

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from lit_cascade import CascadeError, UsageError
-from lit_cascade.cost import FlopMeter
+from lit_cascade.live.flops import FlopMeter
 from lit_cascade.models import TextBag, TextConvNet
 from tests.lit.test_trainer import trainer
 from tests.models.test_transformers import zoo_of_network

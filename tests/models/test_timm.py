@@ -297,7 +297,7 @@ def test_heads_are_recognised_by_their_width(classes, names):
     ],
 )
 def test_wider_heads_answer_among_the_classes_of_the_data(tmp_path, known, wanted):
-    from lit_cascade.class_lists import class_list
+    from lit_cascade.utilities.class_names import class_list
 
     names = class_list(wanted, "classes")
     data = image_folder(tmp_path, 8, classes=names)

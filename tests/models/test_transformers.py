@@ -8,10 +8,10 @@ import torch
 import transformers
 
 from lit_cascade import CascadeError, LitCascade, LitZoo, Stage, UsageError
-from lit_cascade.class_lists import columns_of
-from lit_cascade.cost import FlopMeter
+from lit_cascade.live.flops import FlopMeter
 from lit_cascade.models import TextClassifier
 from lit_cascade.options import PolicyOptions
+from lit_cascade.utilities.class_names import columns_of
 from tests.lit.test_trainer import trainer
 from tests.texts import CLASSES, KINDS, Texts, save_classifier, save_tokenizer, some_sentences
 

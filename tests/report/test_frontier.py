@@ -7,14 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_cascade import contests
-from lit_cascade.contests import Reduction
-from lit_cascade.core.frontier import Band, Front
-from lit_cascade.core.heldout import HeldOut
-from lit_cascade.core.search import SearchSettings
-from lit_cascade.frontiers import frontier_of
-from lit_cascade.protocol import protocol_of
-from lit_cascade.records import Record
+from lit_cascade.analysis import search as contests
+from lit_cascade.analysis.protocol import protocol_of
+from lit_cascade.analysis.search import Reduction, frontier_of
+from lit_cascade.core.search.front import Band, Front
+from lit_cascade.core.search.heldout import HeldOut
+from lit_cascade.core.search.search import SearchSettings
+from lit_cascade.records.record import Record
 from lit_cascade.report.frontier import (
     contest_summary,
     frontier_csv,

@@ -1,0 +1,321 @@
+"""What calibration does to the confidence of a recorded model.
+
+A cascade with calibrated stages beside the same without: does it help?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_cascade.analysis.curve import judge
+from lit_cascade.core import (
+    Curve,
+    Difference,
+    Fitness,
+    Played,
+    Policy,
+    VectorScaling,
+    fit_temperature,
+    fit_vector_scaling,
+    fitness_of,
+    paired_difference,
+    ranked_within,
+    sweep,
+)
+from lit_cascade.errors import UsageError, check_name
+from lit_cascade.records import Record, check_alike
+
+__all__ = [
+    "METHODS",
+    "Comparison",
+    "Method",
+    "Plan",
+    "Scaling",
+    "StageCalibration",
+    "calibrate_record",
+    "compare_cascades",
+    "with_scalings",
+]
+
+
+Method = Literal["temperature", "vector", "none"]
+METHODS: tuple[Method, ...] = ("temperature", "vector", "none")
+
+FOLDS = 5
+
+_PURPOSES = {
+    "temperature": "a temperature",
+    "vector": "a vector scaling",
+    "none": "a calibration error",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples a calibration is fitted on, and which others it is judged on.
+
+    Attributes:
+        fitted: rows that the calibration itself is fitted on, (M,) int64.
+        folds: pairs of rows to fit on and rows to judge that fit on; no row is judged twice.
+        held_out: whether what is judged is kept from the calibration itself.
+    """
+
+    fitted: Tensor
+    folds: tuple[tuple[Tensor, Tensor], ...]
+    held_out: bool = False
+
+    @classmethod
+    def of(cls, n: int, share: float | None = None, seed: int = 0) -> Plan:
+        """Draw a plan for n samples.
+
+        Args:
+            n: number of samples.
+            share: of the samples to fit on; the others are held out. By default the fit is on all,
+                and what is reported is cross-fitted: each sample is calibrated by a fit on the
+                other four fifths.
+            seed: of the drawing.
+
+        Raises:
+            UsageError: a share that leaves nothing to fit on, or nothing to judge.
+
+        Example:
+            >>> plan = Plan.of(10, share=0.3)
+            >>> len(plan.fitted), [len(judged) for _, judged in plan.folds], plan.held_out
+            (3, [7], True)
+            >>> [len(judged) for _, judged in Plan.of(12).folds]
+            [3, 3, 2, 2, 2]
+        """
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        if share is not None:
+            m = round(share * n) if 0 < share < 1 else 0
+            if not 0 < m < n:
+                raise UsageError(
+                    f"--share: expected a share between 0 and 1 that leaves some of the {n:,} "
+                    f"samples to fit on and some to judge, got {share}."
+                )
+            fitted, judged = order[:m].sort().values, order[m:].sort().values
+            return cls(fitted, ((fitted, judged),), held_out=True)
+        everything = torch.arange(n)
+        if n == 1:  # there is no other sample to judge it by
+            return cls(everything, ((everything, everything),))
+        parts = [part.sort().values for part in order.tensor_split(min(FOLDS, n))]
+        folds = ((everything[~torch.isin(everything, part)], part) for part in parts)
+        return cls(everything, tuple(folds))
+
+    @property
+    def judged(self) -> Tensor:
+        """All rows that are judged, in the order of the folds."""
+        return torch.cat([judged for _, judged in self.folds])
+
+    @property
+    def text(self) -> str:
+        """What the figures after calibration are on, in words."""
+        if self.held_out:
+            return f"on the {len(self.judged):,} samples held out from the fit"
+        if len(self.folds) == 1:
+            return "on the one sample that it was fitted on, so they flatter"
+        return f"cross-fitted in {len(self.folds)} folds: each sample by a fit on the others"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is done to the logits of a stage: a temperature, or a vector scaling, or nothing.
+
+    Attributes:
+        temperature: divides the logits.
+        vector: of every class on its own.
+        at_bound: whether the fit ended at an end of its range.
+    """
+
+    temperature: float = 1.0
+    vector: VectorScaling | None = None
+    at_bound: bool = False
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Calibrated logits (N, C) in double precision."""
+        logits = logits.double()
+        scaled = logits if self.vector is None else self.vector.apply(logits)
+        return scaled / self.temperature
+
+
+@dataclass(frozen=True)
+class StageCalibration:
+    """A stage's calibration and how well its confidence fits before and after.
+
+    Attributes:
+        scaling: what was fitted.
+        folds: what was fitted on the other samples of each fold of the plan.
+        n: number of samples that `scaling` was fitted on.
+        before: how well the raw confidence fits, on the samples judged.
+        after: the same after calibration by a fit on other samples.
+        changed: share of the samples judged whose answer the calibration changes.
+    """
+
+    scaling: Scaling
+    folds: tuple[Scaling, ...]
+    n: int
+    before: Fitness
+    after: Fitness
+    changed: float
+
+
+def _fit(logits: Tensor, labels: Tensor, method: Method, classes: tuple[str, ...]) -> Scaling:
+    if method == "temperature":
+        fit = fit_temperature(logits, labels)
+        return Scaling(temperature=fit.temperature, at_bound=fit.at_bound)
+    if method == "vector":
+        found = fit_vector_scaling(logits, labels, classes=classes)
+        return Scaling(vector=found.scaling, at_bound=found.at_bound)
+    return Scaling()
+
+
+def calibrate_record(
+    record: Record, method: Method = "temperature", plan: Plan | None = None
+) -> StageCalibration:
+    """Fit a calibration to a record and judge it on samples that it was not fitted on.
+
+    Args:
+        record: of one stage.
+        method: one temperature, a vector scaling, or none, to see how well it fits as it is.
+        plan: which samples to fit on and to judge on; by default all, cross-fitted.
+
+    Raises:
+        UsageError: an unknown method.
+        CascadeError: a record without logits or labels.
+
+    Example:
+        >>> record = Record.from_arrays("net", [[4.0, 0.0]] * 8, [0, 0, 0, 1] * 2, flops=1)
+        >>> fitted = calibrate_record(record)
+        >>> round(fitted.scaling.temperature, 3), round(fitted.before.ece, 3)
+        (3.641, 0.232)
+    """
+    check_name(method, METHODS, "method")
+    logits, labels = record.logits_for(_PURPOSES[method])
+    plan = plan or Plan.of(len(record))
+    scaling = _fit(logits[plan.fitted], labels[plan.fitted], method, record.classes)
+    folds = tuple(
+        scaling
+        if torch.equal(fitted, plan.fitted)
+        else _fit(logits[fitted], labels[fitted], method, record.classes)
+        for fitted, _ in plan.folds
+    )
+    rows = plan.judged
+    raw, truth = logits[rows].double(), labels[rows]
+    pairs = zip(folds, plan.folds, strict=True)
+    scaled = torch.cat([fold.apply(logits[judged]) for fold, (_, judged) in pairs])
+    return StageCalibration(
+        scaling=scaling,
+        folds=folds,
+        n=len(plan.fitted),
+        before=fitness_of(raw, truth),
+        after=fitness_of(scaled, truth),
+        changed=int((raw.argmax(dim=1) != scaled.argmax(dim=1)).sum()) / len(rows),
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cascade with and without calibration, on samples that no calibration of theirs saw.
+
+    Thresholds of the curves are ranks of the scores among those that were scaled alike, since each
+    fold has a fit of its own; they are no thresholds of a policy.
+
+    Attributes:
+        method: of the calibration.
+        before: the curve without it.
+        after: the curve with it.
+        difference: of the accuracies, averaged over all costs.
+        same_order: the calibration cannot change which samples are deferred first: a temperature
+            for two classes and two stages.
+    """
+
+    method: Method
+    before: Curve
+    after: Curve
+    difference: Difference
+    same_order: bool
+
+    @property
+    def recommended(self) -> Method:
+        """The method if it helps beyond what the draw of the samples explains, else `none`."""
+        return self.method if self.difference.better else "none"
+
+
+def with_scalings(rule: Policy, names: Sequence[str], scalings: Mapping[str, Scaling]) -> Policy:
+    """A policy with other temperatures and vector scalings for some stages.
+
+    Example:
+        >>> with_scalings(Policy((0.5,)), ["a", "b"], {"a": Scaling(2.0)}).temperatures
+        (2.0, 1.0)
+    """
+    temperatures, vectors = list(rule.temperatures), list(rule.vectors)
+    for k, name in enumerate(names):
+        if name in scalings:
+            temperatures[k], vectors[k] = scalings[name].temperature, scalings[name].vector
+    return replace(rule, temperatures=tuple(temperatures), vectors=tuple(vectors))
+
+
+def compare_cascades(
+    records: Sequence[Record],
+    rule: Policy,
+    fitted: Mapping[str, StageCalibration],
+    plan: Plan,
+    method: Method,
+    unit: str = "flops",
+) -> Comparison:
+    """Judge a cascade with and without a calibration of some of its stages.
+
+    Args:
+        records: one per stage, cheapest first.
+        rule: score and combination, and temperatures and vector scalings of the other stages; its
+            thresholds and floors are not read.
+        fitted: the calibrations, by stage.
+        plan: that they were fitted by.
+        method: that they were fitted with.
+        unit: of the cost.
+
+    Raises:
+        UsageError: as for `judge`.
+        CascadeError: as for `judge`.
+    """
+    check_alike(records)
+    names = [record.name for record in records]
+    plain = with_scalings(replace(rule, floors=()), names, dict.fromkeys(fitted, Scaling()))
+    folds = range(len(plan.folds))
+    scaled = [
+        with_scalings(plain, names, {name: found.folds[k] for name, found in fitted.items()})
+        for k in folds
+    ]
+    without, before = _played(records, [plain for _ in folds], plan, unit)
+    calibrated, after = _played(records, scaled, plan, unit)
+    return Comparison(
+        method=method,
+        before=before,
+        after=after,
+        difference=paired_difference(without, calibrated),
+        same_order=method == "temperature"
+        and len(records) == len(records[0].classes) == 2
+        and rule.combine == "later",
+    )
+
+
+def _played(
+    records: Sequence[Record], rules: Sequence[Policy], plan: Plan, unit: str
+) -> tuple[Played, Curve]:
+    """The cascade on the samples of every fold, by the fold's own rule."""
+    judged = {rule: judge(records, rule, unit) for rule in dict.fromkeys(rules)}
+    parts = [(judged[rule], rows) for rule, (_, rows) in zip(rules, plan.folds, strict=True)]
+    sizes = [len(rows) for _, rows in parts]
+    scores = torch.cat([found.scores[rows] for found, rows in parts])
+    played = Played(
+        scores=ranked_within(scores, torch.arange(len(scores)).split(sizes)),
+        correct=torch.cat([found.correct[rows] for found, rows in parts]),
+        costs=torch.cat([found.costs[rows] for found, rows in parts]),
+    )
+    alone = torch.cat([found.alone[rows] for found, rows in parts])
+    return played, sweep(played.scores, played.correct, played.costs, alone)

@@ -1,0 +1,156 @@
+"""A learned score: fitted to what a stage got wrong and the last stage got right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_cascade.analysis.curve import judge
+from lit_cascade.core import FEATURES, DeferralHead, Policy, deferral_quality, features_of
+from lit_cascade.errors import CascadeError
+from lit_cascade.records import Record
+
+__all__ = ["FittedHead", "fit_head", "fit_heads"]
+
+MOST_CLASSES = 50
+"""Up to how many classes a head has a number for each answer: more would see too few of each."""
+
+FEWEST = 5
+"""How many samples of the rarer kind a head needs: one for each part of the cross-validation."""
+
+_STRENGTHS = np.logspace(-4, 2, 7)
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head and what it was fitted to.
+
+    Attributes:
+        head: the learned score of a stage.
+        n: number of samples.
+        fixed: of how many the stage is wrong and the last one right.
+        area: `deferral_quality` of the head on the very samples that it was fitted on.
+        area_before: the same of the largest class probability.
+        strength: the inverse regularisation that cross-validation chose.
+    """
+
+    head: DeferralHead
+    n: int
+    fixed: int
+    area: float
+    area_before: float
+    strength: float
+
+
+def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> FittedHead:
+    """Fit a logistic regression to where deferring puts an answer right (arXiv:2307.02764).
+
+    Features are standardised and the L2 penalty on their weights is chosen by 5-fold
+    cross-validation of the likelihood: calibration splits have from a few hundred samples up, and
+    of digits a dozen mistakes, where a fixed penalty is too strong for one and too weak for the
+    other. The same samples give the same head.
+
+    Args:
+        logits: of the stage, (N, C).
+        correct_here: whether the cascade is right if it stops at the stage, (N,) bool.
+        correct_later: whether it is right if it goes on to the last, (N,) bool.
+
+    Raises:
+        CascadeError: too few samples are put right, or too few are not, to learn anything from.
+
+    Example:
+        >>> logits = torch.randn(400, 3)
+        >>> right = logits.max(dim=1).values > torch.randn(400)
+        >>> fitted = fit_head(logits, right, torch.ones(400).bool())
+        >>> fitted.n, fitted.head.scores(logits[:2]).shape
+        (400, torch.Size([2]))
+    """
+    fixed = correct_later & ~correct_here
+    count, n = int(fixed.sum()), len(fixed)
+    if min(count, n - count) < FEWEST:
+        raise CascadeError(
+            f"the last stage puts {count} of {n} answers right: a learned score needs at least "
+            f"{FEWEST} such samples and {FEWEST} others. Fit on more samples, or use another score."
+        )
+    features, answers = features_of(logits)
+    classes = logits.shape[1] if logits.shape[1] <= MOST_CLASSES else 0
+    shown = [(answers == c).double() for c in range(classes)]
+    table = torch.stack([*features, *shown], dim=1)
+    centre, spread = table.mean(dim=0), table.std(dim=0, correction=0)
+    # what never varies says nothing, and its weight is 0 whatever it is divided by
+    spread = torch.where(spread > 1e-12 * (1 + centre.abs()), spread, torch.inf)
+    strength, weights, bias = _regression(((table - centre) / spread).numpy(), fixed.numpy())
+    weights = weights / spread
+    head = DeferralHead(
+        bias=float(bias - weights @ centre),
+        weights=tuple(weights[: len(FEATURES)].tolist()),
+        by_answer=tuple(weights[len(FEATURES) :].tolist()),
+    )
+    return FittedHead(
+        head=head,
+        n=n,
+        fixed=count,
+        area=deferral_quality(head.scores(logits), correct_here, correct_later),
+        area_before=deferral_quality(features[0], correct_here, correct_later),
+        strength=strength,
+    )
+
+
+def _regression(table: np.ndarray, wanted: np.ndarray) -> tuple[float, Tensor, float]:
+    """Strength, weights and intercept of a regularised logistic regression."""
+    # imported here: scikit-learn takes a second, and only this question needs it
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.metrics import log_loss  # noqa: PLC0415
+    from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415
+
+    def fitted(strength: float, rows: np.ndarray | slice) -> LogisticRegression:
+        model = LogisticRegression(C=strength, max_iter=2000, tol=1e-8)
+        return model.fit(table[rows], wanted[rows])
+
+    folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(table, wanted))
+    losses = [
+        np.mean(
+            [
+                log_loss(wanted[held], fitted(strength, kept).predict_proba(table[held])[:, 1])
+                for kept, held in folds
+            ]
+        )
+        for strength in _STRENGTHS
+    ]
+    strength = float(_STRENGTHS[int(np.argmin(losses))])  # of equals the strongest penalty
+    model = fitted(strength, slice(None))
+    return strength, torch.from_numpy(model.coef_[0]), float(model.intercept_[0])
+
+
+def fit_heads(
+    records: Sequence[Record], rule: Policy, rows: Tensor | None = None
+) -> dict[str, FittedHead]:
+    """A learned score for every deferring stage, by name.
+
+    Args:
+        records: one per stage, cheapest first.
+        rule: how answers combine, and the temperatures for that; its score is not read.
+        rows: the samples to fit on; by default all.
+
+    Raises:
+        CascadeError: records without logits or labels, of different samples, or too few samples
+            that the last stage puts right.
+    """
+    for record in records:
+        record.logits_for("a learned score")
+    judged = judge(records, replace(rule, score="max_softmax", heads=()))
+    chosen = slice(None) if rows is None else rows
+    found = {}
+    for k, record in enumerate(records[:-1]):
+        logits, _ = record.logits_for("a learned score")
+        here, last = judged.correct[chosen, k], judged.correct[chosen, -1]
+        try:
+            found[record.name] = fit_head(logits[chosen], here, last)
+        except CascadeError as error:
+            raise CascadeError(f"stage {record.name!r}: {error}") from error
+    return found

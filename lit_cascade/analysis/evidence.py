@@ -1,0 +1,194 @@
+"""What temperatures were fitted on, and whether figures are reported on the same samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_cascade.errors import CascadeError
+from lit_cascade.options import PolicyOptions
+from lit_cascade.records import Record
+
+__all__ = [
+    "check_overlap",
+    "fitted_on",
+    "ids_from_text",
+    "ids_to_text",
+    "not_reported",
+    "unused_rows",
+]
+
+
+def _numbers(ids: Tensor | Sequence[Any]) -> list[int]:
+    """Ids as integers; strings by 63 bits of their SHA-256."""
+    return sorted(map(_number, ids.tolist() if isinstance(ids, Tensor) else list(ids)))
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, str):
+        return int.from_bytes(hashlib.sha256(value.encode()).digest()[:8]) >> 1
+    return int(value)
+
+
+def ids_to_text(ids: Tensor | Sequence[Any]) -> str:
+    """Ids as ranges, for a YAML file.
+
+    Example:
+        >>> ids_to_text([1, 2, 3, 7])
+        '1..3,7'
+    """
+    runs: list[list[int]] = []
+    for number in _numbers(ids):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)
+
+
+def ids_from_text(text: str) -> list[int]:
+    """The inverse of `ids_to_text`.
+
+    Raises:
+        CascadeError: the text is damaged.
+
+    Example:
+        >>> ids_from_text("1..3,7")
+        [1, 2, 3, 7]
+    """
+    numbers: list[int] = []
+    try:
+        for run in text.split(","):
+            first, _, last = run.partition("..")
+            numbers.extend(range(int(first), int(last or first) + 1))
+    except ValueError as error:
+        raise CascadeError(f"policy.evidence: {text[:40]!r} is no list of ids.") from error
+    return numbers
+
+
+def fitted_on(record: Record, rows: Tensor | None = None) -> dict[str, Any]:
+    """What a policy remembers of the samples that it was fitted on.
+
+    Args:
+        record: of these samples and perhaps others.
+        rows: which of them; by default all.
+    """
+    ids: Any = record.ids
+    if rows is not None:
+        ids = ids[rows] if isinstance(ids, Tensor) else [ids[row] for row in rows.tolist()]
+    return {
+        "data": record.data.get("name"),
+        "split": record.data.get("split"),
+        "source": record.data.get("source"),
+        "n": len(ids),
+        "fingerprint": record.samples.fingerprint,
+        "ids": ids_to_text(ids),
+    }
+
+
+def check_overlap(
+    options: PolicyOptions,
+    ids: Tensor | Sequence[Any],
+    data: Mapping[str, Any],
+    *,
+    allowed: bool,
+    fingerprint: str | None = None,
+) -> list[str]:
+    """Compare the samples that figures are reported on with those that the policy was fitted on.
+
+    Ids are compared where both come from the same source. Where a source is unknown, as in arrays
+    that were brought along, only the very same set of samples is recognised, by its fingerprint.
+
+    Args:
+        options: the policy with its evidence.
+        ids: of the samples that figures are reported on.
+        data: their name, split and source.
+        allowed: whether an overlap is a note instead of an error.
+        fingerprint: of these samples, if it is known.
+
+    Returns:
+        Notes for the reader.
+
+    Raises:
+        CascadeError: samples in common, unless allowed.
+    """
+    notes = []
+    for part, evidence in (options.evidence or {}).items():
+        if not isinstance(evidence, Mapping) or not evidence.get("ids"):
+            continue
+        if not _comparable(evidence, data, fingerprint):
+            if fingerprint is not None and not (evidence.get("source") and data.get("source")):
+                notes.append(
+                    f"Note: the {part} were fitted on {evidence.get('n', 'some')} samples of which "
+                    "or of these the source is unknown, so an overlap cannot be seen."
+                )
+            continue
+        shared = sorted(set(ids_from_text(str(evidence["ids"]))) & set(_numbers(ids)))
+        if not shared:
+            continue
+        message = (
+            f"{len(shared)} of these {len(ids)} samples are among those that the {part} "
+            f"were fitted on (split {evidence.get('split')!r}; first id {shared[0]})"
+        )
+        if not allowed:
+            raise CascadeError(
+                f"{message}: the figures would flatter. Use another split, or add --allow_overlap."
+            )
+        notes.append(f"Note: {message}; the figures flatter.")
+    return notes
+
+
+def _comparable(
+    evidence: Mapping[str, Any], data: Mapping[str, Any], fingerprint: str | None
+) -> bool:
+    """Whether the ids of both are counted in the same place."""
+    same_source = evidence.get("source") and evidence["source"] == data.get("source")
+    same_set = fingerprint is not None and evidence.get("fingerprint") == fingerprint
+    return bool(same_source or same_set)
+
+
+def unused_rows(options: PolicyOptions, record: Record) -> Tensor:
+    """The samples of a record on which nothing but a policy's thresholds was chosen, (M,) int64."""
+    used: set[int] = set()
+    for part, evidence in (options.evidence or {}).items():
+        if (
+            part != "thresholds"
+            and isinstance(evidence, Mapping)
+            and evidence.get("ids")
+            and _comparable(evidence, record.data, record.samples.fingerprint)
+        ):
+            used.update(ids_from_text(str(evidence["ids"])))
+    ids = record.ids.tolist() if isinstance(record.ids, Tensor) else list(record.ids)
+    numbers = [_number(value) for value in ids]
+    return torch.tensor([row for row, number in enumerate(numbers) if number not in used]).long()
+
+
+def not_reported(
+    datamodule: Any, split: str, *, allowed: bool
+) -> Callable[[Any, Mapping[str, Any]], None]:
+    """What refuses, before any model runs, to fit on samples of the split that is reported on.
+
+    Args:
+        datamodule: the data.
+        split: to fit on.
+        allowed: whether samples in both splits are let through.
+
+    Returns:
+        A check that is given the ids and the description of the data, and raises `CascadeError`.
+    """
+    from lit_cascade.data import shared_ids
+
+    def check(ids: Any, data: Mapping[str, Any]) -> None:
+        shared = shared_ids(datamodule, split, "validation")
+        if shared and not allowed:
+            raise CascadeError(
+                f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
+                f"{data['split']!r}, are also in the split 'validation' that is reported on (first "
+                f"id {shared[0]!r}). Use another split, or add --allow_overlap."
+            )
+
+    return check

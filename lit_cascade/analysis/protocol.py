@@ -1,0 +1,165 @@
+"""Which samples a search chooses on, and which it reports on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_cascade.core.search import Zoo
+from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.records import Prices, RecordedZoo, find_records
+
+__all__ = ["Protocol", "Rule", "protocol_of"]
+
+_CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the cascades of a search decide.
+
+    Attributes:
+        score: a name in `lit_cascade.core.scores.SCORES`.
+        combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
+        calibrate: whether each model gets a temperature, fitted on the samples of the choice.
+    """
+
+    score: str = "max_softmax"
+    combine: str = "later"
+    calibrate: bool = False
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Records to choose on and to report on.
+
+    Attributes:
+        chosen_on: where temperatures, pairs and thresholds are chosen.
+        reported_on: of the same models in the same order; None if there are no others, so that the
+            samples of the choice are reported on, or parts of them are held out.
+        holdout: share of the samples to report on, where there are no others; 0 for none.
+        repeats: how often that share is drawn.
+        seed: of the drawing.
+    """
+
+    chosen_on: RecordedZoo
+    reported_on: RecordedZoo | None
+    holdout: float = 0.5
+    repeats: int = 20
+    seed: int = 0
+
+    @property
+    def honest(self) -> bool:
+        """Whether `trials` report on other samples than they choose on."""
+        return self.reported_on is not None or self.holdout > 0
+
+    def temperatures(self, rule: Rule, rows: Tensor | None = None) -> tuple[float, ...]:
+        """One per model, fitted on the samples of the choice, or some of them; or 1 for each."""
+        if not rule.calibrate:
+            return (1.0,) * len(self.chosen_on)
+        return self.chosen_on.temperatures(rows)
+
+    def zoos(self, rule: Rule) -> tuple[Zoo, Zoo]:
+        """All samples of the choice, and all that are reported on, which may be the same."""
+        temperatures = self.temperatures(rule)
+        chosen = self.chosen_on.zoo(rule.score, rule.combine, temperatures)
+        if self.reported_on is None:
+            return chosen, chosen
+        return chosen, self.reported_on.zoo(rule.score, rule.combine, temperatures)
+
+    def trials(self, rule: Rule, zoos: tuple[Zoo, Zoo] | None = None) -> Iterator[tuple[Zoo, Zoo]]:
+        """Zoos to choose on, each with one to report on.
+
+        Args:
+            rule: of the cascades.
+            zoos: what `zoos` gave for this rule, if it is at hand.
+        """
+        chosen, reported = zoos or self.zoos(rule)
+        if self.reported_on is not None or self.holdout == 0:
+            yield chosen, reported
+            return
+        generator = torch.Generator().manual_seed(self.seed)
+        held_out = min(max(1, round(self.holdout * chosen.n)), chosen.n - 1)
+        for _ in range(self.repeats):
+            order = torch.randperm(chosen.n, generator=generator)
+            rows, others = order[held_out:].sort().values, order[:held_out].sort().values
+            whole = chosen
+            if rule.calibrate:
+                whole = self.chosen_on.zoo(rule.score, rule.combine, self.temperatures(rule, rows))
+            yield whole.rows(rows), whole.rows(others)
+
+
+def protocol_of(
+    places: list[str],
+    unit: str = "flops",
+    split: str | None = None,
+    choose_on: str | None = None,
+    *,
+    allow_overlap: bool = False,
+    prices: Prices | None = None,
+    **options: Any,
+) -> Protocol:
+    """Find out what to choose on and what to report on.
+
+    Records of one split are both. Where there is a split `calibration` and one other, the former is
+    chosen on and the latter reported on.
+
+    Args:
+        places: files and folders of records.
+        unit: of the cost.
+        split: to report on.
+        choose_on: the split to choose on.
+        allow_overlap: whether the two may have samples in common.
+        prices: costs that were measured apart from the records.
+        options: `holdout`, `repeats` and `seed`.
+
+    Raises:
+        UsageError: splits that are not there, or too many to tell which.
+        CascadeError: records that do not belong together, or samples in both splits.
+    """
+    splits = find_records(places)
+    for name, argument in ((split, "--split"), (choose_on, "--choose_on")):
+        if name is not None:
+            check_name(name, splits, argument)
+    others = [name for name in splits if name not in {_CALIBRATION, choose_on}]
+    if split is None:
+        if len(others) > 1:
+            raise UsageError(
+                f"--split: the records are of the splits {', '.join(splits)}; "
+                "say which one to report on."
+            )
+        apart = others or [name for name in splits if name != choose_on]
+        split = apart[0] if apart else next(iter(splits))
+    if choose_on is None:
+        choose_on = _CALIBRATION if _CALIBRATION in splits else split
+    chosen = RecordedZoo(splits[choose_on], unit, prices)
+    if choose_on == split:
+        return Protocol(chosen, None, **options)
+    reported = RecordedZoo(splits[split], unit, prices)
+    reported.in_order_of(chosen.names)
+    _check_apart(chosen, reported, allowed=allow_overlap)
+    return Protocol(chosen, reported, **options)
+
+
+def _check_apart(chosen: RecordedZoo, reported: RecordedZoo, *, allowed: bool) -> None:
+    one, other = chosen.samples, reported.samples
+    if one.classes != other.classes:
+        raise CascadeError(
+            f"records of the splits {chosen.data.get('split')!r} and "
+            f"{reported.data.get('split')!r} have different classes."
+        )
+    source = chosen.data.get("source")
+    if allowed or source is None or source != reported.data.get("source"):
+        return
+    ids = [set(s.ids.tolist() if isinstance(s.ids, Tensor) else s.ids) for s in (one, other)]
+    shared = sorted(ids[0] & ids[1])
+    if shared:
+        raise CascadeError(
+            f"{len(shared)} samples are in both splits, {chosen.data.get('split')!r} and "
+            f"{reported.data.get('split')!r} (first id {shared[0]!r}): what is chosen on them must "
+            "not be reported on them. Add --allow_overlap to do it all the same."
+        )

@@ -1,1 +1,0 @@
-"""Arrays that other frameworks wrote: read from files, checked, and named in messages."""

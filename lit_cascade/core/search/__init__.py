@@ -1,0 +1,55 @@
+"""The Pareto front of all cascades of two or three models of a zoo, exact in counts."""
+
+from lit_cascade.core.search.baselines import (
+    neighbour_pairs,
+    oracle_pairs,
+    random_pairs,
+    shared_threshold,
+)
+from lit_cascade.core.search.front import (
+    Band,
+    Front,
+    average_compute_reduction,
+    default_bands,
+    pareto,
+)
+from lit_cascade.core.search.heldout import (
+    HeldOut,
+    held_out,
+)
+from lit_cascade.core.search.pairs import (
+    Progress,
+)
+from lit_cascade.core.search.points import (
+    Cascades,
+    OnePoint,
+    evaluate,
+)
+from lit_cascade.core.search.search import (
+    SearchSettings,
+    search,
+)
+from lit_cascade.core.search.zoo import (
+    Zoo,
+)
+
+__all__ = [
+    "Band",
+    "Cascades",
+    "Front",
+    "HeldOut",
+    "OnePoint",
+    "Progress",
+    "SearchSettings",
+    "Zoo",
+    "average_compute_reduction",
+    "default_bands",
+    "evaluate",
+    "held_out",
+    "neighbour_pairs",
+    "oracle_pairs",
+    "pareto",
+    "random_pairs",
+    "search",
+    "shared_threshold",
+]

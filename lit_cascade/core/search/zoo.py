@@ -1,0 +1,158 @@
+"""A zoo: what many models said about the same samples, reduced to what a search needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lit_cascade.core import answers_of, check_combination, is_right, prefer_later
+from lit_cascade.core.search.front import Front, pareto
+from lit_cascade.errors import CascadeError
+
+__all__ = ["Zoo"]
+
+Probabilities = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """M models on N samples, in order of mean cost: an earlier stage comes first.
+
+    Attributes:
+        names: of the models.
+        scores: how sure each is, (M, N) float32.
+        correct: whether each is right, (M, N) bool.
+        costs: of each model, (M, N) float64, or (M, 1) where each costs the same on every sample.
+        combine: how the answers of the stages that ran make one, a name in
+            `lit_cascade.core.combination.COMBINATIONS`.
+        probabilities: of a model by its number, (N, C) float32; read by `average`.
+        labels: (N,) int64, or (N, M) filled up with -1; read by `average`.
+
+    Raises:
+        CascadeError: shapes that do not fit, scores of NaN or +inf, costs that are not finite or
+            below 0, or an average without probabilities.
+        UsageError: an unknown combination.
+    """
+
+    names: tuple[str, ...]
+    scores: Tensor
+    correct: Tensor
+    costs: Tensor
+    combine: str = "later"
+    probabilities: Probabilities | None = None
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong together."""
+        check_combination(self.combine)
+        if self.scores.ndim != 2:
+            raise CascadeError(
+                f"scores must have shape (models, samples), got {tuple(self.scores.shape)}."
+            )
+        models, samples = self.scores.shape
+        if self.correct.shape != self.scores.shape or self.costs.shape not in {
+            (models, samples),
+            (models, 1),
+        }:
+            raise CascadeError(
+                f"a zoo of {models} models on {samples} samples needs correctness of that shape "
+                f"and costs of it or of {(models, 1)}, got {tuple(self.correct.shape)} and "
+                f"{tuple(self.costs.shape)}."
+            )
+        if samples == 0 or len(self.names) != models:
+            raise CascadeError(f"expected names of {models} models and at least one sample.")
+        if not bool((self.scores < math.inf).all()):  # +inf would answer at every threshold
+            raise CascadeError("a score is NaN or +inf: it has no place in an order.")
+        if not bool((self.costs.isfinite() & (self.costs >= 0)).all()):
+            raise CascadeError("costs must be finite numbers of at least 0.")
+        if self.combine == "average" and (self.probabilities is None or self.labels is None):
+            raise CascadeError("an average needs the probabilities of every model, and labels.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self.scores.shape[1]
+
+    @property
+    def constant(self) -> bool:
+        """Whether each model costs the same on every sample."""
+        return self.costs.shape[1] == 1
+
+    @property
+    def mean_cost(self) -> Tensor:
+        """Mean cost per sample of each model, (M,) float64."""
+        return self.costs.mean(dim=1)
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Share of correct answers of each model, (M,) float64."""
+        return self.correct.sum(dim=1).double() / self.n
+
+    def singles(self) -> tuple[Front, list[int]]:
+        """The Pareto front of the single models, and which models make it."""
+        cost, accuracy = self.mean_cost, self.accuracy
+        chosen = pareto(cost, accuracy)
+        return Front(cost[chosen], accuracy[chosen]), chosen.tolist()
+
+    def after(self, stages: Sequence[int], last: Sequence[int]) -> Tensor:
+        """Whether cascades are right if they stop after their last stage.
+
+        Args:
+            stages: the models that ran before it, in order.
+            last: models, each the last stage of one cascade.
+
+        Returns:
+            Shape (len(last), N) bool.
+        """
+        if self.combine == "later" or not stages:
+            return self.correct[list(last)]
+        if self.combine == "average":
+            return self._average(stages, last)
+        best, right = self.scores[stages[0]], self.correct[stages[0]]
+        for stage in stages[1:]:
+            chosen = prefer_later(best, self.scores[stage])
+            right = torch.where(chosen, self.correct[stage], right)
+            best = torch.where(chosen, self.scores[stage], best)
+        scores, correct = self.scores[list(last)], self.correct[list(last)]
+        return torch.where(prefer_later(best, scores), correct, right)
+
+    def _average(self, stages: Sequence[int], last: Sequence[int]) -> Tensor:
+        if self.probabilities is None or self.labels is None:  # checked when the zoo was made
+            raise CascadeError("an average needs the probabilities of every model, and labels.")
+        total = self.probabilities(stages[0])
+        for stage in stages[1:]:  # in the order in which the policy adds them up
+            total = total + self.probabilities(stage)
+        return torch.stack(
+            [is_right(answers_of(total + self.probabilities(stage)), self.labels) for stage in last]
+        )
+
+    def rows(self, rows: Tensor) -> Zoo:
+        """The same models, in the same order, on some of the samples."""
+        whole = self.probabilities
+        return replace(
+            self,
+            scores=self.scores[:, rows],
+            correct=self.correct[:, rows],
+            costs=self.costs if self.constant else self.costs[:, rows],
+            probabilities=None if whole is None else lambda model: whole(model)[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+    def models(self, chosen: Sequence[int]) -> Zoo:
+        """Some of the models, in the same order, on all samples."""
+        whole, kept = self.probabilities, list(chosen)
+        return replace(
+            self,
+            names=tuple(self.names[model] for model in kept),
+            scores=self.scores[kept],
+            correct=self.correct[kept],
+            costs=self.costs[kept],
+            probabilities=None if whole is None else lambda model: whole(kept[model]),
+        )

@@ -1,0 +1,233 @@
+"""Live conditional execution: each stage runs on the samples that are still undecided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_cascade.core import Policy, answers_here, answers_of, prefer_later
+from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.live.batch import Inputs, batch_size, forward_logits, map_tensors
+
+__all__ = ["Cascade", "CascadeOutput", "Step"]
+
+
+class CascadeOutput(NamedTuple):
+    """The answers of a cascade to a batch, in the order of the batch.
+
+    Attributes:
+        logits: raw logits of the stage whose answer it is, or, where the policy averages, the
+            logarithm of the mean probabilities; (N, C) float32.
+        prediction: the answer, (N,) int64: their argmax, or that of the scaled logits where the
+            stage has a vector scaling.
+        stage: number of the last stage that ran, from 0, (N,) int64.
+        score: that stage's confidence score, (N,) float32.
+        chosen: number of the stage whose answer it is, (N,) int64: the last that ran, unless the
+            most confident counts.
+    """
+
+    logits: Tensor
+    prediction: Tensor
+    stage: Tensor
+    score: Tensor
+    chosen: Tensor
+
+    def copied(self) -> CascadeOutput:
+        """The same in memory of its own."""
+        return CascadeOutput(*(column.clone() for column in self))
+
+
+class Step(NamedTuple):
+    """What a cascade has to say of a batch after one of its stages.
+
+    Attributes:
+        output: its answers if it stopped there.
+        deferred: which samples go on to the next stage, (N,) bool.
+        memory: what later answers are combined with: total probabilities (N, C), or the best score
+            so far (N,); None where the later answer counts alone.
+    """
+
+    output: CascadeOutput
+    deferred: Tensor
+    memory: Tensor | None = None
+
+    def take(self, rows: Tensor | slice) -> Step:
+        """The same for some of the samples."""
+        memory = None if self.memory is None else self.memory[rows]
+        output = CascadeOutput(*(tensor[rows] for tensor in self.output))
+        return Step(output, self.deferred[rows], memory)
+
+
+class Cascade(nn.Module):
+    """Classifiers of the same classes, cheapest first, that answer in turn.
+
+    Stage k runs only on the samples that no earlier stage answered, gathered into one smaller
+    batch; the answers are scattered back in order. Nothing is written into what a stage returns;
+    where one stage answers the whole batch, the logits may be the very ones that it returned.
+    Inputs may be a tensor, a tuple of tensors (positional arguments of every stage) or a dict of
+    tensors (keyword arguments).
+
+    Args:
+        stages: modules in order, or a mapping of names to modules.
+        policy: thresholds, score, temperatures and vector scalings for as many stages.
+
+    Raises:
+        UsageError: fewer than two stages, or a policy for another number of stages.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> cascade = Cascade([nn.Linear(4, 3), nn.Linear(4, 3)], Policy(thresholds=(0.5,)))
+        >>> cascade(torch.randn(5, 4)).stage
+        tensor([...])
+    """
+
+    def __init__(
+        self, stages: Mapping[str, nn.Module] | Sequence[nn.Module], policy: Policy
+    ) -> None:
+        super().__init__()
+        if not isinstance(stages, Mapping):
+            stages = {f"stage{k}": stage for k, stage in enumerate(stages)}
+        if len(stages) < 2:
+            raise UsageError(f"stages: a cascade needs at least 2, got {len(stages)}.")
+        self.names = tuple(stages)
+        self.stages = nn.ModuleList(stages.values())
+        self.policy = policy
+
+    @property
+    def policy(self) -> Policy:
+        """What decides who answers; may be replaced at any time."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        if policy.stages != len(self.stages):
+            raise UsageError(
+                f"policy: the stages {', '.join(self.names)} need {len(self.stages) - 1} "
+                f"thresholds, got {len(policy.thresholds)}."
+            )
+        self._policy = policy
+
+    def forward(self, inputs: Inputs) -> CascadeOutput:
+        """Answer a batch.
+
+        Args:
+            inputs: a batch of N samples.
+
+        Raises:
+            CascadeError: a stage whose output is not of shape (samples, classes), or stages with
+                different numbers of classes.
+        """
+        batch_size(inputs)  # refuses what is no batch
+        found = self.step(0, inputs)
+        out, rows = found.output, None
+        for k in range(1, self._policy.stages):
+            undecided = _undecided(found.deferred)
+            if undecided is not None:
+                if len(undecided) == 0:
+                    break
+                if rows is None:  # a copy, since later answers are written into it
+                    out, rows = out.copied(), undecided
+                else:
+                    rows = rows[undecided]
+                found = found.take(undecided)
+            found = self.step(k, inputs if rows is None else map_tensors(inputs, rows), found)
+            if rows is None:  # everything was deferred so far
+                out = found.output
+                continue
+            for whole, part in zip(out, found.output, strict=True):
+                whole[rows] = part
+        return out
+
+    def step(self, k: int, inputs: Inputs, before: Step | None = None) -> Step:
+        """Run one stage on a batch.
+
+        Args:
+            k: the stage, from 0.
+            inputs: a batch of N samples, all of which the earlier stages deferred.
+            before: what the stage before gave for these very samples; None for the first.
+
+        Raises:
+            CascadeError: as for `forward`.
+        """
+        policy = self._policy
+        logits = self.run_stage(k, inputs).float()
+        if before is not None and logits.shape[1] != before.output.logits.shape[1]:
+            raise CascadeError(
+                f"stage {self.names[k]!r} has {logits.shape[1]} classes, stage "
+                f"{self.names[k - 1]!r} has {before.output.logits.shape[1]}."
+            )
+        score, answer = policy.score_and_answer(k, logits)
+        stage = torch.full_like(answer, k)
+        found = CascadeOutput(logits, answer, stage, score, chosen=stage)
+        if k == policy.stages - 1:
+            deferred = torch.zeros_like(answer, dtype=torch.bool)
+        else:
+            deferred = ~answers_here(score, policy.thresholds[k], policy.floors[k])
+        if policy.combine == "later":
+            return Step(found, deferred)
+        return self._combined(k, Step(found, deferred), before)
+
+    def probability(self, output: CascadeOutput) -> Tensor:
+        """Probability (N,) float32 of each answer, at the temperature of the stage that gave it."""
+        found = torch.empty_like(output.score)
+        for k in range(len(self.stages)):
+            rows = (output.chosen == k).nonzero().squeeze(1)
+            if len(rows) == 0:
+                continue
+            logits = output.logits[rows]
+            if k > 0 and self.policy.combine == "average":  # logarithms of mean probabilities
+                shares = logits.softmax(dim=1)
+            else:
+                shares = self.policy.probabilities(k, logits)
+            found[rows] = shares.gather(1, output.prediction[rows][:, None]).squeeze(1)
+        return found
+
+    def run_stage(self, k: int, inputs: Inputs) -> Tensor:
+        """Logits (N, C) of one stage; for subclasses that run stages in another way."""
+        return forward_logits(self.stages[k], inputs, self.names[k])
+
+    def _combined(self, k: int, found: Step, before: Step | None) -> Step:
+        """What the cascade says after stage k where the later answer does not count alone."""
+        output = found.output
+        if self.policy.combine == "average":
+            total = self.policy.probabilities(k, output.logits)
+            if before is None or before.memory is None:
+                return found._replace(memory=total)
+            total = before.memory + total
+            answer = answers_of(total)
+            output = output._replace(logits=_log_of(total / (k + 1), answer), prediction=answer)
+            return found._replace(output=output, memory=total)
+        if before is None or before.memory is None:
+            return found._replace(memory=output.score)
+        chosen = prefer_later(before.memory, output.score)
+        output = output._replace(
+            logits=torch.where(chosen[:, None], output.logits, before.output.logits),
+            prediction=torch.where(chosen, output.prediction, before.output.prediction),
+            chosen=torch.where(chosen, output.chosen, before.output.chosen),
+        )
+        return found._replace(
+            output=output, memory=torch.where(chosen, found.output.score, before.memory)
+        )
+
+
+def _undecided(deferred: Tensor) -> Tensor | None:
+    """Numbers of the deferred samples; None where that is all of them."""
+    if deferred.shape[0] == 1 and deferred:  # a single sample is in a hurry
+        return None
+    rows = deferred.nonzero().squeeze(1)
+    return None if len(rows) == len(deferred) else rows
+
+
+def _log_of(mean: Tensor, answer: Tensor) -> Tensor:
+    """The logarithm of probabilities (N, C): finite, and largest at the answer alone.
+
+    Probabilities may underflow, and a logarithm may round two of them to the same number.
+    """
+    logs = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+    best = logs.gather(1, answer[:, None])
+    below = best.detach().nextafter(torch.full_like(best, -math.inf))
+    return logs.minimum(below).scatter(1, answer[:, None], best)

@@ -1,0 +1,1 @@
+"""Helpers that several rooms share: files, tensors, resuming, versions, units, class names."""

@@ -1,0 +1,213 @@
+"""Which samples a calibration is fitted on and judged on, and whether it helps a cascade."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lit_cascade.analysis.calibration import (
+    Plan,
+    Scaling,
+    calibrate_record,
+    compare_cascades,
+    with_scalings,
+)
+from lit_cascade.analysis.curve import curve_of_records
+from lit_cascade.core.calibration import fit_temperature, negative_log_likelihood
+from lit_cascade.core.policy import Policy, always_defer, rule_of
+from lit_cascade.core.vector import fit_vector_scaling
+from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.options import PolicyOptions
+from lit_cascade.records.record import Record
+
+
+def stages(n=600, classes=4, seed=0, names=("small", "large"), tilt=0.0):
+    """Stages whose logits know more the later they come; `tilt` favours some classes."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    hints = torch.nn.functional.one_hot(labels, classes)
+    lean = tilt * torch.linspace(-1, 1, classes)
+    return [
+        Record.from_arrays(
+            name,
+            2 * ((k + 1.5) * hints + torch.randn(n, classes, generator=generator)) + lean,
+            labels,
+            flops=10.0 ** (k + 3),
+        )
+        for k, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 7, 103])
+def test_every_sample_is_judged_once_by_a_fit_on_others(n):
+    plan = Plan.of(n)
+    assert plan.fitted.tolist() == list(range(n))
+    assert sorted(plan.judged.tolist()) == list(range(n))
+    for fitted, judged in plan.folds:
+        assert not set(fitted.tolist()) & set(judged.tolist())
+        assert len(fitted) + len(judged) == n
+    assert not plan.held_out
+    assert "cross-fitted" in plan.text
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_share_is_kept_from_what_is_judged(share):
+    plan = Plan.of(200, share, seed=3)
+    ((fitted, judged),) = plan.folds
+    assert fitted.tolist() == plan.fitted.tolist()
+    assert len(fitted) == round(200 * share)
+    assert sorted([*fitted.tolist(), *judged.tolist()]) == list(range(200))
+    assert torch.equal(Plan.of(200, share, seed=3).fitted, fitted)
+    assert not torch.equal(Plan.of(200, share, seed=4).fitted, fitted)
+    assert "held out" in plan.text
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1, 2, 0.001])
+def test_a_share_that_leaves_nothing_is_refused(share):
+    with pytest.raises(UsageError, match="--share: expected a share between 0 and 1"):
+        Plan.of(100, share)
+
+
+@pytest.mark.parametrize("share", [None, 0.4])
+def test_figures_are_of_samples_that_the_fit_did_not_see(share):
+    record = stages()[0]
+    logits, labels = record.logits_for("a test")
+    plan = Plan.of(len(record), share, seed=1)
+    found = calibrate_record(record, plan=plan)
+    total = 0.0
+    for fitted, judged in plan.folds:
+        t = fit_temperature(logits[fitted], labels[fitted]).temperature
+        total += len(judged) * negative_log_likelihood(logits[judged], labels[judged], t)
+    assert found.after.nll == pytest.approx(total / len(plan.judged), rel=1e-12)
+    whole = fit_temperature(logits[plan.fitted], labels[plan.fitted])
+    assert found.scaling.temperature == whole.temperature
+    rows = plan.judged
+    assert found.before.nll == pytest.approx(negative_log_likelihood(logits[rows], labels[rows]))
+    assert found.changed == 0
+    assert found.n == len(plan.fitted)
+
+
+def test_a_vector_is_fitted_to_the_samples_of_the_plan_and_may_change_answers():
+    record = stages(tilt=3.0)[0]
+    plan = Plan.of(len(record), 0.5)
+    found = calibrate_record(record, "vector", plan)
+    logits, labels = record.logits_for("a test")
+    expected = fit_vector_scaling(
+        logits[plan.fitted], labels[plan.fitted], classes=record.classes
+    ).scaling
+    assert found.scaling.vector == expected
+    assert found.changed > 0.1
+    assert found.after.accuracy > found.before.accuracy
+    assert found.after.nll < calibrate_record(record, "temperature", plan).after.nll
+
+
+def test_none_leaves_everything_as_it_is():
+    found = calibrate_record(stages()[0], "none")
+    assert replace(found.before, diagram=None) == replace(found.after, diagram=None)
+    assert found.before.diagram.counts == found.after.diagram.counts
+    assert found.scaling == Scaling()
+
+
+def test_one_sample_and_unknown_methods():
+    one = Record.from_arrays("net", [[2.0, 0.0]], [0], flops=1)
+    for method in ("temperature", "vector", "none"):
+        assert calibrate_record(one, method).n == 1
+    with pytest.raises(UsageError, match="method: 'platt' is unknown; known are temperature"):
+        calibrate_record(one, "platt")
+    scores = Record.from_arrays("api", score=[0.5], correct=[1], flops=1)
+    with pytest.raises(CascadeError, match="no logits, which a vector scaling needs"):
+        calibrate_record(scores, "vector")
+
+
+def test_held_out_curves_are_those_of_the_records_held_out():
+    records = stages(tilt=2.0)
+    plan = Plan.of(600, 0.5)
+    for method in ("temperature", "vector"):
+        fitted = {"small": calibrate_record(records[0], method, plan)}
+        found = compare_cascades(records, always_defer(2), fitted, plan, method)
+        rest = [
+            Record.from_arrays(r.name, r.logits[plan.judged], r.labels[plan.judged], flops=f)
+            for r, f in zip(records, (1e3, 1e4), strict=True)
+        ]
+        plain = curve_of_records(rest)
+        rule = with_scalings(
+            always_defer(2), ["small", "large"], {"small": fitted["small"].scaling}
+        )
+        scaled = curve_of_records(rest, rule)
+        for one, other in ((found.before, plain), (found.after, scaled)):
+            assert torch.equal(one.accuracy, other.accuracy)
+            assert torch.equal(one.cost, other.cost)
+            assert torch.equal(one.stage_accuracy, other.stage_accuracy)
+
+
+def test_two_classes_have_the_same_curve_at_any_temperature():
+    records = stages(classes=2)
+    for share in (None, 0.5):
+        plan = Plan.of(600, share)
+        fitted = {"small": calibrate_record(records[0], plan=plan)}
+        found = compare_cascades(records, always_defer(2), fitted, plan, "temperature")
+        assert found.same_order
+        assert found.difference.value == pytest.approx(0, abs=1e-9)
+        assert found.recommended == "none"
+    three = stages(classes=2, names=("a", "b", "c"))
+    fitted = {"a": calibrate_record(three[0]), "b": calibrate_record(three[1])}
+    found = compare_cascades(three, always_defer(3), fitted, Plan.of(600), "temperature")
+    assert not found.same_order
+
+
+def test_a_vector_is_recommended_where_it_helps_and_not_where_there_is_nothing_to_gain():
+    tilted, straight = stages(2000, tilt=6.0), stages(2000)
+    for records, wanted in ((tilted, "vector"), (straight, "none")):
+        # the large stage is as it should be
+        pair = [records[0], straight[1]]
+        plan = Plan.of(2000)
+        fitted = {"small": calibrate_record(pair[0], "vector", plan)}
+        found = compare_cascades(pair, always_defer(2), fitted, plan, "vector")
+        assert found.recommended == wanted
+
+
+def test_other_stages_keep_what_they_have():
+    rule = Policy((0.5, 0.5), temperatures=(2.0, 3.0, 4.0))
+    changed = with_scalings(rule, ["a", "b", "c"], {"b": Scaling(7.0)})
+    assert changed == replace(rule, temperatures=(2.0, 7.0, 4.0))
+
+
+def test_a_vector_goes_through_a_config_unchanged():
+    records = stages(tilt=2.0)
+    vector = calibrate_record(records[0], "vector").scaling.vector
+    options = PolicyOptions(vectors={"small": vector.as_options()})
+    assert rule_of(options, ["small", "large"]).vectors == (vector, None)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ({"smal": {}}, r"policy\.vectors: 'smal' is unknown.*Did you mean 'small'"),
+        ({"small": {"scale": [1, 1]}}, r"policy\.vectors\.small: expected scale and bias"),
+        ({"small": [1, 1]}, "expected scale and bias"),
+        ({"small": {"scale": [1, 1], "bias": [0, 0], "offset": []}}, "'offset' is unknown"),
+        ({"small": {"scale": [1, "a"], "bias": [0, 0]}}, "scale: expected a list of numbers"),
+        ({"small": {"scale": [1, 1], "bias": 0}}, "bias: expected a list of numbers, got 0"),
+        ({"small": {"scale": [1, 1], "bias": [0, 0], "classes": [1, 2]}}, "a list of names"),
+        ({"small": {"scale": [1, 0], "bias": [0, 0]}}, "factors above 0"),
+    ],
+)
+def test_mistakes_in_a_config_are_named(vectors, message):
+    with pytest.raises(UsageError, match=message):
+        rule_of(PolicyOptions(vectors=vectors), ["small", "large"])
+
+
+def test_a_vector_for_other_classes_is_refused():
+    records = stages()
+    parts = {"scale": [1.0] * 4, "bias": [0.0] * 4, "classes": ["1", "0", "2", "3"]}
+    rule = rule_of(PolicyOptions(vectors={"small": parts}), ["small", "large"])
+    with pytest.raises(CascadeError, match="stage 'small' was fitted to other classes"):
+        curve_of_records(records, rule)
+    scores = Record.from_arrays(
+        "small", score=torch.rand(600), correct=torch.ones(600).long(), labels=records[0].labels,
+        classes=records[0].classes, flops=1,
+    )  # fmt: skip
+    parts.pop("classes")
+    rule = rule_of(PolicyOptions(vectors={"small": parts}), ["small", "large"])
+    with pytest.raises(CascadeError, match="no logits, which a vector scaling needs"):
+        curve_of_records([scores, records[1]], rule)
