@@ -21,7 +21,6 @@ from lit_cascade.analysis.curve import (
     official_metric,
     outcome,
     replay_outcome,
-    score_and_correct,
     without_logits,
 )
 from lit_cascade.analysis.deferral_head import (
@@ -32,7 +31,6 @@ from lit_cascade.analysis.deferral_head import (
 from lit_cascade.analysis.evidence import (
     check_overlap,
     fitted_on,
-    not_reported,
     unused_rows,
 )
 from lit_cascade.analysis.protocol import (
@@ -113,7 +111,6 @@ __all__ = [
     "judge",
     "largest_sizes",
     "least_missed",
-    "not_reported",
     "official_metric",
     "outcome",
     "promise_in",
@@ -122,7 +119,6 @@ __all__ = [
     "published_models",
     "references",
     "replay_outcome",
-    "score_and_correct",
     "screen",
     "select_thresholds",
     "unused_rows",

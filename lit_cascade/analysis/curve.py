@@ -27,7 +27,7 @@ from lit_cascade.core import (
     sweep,
 )
 from lit_cascade.errors import CascadeError
-from lit_cascade.records import Record, check_alike
+from lit_cascade.records import Record, check_alike, stage_answers
 from lit_cascade.utilities.units import unit_label
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "official_metric",
     "outcome",
     "replay_outcome",
-    "score_and_correct",
     "without_logits",
 ]
 
@@ -123,25 +122,6 @@ def official_metric(
     return None if name == "accuracy" else name
 
 
-def _said(record: Record, policy: Policy, stage: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Confidence, answers and whether they are right; for unknown answers 1 is a right one."""
-    if record.logits is not None:
-        labels = record.labels
-        if labels is None:
-            raise CascadeError(
-                f"record {record.name!r} holds no labels: what is right is not known."
-            )
-        confidence, answer = policy.score_and_answer(stage, record.logits)
-        return confidence, answer, is_right(answer, labels)
-    if policy.temperatures[stage] != 1.0:
-        record.logits_for("a temperature")
-    if policy.vectors[stage] is not None:
-        record.logits_for("a vector scaling")
-    if record.score is None or record.correct is None:  # a record is not made without
-        raise CascadeError(f"record {record.name!r} holds neither logits nor scores.")
-    return record.score, record.correct.long(), record.correct
-
-
 def check_vectors(records: Sequence[Record], policy: Policy) -> None:
     """Check that the vector scalings of a policy are for the classes of records.
 
@@ -151,28 +131,6 @@ def check_vectors(records: Sequence[Record], policy: Policy) -> None:
     for record, vector in zip(records, policy.vectors, strict=False):
         if vector is not None:
             vector.check_classes(record.classes or None, f"stage {record.name!r}")
-
-
-def score_and_correct(
-    record: Record, score: str = "max_softmax", temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Confidence and correctness of one model on every sample.
-
-    Args:
-        record: with logits, or with a score of its own.
-        score: a name in `lit_cascade.core.scores.SCORES`; a record without logits keeps its own. A
-            last stage with logits after stages with `recorded` scores has the largest softmax.
-        temperature: divides the logits.
-
-    Returns:
-        Scores (N,) float32 and correctness (N,) bool.
-
-    Raises:
-        CascadeError: a temperature for a record without logits.
-    """
-    rule = always_defer(2, score=score, temperatures=(temperature, 1.0))
-    confidence, _, correct = _said(record, rule, 0)
-    return confidence, correct
 
 
 def judge(
@@ -193,7 +151,7 @@ def judge(
     """
     check_alike(records)
     check_vectors(records, policy)
-    said = [_said(record, policy, k) for k, record in enumerate(records)]
+    said = [stage_answers(record, policy, k) for k, record in enumerate(records)]
     scores, own, alone = map(list, zip(*said, strict=True))
     probabilities: Iterable[Tensor] = ()
     if policy.combine == "average":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ __all__ = [
     "fitted_on",
     "ids_from_text",
     "ids_to_text",
-    "not_reported",
     "unused_rows",
 ]
 
@@ -165,30 +164,3 @@ def unused_rows(options: PolicyOptions, record: Record) -> Tensor:
     ids = record.ids.tolist() if isinstance(record.ids, Tensor) else list(record.ids)
     numbers = [_number(value) for value in ids]
     return torch.tensor([row for row, number in enumerate(numbers) if number not in used]).long()
-
-
-def not_reported(
-    datamodule: Any, split: str, *, allowed: bool
-) -> Callable[[Any, Mapping[str, Any]], None]:
-    """What refuses, before any model runs, to fit on samples of the split that is reported on.
-
-    Args:
-        datamodule: the data.
-        split: to fit on.
-        allowed: whether samples in both splits are let through.
-
-    Returns:
-        A check that is given the ids and the description of the data, and raises `CascadeError`.
-    """
-    from lit_cascade.data import shared_ids
-
-    def check(ids: Any, data: Mapping[str, Any]) -> None:
-        shared = shared_ids(datamodule, split, "validation")
-        if shared and not allowed:
-            raise CascadeError(
-                f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
-                f"{data['split']!r}, are also in the split 'validation' that is reported on (first "
-                f"id {shared[0]!r}). Use another split, or add --allow_overlap."
-            )
-
-    return check

@@ -59,7 +59,7 @@ def _run_models() -> None:
 
 def _calibrate(cli: Any, model: Any, datamodule: Any) -> None:
     """Record the calibration split, then fit to the records."""
-    from lit_cascade.analysis import not_reported
+    from lit_cascade.lit import not_reported
 
     options: CalibrateOptions = cli.options
     output = _output(options)

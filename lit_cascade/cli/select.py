@@ -69,7 +69,7 @@ def _run_models() -> None:
 
 def _select(cli: Any, model: Any, datamodule: Any) -> None:
     """Record the calibration split, then choose on the records."""
-    from lit_cascade.analysis import not_reported
+    from lit_cascade.lit import not_reported
 
     options: SelectOptions = cli.options
     promise, output = _promise(options), _output(options)

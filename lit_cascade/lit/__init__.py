@@ -24,6 +24,7 @@ from lit_cascade.lit.measuring import (
 from lit_cascade.lit.metrics import (
     CascadeMetrics,
 )
+from lit_cascade.lit.reading import not_reported
 from lit_cascade.lit.recording import (
     Configs,
     Recorded,
@@ -62,6 +63,7 @@ __all__ = [
     "TimmModels",
     "Training",
     "explained",
+    "not_reported",
     "unfinished",
     "without_workers",
 ]

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from lit_cascade.data import EvaluationData, SplitInfo
+from lit_cascade.data import EvaluationData, SplitInfo, shared_ids
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.callbacks import Collector
 from lit_cascade.lit.failures import explained
@@ -23,7 +23,7 @@ from lit_cascade.lit.stages import StagesModule
 from lit_cascade.live import Preprocessing
 from lit_cascade.records import Ids, Samples, whole_numbers
 
-__all__ = ["Check", "Found", "ReadingTrainer", "Sight"]
+__all__ = ["Check", "Found", "ReadingTrainer", "Sight", "not_reported"]
 
 Check = Callable[[Ids, Mapping[str, Any]], None]
 """Called with the ids and the description of the data before any model runs; may raise to stop."""
@@ -280,3 +280,29 @@ def _in_order(ids: Ids, positions: Tensor) -> tuple[Ids, Tensor]:
     here = [ids[position] for position in positions.tolist()]
     order = sorted(range(len(here)), key=here.__getitem__)
     return tuple(here[i] for i in order), torch.tensor(order)
+
+
+def not_reported(
+    datamodule: Any, split: str, *, allowed: bool
+) -> Callable[[Any, Mapping[str, Any]], None]:
+    """What refuses, before any model runs, to fit on samples of the split that is reported on.
+
+    Args:
+        datamodule: the data.
+        split: to fit on.
+        allowed: whether samples in both splits are let through.
+
+    Returns:
+        A check that is given the ids and the description of the data, and raises `CascadeError`.
+    """
+
+    def check(ids: Any, data: Mapping[str, Any]) -> None:
+        shared = shared_ids(datamodule, split, "validation")
+        if shared and not allowed:
+            raise CascadeError(
+                f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
+                f"{data['split']!r}, are also in the split 'validation' that is reported on (first "
+                f"id {shared[0]!r}). Use another split, or add --allow_overlap."
+            )
+
+    return check

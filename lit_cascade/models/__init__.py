@@ -9,7 +9,6 @@ from lit_cascade.models.networks import (
     ResNet,
 )
 from lit_cascade.models.stage import (
-    CHECKPOINT_FORMAT,
     BuiltStage,
     Stage,
     checkpoint_bytes,
@@ -32,7 +31,6 @@ from lit_cascade.models.transformers import (
 )
 
 __all__ = [
-    "CHECKPOINT_FORMAT",
     "BuiltStage",
     "ConvNet",
     "ImagePreprocessing",

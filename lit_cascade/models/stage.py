@@ -17,10 +17,9 @@ from lit_cascade.errors import CascadeError
 from lit_cascade.live import Preprocessing
 from lit_cascade.utilities.class_names import class_list, columns_of
 from lit_cascade.utilities.files import find_bundled
-from lit_cascade.utilities.tensors import load_tensors, safetensors_bytes
+from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT, load_tensors, safetensors_bytes
 
 __all__ = [
-    "CHECKPOINT_FORMAT",
     "BuiltStage",
     "Stage",
     "checkpoint_bytes",
@@ -29,7 +28,6 @@ __all__ = [
     "read_checkpoint",
 ]
 
-CHECKPOINT_FORMAT = "lit-cascade-checkpoint/1"
 
 _HOLDERS = ("state_dict", "model", "model_state_dict")
 """Where Lightning, timm and training scripts keep weights among other things."""

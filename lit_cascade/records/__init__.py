@@ -16,6 +16,7 @@ from lit_cascade.records.folder import (
 from lit_cascade.records.record import (
     Record,
     check_alike,
+    stage_answers,
 )
 from lit_cascade.records.samples import (
     Ids,
@@ -38,6 +39,7 @@ __all__ = [
     "find_records",
     "priced",
     "prices_from",
+    "stage_answers",
     "stored_as",
     "whole_numbers",
 ]

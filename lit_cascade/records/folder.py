@@ -16,15 +16,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lit_cascade.analysis import score_and_correct
 from lit_cascade.core import fit_temperature, is_among_best, probabilities_of
 from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.models import CHECKPOINT_FORMAT
 from lit_cascade.records.costs import Prices, priced
-from lit_cascade.records.record import FORMAT, Record
+from lit_cascade.records.record import FORMAT, Record, score_and_correct
 from lit_cascade.records.samples import Samples
 from lit_cascade.utilities.files import bundled
+from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT
 
 __all__ = ["RecordedModel", "RecordedZoo", "Written", "check_fits", "find_records", "stored_as"]
 

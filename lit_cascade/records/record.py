@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lit_cascade.core import likeliest_labels
+from lit_cascade.core import Policy, always_defer, is_right, likeliest_labels
 from lit_cascade.errors import CascadeError, UsageError, check_logits
 from lit_cascade.records.samples import (
     Ids,
@@ -46,6 +46,8 @@ __all__ = [
     "per_sample",
     "read_record",
     "record_pieces",
+    "score_and_correct",
+    "stage_answers",
 ]
 
 
@@ -414,3 +416,44 @@ def _parts(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str
         "model": json.loads(header["model"]),
         "info": json.loads(header["info"]),
     }
+
+
+def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Confidence, answers and whether they are right; for unknown answers 1 is a right one."""
+    if record.logits is not None:
+        labels = record.labels
+        if labels is None:
+            raise CascadeError(
+                f"record {record.name!r} holds no labels: what is right is not known."
+            )
+        confidence, answer = policy.score_and_answer(stage, record.logits)
+        return confidence, answer, is_right(answer, labels)
+    if policy.temperatures[stage] != 1.0:
+        record.logits_for("a temperature")
+    if policy.vectors[stage] is not None:
+        record.logits_for("a vector scaling")
+    if record.score is None or record.correct is None:  # a record is not made without
+        raise CascadeError(f"record {record.name!r} holds neither logits nor scores.")
+    return record.score, record.correct.long(), record.correct
+
+
+def score_and_correct(
+    record: Record, score: str = "max_softmax", temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Confidence and correctness of one model on every sample.
+
+    Args:
+        record: with logits, or with a score of its own.
+        score: a name in `lit_cascade.core.scores.SCORES`; a record without logits keeps its own. A
+            last stage with logits after stages with `recorded` scores has the largest softmax.
+        temperature: divides the logits.
+
+    Returns:
+        Scores (N,) float32 and correctness (N,) bool.
+
+    Raises:
+        CascadeError: a temperature for a record without logits.
+    """
+    rule = always_defer(2, score=score, temperatures=(temperature, 1.0))
+    confidence, _, correct = stage_answers(record, rule, 0)
+    return confidence, correct

@@ -28,7 +28,7 @@ __all__ = [
 
 def bundled(kind: str) -> Path:
     """The folder of bundled `configs` or `checkpoints`: in the installed package, or beside it."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / kind
     return inside if inside.is_dir() else package.parent / kind
 

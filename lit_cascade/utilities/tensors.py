@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError
 
-__all__ = ["load_tensors", "safetensors_bytes", "safetensors_pieces"]
+__all__ = ["CHECKPOINT_FORMAT", "load_tensors", "safetensors_bytes", "safetensors_pieces"]
+
+CHECKPOINT_FORMAT = "lit-cascade-checkpoint/1"
 
 _DTYPES = {
     "torch.int64": "I64",

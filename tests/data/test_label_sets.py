@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records, replay
 from lit_cascade.analysis.calibration import calibrate_record
-from lit_cascade.analysis.curve import replay_outcome, score_and_correct
+from lit_cascade.analysis.curve import replay_outcome
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import is_right, likeliest_labels
@@ -20,6 +20,7 @@ from lit_cascade.data.label_sets import LabelSets
 from lit_cascade.data.splits import describe
 from lit_cascade.lit import CascadeMetrics
 from lit_cascade.records.folder import RecordedZoo
+from lit_cascade.records.record import score_and_correct
 from lit_cascade.utilities.class_names import class_list
 from tests.data.test_images import held, ready, tree
 from tests.oracles import brute_force_curve, brute_force_point, combined_answer, mean_nll, softmax
