@@ -20,8 +20,8 @@ from lit_cascade.live.stream import Stream
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records.record import Record
 from lit_cascade.records.samples import Samples
+from tests.live.test_stream import Table
 from tests.oracles import combined_answer, softmax, stage_of
-from tests.test_streaming import Table
 
 # few numbers, so that ties are many
 NUMBERS = st.sampled_from([0.0, 0.5, 1.0, -1.0, 3.0, -7.5, 1e4, -1e4])

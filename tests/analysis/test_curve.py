@@ -11,12 +11,12 @@ from lit_cascade.analysis.curve import (
     official_metric,
     outcome,
     replay_outcome,
-    score_and_correct,
 )
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.core.policy import always_defer
 from lit_cascade.core.scores import score_and_answer
+from lit_cascade.records.record import score_and_correct
 from tests.oracles import (
     brute_force_point,
     combined_answer,

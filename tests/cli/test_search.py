@@ -25,7 +25,7 @@ from lit_cascade.core.scores import score_and_answer
 from lit_cascade.core.search.front import Band
 from lit_cascade.core.search.search import search
 from lit_cascade.core.search.zoo import Zoo
-from tests.core.test_heldout import front_of, plain_held_out, plain_reduction
+from tests.core.search.test_heldout import front_of, plain_held_out, plain_reduction
 from tests.search_oracles import Plain
 
 N = 48

@@ -10,7 +10,7 @@ from lit_cascade.core.policy import Policy
 from lit_cascade.live.cascade import Cascade
 from lit_cascade.live.stream import Stream
 from lit_cascade.options import PolicyOptions
-from tests.test_streaming import Table, tables
+from tests.live.test_stream import Table, tables
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
