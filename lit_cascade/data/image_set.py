@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from lit_cascade.data.decoding import UnreadableError, decode, stand_in
 from lit_cascade.data.folders import FolderImages
 from lit_cascade.data.label_sets import LabelSets
+from lit_cascade.data.loading import RawSample
 from lit_cascade.data.rows import RowImages
-from lit_cascade.data.samples import RawSample
 from lit_cascade.errors import UsageError
 from lit_cascade.records import Ids
 

@@ -1,18 +1,25 @@
-"""Batches of a split that is read for evaluation: every sample once, with what tells it apart.
+"""Reading a split of any data module in batches that carry the positions of their samples.
 
-Whole batches are dealt to the processes, so that each batch is composed as in a single process and
-its logits are the same to the last bit. A sample that is left out, such as a file that cannot be
-read, keeps its place in its batch for the same reason; it is marked as nobody's to answer for.
+For evaluation every sample is read once. Whole batches are dealt to the processes, so that each
+batch is composed as in a single process and its logits are the same to the last bit. A sample that
+is left out, such as a file that cannot be read, keeps its place in the batch for the same reason.
+For training the batches are those of the data module's own loader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from types import TracebackType
 from typing import Any, NamedTuple, cast
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -20,27 +27,62 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    default_collate,
+    get_worker_info,
 )
 
-from lit_cascade.data.samples import collate_views, is_left_out, prepare, remarks_on
-from lit_cascade.data.workers import leave_interrupts
+from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, check_split, describe, split_loader
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.live import Preprocessing
+from lit_cascade.live import RAW, Preprocessing, Remarked, Views, split_labels
 
-__all__ = ["DealtBatches", "DeferredLoader", "EvaluationBatch", "evaluation_loader"]
+__all__ = [
+    "DealtBatches",
+    "DeferredLoader",
+    "EvaluationData",
+    "PositionedBatch",
+    "RawSample",
+    "TrainingData",
+    "evaluation_loader",
+    "training_loader",
+]
+
+Names = tuple[str, ...] | None
+Preprocessings = Sequence[Preprocessing | None]
+"""Distinct ones of the models that see the batches; None stands for models without."""
 
 
-class EvaluationBatch(NamedTuple):
-    """A batch as the user's data gives it, and the positions of its samples in the split.
+class RawSample(NamedTuple):
+    """Sample with remarks on how it was read.
 
     Attributes:
-        batch: whatever the loader's collate function returned, or views and labels.
-        positions: (N,) int64; negative for samples that another process answers for, and for those
-            that are left out.
-        remarks: position and text of what there is to say about some of the samples.
-        left_out: position and reason of those that are left out.
-        error: why the run is to end, if so, such as data of which no batch can be made; raised
-            where the batch is read, as one that a worker raises would come with its traceback.
+        input: an image, a text, or whatever else the models' preprocessing takes.
+        label: an integer, or a tensor of several, filled up with -1.
+        remarks: what was done to the input, such as a conversion; counted and reported.
+        left_out: reason why the sample is left out, such as an unreadable file; `input` is then a
+            placeholder whose prediction is dropped.
+        stop: whether to end the run for that reason.
+    """
+
+    input: Any
+    label: Any
+    remarks: tuple[str, ...] = ()
+    left_out: str | None = None
+    stop: bool = False
+
+
+class PositionedBatch(NamedTuple):
+    """Batch of a split with the positions of its samples.
+
+    Attributes:
+        batch: output of the loader's collate function, or `(Views, labels)`.
+        positions: (N,) int64, in main memory for training. In evaluation those of samples of other
+            processes and of samples that are left out are negative (bitwise complement). For
+            training samples that are left out are dropped, unless all of a batch are: then all
+            positions are negative.
+        remarks: pairs of position and text.
+        left_out: pairs of position and reason.
+        error: reason to end the run. It is raised by the process that reads the batch, as an
+            exception raised in a worker would be wrapped in the worker's traceback.
     """
 
     batch: Any
@@ -50,8 +92,64 @@ class EvaluationBatch(NamedTuple):
     error: CascadeError | None = None
 
 
+class _Prepared(NamedTuple):
+    """Sample after each model's preprocessing, without the raw input."""
+
+    views: dict[str, Any]
+    label: Any
+    remarks: tuple[str, ...]
+
+
+def _input_and_label(sample: Any) -> tuple[Any, Any]:
+    if isinstance(sample, RawSample):
+        return sample.input, sample.label
+    if isinstance(sample, (tuple, list)) and len(sample) == 2:
+        return sample[0], sample[1]
+    if isinstance(sample, Mapping):
+        for key in ("labels", "label"):
+            if key in sample:
+                rest = {name: value for name, value in sample.items() if name != key}
+                return (next(iter(rest.values())) if len(rest) == 1 else rest), sample[key]
+    raise CascadeError(
+        "the data must give pairs of (input, label) or dicts with an entry 'labels', "
+        f"got {type(sample).__name__}."
+    )
+
+
+def _prepare(sample: Any, preprocessings: Preprocessings) -> Any:
+    """Apply each preprocessing; the sample itself if there is none."""
+    if all(one is None for one in preprocessings):
+        return sample
+    raw, label = _input_and_label(sample)
+    views: dict[str, Any] = {}
+    remarks = list(sample.remarks) if isinstance(sample, RawSample) else []
+    for one in preprocessings:
+        view = raw if one is None else one(raw)
+        if isinstance(view, Remarked):
+            remarks.extend(view.remarks)
+            view = view.tensors
+        views[RAW if one is None else one.key] = view
+    return _Prepared(views, label, tuple(remarks))
+
+
+def _is_left_out(sample: Any) -> bool:
+    """Whether a sample is left out.
+
+    Raises:
+        CascadeError: the run is to stop at such samples.
+    """
+    if not isinstance(sample, RawSample) or sample.left_out is None:
+        return False
+    if sample.stop:
+        raise CascadeError(
+            f"data: {sample.left_out}. To leave out what cannot be read: "
+            "data.init_args.unreadable: leave_out."
+        )
+    return True
+
+
 class _Loaded(NamedTuple):
-    """The samples of a batch, prepared for the models, and what there is to say about them."""
+    """Prepared samples of a batch, and the other fields of `PositionedBatch`."""
 
     samples: list[Any]
     positions: list[int]
@@ -59,39 +157,142 @@ class _Loaded(NamedTuple):
     left_out: list[tuple[int, str]]
 
 
-class _Lists(Dataset[Any]):
-    """A dataset that is asked for a whole batch of positions at once."""
+class _Positioned(Dataset[Any]):
+    """Dataset that loads and prepares all samples of a batch in one call."""
 
     def __init__(
-        self, dataset: Dataset[Any], preprocessings: Sequence[Preprocessing | None] = ()
+        self, dataset: Dataset[Any], preprocessings: Preprocessings, *, training: bool
     ) -> None:
         self.dataset = dataset
-        self._preprocessings = preprocessings
+        self._preprocessings, self._training = preprocessings, training
 
     def __len__(self) -> int:
         return len(cast("Sized", self.dataset))
 
-    def __getitem__(self, positions: list[int]) -> _Loaded | CascadeError:
-        leave_interrupts()
+    def __getitem__(self, positions: Sequence[Any]) -> _Loaded | CascadeError:
+        _ignore_interrupts()
         try:
-            return self._loaded(positions)
+            return self._load(positions)
         except CascadeError as error:
             return error
 
-    def _loaded(self, positions: list[int]) -> _Loaded:
+    __getitems__ = __getitem__  # the name by which a loader with a batch sampler calls it
+
+    def _samples(self, positions: Sequence[Any]) -> Iterator[Any]:
+        at_once = getattr(self.dataset, "__getitems__", None) if self._training else None
+        if at_once is not None:
+            yield from at_once(positions)
+            return
+        for key in positions:
+            yield self.dataset[key if self._training or key >= 0 else ~key]
+
+    def _load(self, positions: Sequence[Any]) -> _Loaded:
         loaded = _Loaded([], [], [], [])
-        for position in positions:
-            sample = self.dataset[position if position >= 0 else ~position]
-            mine = position >= 0
-            prepared = prepare(sample, self._preprocessings)
-            if mine:
-                loaded.remarks.extend((position, remark) for remark in remarks_on(prepared))
-            if mine and is_left_out(sample):
-                loaded.left_out.append((position, sample.left_out))
-                mine = False
+        for key, sample in zip(positions, self._samples(positions), strict=True):
+            position = int(key)
+            prepared = _prepare(sample, self._preprocessings)
+            if position >= 0:  # else the sample of another process
+                if isinstance(prepared, (_Prepared, RawSample)):
+                    loaded.remarks.extend((position, remark) for remark in prepared.remarks)
+                if _is_left_out(sample):
+                    loaded.left_out.append((position, sample.left_out))
+                    position = ~position
             loaded.samples.append(prepared)
-            loaded.positions.append(position if mine or position < 0 else ~position)
-        return loaded
+            loaded.positions.append(position)
+        readable = [i for i, position in enumerate(loaded.positions) if position >= 0]
+        if not self._training or not readable:
+            return loaded
+        return loaded._replace(
+            samples=[loaded.samples[i] for i in readable],
+            positions=[loaded.positions[i] for i in readable],
+        )
+
+
+def _ignore_interrupts() -> None:
+    """In a worker: leave interrupts to the main process, which ends its workers.
+
+    A terminal interrupts all processes at once: each worker would print a traceback, or look like
+    one that crashed. Nor need a worker report that the main process has closed its queue.
+    """
+    if get_worker_info() is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.excepthook = _unless_disconnected  # called by the thread that feeds the queue, too
+
+
+def _unless_disconnected(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
+
+
+class _Collate:
+    """Makes a batch of the models' views, or by the user's collate function."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any], preprocessings: Preprocessings) -> None:
+        self._collate, self._preprocessings = collate, preprocessings
+
+    def __call__(self, loaded: _Loaded | CascadeError) -> PositionedBatch:
+        try:
+            if isinstance(loaded, CascadeError):
+                raise loaded
+            batch = self._batch(loaded.samples)
+        except CascadeError as error:
+            return PositionedBatch(None, torch.empty(0, dtype=torch.int64), error=error)
+        return PositionedBatch(
+            batch, torch.tensor(loaded.positions), tuple(loaded.remarks), tuple(loaded.left_out)
+        )
+
+    def _batch(self, samples: list[Any]) -> Any:
+        first = samples[0]
+        if isinstance(first, RawSample):
+            return _collated([(sample.input, sample.label) for sample in samples], self._collate)
+        if not isinstance(first, _Prepared):
+            return self._collate(samples)
+        views = Views()
+        for one in self._preprocessings:
+            key = RAW if one is None else one.key
+            collate = getattr(one, "collate", default_collate)
+            views[key] = _collated([sample.views[key] for sample in samples], collate)
+        return views, torch.as_tensor(default_collate([sample.label for sample in samples]))
+
+
+def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
+    """Collate samples.
+
+    Raises:
+        CascadeError: they are raw, such as images, and the model has no preprocessing.
+    """
+    try:
+        return collate(samples)
+    except (TypeError, RuntimeError) as error:
+        kind = samples[0][0] if isinstance(samples[0], tuple) else samples[0]
+        raise CascadeError(
+            f"data: no batch can be made of {type(kind).__name__}s ({error}). A model without "
+            "preprocessing of its own takes the data as they are: give a model with preprocessing, "
+            "such as lit_cascade.models.Timm, or data of tensors."
+        ) from error
+
+
+def _like(
+    loader: DataLoader[Any],
+    preprocessings: Preprocessings,
+    *,
+    training: bool = False,
+    **options: Any,
+) -> DataLoader[Any]:
+    """Loader of `PositionedBatch` with another's dataset, collate function and workers."""
+    return DataLoader(
+        _Positioned(loader.dataset, preprocessings, training=training),
+        collate_fn=_Collate(loader.collate_fn, preprocessings),
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor if loader.num_workers else None,
+        **options,
+    )
 
 
 class DealtBatches(DistributedSampler[list[int]]):
@@ -100,11 +301,11 @@ class DealtBatches(DistributedSampler[list[int]]):
     A `DistributedSampler` so that Lightning leaves it alone instead of padding it.
 
     Args:
-        batches: positions of the samples of each.
+        batches: positions of the samples of each batch.
         rank: this process.
         world_size: number of processes.
-        window: so many batches in a row are dealt to the same process.
-        done: windows that are not dealt to anyone.
+        window: number of consecutive batches that go to the same process.
+        done: numbers of windows to skip.
     """
 
     def __init__(
@@ -118,11 +319,11 @@ class DealtBatches(DistributedSampler[list[int]]):
         super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
         self.batches = batches
         self.positions = sorted(position for batch in batches for position in batch)
-        # a process without a batch would skip the loop while the others wait for it at its end: it
-        # gets one to repeat, whose positions are marked as such
         left = [one for one in range(-(-len(batches) // window)) if one not in done]
         starts = [one * window for one in left[rank::world_size]]
         mine = [batch for start in starts for batch in batches[start : start + window]]
+        # a process without a batch would skip the loop while the others wait for it at the end: it
+        # reads the first batch, whose samples are marked as those of another process
         self._mine = mine or [[~position for position in batches[0]]]
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -132,37 +333,11 @@ class DealtBatches(DistributedSampler[list[int]]):
         return len(self._mine)
 
 
-class _Collate:
-    """Makes a batch of the models' views, or by the user's collate function."""
-
-    def __init__(
-        self,
-        collate: Callable[[list[Any]], Any],
-        preprocessings: Sequence[Preprocessing | None],
-    ) -> None:
-        self.collate = collate
-        self._preprocessings = preprocessings
-
-    def __call__(self, loaded: Any) -> EvaluationBatch:
-        try:
-            if isinstance(loaded, CascadeError):
-                raise loaded
-            batch = collate_views(loaded.samples, self.collate, self._preprocessings)
-        except CascadeError as error:
-            return EvaluationBatch(None, torch.empty(0, dtype=torch.int64), error=error)
-        return EvaluationBatch(
-            batch,
-            torch.tensor(loaded.positions),
-            tuple(loaded.remarks),
-            tuple(loaded.left_out),
-        )
-
-
 def _positions(loader: DataLoader[Any], n: int) -> list[int]:
-    """Which samples a loader reads, in rising order, whatever order it reads them in.
+    """Positions that a loader reads, in ascending order whatever its sampler's order.
 
     Raises:
-        UsageError: its sampler draws some of them more than once.
+        UsageError: the sampler draws some of them more than once.
     """
     whole = (SequentialSampler, RandomSampler, DistributedSampler)
     if isinstance(loader.sampler, whole) and not getattr(loader.sampler, "replacement", False):
@@ -180,26 +355,26 @@ def evaluation_loader(
     loader: DataLoader[Any],
     rank: int = 0,
     world_size: int = 1,
-    preprocessings: Sequence[Preprocessing | None] = (),
+    preprocessings: Preprocessings = (),
     window: int = 1,
     done: Collection[int] = (),
 ) -> DataLoader[Any]:
-    """The loader that reads the same dataset in order, without repeats, for one of many processes.
+    """Loader of the same dataset in order, without repeats, for one of several processes.
 
     Args:
         loader: the user's; its dataset, batch size or batch sampler, collate function and workers
             are kept.
         rank: this process.
         world_size: number of processes.
-        preprocessings: those of the models that will see the batches, each once.
-        window: so many batches in a row go to the same process.
-        done: numbers of such windows that are not read.
+        preprocessings: distinct ones of the models; None for models without.
+        window: number of consecutive batches that go to the same process.
+        done: numbers of windows to skip.
 
     Returns:
-        A loader of `EvaluationBatch`.
+        A loader of `PositionedBatch`.
 
     Raises:
-        UsageError: the dataset is a stream, which has no positions.
+        UsageError: the dataset is iterable, without positions.
         CascadeError: it is empty.
     """
     dataset = loader.dataset
@@ -215,37 +390,16 @@ def evaluation_loader(
         size, order = loader.batch_size, _positions(loader, n)
         batches = [order[i : i + size] for i in range(0, len(order), size)]
     else:
-        # a sampler of its own that shuffles says how its batches are composed where it does not
+        # a batch sampler of this package that shuffles also has batches for evaluation
         in_order = getattr(loader.batch_sampler, "in_order", None)
         composed = loader.batch_sampler if in_order is None else in_order()
         batches = [list(batch) for batch in composed or [[i] for i in range(n)]]
-    return _like(loader, DealtBatches(batches, rank, world_size, window, done), preprocessings)
-
-
-class DeferredLoader:
-    """Loads samples of a split by their positions, as some models take them.
-
-    Workers stay from one call to the next; a call ends the one before.
-
-    Args:
-        loader: the user's, of the split.
-        preprocessings: of the models.
-    """
-
-    def __init__(
-        self, loader: DataLoader[Any], preprocessings: Sequence[Preprocessing | None]
-    ) -> None:
-        self._requests = _Requests()
-        self._loader = _like(loader, self._requests, preprocessings, stay=True)
-
-    def __call__(self, batches: list[list[int]]) -> Iterator[EvaluationBatch]:
-        """Batches of the samples at these positions; workers start on them at once."""
-        self._requests.batches = batches
-        return iter(self._loader)
+    dealt = DealtBatches(batches, rank, world_size, window, done)
+    return _like(loader, preprocessings, batch_size=None, sampler=dealt)
 
 
 class _Requests(Sampler[list[int]]):
-    """Batches that are named shortly before they are loaded."""
+    """Batches that are set before each pass over the loader."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -257,24 +411,282 @@ class _Requests(Sampler[list[int]]):
         return len(self.batches)
 
 
-def _like(
-    loader: DataLoader[Any],
-    sampler: Sampler[list[int]],
-    preprocessings: Sequence[Preprocessing | None],
-    *,
-    stay: bool = False,
-) -> DataLoader[Any]:
-    """A loader of other batches of the same dataset."""
-    return DataLoader(
-        _Lists(loader.dataset, preprocessings),
-        batch_size=None,
-        sampler=sampler,
-        collate_fn=_Collate(loader.collate_fn, preprocessings),
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor if loader.num_workers else None,
-        persistent_workers=stay and loader.num_workers > 0,
+class DeferredLoader:
+    """Loads samples of a split by their positions.
+
+    Workers persist between calls; a call ends the one before.
+
+    Args:
+        loader: the user's, of the split.
+        preprocessings: distinct ones of the models; None for models without.
+    """
+
+    def __init__(self, loader: DataLoader[Any], preprocessings: Preprocessings) -> None:
+        self._requests = _Requests()
+        self._loader = _like(
+            loader,
+            preprocessings,
+            batch_size=None,
+            sampler=self._requests,
+            persistent_workers=loader.num_workers > 0,
+        )
+
+    def __call__(self, batches: list[list[int]]) -> Iterator[PositionedBatch]:
+        """Batches of the samples at these positions; workers start on them at once."""
+        self._requests.batches = batches
+        return iter(self._loader)
+
+
+def training_loader(loader: DataLoader[Any], preprocessings: Preprocessings) -> DataLoader[Any]:
+    """Loader of the same batches as `PositionedBatch`: as random, and sharded by Lightning alike.
+
+    Args:
+        loader: of a map-style dataset, in batches.
+        preprocessings: distinct ones of the networks; None for networks without.
+    """
+    own = loader.batch_sampler
+    batches: dict[str, Any] = {"batch_sampler": own}
+    if type(own) is BatchSampler:  # by its parts, as Lightning may replace the sampler
+        batches = {
+            "batch_size": own.batch_size,
+            "sampler": own.sampler,
+            "drop_last": own.drop_last,
+        }
+    return _like(
+        loader,
+        preprocessings,
+        training=True,
+        generator=loader.generator,
+        persistent_workers=loader.persistent_workers,
+        **batches,
+    )
+
+
+class _PositionedData(LightningDataModule):
+    """Another data module whose batches are wrapped in `PositionedBatch`.
+
+    The hooks of the other are applied to the batches that are wrapped.
+    """
+
+    def __init__(self, inner: LightningDataModule, preprocessings: Preprocessings) -> None:
+        super().__init__()
+        self.inner = inner
+        self.prepare_data_per_node = inner.prepare_data_per_node
+        self._preprocessings = tuple(preprocessings)
+
+    def prepare_data(self) -> None:
+        """Let the other data module download what it needs."""
+        self.inner.prepare_data()
+
+    def _split_loader(self, split: str) -> DataLoader[Any]:
+        """The other's loader of a split, once it has prepared the split."""
+        self.inner.trainer = self.trainer
+        self.inner.setup(SETUP_STAGES.get(split, "fit"))
+        return split_loader(self.inner, split)
+
+    def _evaluation_loader(self, loader: DataLoader[Any], *windows: Any) -> DataLoader[Any]:
+        """Loader of this process."""
+        shared = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return evaluation_loader(loader, *shared, self._preprocessings, *windows)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Apply the other's hook.
+
+        Raises:
+            CascadeError: the batch could not be loaded.
+        """
+        if isinstance(batch, PositionedBatch) and batch.error is not None:
+            raise batch.error
+        return self._inside(self.inner.on_before_batch_transfer, batch, dataloader_idx)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Apply the other's hook, and move the positions unless they are for training."""
+        if isinstance(batch, PositionedBatch) and not (self.trainer and self.trainer.training):
+            batch = batch._replace(positions=batch.positions.to(device))
+        return self._inside(self.inner.transfer_batch_to_device, batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Apply the other's hook."""
+        return self._inside(self.inner.on_after_batch_transfer, batch, dataloader_idx)
+
+    @staticmethod
+    def _inside(hook: Callable[..., Any], batch: Any, *args: Any) -> Any:
+        if not isinstance(batch, PositionedBatch):
+            return hook(batch, *args)
+        return batch._replace(batch=hook(batch.batch, *args))
+
+
+class EvaluationData(_PositionedData):
+    """One split of another data module, read for evaluation.
+
+    Args:
+        inner: the data module.
+        split: `validation`, `calibration`, `test`, `train`, or any for which `inner` has a method
+            `<split>_dataloader`.
+        ready: called with the description of the split before it is read; may raise to stop.
+        preprocessings: distinct ones of the models; None for models without.
+        window: number of consecutive batches that go to the same process.
+
+    Attributes:
+        done: numbers of windows to skip; set before the data are set up.
+        info: description of the split, once it is set up.
+        positions: those of all samples that are read, in ascending order.
+        batches: positions of the samples of each batch, of all processes.
+        batch_size: number of samples of the largest batch.
+    """
+
+    def __init__(
+        self,
+        inner: LightningDataModule,
+        split: str,
+        ready: Callable[[SplitInfo], None] | None = None,
+        preprocessings: Preprocessings = (),
+        window: int = 1,
+    ) -> None:
+        super().__init__(inner, preprocessings)
+        self.split = split
+        self._ready = ready
+        self.window = window
+        self.done: set[int] = set()
+        self._given: DataLoader[Any] | None = None
+        self._loader: DataLoader[Any] | None = None
+        self.info: SplitInfo | None = None
+        self.positions: list[int] = []
+        self.batches: list[list[int]] = []
+        self.batch_size = 0
+
+    def setup(self, stage: str | None = None) -> None:
+        """Let the data module prepare the split, and describe it without reading it."""
+        del stage
+        loader = self._given = self._split_loader(self.split)
+        self._loader = self._evaluation_loader(loader, self.window, self.done)
+        dealt = cast("DealtBatches", self._loader.sampler)
+        self.info = describe(loader.dataset)
+        self.positions, self.batches = dealt.positions, dealt.batches
+        self.batch_size = loader.batch_size or max(map(len, dealt.batches))
+        if self._ready is not None:
+            self._ready(self.info)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Let the data module clean up."""
+        del stage
+        self.inner.teardown(SETUP_STAGES.get(self.split, "fit"))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of this process."""
+        if self._loader is None:
+            self.setup()
+        return cast("DataLoader[Any]", self._loader)
+
+    test_dataloader = val_dataloader
+
+    @property
+    def workers(self) -> int:
+        """Number of processes that load samples."""
+        return 0 if self._given is None else self._given.num_workers
+
+    def deferred_loader(self, *preprocessings: Preprocessing | None) -> DeferredLoader:
+        """Loader of samples of the split by their positions, for models of other preprocessing."""
+        if self._given is None:
+            self.setup()
+        return DeferredLoader(cast("DataLoader[Any]", self._given), preprocessings)
+
+    def on_device(self, batch: PositionedBatch, device: torch.device) -> PositionedBatch:
+        """Move a loaded batch to a device, through all hooks of the data module."""
+        batch = self.on_before_batch_transfer(batch, 0)
+        batch = self.transfer_batch_to_device(batch, device, 0)
+        return cast("PositionedBatch", self.on_after_batch_transfer(batch, 0))
+
+
+class TrainingData(_PositionedData):
+    """Another data module, read for training, and one of its splits for validation.
+
+    Args:
+        inner: the data module.
+        judge_on: the split that the validation loop reads, each sample once; None for none.
+        preprocessings: those of the network; None for a network without.
+        ready: called with the descriptions of the training split and of the one to validate on, and
+            the class names in label order, before anything is read; may raise to stop.
+        check: called with the labels of each training batch, in main memory; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        inner: LightningDataModule,
+        judge_on: str | None = None,
+        preprocessings: Preprocessings = (),
+        ready: Callable[[SplitInfo | None, SplitInfo | None, Names], None] | None = None,
+        check: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        super().__init__(inner, preprocessings)
+        self.judge_on = judge_on
+        self._ready = ready
+        self._check = check
+        self._judged: DataLoader[Any] | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Let the data module prepare both splits, and describe them without reading them."""
+        del stage
+        self.inner.trainer = self.trainer
+        self.inner.setup("fit")
+        check_split(self.inner, "train")
+        info = self._describe(self.inner.train_dataloader())
+        judged = None
+        if self.judge_on is not None:
+            loader = self._split_loader(self.judge_on)
+            judged = describe(loader.dataset)
+            self._judged = self._evaluation_loader(loader)
+        if self._ready is not None:
+            own = getattr(self.inner, "class_names", None)
+            names = tuple(map(str, own)) if own is not None else info.classes if info else None
+            self._ready(info, judged, names)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Let the data module clean up."""
+        del stage
+        self.inner.teardown("fit")
+
+    def _describe(self, loader: Any) -> SplitInfo | None:
+        """Description of the training split; None if its samples have no positions."""
+        if _has_positions(loader):
+            return describe(loader.dataset)
+        if any(one is not None for one in self._preprocessings):
+            raise UsageError(
+                "data: the network has preprocessing of its own, which is done sample by sample: "
+                "train_dataloader must return one DataLoader of a map-style dataset (with __len__ "
+                "and __getitem__), in batches."
+            )
+        return None
+
+    def train_dataloader(self) -> Any:
+        """Batches of the training split, as random as the data module's own."""
+        loader = self.inner.train_dataloader()
+        if not _has_positions(loader):
+            return loader
+        return training_loader(loader, self._preprocessings)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of the split to validate on, of this process."""
+        return cast("DataLoader[Any]", self._judged)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Apply the data module's hook, and check the labels of training batches.
+
+        Raises:
+            CascadeError: the batch could not be loaded, or its labels do not fit.
+        """
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)
+        training = self.trainer is not None and self.trainer.training
+        if isinstance(batch, PositionedBatch) and training and self._check is not None:
+            self._check(split_labels(batch.batch)[1][batch.positions >= 0])
+        return batch
+
+
+def _has_positions(loader: Any) -> bool:
+    return (
+        isinstance(loader, DataLoader)
+        and not isinstance(loader.dataset, IterableDataset)
+        and loader.batch_sampler is not None
     )

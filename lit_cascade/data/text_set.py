@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lit_cascade.data.samples import RawSample
+from lit_cascade.data.loading import RawSample
 from lit_cascade.data.tables import find_label_column, only_column
 from lit_cascade.errors import CascadeError, UsageError, check_name
 

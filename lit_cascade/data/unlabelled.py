@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_cascade.data.decoding import UnreadableError, decode, stand_in
 from lit_cascade.data.images import workers_for
-from lit_cascade.data.samples import RawSample
+from lit_cascade.data.loading import RawSample
 from lit_cascade.data.tables import load_table
 from lit_cascade.data.text_set import text_columns_of
 from lit_cascade.errors import UsageError

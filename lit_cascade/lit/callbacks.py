@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_cascade.data import EvaluationBatch
+from lit_cascade.data import PositionedBatch
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.parts import fewest
 from lit_cascade.lit.spool import Columns, Spool
@@ -60,7 +60,7 @@ class Collector(Callback):
         self.fitting: dict[str, int] = {}
 
     def _add(self, outputs: Any, batch: Any) -> None:
-        if isinstance(batch, EvaluationBatch):
+        if isinstance(batch, PositionedBatch):
             self._said.remarks.extend(batch.remarks)
             self._said.left_out.extend(batch.left_out)
         if outputs is None:  # answers that are not complete yet

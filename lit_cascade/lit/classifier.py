@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lit_cascade.core import answers_of
-from lit_cascade.data import EvaluationBatch, SplitInfo, TrainingBatch
+from lit_cascade.data import PositionedBatch, SplitInfo
 from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_labels, check_name
 from lit_cascade.lit.losses import distillation_loss, gatekeeper_loss
 from lit_cascade.lit.schedules import SCHEDULES, Schedule, scheduled
@@ -161,7 +161,7 @@ class LitClassifier(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch, in float32."""
         del batch_idx
-        positions = batch.positions if isinstance(batch, TrainingBatch) else None
+        positions = batch.positions if isinstance(batch, PositionedBatch) else None
         inputs, labels = split_labels(batch if positions is None else batch.batch)
         logits = self(inputs).float()
         if positions is not None and bool((positions < 0).any()):  # then all are: none can be read
@@ -208,7 +208,7 @@ class LitClassifier(LightningModule):
             evaluation.
         """
         del batch_idx
-        positions = batch.positions if isinstance(batch, EvaluationBatch) else None
+        positions = batch.positions if isinstance(batch, PositionedBatch) else None
         inputs, labels = split_labels(batch if positions is None else batch.batch)
         logits = self(inputs)
         prediction = answers_of(logits)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_cascade.data import DeferredLoader, EvaluationBatch, EvaluationData
+from lit_cascade.data import DeferredLoader, EvaluationData, PositionedBatch
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.stages import distinct, inputs_and_rows
 from lit_cascade.live import RAW, Answered, Inputs, Preprocessing, Stream, join
@@ -86,7 +86,7 @@ class Running:
             observe=self._observe if metered else None,
         )
 
-    def step(self, batch: EvaluationBatch, *, last: bool) -> dict[str, Tensor] | None:
+    def step(self, batch: PositionedBatch, *, last: bool) -> dict[str, Tensor] | None:
         """Take a batch, and return the rows of the samples whose answers are complete.
 
         Args:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from lit_cascade.data import EvaluationBatch
+from lit_cascade.data import PositionedBatch
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.parts import FittingParts
 from lit_cascade.live import FlopMeter, Inputs, Preprocessing, count_parameters, split_labels
@@ -109,7 +109,7 @@ class StagesModule(LightningModule):
         """Run every stage on the whole batch.
 
         Args:
-            batch: an `EvaluationBatch`, or what a data module gives: (inputs, labels), or a dict
+            batch: an `PositionedBatch`, or what a data module gives: (inputs, labels), or a dict
                 with an entry `labels`.
             batch_idx: not used.
 
@@ -140,10 +140,10 @@ class StagesModule(LightningModule):
 
 def inputs_and_rows(batch: Any) -> tuple[Inputs, dict[str, Tensor]]:
     """What the models take from a batch, and the first of the rows that a step returns."""
-    inner = batch.batch if isinstance(batch, EvaluationBatch) else batch
+    inner = batch.batch if isinstance(batch, PositionedBatch) else batch
     inputs, labels = split_labels(inner)
     rows = {"labels": labels}
-    if isinstance(batch, EvaluationBatch):
+    if isinstance(batch, PositionedBatch):
         rows["positions"] = batch.positions
     return inputs, rows
 

@@ -10,7 +10,7 @@ from torch.utils.data import (
 
 from lit_cascade import CascadeError, CascadeTrainer, LitClassifier, UsageError
 from lit_cascade.data import Datasets, RawSample
-from lit_cascade.data.training import training_loader
+from lit_cascade.data.loading import training_loader
 from lit_cascade.live.batch import Views
 from tests.lit.learners import Letters, Reader, Texts
 from tests.toys import Net, Points
