@@ -10,42 +10,42 @@ __version__ = "0.1.0"
 # Public names and where they live. They are imported on first use, so that `import lit_cascade` and
 # `lit-cascade --help` load no torch.
 _PUBLIC = {
-    "Cascade": "lit_cascade.live.cascade",
+    "Cascade": "lit_cascade.live",
     "CascadeError": "lit_cascade.errors",
-    "CascadeMetrics": "lit_cascade.lit.metrics",
-    "CascadeOutput": "lit_cascade.live.cascade",
-    "CascadeTrainer": "lit_cascade.lit.trainer",
-    "Curve": "lit_cascade.core.curve",
-    "DeferralHead": "lit_cascade.core.deferral_head",
-    "LitCascade": "lit_cascade.lit.cascade",
-    "LitClassifier": "lit_cascade.lit.classifier",
-    "LitZoo": "lit_cascade.lit.zoo",
-    "OperatingPoint": "lit_cascade.core.curve",
-    "Policy": "lit_cascade.core.policy",
+    "CascadeMetrics": "lit_cascade.lit",
+    "CascadeOutput": "lit_cascade.live",
+    "CascadeTrainer": "lit_cascade.lit",
+    "Curve": "lit_cascade.core",
+    "DeferralHead": "lit_cascade.core",
+    "LitCascade": "lit_cascade.lit",
+    "LitClassifier": "lit_cascade.lit",
+    "LitZoo": "lit_cascade.lit",
+    "OperatingPoint": "lit_cascade.core",
+    "Policy": "lit_cascade.core",
     "PolicyOptions": "lit_cascade.options",
-    "Promise": "lit_cascade.core.guarantee.promise",
-    "Record": "lit_cascade.records.record",
-    "SearchSettings": "lit_cascade.core.search.search",
-    "Stage": "lit_cascade.models.stage",
-    "Stream": "lit_cascade.live.stream",
+    "Promise": "lit_cascade.core.guarantee",
+    "Record": "lit_cascade.records",
+    "SearchSettings": "lit_cascade.core.search",
+    "Stage": "lit_cascade.models",
+    "Stream": "lit_cascade.live",
     "UsageError": "lit_cascade.errors",
-    "VectorScaling": "lit_cascade.core.vector",
-    "Zoo": "lit_cascade.core.search.zoo",
-    "aurc": "lit_cascade.core.quality",
-    "average_compute_reduction": "lit_cascade.core.search.front",
-    "count_flops": "lit_cascade.live.flops",
-    "compare_scores": "lit_cascade.analysis.scores",
-    "curve_of_records": "lit_cascade.analysis.curve",
-    "deferral_quality": "lit_cascade.core.quality",
-    "fit_head": "lit_cascade.analysis.deferral_head",
-    "fit_temperature": "lit_cascade.core.calibration",
-    "fit_vector_scaling": "lit_cascade.core.vector",
-    "frontier_of": "lit_cascade.analysis.search",
-    "operating_points": "lit_cascade.core.curve",
-    "protocol_of": "lit_cascade.analysis.protocol",
-    "replay": "lit_cascade.core.contract",
-    "search": "lit_cascade.core.search.search",
-    "sweep": "lit_cascade.core.curve",
+    "VectorScaling": "lit_cascade.core",
+    "Zoo": "lit_cascade.core.search",
+    "aurc": "lit_cascade.core",
+    "average_compute_reduction": "lit_cascade.core.search",
+    "compare_scores": "lit_cascade.analysis",
+    "count_flops": "lit_cascade.live",
+    "curve_of_records": "lit_cascade.analysis",
+    "deferral_quality": "lit_cascade.core",
+    "fit_head": "lit_cascade.analysis",
+    "fit_temperature": "lit_cascade.core",
+    "fit_vector_scaling": "lit_cascade.core",
+    "frontier_of": "lit_cascade.analysis",
+    "operating_points": "lit_cascade.core",
+    "protocol_of": "lit_cascade.analysis",
+    "replay": "lit_cascade.core",
+    "search": "lit_cascade.core.search",
+    "sweep": "lit_cascade.core",
 }
 
 __all__ = [
@@ -110,14 +110,41 @@ if TYPE_CHECKING:
         replay,
         sweep,
     )
-    from lit_cascade.core.guarantee import Promise
-    from lit_cascade.core.search import SearchSettings, Zoo, average_compute_reduction, search
-    from lit_cascade.errors import CascadeError, UsageError
-    from lit_cascade.lit import CascadeMetrics, CascadeTrainer, LitCascade, LitClassifier, LitZoo
-    from lit_cascade.live import Cascade, CascadeOutput, Stream, count_flops
-    from lit_cascade.models import Stage
-    from lit_cascade.options import PolicyOptions
-    from lit_cascade.records import Record
+    from lit_cascade.core.guarantee import (
+        Promise,
+    )
+    from lit_cascade.core.search import (
+        SearchSettings,
+        Zoo,
+        average_compute_reduction,
+        search,
+    )
+    from lit_cascade.errors import (
+        CascadeError,
+        UsageError,
+    )
+    from lit_cascade.lit import (
+        CascadeMetrics,
+        CascadeTrainer,
+        LitCascade,
+        LitClassifier,
+        LitZoo,
+    )
+    from lit_cascade.live import (
+        Cascade,
+        CascadeOutput,
+        Stream,
+        count_flops,
+    )
+    from lit_cascade.models import (
+        Stage,
+    )
+    from lit_cascade.options import (
+        PolicyOptions,
+    )
+    from lit_cascade.records import (
+        Record,
+    )
 
 
 def __getattr__(name: str) -> Any:

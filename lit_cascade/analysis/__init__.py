@@ -37,6 +37,7 @@ from lit_cascade.analysis.protocol import (
     Rule,
     protocol_of,
 )
+from lit_cascade.analysis.reliability import BINS, Diagram, Fitness
 from lit_cascade.analysis.scores import (
     DRAWS,
     Comparison,
@@ -73,13 +74,16 @@ from lit_cascade.analysis.selection import (
 )
 
 __all__ = [
+    "BINS",
     "DRAWS",
     "Candidate",
     "Choice",
     "Comparison",
     "Contest",
     "Criteria",
+    "Diagram",
     "Figure",
+    "Fitness",
     "FittedHead",
     "Frontier",
     "Method",

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis.curve import judge
+from lit_cascade.analysis.reliability import Fitness, fitness_of
 from lit_cascade.core import (
     Curve,
     Difference,
-    Fitness,
     Played,
     Policy,
     VectorScaling,
     fit_temperature,
     fit_vector_scaling,
-    fitness_of,
     paired_difference,
     ranked_within,
     sweep,

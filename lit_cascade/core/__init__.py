@@ -1,11 +1,7 @@
 """The mathematics of a cascade: scores, the contract, curves, metrics and calibration."""
 
 from lit_cascade.core.calibration import (
-    BINS,
-    Diagram,
-    Fitness,
     fit_temperature,
-    fitness_of,
 )
 from lit_cascade.core.combination import (
     answers_after,
@@ -79,7 +75,6 @@ from lit_cascade.core.vector import (
 )
 
 __all__ = [
-    "BINS",
     "FEATURES",
     "LEARNED",
     "METRICS",
@@ -89,9 +84,7 @@ __all__ = [
     "Counts",
     "Curve",
     "DeferralHead",
-    "Diagram",
     "Difference",
-    "Fitness",
     "OperatingPoint",
     "Played",
     "Policy",
@@ -113,7 +106,6 @@ __all__ = [
     "features_of",
     "fit_temperature",
     "fit_vector_scaling",
-    "fitness_of",
     "is_among_best",
     "is_right",
     "likeliest_labels",

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from lit_cascade.analysis import Comparison, StageCalibration
-from lit_cascade.core import BINS, Diagram, Fitness
+from lit_cascade.analysis import BINS, Comparison, Diagram, Fitness, StageCalibration
 from lit_cascade.report.calibration_summary import Calibrated, recommendation, same_accuracy
 from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.text import percent, times

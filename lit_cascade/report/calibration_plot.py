@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_cascade.analysis import Comparison
-from lit_cascade.core import Fitness
+from lit_cascade.analysis import Comparison, Fitness
 from lit_cascade.report.calibration_summary import Calibrated
 from lit_cascade.report.pictures import figure_of, png_of, quiet
 from lit_cascade.utilities.units import cost_axis, metric_axis

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lit_cascade.analysis import Comparison, Method, Plan, StageCalibration
-from lit_cascade.core import Curve, Diagram, OperatingPoint, cheapest
+from lit_cascade.analysis import Comparison, Diagram, Method, Plan, StageCalibration
+from lit_cascade.core import Curve, OperatingPoint, cheapest
 from lit_cascade.records import Record
 from lit_cascade.report.summary import provenance
 

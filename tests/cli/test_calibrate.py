@@ -10,8 +10,8 @@ import yaml
 
 from lit_cascade import Record, curve_of_records
 from lit_cascade.analysis.evidence import ids_from_text
+from lit_cascade.analysis.reliability import fitness_of
 from lit_cascade.cli import main
-from lit_cascade.core.calibration import fitness_of
 from lit_cascade.core.policy import rule_of
 from lit_cascade.options import PolicyOptions
 

@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
 from torchmetrics.functional.classification import binary_calibration_error
 
-from lit_cascade.core.calibration import BINS, fitness_of
+from lit_cascade.analysis.reliability import BINS, fitness_of
 from lit_cascade.records.record import Record
 
 RECORDED = [

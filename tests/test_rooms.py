@@ -1,0 +1,188 @@
+"""Who may import whom, read from the syntax trees: the arrows of docs/design.md."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lit_cascade"
+
+# Room: the rooms below it that it may import. `errors` is open to all.
+ARROWS = {
+    "options": set(),
+    "utilities": set(),
+    "core": {"options"},
+    "records": {"core", "options", "utilities"},
+    "live": {"core", "options", "utilities"},
+    "models": {"live", "core", "options", "utilities"},
+    "data": {"live", "records", "core", "options", "utilities"},
+    "analysis": {"records", "core", "options", "utilities"},
+    "lit": {"analysis", "models", "data", "records", "live", "core", "options", "utilities"},
+}
+ARROWS["report"] = ARROWS["lit"] | {"lit"}
+ARROWS["cli"] = ARROWS["report"] | {"report"}
+
+# What each room may load from outside, beside the standard library, torch and numpy.
+OUTSIDE = {
+    "core": {"scipy"},
+    "records": {"safetensors", "pyarrow", "yaml"},
+    "live": set(),
+    "analysis": {"scipy", "sklearn", "torchmetrics"},
+    "models": {"safetensors", "timm", "torchvision", "transformers", "PIL"},
+    "data": {
+        "PIL",
+        "datasets",
+        "huggingface_hub",
+        "lightning",
+        "pyarrow",
+        "sklearn",
+        "torchvision",
+        "transformers",
+    },
+    "lit": {"lightning", "pyarrow", "torchmetrics", "rich"},
+    "report": {"matplotlib", "rich", "yaml"},
+    "cli": {"jsonargparse", "lightning", "rich", "yaml"},
+    "utilities": {"safetensors", "timm", "yaml"},
+    "errors": set(),
+    "options": set(),
+}
+STANDARD = set(sys.stdlib_module_names)
+FREE_OF_TORCH = {"errors", "options"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def room_of(module):
+    """The room of a module of the package; None for the package itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def exported(package):
+    """The names that a package's `__init__` imports: a function may share its module's name."""
+    body = tree_of(MODULES[package]).body
+    return {name.name for node in body if isinstance(node, ast.ImportFrom) for name in node.names}
+
+
+def imports(path, *, loaded=False):
+    """(module, name) of all imports of a file, also those in functions.
+
+    Args:
+        path: of the file.
+        loaded: whether to leave out what only type checkers import.
+    """
+    skipped = set()
+    for node in ast.walk(tree_of(path)):
+        if loaded and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped.update(ast.walk(node))
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((name.name, None) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            for name in node.names:
+                whole = f"{node.module}.{name.name}"
+                is_module = whole in MODULES and name.name not in exported(node.module)
+                yield (whole, None) if is_module else (node.module, name.name)
+
+
+def own(path):
+    return [found for found in imports(path) if found[0].split(".")[0] == "lit_cascade"]
+
+
+def test_only_four_files_stand_beside_the_rooms():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {
+        "__init__.py", "__main__.py", "errors.py", "options.py",
+    }  # fmt: skip
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set(ARROWS) - {"options"}
+
+
+def test_every_room_says_in_a_sentence_what_it_is_for():
+    for path in PACKAGE.rglob("__init__.py"):
+        said = ast.get_docstring(tree_of(path))
+        assert said, path
+        assert said.count("\n") == 0, path
+        assert said.endswith("."), path
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_rooms_import_only_rooms_below_them(room):
+    allowed = ARROWS[room] | {room, "errors"}
+    for module, path in MODULES.items():
+        if room_of(module) != room:
+            continue
+        for imported, name in own(path):
+            target = room_of(imported)
+            if target is None:
+                assert name == "__version__", f"{module} imports {name} from the package itself"
+            else:
+                assert target in allowed, f"{module} imports {imported}"
+
+
+def test_the_arrows_have_no_cycle():
+    done = set()
+    while len(done) < len(ARROWS):
+        ready = {room for room, below in ARROWS.items() if room not in done and below <= done}
+        assert ready, f"a cycle among {sorted(set(ARROWS) - done)}"
+        done |= ready
+
+
+@pytest.mark.parametrize("room", OUTSIDE)
+def test_rooms_load_from_outside_only_what_is_theirs(room):
+    allowed = OUTSIDE[room] | (set() if room in FREE_OF_TORCH else {"torch", "numpy"})
+    for module, path in MODULES.items():
+        if room_of(module) != room:
+            continue
+        for imported, _ in imports(path, loaded=True):
+            top = imported.split(".")[0]
+            if top != "lit_cascade" and top not in STANDARD:
+                assert top in allowed, f"{module} imports {top}"
+
+
+def test_rooms_are_imported_through_their_door():
+    """Another room's names come from its `__init__`; `utilities` is imported by module."""
+    for module, path in MODULES.items():
+        for imported, name in own(path):
+            room = room_of(imported)
+            if room in {None, room_of(module), "errors", "options", "utilities"}:
+                continue
+            assert MODULES.get(imported, path).name == "__init__.py", f"{module} imports {imported}"
+            assert name is None or not name.startswith("_"), f"{module} imports {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    edges = {}
+    for module, path in MODULES.items():
+        top = tree_of(path).body
+        edges[module] = {
+            node.module
+            for node in top
+            if isinstance(node, ast.ImportFrom) and node.module in MODULES
+        }
+    done = set()
+
+    def visit(module, above):
+        assert module not in above, f"a cycle: {' -> '.join([*above, module])}"
+        if module not in done:
+            for target in edges[module]:
+                visit(target, [*above, module])
+            done.add(module)
+
+    for module in edges:
+        visit(module, [])
