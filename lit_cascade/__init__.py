@@ -110,41 +110,14 @@ if TYPE_CHECKING:
         replay,
         sweep,
     )
-    from lit_cascade.core.guarantee import (
-        Promise,
-    )
-    from lit_cascade.core.search import (
-        SearchSettings,
-        Zoo,
-        average_compute_reduction,
-        search,
-    )
-    from lit_cascade.errors import (
-        CascadeError,
-        UsageError,
-    )
-    from lit_cascade.lit import (
-        CascadeMetrics,
-        CascadeTrainer,
-        LitCascade,
-        LitClassifier,
-        LitZoo,
-    )
-    from lit_cascade.live import (
-        Cascade,
-        CascadeOutput,
-        Stream,
-        count_flops,
-    )
-    from lit_cascade.models import (
-        Stage,
-    )
-    from lit_cascade.options import (
-        PolicyOptions,
-    )
-    from lit_cascade.records import (
-        Record,
-    )
+    from lit_cascade.core.guarantee import Promise
+    from lit_cascade.core.search import SearchSettings, Zoo, average_compute_reduction, search
+    from lit_cascade.errors import CascadeError, UsageError
+    from lit_cascade.lit import CascadeMetrics, CascadeTrainer, LitCascade, LitClassifier, LitZoo
+    from lit_cascade.live import Cascade, CascadeOutput, Stream, count_flops
+    from lit_cascade.models import Stage
+    from lit_cascade.options import PolicyOptions
+    from lit_cascade.records import Record
 
 
 def __getattr__(name: str) -> Any:

@@ -7,12 +7,7 @@ from lit_cascade.analysis.calibration import (
     calibrate_record,
     compare_cascades,
 )
-from lit_cascade.analysis.check import (
-    Verdict,
-    check_promise,
-    promise_in,
-    references,
-)
+from lit_cascade.analysis.check import Verdict, check_promise, promise_in, references
 from lit_cascade.analysis.curve import (
     Outcome,
     cost_notes,
@@ -23,28 +18,11 @@ from lit_cascade.analysis.curve import (
     replay_outcome,
     without_logits,
 )
-from lit_cascade.analysis.deferral_head import (
-    FittedHead,
-    fit_head,
-    fit_heads,
-)
-from lit_cascade.analysis.evidence import (
-    check_overlap,
-    fitted_on,
-    unused_rows,
-)
-from lit_cascade.analysis.protocol import (
-    Rule,
-    protocol_of,
-)
+from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
+from lit_cascade.analysis.evidence import check_overlap, fitted_on, unused_rows
+from lit_cascade.analysis.protocol import Rule, protocol_of
 from lit_cascade.analysis.reliability import BINS, Diagram, Fitness
-from lit_cascade.analysis.scores import (
-    DRAWS,
-    Comparison,
-    Figure,
-    ScoreFigures,
-    compare_scores,
-)
+from lit_cascade.analysis.scores import DRAWS, Comparison, Figure, ScoreFigures, compare_scores
 from lit_cascade.analysis.screening import (
     Candidate,
     Criteria,
@@ -66,12 +44,7 @@ from lit_cascade.analysis.search import (
     frontier_of,
     variants,
 )
-from lit_cascade.analysis.selection import (
-    Choice,
-    Selection,
-    behaviour_of,
-    select_thresholds,
-)
+from lit_cascade.analysis.selection import Choice, Selection, behaviour_of, select_thresholds
 
 __all__ = [
     "BINS",

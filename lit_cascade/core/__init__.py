@@ -1,20 +1,8 @@
 """The mathematics of a cascade: scores, the contract, curves, metrics and calibration."""
 
-from lit_cascade.core.calibration import (
-    fit_temperature,
-)
-from lit_cascade.core.combination import (
-    answers_after,
-    check_combination,
-    prefer_later,
-)
-from lit_cascade.core.contract import (
-    above_floor,
-    answers_here,
-    replay,
-    route,
-    say,
-)
+from lit_cascade.core.calibration import fit_temperature
+from lit_cascade.core.combination import answers_after, check_combination, prefer_later
+from lit_cascade.core.contract import above_floor, answers_here, replay, route, say
 from lit_cascade.core.curve import (
     Curve,
     OperatingPoint,
@@ -24,11 +12,7 @@ from lit_cascade.core.curve import (
     random_deferral,
     sweep,
 )
-from lit_cascade.core.deferral_head import (
-    FEATURES,
-    DeferralHead,
-    features_of,
-)
+from lit_cascade.core.deferral_head import FEATURES, DeferralHead, features_of
 from lit_cascade.core.metrics import (
     METRICS,
     Answers,
@@ -41,18 +25,8 @@ from lit_cascade.core.metrics import (
     likeliest_labels,
     measure,
 )
-from lit_cascade.core.paired import (
-    Difference,
-    Played,
-    paired_difference,
-    ranked_within,
-)
-from lit_cascade.core.policy import (
-    Policy,
-    always_defer,
-    policy_of,
-    rule_of,
-)
+from lit_cascade.core.paired import Difference, Played, paired_difference, ranked_within
+from lit_cascade.core.policy import Policy, always_defer, policy_of, rule_of
 from lit_cascade.core.quality import (
     Quality,
     aurc,
@@ -69,10 +43,7 @@ from lit_cascade.core.scores import (
     probabilities_of,
     score_named,
 )
-from lit_cascade.core.vector import (
-    VectorScaling,
-    fit_vector_scaling,
-)
+from lit_cascade.core.vector import VectorScaling, fit_vector_scaling
 
 __all__ = [
     "FEATURES",

@@ -24,20 +24,9 @@ from lit_cascade.live.benchmark import (
     thresholds_at,
     throughput,
 )
-from lit_cascade.live.cascade import (
-    Cascade,
-    CascadeOutput,
-)
-from lit_cascade.live.flops import (
-    FlopMeter,
-    count_flops,
-    count_parameters,
-)
-from lit_cascade.live.stream import (
-    GATHER,
-    Answered,
-    Stream,
-)
+from lit_cascade.live.cascade import Cascade, CascadeOutput
+from lit_cascade.live.flops import FlopMeter, count_flops, count_parameters
+from lit_cascade.live.stream import GATHER, Answered, Stream
 
 __all__ = [
     "GATHER",

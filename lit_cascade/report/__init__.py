@@ -1,103 +1,64 @@
 """What a person reads: tables, files and pictures."""
 
 from lit_cascade.report.calibration import (
-    print_calibration,
-)
-from lit_cascade.report.calibration_plot import (
-    draw_calibration,
-)
-from lit_cascade.report.calibration_summary import (
     Calibrated,
     calibration_summary,
+    draw_calibration,
     fit_summary,
+    print_calibration,
     recommendation,
     verdict_summary,
 )
-from lit_cascade.report.card import (
-    Card,
+from lit_cascade.report.card import Card
+from lit_cascade.report.check import check_summary, print_check, verdict_line
+from lit_cascade.report.scores import (
+    draw_scores,
+    head_summary,
+    print_heads,
+    print_scores,
+    scores_csv,
+    scores_summary,
 )
-from lit_cascade.report.checking import (
-    check_summary,
-    print_check,
-    verdict_line,
-)
-from lit_cascade.report.frontier import (
+from lit_cascade.report.screen import draw_screen, print_screen, screen_csv, screen_summary
+from lit_cascade.report.search import (
     contest_summary,
+    draw_frontier,
     frontier_csv,
     frontier_summary,
     print_comparison,
     print_frontier,
 )
-from lit_cascade.report.frontier_plot import (
-    draw_frontier,
-)
-from lit_cascade.report.learned import (
-    print_heads,
-)
-from lit_cascade.report.notes import (
-    data_notes,
-    fitting_notes,
-    model_notes,
-)
-from lit_cascade.report.plots import (
-    draw_curve,
-)
-from lit_cascade.report.recording import (
-    print_records,
-)
-from lit_cascade.report.scores import (
-    head_summary,
-    print_scores,
-    scores_csv,
-    scores_summary,
-)
-from lit_cascade.report.scores_plot import (
-    draw_scores,
-)
-from lit_cascade.report.screen import (
-    draw_screen,
-    print_screen,
-    screen_csv,
-    screen_summary,
-)
 from lit_cascade.report.selection import (
     Subject,
+    draw_selection,
     none_qualifies,
     policy_line,
     print_selection,
     selection_summary,
     typed_thresholds,
 )
-from lit_cascade.report.selection_plot import (
-    draw_selection,
-)
 from lit_cascade.report.speed import (
     benchmark_notes,
+    draw_speed,
     latency_table,
     pace_table,
     print_speed,
     speed_summary,
 )
-from lit_cascade.report.speed_plot import (
-    draw_speed,
-)
-from lit_cascade.report.summary import (
-    Validation,
-    outcome_summary,
-    validation_summary,
-)
 from lit_cascade.report.tables import (
     print_answers,
     print_card,
     print_execution,
+    print_records,
     print_written,
 )
-from lit_cascade.report.text import (
-    json_number,
-    percent,
-)
+from lit_cascade.report.text import data_notes, fitting_notes, json_number, model_notes, percent
 from lit_cascade.report.validation import (
+    Validation,
+    draw_curve,
+    outcome_summary,
     print_validation,
+    validation_summary,
 )
 
 __all__ = [

@@ -1,17 +1,192 @@
-"""What the terminal says of a calibration."""
+"""What the summary says of a calibration, and whether it helps.
+
+What the terminal says of a calibration.
+
+The picture of a calibration: reliability of each stage, and the cascade with and without.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from rich.table import Table
 
-from lit_cascade.analysis import BINS, Comparison, Diagram, Fitness, StageCalibration
-from lit_cascade.report.calibration_summary import Calibrated, recommendation, same_accuracy
-from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
-from lit_cascade.report.text import percent, times
+from lit_cascade.analysis import BINS, Comparison, Diagram, Fitness, Method, Plan, StageCalibration
+from lit_cascade.core import Curve, OperatingPoint, cheapest
+from lit_cascade.records import Record
+from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.report.text import (
+    cost_cells,
+    cost_columns,
+    new_table,
+    percent,
+    results_console,
+    times,
+)
+from lit_cascade.report.validation import provenance
+from lit_cascade.utilities.units import cost_axis, metric_axis
 
-__all__ = ["print_calibration"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "Calibrated",
+    "calibration_summary",
+    "draw_calibration",
+    "fit_summary",
+    "print_calibration",
+    "recommendation",
+    "same_accuracy",
+    "verdict_summary",
+]
+
+
+class Calibrated(NamedTuple):
+    """A calibration of some stages of a cascade.
+
+    Attributes:
+        records: of all stages, cheapest first.
+        fitted: the calibrations, by stage.
+        plan: what they were fitted and judged on.
+        method: that they were fitted with.
+        comparison: of the cascade with and without; None where nothing was fitted.
+        unit: of the cost.
+    """
+
+    records: Sequence[Record]
+    fitted: Mapping[str, StageCalibration]
+    plan: Plan
+    method: Method
+    comparison: Comparison | None
+    unit: str
+
+
+def recommendation(found: Calibrated) -> str:
+    """Whether to apply the calibration, in a sentence or two."""
+    compared = found.comparison
+    if compared is None:
+        return "Nothing was fitted: this is how well confidence fits as it is."
+    low, high = (100 * end for end in compared.difference.interval)
+    moved = (
+        f"{100 * compared.difference.value:+.3f} points of accuracy, averaged over all costs "
+        f"(95 %: {low:+.3f} to {high:+.3f})"
+    )
+    same = (
+        " With two classes a temperature cannot change which samples are the surest: the curve is "
+        "the same, with other thresholds."
+        if compared.same_order
+        else ""
+    )
+    if compared.difference.better:
+        return f"Calibration helps this cascade: {moved}. Apply it."
+    if compared.difference.worse:
+        return f"Calibration makes this cascade worse: {moved}; none is recommended."
+    return f"Calibration does not help this cascade: {moved}; none is recommended.{same}"
+
+
+def same_accuracy(curve: Curve) -> OperatingPoint | None:
+    """The cheapest point with the last stage's accuracy."""
+    return cheapest(curve, float(curve.stage_accuracy[-1]))
+
+
+def fit_summary(stage: StageCalibration) -> dict[str, Any]:
+    """What was fitted to a stage, and the figures before and after."""
+    figures = {}
+    for when, found in (("before", stage.before), ("after", stage.after)):
+        figures[when] = {
+            "nll": found.nll,
+            "ece": found.ece,
+            "ece_equal_mass": found.ece_equal_mass,
+            "brier": found.brier,
+            "accuracy": found.accuracy,
+            "confidence": found.confidence,
+        }
+    return {
+        "temperature": stage.scaling.temperature,
+        "at_bound": stage.scaling.at_bound,
+        "n": stage.n,
+        "changed": stage.changed,
+        **figures,
+    }
+
+
+def _numbers(values: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
+
+
+def _diagram_summary(found: Diagram) -> dict[str, Any]:
+    return {
+        "edges": list(found.edges),
+        "counts": list(found.counts),
+        "confidence": _numbers(found.confidence),
+        "accuracy": _numbers(found.accuracy),
+    }
+
+
+def _curve_summary(curve: Curve, mean: float, unit: str) -> dict[str, Any]:
+    point = same_accuracy(curve)
+    return {
+        "mean_accuracy": mean,
+        "stage_accuracy": curve.stage_accuracy.tolist(),
+        "same_accuracy": None
+        if point is None
+        else {
+            "deferral_rate": point.deferral_rate,
+            "accuracy": point.accuracy,
+            unit: point.cost,
+            f"{unit}_ratio": point.cost_ratio,
+        },
+    }
+
+
+def verdict_summary(found: Calibrated) -> dict[str, Any]:
+    """The recommendation and what it rests on."""
+    compared = found.comparison
+    if compared is None:
+        return {"method": found.method, "recommended": "none"}
+    return {
+        "method": found.method,
+        "recommended": compared.recommended,
+        "same_order": compared.same_order,
+        "gain": compared.difference.value,
+        "interval": list(compared.difference.interval),
+        "judged": found.plan.text,
+    }
+
+
+def calibration_summary(found: Calibrated) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    compared, unit = found.comparison, found.unit
+    stages = {
+        name: fit_summary(stage)
+        | {
+            "diagram": {
+                "before": _diagram_summary(stage.before.diagram),
+                "after": _diagram_summary(stage.after.diagram),
+            }
+        }
+        for name, stage in found.fitted.items()
+    }
+    return {
+        "n": len(found.records[0]),
+        "fitted_on": len(found.plan.fitted),
+        "judged_on": len(found.plan.judged),
+        **verdict_summary(found),
+        "unit": unit,
+        "stages": stages,
+        "cascade": None
+        if compared is None
+        else {
+            "without": _curve_summary(compared.before, compared.difference.before, unit),
+            "with": _curve_summary(compared.after, compared.difference.after, unit),
+        },
+        "recommendation": recommendation(found),
+        "provenance": provenance(found.records),
+    }
+
 
 _WIDTH = 24
 _LEGEND = "█ right as often as said   ░ said and not so: too sure   ▒ so and not said: too unsure"
@@ -117,3 +292,82 @@ def _cascade_table(found: Calibrated, compared: Comparison) -> Table:
             *cells,
         )
     return table
+
+
+_BLUE, _ORANGE, _BLACK = "#0072b2", "#d55e00", "#222222"
+_LARGEST = 160
+
+
+def draw_calibration(found: Calibrated) -> bytes:
+    """Reliability diagrams before and after, and both curves of the cascade, as a PNG.
+
+    Args:
+        found: the calibration.
+
+    Returns:
+        The content of the PNG file.
+    """
+    compared = found.comparison
+    panels = len(found.fitted) + (compared is not None)
+    figure = figure_of(4.4 * panels + 0.4, 4.2)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for panel, (name, stage) in zip(axes, found.fitted.items(), strict=False):
+        panel.plot([0, 1], [0, 1], ":", color=_BLACK, linewidth=1.2)
+        _reliability(panel, stage.before, "before", _ORANGE, "-.")
+        if compared is not None:
+            _reliability(panel, stage.after, "after", _BLUE, "-")
+        panel.set_title(f"reliability of {name!r}", fontsize=10)
+        panel.set_xlabel("confidence")
+        panel.set_ylabel("accuracy")
+        panel.set_xlim(0, 1.02)
+        panel.set_ylim(0, 1.02)
+        _finish(panel)
+    if compared is not None:
+        _curves(axes[-1], found, compared)
+    return png_of(figure)
+
+
+def _reliability(axes: Axes, found: Fitness, label: str, colour: str, style: str) -> None:
+    """Bins as points, as large as they are full; empty ones are left out."""
+    counts = np.array(found.diagram.counts)
+    there = counts > 0
+    x = np.array(found.diagram.confidence)[there]
+    y = np.array(found.diagram.accuracy)[there]
+    axes.plot(x, y, style, color=colour, linewidth=1.4, label=f"{label}: ECE {found.ece:.3f}")
+    sizes = 4 + _LARGEST * counts[there] / counts.sum()
+    axes.scatter(x, y, s=sizes, color=colour, alpha=0.5, linewidths=0, zorder=3)
+
+
+def _curves(axes: Axes, found: Calibrated, compared: Comparison) -> None:
+    pairs = (
+        (compared.before, "without", _ORANGE, "-."),
+        (compared.after, f"with {found.method}", _BLUE, "-"),
+    )
+    for curve, label, colour, style in pairs:
+        axes.plot(
+            curve.cost, 100 * curve.accuracy, style, drawstyle="steps-post", color=colour,
+            linewidth=1.6, label=label,
+        )  # fmt: skip
+    curve = compared.after
+    for k, record in enumerate(found.records):
+        at = float(curve.stage_cost[k]), 100 * float(curve.stage_accuracy[k])
+        axes.plot(*at, "o", color=_BLACK, markersize=5, zorder=5)
+        axes.annotate(
+            record.name, at, textcoords="offset points", xytext=(0, -7), ha="center", va="top",
+            fontsize=8,
+        )  # fmt: skip
+    low, high = (100 * end for end in compared.difference.interval)
+    axes.set_title(
+        f"the cascade: {100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})",
+        fontsize=10,
+    )
+    axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
+    axes.set_xlabel(cost_axis(found.unit))
+    axes.set_ylabel(metric_axis("accuracy"))
+    axes.margins(x=0.12, y=0.1)
+    _finish(axes)
+
+
+def _finish(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    quiet(axes, "both")

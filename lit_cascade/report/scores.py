@@ -1,22 +1,35 @@
-"""What the terminal, the table and the summary say of several scores."""
+"""What the terminal, the table and the summary say of several scores.
+
+What the terminal says of a learned score.
+
+The picture of several scores: accuracy against deferral rate, between chance and the oracle.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
 from lit_cascade.analysis import DRAWS, Comparison, Figure, FittedHead, ScoreFigures
+from lit_cascade.core import deferral_curve, oracle_curve
 from lit_cascade.records import Record
-from lit_cascade.report.console import new_table, results_console
-from lit_cascade.report.summary import provenance
-from lit_cascade.report.text import json_number, percent, times
+from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.report.text import json_number, new_table, percent, results_console, times
+from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import unit_label
 
-__all__ = ["head_summary", "print_scores", "scores_csv", "scores_summary"]
+__all__ = [
+    "draw_scores",
+    "head_summary",
+    "print_heads",
+    "print_scores",
+    "scores_csv",
+    "scores_summary",
+]
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -163,3 +176,75 @@ def scores_summary(found: Comparison, records: Sequence[Record]) -> dict[str, An
         "missing": found.missing,
         "provenance": provenance(records),
     }
+
+
+def print_heads(found: Mapping[str, FittedHead]) -> None:
+    """Print what a head was fitted to, and how much better it orders these samples."""
+    console = results_console()
+    table = new_table(
+        "Learned score: what the last stage puts right",
+        "stage", "samples", "put right", "inverse penalty", "area of max_softmax", "learned",
+    )  # fmt: skip
+    for name, one in found.items():
+        areas = (f"{area:.3f}" if isfinite(area) else "" for area in (one.area_before, one.area))
+        table.add_row(name, f"{one.n:,}", f"{one.fixed:,}", f"{one.strength:g}", *areas)
+    console.print(table)
+    console.print(
+        "Area: 0 is random deferral, 1 the oracle; on the samples fitted on, which flatters the "
+        "learned score. On others: lit-cascade compare-scores.",
+        soft_wrap=True,
+    )
+
+
+_GREY, _BLACK = "#7f7f7f", "#222222"
+
+# safe for the colour-blind, and told apart by their lines where they lie on each other
+_LINES = (
+    ("#0072b2", "-"),
+    ("#e69f00", "--"),
+    ("#009e73", "-."),
+    ("#d55e00", (0, (1, 1))),
+)
+
+
+def draw_scores(found: Comparison, where: str) -> bytes:
+    """Accuracy against deferral rate of every score as a PNG, with random and oracle deferral.
+
+    Args:
+        found: the comparison.
+        where: the data and split.
+
+    Returns:
+        The content of the PNG file.
+    """
+    figure = figure_of(6.4, 4.2)
+    axes = figure.add_subplot()
+    best = oracle_curve(found.correct)
+    axes.plot(
+        100 * best.rate, 100 * best.accuracy, ":", color=_BLACK, linewidth=1.2,
+        label="oracle deferral (1)",
+    )  # fmt: skip
+    for one, (colour, style) in zip(found.figures, _LINES, strict=False):
+        curve = deferral_curve(one.scores, found.correct)
+        axes.plot(
+            100 * curve.rate, 100 * curve.accuracy, linestyle=style, color=colour, linewidth=1.6,
+            label=f"{one.name} ({one.area.value:.3f})", zorder=3,
+        )  # fmt: skip
+    small, large = (100 * accuracy for accuracy in found.accuracy)
+    axes.plot(
+        [0, 100], [small, large], "--", color=_GREY, linewidth=1.2, label="random deferral (0)"
+    )
+    sides = ((0, small, "left"), (100, large, "right"))
+    for (rate, accuracy, side), name in zip(sides, found.names, strict=True):
+        axes.plot(rate, accuracy, "o", color=_BLACK, markersize=6, zorder=5)
+        axes.annotate(
+            name, (rate, accuracy), textcoords="offset points", xytext=(0, -8), ha=side, va="top",
+            fontsize=9,
+        )  # fmt: skip
+    axes.set_xlabel("deferral rate (%)")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_title(f"{' → '.join(found.names)} on {where} ({found.n:,} samples)", fontsize=10)
+    axes.legend(frameon=False, loc="best", fontsize=8)
+    quiet(axes)
+    axes.margins(x=0.04, y=0.1)
+    return png_of(figure)

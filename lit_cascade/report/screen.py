@@ -19,9 +19,16 @@ from lit_cascade.analysis import (
     Screen,
     least_missed,
 )
-from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
 from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.report.text import json_number, percent, quantity
+from lit_cascade.report.text import (
+    cost_cells,
+    cost_columns,
+    json_number,
+    new_table,
+    percent,
+    quantity,
+    results_console,
+)
 from lit_cascade.utilities.units import cost_axis
 
 if TYPE_CHECKING:

@@ -1,20 +1,242 @@
-"""What the terminal says of a cascade at every threshold."""
+"""Everything that the terminal says, as numbers.
+
+What the terminal says of a cascade at every threshold.
+
+The picture of a cascade.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
-from lit_cascade.analysis import Outcome
-from lit_cascade.core import Curve, OperatingPoint, operating_points
-from lit_cascade.report.console import cost_cells, cost_columns, new_table, results_console
-from lit_cascade.report.summary import Validation
-from lit_cascade.report.text import metric_figure, percent, quantity, readable_threshold, times
-from lit_cascade.utilities.units import metric_label, unit_label
+from lit_cascade.analysis import (
+    Outcome,
+    curve_of_records,
+    judge,
+    official_metric,
+    replay_outcome,
+    without_logits,
+)
+from lit_cascade.core import (
+    LEARNED,
+    Curve,
+    OperatingPoint,
+    Policy,
+    operating_points,
+    oracle_deferral,
+    policy_of,
+    random_deferral,
+    rule_of,
+)
+from lit_cascade.options import PolicyOptions
+from lit_cascade.records import Record
+from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.report.text import (
+    cost_cells,
+    cost_columns,
+    json_number,
+    metric_figure,
+    new_table,
+    percent,
+    quantity,
+    readable_threshold,
+    results_console,
+    times,
+)
+from lit_cascade.utilities.units import cost_axis, metric_axis, metric_label, unit_label
 
-__all__ = ["print_validation", "verdict"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "Validation",
+    "draw_curve",
+    "outcome_summary",
+    "print_validation",
+    "provenance",
+    "validation_summary",
+    "verdict",
+]
+
+
+Points = Mapping[str, OperatingPoint | None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A cascade judged at every threshold on one split.
+
+    Attributes:
+        records: what was judged, one record per stage.
+        rule: score, temperatures, combination and floors; it defers everything.
+        unit: of the cost.
+        curve: with these temperatures.
+        points: the named operating points of the curve.
+        metric_points: the same by the curve's metric, if it has one beside accuracy.
+        thresholds: those that were given, if any.
+        policy: what they do.
+        uncalibrated: the curve at temperature 1 and without vector scaling, if the rule has any.
+    """
+
+    records: Sequence[Record]
+    rule: Policy
+    unit: str
+    curve: Curve
+    points: Points
+    metric_points: Points | None
+    thresholds: tuple[float, ...] | None
+    policy: Outcome | None
+    uncalibrated: Curve | None
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Record],
+        options: PolicyOptions,
+        unit: str = "flops",
+        metric: str | None = None,
+    ) -> Validation:
+        """Judge recorded stages at every threshold.
+
+        Args:
+            records: one per stage, cheapest first.
+            options: score, temperatures, combination, floors and, if there are any, thresholds.
+            unit: of the cost.
+            metric: to judge by beside accuracy; by default that of the data.
+
+        Raises:
+            UsageError: options that do not fit the stages, or a metric that does not fit the data.
+            CascadeError: records of different samples, labels or classes, or without what the
+                options or the metric need.
+        """
+        described = [record.data for record in records]
+        metric = official_metric(described, metric)
+        names = [record.name for record in records]
+        policy = policy_of(options, names, recorded=without_logits(records))
+        rule = rule_of(options, names, recorded=without_logits(records))
+        curve = curve_of_records(records, rule, unit, metric)
+        plain = replace(rule, temperatures=(), vectors=())
+        if rule.score == LEARNED.name and rule.combine != "average":
+            plain = rule  # it was fitted to these very logits: a temperature moves nothing
+        return cls(
+            records=records,
+            rule=rule,
+            unit=unit,
+            curve=curve,
+            points=operating_points(curve),
+            metric_points=None if metric is None else operating_points(curve, metric),
+            thresholds=None if policy is None else policy.thresholds,
+            policy=None if policy is None else replay_outcome(records, policy, unit, metric),
+            uncalibrated=None if plain == rule else curve_of_records(records, plain, unit, metric),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the stages."""
+        return tuple(record.name for record in self.records)
+
+
+def _goodness(accuracy: float, metric: str | None, value: float | None) -> dict[str, float]:
+    """Accuracy, and the other metric by its name if there is one."""
+    return {"accuracy": accuracy} | ({} if metric is None or value is None else {metric: value})
+
+
+def _points(points: Points, metric: str | None, unit: str) -> dict[str, Any]:
+    return {
+        name: None if point is None else _point(point, metric, unit)
+        for name, point in points.items()
+    }
+
+
+def _point(point: OperatingPoint, metric: str | None, unit: str) -> dict[str, Any]:
+    return {
+        "threshold": json_number(point.threshold),
+        "deferral_rate": point.deferral_rate,
+        **_goodness(point.accuracy, metric, point.metric),
+        unit: point.cost,
+        f"{unit}_ratio": point.cost_ratio,
+    }
+
+
+def outcome_summary(
+    found: Outcome,
+    names: Sequence[str],
+    thresholds: Sequence[float],
+    unit: str = "flops",
+    metric: str | None = None,
+) -> dict[str, Any]:
+    """An outcome at given thresholds, by stage name."""
+    return {
+        "thresholds": {
+            name: json_number(threshold) for name, threshold in zip(names, thresholds, strict=False)
+        },
+        **_goodness(found.accuracy, metric, found.metric),
+        "deferral_rate": found.deferral_rate,
+        unit: found.cost,
+        f"{unit}_ratio": found.cost_ratio,
+        "answered": dict(zip(names, found.answered, strict=True)),
+    }
+
+
+def provenance(records: Sequence[Record]) -> dict[str, Any]:
+    """What the figures were made from."""
+    return {
+        "data": dict(records[0].data),
+        "fingerprint": records[0].samples.fingerprint,
+        "models": {record.name: dict(record.model) for record in records},
+        "recorded": {record.name: dict(record.info) for record in records},
+    }
+
+
+def _vectors(found: Validation) -> dict[str, Any]:
+    """Vector scalings by stage, if there are any."""
+    pairs = zip(found.names, found.rule.vectors, strict=True)
+    vectors = {name: vector.as_options() for name, vector in pairs if vector is not None}
+    return {"vectors": vectors} if vectors else {}
+
+
+def validation_summary(found: Validation) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    curve, unit, metric, plain = found.curve, found.unit, found.curve.metric, found.uncalibrated
+    stage_metric = [None] * len(found.names)
+    if curve.stage_by_metric is not None:
+        stage_metric = curve.stage_by_metric.tolist()
+    summary = {
+        "n": curve.n,
+        "unit": unit,
+        **({} if metric is None else {"metric": metric}),
+        "score": found.rule.score,
+        "combine": found.rule.combine,
+        "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
+        **_vectors(found),
+        "floors": dict(zip(found.names, map(json_number, found.rule.floors), strict=False)),
+        "stages": [
+            {
+                "name": record.name,
+                **_goodness(float(curve.stage_accuracy[k]), metric, stage_metric[k]),
+                unit: float(curve.stage_cost[k]),
+                "parameters": record.parameters,
+            }
+            for k, record in enumerate(found.records)
+        ],
+        "operating_points": _points(found.points, metric, unit),
+        "policy": None
+        if found.policy is None or found.thresholds is None
+        else outcome_summary(found.policy, found.names, found.thresholds, unit, metric),
+        "uncalibrated": None if plain is None else _points(operating_points(plain), metric, unit),
+    }
+    if metric is not None and found.metric_points is not None:
+        summary["operating_points_by_metric"] = _points(found.metric_points, metric, unit)
+        summary["uncalibrated_by_metric"] = (
+            None if plain is None else _points(operating_points(plain, metric), metric, unit)
+        )
+    return summary | {"provenance": provenance(found.records)}
 
 
 def _labels(by: str, last: str) -> dict[str, str]:
@@ -188,3 +410,106 @@ def _policy_row(
         *cost_cells(done.cost, unit),
         times(done.cost_ratio),
     ]
+
+
+_BLUE, _ORANGE, _GREY, _BLACK = (
+    "#0072b2",
+    "#d55e00",
+    "#7f7f7f",
+    "#222222",
+)  # safe for the colour-blind
+
+
+def _steps(axes: Axes, curve: Curve, by: str, label: str, colour: str, style: str = "-") -> None:
+    # a step holds an accuracy until the next point is paid for: nothing between points exists
+    axes.plot(
+        curve.cost, 100 * curve.judged_by(by)[0], style, drawstyle="steps-post", color=colour,
+        label=label, linewidth=1.8, zorder=3,
+    )  # fmt: skip
+
+
+def draw_curve(found: Validation) -> bytes:
+    """Accuracy against FLOPs as a PNG: stages, cascade, random deferral and the oracle's bound.
+
+    The two comparisons are drawn for two stages, for which they are defined. If the curve has
+    another metric, a second panel shows it, without the comparisons: they are of accuracy.
+
+    Args:
+        found: the judged cascade.
+
+    Returns:
+        The content of the PNG file.
+    """
+    metrics = ["accuracy"] if found.curve.metric is None else ["accuracy", found.curve.metric]
+    width = 6.4 if len(metrics) == 1 else 10.4
+    figure = figure_of(width, 4.2)
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, by in zip(panels, metrics, strict=True):
+        if by == "accuracy" and len(found.names) == 2:
+            _comparisons(axes, found)
+        _panel(axes, found, by)
+    panels[0].legend(frameon=False, loc="best", fontsize=8)
+    data, curve = found.records[0].data, found.curve
+    if data.get("name"):
+        title = (
+            f"{' → '.join(found.names)} on {data['name']}, split '{data.get('split', '')}' "
+            f"({curve.n:,} samples)"
+        )
+        if len(metrics) == 1:
+            panels[0].set_title(title, fontsize=10)
+        else:
+            figure.suptitle(title, fontsize=10)
+    return png_of(figure)
+
+
+def _comparisons(axes: Axes, found: Validation) -> None:
+    judged = judge(found.records, found.rule, found.unit)
+    oracle = oracle_deferral(judged.correct, judged.costs)
+    axes.plot(
+        oracle.cost, 100 * oracle.accuracy, ":", color=_BLACK, linewidth=1.2,
+        label="oracle deferral (bound)",
+    )  # fmt: skip
+    chance = random_deferral(found.curve)
+    share = np.linspace(0, 1, 200)
+    axes.plot(
+        float(chance.cost[0]) + share * float(chance.cost[1] - chance.cost[0]),
+        100 * (float(chance.accuracy[0]) + share * float(chance.accuracy.diff()[0])),
+        "--", color=_GREY, linewidth=1.2, label="random deferral",
+    )  # fmt: skip
+
+
+def _panel(axes: Axes, found: Validation, by: str) -> None:
+    curve, score = found.curve, found.rule.score
+    if found.uncalibrated is None:
+        _steps(axes, curve, by, f"cascade, {score}", _BLUE)
+    else:
+        _steps(axes, found.uncalibrated, by, f"cascade, {score}, T = 1", _ORANGE, "-.")
+        _steps(axes, curve, by, f"cascade, {score}, calibrated", _BLUE)
+    _mark_stages(axes, found, by)
+    if found.policy is not None:
+        reached = found.policy.accuracy if by == "accuracy" else found.policy.metric
+        axes.plot(
+            found.policy.cost, 100 * (reached or 0.0), "*", color=_ORANGE, markersize=13,
+            markeredgecolor="white", zorder=6, label="the thresholds given",
+        )  # fmt: skip
+    axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
+    axes.set_xlabel(cost_axis(found.unit))
+    axes.set_ylabel(metric_axis(by))
+    quiet(axes, "both")
+    axes.margins(x=0.08, y=0.1)
+
+
+def _mark_stages(axes: Axes, found: Validation, by: str) -> None:
+    for k, name in enumerate(found.names):
+        cost = float(found.curve.stage_cost[k])
+        reached = 100 * float(found.curve.judged_by(by)[1][k])
+        axes.plot(cost, reached, "o", color=_BLACK, markersize=6, zorder=5)
+        axes.annotate(
+            name,
+            (cost, reached),
+            textcoords="offset points",
+            xytext=(0, -8),
+            ha="center",
+            va="top",
+            fontsize=9,
+        )

@@ -5,13 +5,7 @@ import torch
 
 from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records
 from lit_cascade.analysis.calibration import calibrate_record
-from lit_cascade.analysis.curve import (
-    cost_notes,
-    judge,
-    official_metric,
-    outcome,
-    replay_outcome,
-)
+from lit_cascade.analysis.curve import cost_notes, judge, official_metric, outcome, replay_outcome
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.core.policy import always_defer

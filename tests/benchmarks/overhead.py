@@ -17,7 +17,7 @@ from lit_cascade import Policy
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.scores import SCORES
 from lit_cascade.live.benchmark import own_overhead
-from lit_cascade.report.console import new_table, results_console
+from lit_cascade.report.text import new_table, results_console
 from tests.benchmarks.sweep import machine
 
 

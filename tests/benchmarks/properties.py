@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_cascade.report.console import new_table, results_console
+from lit_cascade.report.text import new_table, results_console
 from tests.benchmarks.sweep import machine
 
 

@@ -18,7 +18,7 @@ from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.quality import aurc, deferral_quality
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.options import PolicyOptions
-from lit_cascade.report.summary import Validation
+from lit_cascade.report.validation import Validation
 
 ALL = [*SCORES, "learned"]
 

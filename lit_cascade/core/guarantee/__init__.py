@@ -1,9 +1,6 @@
 """Thresholds with a finite-sample guarantee: the promise, its tests and the candidates."""
 
-from lit_cascade.core.guarantee.bounds import (
-    bounded_p_value,
-    paired_p_value,
-)
+from lit_cascade.core.guarantee.bounds import bounded_p_value, paired_p_value
 from lit_cascade.core.guarantee.candidates import (
     Behaviour,
     Path,
@@ -11,13 +8,8 @@ from lit_cascade.core.guarantee.candidates import (
     path_of,
     threshold_path,
 )
-from lit_cascade.core.guarantee.certify import (
-    certified,
-    samples_needed,
-)
-from lit_cascade.core.guarantee.promise import (
-    Promise,
-)
+from lit_cascade.core.guarantee.certify import certified, samples_needed
+from lit_cascade.core.guarantee.promise import Promise
 
 __all__ = [
     "Behaviour",

@@ -13,25 +13,11 @@ from lit_cascade.core.search.front import (
     default_bands,
     pareto,
 )
-from lit_cascade.core.search.heldout import (
-    HeldOut,
-    held_out,
-)
-from lit_cascade.core.search.pairs import (
-    Progress,
-)
-from lit_cascade.core.search.points import (
-    Cascades,
-    OnePoint,
-    evaluate,
-)
-from lit_cascade.core.search.search import (
-    SearchSettings,
-    search,
-)
-from lit_cascade.core.search.zoo import (
-    Zoo,
-)
+from lit_cascade.core.search.heldout import HeldOut, held_out
+from lit_cascade.core.search.pairs import Progress
+from lit_cascade.core.search.points import Cascades, OnePoint, evaluate
+from lit_cascade.core.search.search import SearchSettings, search
+from lit_cascade.core.search.zoo import Zoo
 
 __all__ = [
     "Band",

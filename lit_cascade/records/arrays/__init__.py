@@ -8,10 +8,7 @@ from lit_cascade.records.arrays.columns import (
     labels_from,
     score_from,
 )
-from lit_cascade.records.arrays.logits import (
-    logits_from,
-    probabilities_from,
-)
+from lit_cascade.records.arrays.logits import logits_from, probabilities_from
 
 __all__ = [
     "classes_from",

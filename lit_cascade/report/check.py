@@ -7,9 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from lit_cascade.analysis import Verdict
-from lit_cascade.report.console import new_table, results_console
 from lit_cascade.report.selection import promise_text
-from lit_cascade.report.text import percent, quantity
+from lit_cascade.report.text import new_table, percent, quantity, results_console
 
 __all__ = ["check_summary", "print_check", "verdict_line"]
 

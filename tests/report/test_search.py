@@ -14,14 +14,14 @@ from lit_cascade.core.search.front import Band, Front
 from lit_cascade.core.search.heldout import HeldOut
 from lit_cascade.core.search.search import SearchSettings
 from lit_cascade.records.record import Record
-from lit_cascade.report.frontier import (
+from lit_cascade.report.search import (
     contest_summary,
+    draw_frontier,
     frontier_csv,
     frontier_summary,
     print_comparison,
     print_frontier,
 )
-from lit_cascade.report.frontier_plot import draw_frontier
 
 SIZE = (1440, 1000)
 
