@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from lit_cascade import Record
-from lit_cascade.lit.answers import PARTS
+from lit_cascade.lit.predicting import PARTS
 from tests.cli.runs import within
 
 ROOT = Path(__file__).parents[1]
@@ -254,7 +254,9 @@ def test_no_part_of_an_interrupted_run_is_run(tmp_path, name):
     if name != "plan.json":
         from unittest import mock
 
-        with mock.patch("lit_cascade.lit.answers.AnswerFiles.join", side_effect=KeyboardInterrupt):
+        with mock.patch(
+            "lit_cascade.lit.predicting.AnswerFiles.join", side_effect=KeyboardInterrupt
+        ):
             assert within(*words, cwd=tmp_path).returncode == 130
     for kind in ("pickle", "saved", "yaml"):
         (parts / name).write_bytes(CONTENTS[kind](bomb))

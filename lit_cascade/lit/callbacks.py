@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_cascade.data import PositionedBatch
 from lit_cascade.errors import CascadeError
-from lit_cascade.lit.parts import fewest
 from lit_cascade.lit.spool import Columns, Spool
+from lit_cascade.lit.stages import fewest
 
 if TYPE_CHECKING:
     from lit_cascade.lit.metrics import CascadeMetrics

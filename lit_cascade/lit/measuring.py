@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_cascade.core import answers_of
 from lit_cascade.data import EvaluationData
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.lit.running import Running, views_of
+from lit_cascade.lit.cascade import Running, views_of
 from lit_cascade.lit.stages import distinct, inputs_and_rows
 from lit_cascade.live import (
     Inputs,

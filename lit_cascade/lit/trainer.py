@@ -20,17 +20,16 @@ from lit_cascade.analysis import (
 from lit_cascade.core import is_right, measure, rule_of
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import check_name
-from lit_cascade.lit.answers import Answers
 from lit_cascade.lit.cascade import LitCascade
-from lit_cascade.lit.classifier import LitClassifier
 from lit_cascade.lit.failures import explained
-from lit_cascade.lit.fitting import FittingTrainer
 from lit_cascade.lit.measuring import Benchmark, SpeedPlan, measure_speed
-from lit_cascade.lit.predicting import Finish, answer_split
+from lit_cascade.lit.predicting import Answers, Finish, answer_split
 from lit_cascade.lit.reading import Check
 from lit_cascade.lit.recording import Configs, RecordDtype, Recorded, ZooRecording, records_of
 from lit_cascade.lit.results import Evaluation, Execution
 from lit_cascade.lit.stages import StagesModule
+from lit_cascade.lit.training.classifier import LitClassifier
+from lit_cascade.lit.training.fitting import FittingTrainer
 from lit_cascade.lit.zoo import LitZoo
 from lit_cascade.live import GATHER
 from lit_cascade.records import Record

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lit_cascade.lit.answers import PARTS
+from lit_cascade.lit.predicting import PARTS
 from tests.cli.runs import done, killed_once, together, within
 
 PAIR = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_cascade.lit.answers import PARTS
+from lit_cascade.lit.predicting import PARTS
 from tests.cli.runs import done, finished, lit_cascade, together, within
 from tests.lit.split_work import SIZES, work
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_cascade.lit.answers import PARTS
+from lit_cascade.lit.predicting import PARTS
 from tests.cli.runs import ROOT, done, finished, together, within
 from tests.cli.signalled import Ended, Ending
 

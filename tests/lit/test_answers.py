@@ -11,10 +11,10 @@ from PIL import Image
 
 from lit_cascade import CascadeError, LitCascade, PolicyOptions, Stage, UsageError
 from lit_cascade.data import UnlabelledImages
-from lit_cascade.lit.answers import PARTS, AnswerFiles, unfinished
 from lit_cascade.lit.failures import explained
-from lit_cascade.lit.parts import fewest
-from lit_cascade.lit.resume import without_workers
+from lit_cascade.lit.predicting import PARTS, AnswerFiles, unfinished
+from lit_cascade.lit.recording import without_workers
+from lit_cascade.lit.stages import fewest
 from lit_cascade.utilities.files import open_atomically, sweep
 from tests.hazards import Crowded
 from tests.lit.test_predicting import Small, model, table

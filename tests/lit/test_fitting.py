@@ -11,9 +11,9 @@ from torch.utils.data import Subset
 from lit_cascade import CascadeError, CascadeTrainer, LitClassifier, Record, UsageError
 from lit_cascade.data import Datasets, DigitsData
 from lit_cascade.data.splits import describe
+from lit_cascade.lit.metrics import Score
 from lit_cascade.lit.results import Best, Training
-from lit_cascade.lit.score import Score
-from lit_cascade.lit.teacher import Teacher, lesson
+from lit_cascade.lit.training.teacher import Teacher, lesson
 from lit_cascade.models import Perceptron
 from lit_cascade.models.stage import checkpoint_bytes
 from tests.lit.learners import Countdown, Reader, Scripted, Texts
@@ -109,9 +109,9 @@ def test_the_loss_sees_what_the_teacher_said_of_each_sample(tmp_path, monkeypatc
         seen.extend(rows.tolist())
         return 8 * temperature * logits.sum() * 0 + 4.0
 
-    monkeypatch.setattr("lit_cascade.lit.classifier.distillation_loss", loss)
+    monkeypatch.setattr("lit_cascade.lit.training.classifier.distillation_loss", loss)
     monkeypatch.setattr(
-        "lit_cascade.lit.classifier.gatekeeper_loss",
+        "lit_cascade.lit.training.classifier.gatekeeper_loss",
         lambda logits, labels, alpha: logits.sum() * 0 + 100 * alpha,
     )
     teacher = Teacher(saved(taught(points), tmp_path), weight=0.25)

@@ -367,7 +367,7 @@ def test_running_for_real_is_the_replay(tmp_path, sizes):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_only_deferred_images_are_made_for_the_later_stage(tmp_path, workers, monkeypatch):
-    monkeypatch.setattr("lit_cascade.lit.running._SMALLEST_PIECE", 1)
+    monkeypatch.setattr("lit_cascade.lit.cascade._SMALLEST_PIECE", 1)
     root = write(tmp_path / "pets")
     model = pair(PolicyOptions(thresholds=[0.5]), (8, 6))
     scores = trainer().record(model, images(root))[0].logits.softmax(dim=1).amax(dim=1)

@@ -13,7 +13,7 @@ from torch import nn
 from lit_cascade import CascadeTrainer, LitClassifier, UsageError
 from lit_cascade.data import Datasets
 from lit_cascade.errors import CascadeError
-from lit_cascade.lit.keeping import BestWeights
+from lit_cascade.lit.training.fitting import BestWeights
 from lit_cascade.utilities.resume import Unfinished
 from tests.toys import Net, Points
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-from lit_cascade.lit.losses import distillation_loss, gatekeeper_loss
+from lit_cascade.lit.training.losses import distillation_loss, gatekeeper_loss
 
 LOG3 = math.log(3)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lit_cascade import CascadeError, LitZoo, Stage
-from lit_cascade.lit.parts import FittingParts
+from lit_cascade.lit.stages import FittingParts
 from lit_cascade.live.batch import Views
 from tests.lit.test_trainer import points, trainer
 from tests.toys import Net

@@ -10,8 +10,8 @@ from lit_cascade import CascadeError, LitCascade, PolicyOptions, Stage, UsageErr
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.data import Datasets, UnlabelledImages, UnlabelledTexts
-from lit_cascade.lit import answers
-from lit_cascade.lit.answers import PARTS, AnswerFiles
+from lit_cascade.lit import predicting as answers
+from lit_cascade.lit.predicting import PARTS, AnswerFiles
 from lit_cascade.models import Timm
 from tests.lit.test_trainer import cascade, points, trainer
 from tests.toys import CLASSES, Named, Points

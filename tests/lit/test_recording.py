@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from lit_cascade import CascadeError, LitZoo, Record, Stage, UsageError
 from lit_cascade.data import Datasets
-from lit_cascade.lit.resume import Expected, check_same
+from lit_cascade.lit.recording import Expected, check_same
 from tests.lit.test_trainer import cascade, points, trainer
 from tests.toys import Named, Net, Points
 

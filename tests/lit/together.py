@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from lit_cascade import CascadeTrainer, LitClassifier
 from lit_cascade.data import Datasets
 from lit_cascade.data.buckets import LengthBuckets
-from lit_cascade.lit.teacher import Teacher
+from lit_cascade.lit.training.teacher import Teacher
 from tests.lit.learners import Noting, Reader, Texts
 from tests.toys import Points
 

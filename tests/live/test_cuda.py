@@ -61,7 +61,7 @@ def test_running_for_real_agrees_with_the_records(precision):
 
 
 def test_a_batch_that_does_not_fit_is_run_in_parts():
-    from lit_cascade.lit.parts import FittingParts
+    from lit_cascade.lit.stages import FittingParts
 
     class Hungry(nn.Module):
         def forward(self, x):

@@ -14,10 +14,15 @@ from torch.nn.functional import cross_entropy
 from lit_cascade.core import answers_of
 from lit_cascade.data import PositionedBatch, SplitInfo
 from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_labels, check_name
-from lit_cascade.lit.losses import distillation_loss, gatekeeper_loss
-from lit_cascade.lit.schedules import SCHEDULES, Schedule, scheduled
-from lit_cascade.lit.score import Score
-from lit_cascade.lit.teacher import Teacher, lesson
+from lit_cascade.lit.metrics import Score
+from lit_cascade.lit.training.losses import (
+    SCHEDULES,
+    Schedule,
+    distillation_loss,
+    gatekeeper_loss,
+    scheduled,
+)
+from lit_cascade.lit.training.teacher import Teacher, lesson
 from lit_cascade.live import FlopMeter, Preprocessing, forward_logits, split_labels
 from lit_cascade.models import load_weights
 from lit_cascade.utilities.class_names import columns_of

@@ -1,0 +1,1 @@
+"""Training of one stage: module, losses, teacher, and training that resumes."""
