@@ -4,7 +4,7 @@ from lit_cascade.data.cifar import CifarData
 from lit_cascade.data.datasets import Datasets
 from lit_cascade.data.digits import DigitsData
 from lit_cascade.data.glue import GlueData
-from lit_cascade.data.images import ImageData
+from lit_cascade.data.images import ImageData, UnlabelledImages
 from lit_cascade.data.loading import (
     DeferredLoader,
     EvaluationData,
@@ -13,8 +13,7 @@ from lit_cascade.data.loading import (
     TrainingData,
 )
 from lit_cascade.data.splits import SplitInfo, check_split, has_split, shared_ids
-from lit_cascade.data.texts import TextData
-from lit_cascade.data.unlabelled import UnlabelledImages, UnlabelledTexts
+from lit_cascade.data.texts import TextData, UnlabelledTexts
 
 __all__ = [
     "CifarData",

@@ -1,4 +1,4 @@
-"""CIFAR-10, from its hub or from Parquet files."""
+"""CIFAR-10 from the Hugging Face hub or from Parquet files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from lit_cascade.data.splits import SplitDataModule
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = ["CifarData"]
@@ -41,7 +41,7 @@ class _Images(Dataset[Any]):
         return self._images[position], self._labels[position]
 
 
-class CifarData(LightningDataModule):
+class CifarData(SplitDataModule):
     """CIFAR-10: 32x32 colour images of ten classes.
 
     The last `calibration_size` training images are held back as the split `calibration`, if it is
@@ -51,12 +51,14 @@ class CifarData(LightningDataModule):
     Args:
         source: name of a data set on the Hugging Face hub, or a folder with train.parquet and
             test.parquet that have the same columns (`img`, `label`).
-        name: what to call the data in records and tables.
+        name: of the data in records and tables.
         batch_size: images per batch.
         calibration_size: training images held back.
         augment: shift training images by up to `shift` pixels and mirror half of them.
-        shift: the most that a training image is moved, in pixels.
+        shift: most pixels that a training image is moved.
     """
+
+    _whole_batches = True
 
     def __init__(
         self,
@@ -67,15 +69,10 @@ class CifarData(LightningDataModule):
         augment: bool = True,  # noqa: FBT001, FBT002 - a setting
         shift: int = 4,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self._source = source
-        self._batch_size = batch_size
-        self._calibration_size = calibration_size
-        self.splits = ("train", "calibration", "test") if calibration_size else ("train", "test")
-        self._augment = augment
-        self._shift = shift
-        self._splits: dict[str, _Images] = {}
+        splits = ("train", "calibration", "test") if calibration_size else ("train", "test")
+        super().__init__(name, splits, batch_size)
+        self._source, self._calibration_size = source, calibration_size
+        self._augment, self._shift = augment, shift
 
     def prepare_data(self) -> None:
         """Download, once per machine."""
@@ -85,7 +82,7 @@ class CifarData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Decode the images."""
         del stage
-        if self._splits:
+        if self._datasets:
             return
         for published in _FILES:
             images, labels, classes = _decoded(self._read(published), self._source)
@@ -100,7 +97,7 @@ class CifarData(LightningDataModule):
             if held_back:
                 parts["calibration"] = range(n - held_back, n)
             for split, ids in parts.items():
-                self._splits[split] = _Images(images, labels, ids, published, classes)
+                self._datasets[split] = _Images(images, labels, ids, published, classes)
 
     def _read(self, published: str) -> Any:
         from datasets import load_dataset
@@ -118,25 +115,8 @@ class CifarData(LightningDataModule):
                 f"folder with {' and '.join(_FILES.values())}: {reason}"
             ) from error
 
-    def _loader(self, split: str, *, shuffle: bool = False) -> DataLoader[Any]:
-        return DataLoader(
-            self._splits[split], batch_size=self._batch_size, shuffle=shuffle, drop_last=shuffle
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the training split, shuffled; augmented while training."""
-        return self._loader("train", shuffle=True)
-
-    def calibration_dataloader(self) -> DataLoader[Any]:
-        """Batches of the training images that were held back."""
-        return self._loader("calibration")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of the test split."""
-        return self._loader("test")
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment training batches where they are: on the device."""
+        """Augment training batches, on the device."""
         del dataloader_idx
         if not self._augment or self.trainer is None or not self.trainer.training:
             return batch
@@ -173,11 +153,11 @@ def _decoded(rows: Any, source: str) -> tuple[Tensor, Tensor, tuple[str, ...] | 
 
 
 def _shifted_and_mirrored(images: Tensor, shift: int) -> Tensor:
-    """Each image moved and mirrored by its own chance; torchvision moves a batch as one.
+    """Shift and mirror each image at random; torchvision moves a batch as one.
 
     Args:
         images: shape (N, C, H, W).
-        shift: the most pixels in each direction; what comes in is black.
+        shift: most pixels in each direction; the uncovered border is 0.
     """
     n, channels, height, width = images.shape
     device = images.device

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lit_cascade.errors import UsageError
+from lit_cascade.data.splits import SplitDataModule
 
 __all__ = ["Datasets"]
 
 DatasetFactory = Callable[[], Dataset]  # type: ignore[type-arg] # as users annotate theirs
 
 
-class Datasets(LightningDataModule):
+class Datasets(SplitDataModule):
     """Your own datasets, one per split.
 
     Each gives `(input, label)` pairs, or dicts with an entry `labels`. A dataset may have `classes`
-    (names in label order), `ids` (what tells its samples apart, by default their positions) and
-    `source` (where it comes from: ids are compared between splits of the same source).
+    (names in label order), `ids` (distinct integers or strings, by default positions) and `source`
+    (where it comes from: ids are compared between splits of the same source).
 
     Args:
         train: class (class_path and init_args) of the training set, or a dataset.
@@ -30,7 +29,7 @@ class Datasets(LightningDataModule):
         batch_size: samples per batch.
         num_workers: processes that load samples; 0 loads in the main one.
         class_names: names of the classes in label order; by default the datasets' own.
-        name: what to call the data in records and tables.
+        name: of the data in records and tables.
     """
 
     def __init__(
@@ -44,55 +43,19 @@ class Datasets(LightningDataModule):
         class_names: list[str] | None = None,
         name: str = "data",
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.class_names: Sequence[str] | None = class_names
-        self._factories = {
+        given = {
             "train": train,
             "calibration": calibration,
             "validation": validation,
             "test": test,
         }
-        self._made: dict[str, Dataset[Any]] = {}
-        self._batch_size = batch_size
-        self._num_workers = num_workers
+        self._factories = {split: made for split, made in given.items() if made is not None}
+        super().__init__(name, list(self._factories), batch_size, num_workers)
+        self.class_names: Sequence[str] | None = class_names
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that were given."""
-        return tuple(name for name, factory in self._factories.items() if factory is not None)
-
-    def _dataset(self, split: str) -> Dataset[Any]:
-        if split not in self._made:
+    def dataset(self, split: str) -> Dataset[Any]:
+        """Dataset of a split, made when it is first asked for."""
+        if split in self._factories and split not in self._datasets:
             factory = self._factories[split]
-            if factory is None:
-                raise UsageError(
-                    f"data: there is no split {split!r}; "
-                    f"given are {', '.join(self.splits) or 'none'}."
-                )
-            self._made[split] = factory if isinstance(factory, Dataset) else factory()
-        return self._made[split]
-
-    def _loader(self, split: str, *, shuffle: bool = False) -> DataLoader[Any]:
-        return DataLoader(
-            self._dataset(split),
-            batch_size=self._batch_size,
-            shuffle=shuffle,
-            num_workers=self._num_workers,
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the training split, shuffled."""
-        return self._loader("train", shuffle=True)
-
-    def calibration_dataloader(self) -> DataLoader[Any]:
-        """Batches of the calibration split."""
-        return self._loader("calibration")
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of the validation split."""
-        return self._loader("validation")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of the test split."""
-        return self._loader("test")
+            self._datasets[split] = factory if isinstance(factory, Dataset) else factory()
+        return super().dataset(split)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
+
+from lit_cascade.data.splits import SplitDataModule
 
 __all__ = ["DigitsData"]
 
@@ -18,10 +19,10 @@ _DEGREES, _SHIFT, _SCALES = 10.0, 0.125, (0.9, 1.1)
 
 
 def _moved(images: Tensor) -> Tensor:
-    """Images (N, 1, S, S), each shifted, turned and scaled a little, with 0 around them.
+    """Shift, rotate and scale each image (N, 1, S, S) at random, with 0 around it.
 
-    The same as torchvision's `RandomAffine` of each, from the same random numbers, in a tenth of
-    the time.
+    The same as torchvision's `RandomAffine` of each image, from the same random numbers, in a tenth
+    of the time.
     """
     n, size = len(images), images.shape[-1]
     most = _SHIFT * size
@@ -30,17 +31,17 @@ def _moved(images: Tensor) -> Tensor:
     angle, right, down, scale = (torch.rand(n, 4) * (high - low) + low).double().unbind(dim=1)
     cos, sin = (angle * (math.pi / 180)).cos() / scale, (angle * (math.pi / 180)).sin() / scale
     shift = torch.stack([right, down], dim=1).round()[:, :, None] / (size / 2)
-    turn = torch.stack([cos, sin, -sin, cos], dim=1).view(n, 2, 2)  # from the new places to the old
+    turn = torch.stack([cos, sin, -sin, cos], dim=1).view(n, 2, 2)  # from new to old coordinates
     theta = torch.cat([turn, -turn @ shift], dim=2).float()
     grid = affine_grid(theta, [n, 1, size, size], align_corners=False)
-    # with a mask of what lies within, by which what lies at the border fades to 0
+    # with a mask of the image, so that the border fades to 0
     both = torch.cat([images, torch.ones_like(images)], dim=1)
     moved: Tensor = grid_sample(both, grid, align_corners=False)
     return moved[:, :1] * moved[:, 1:]
 
 
 class _Digits(Dataset[Any]):
-    """A part of the digits, with their positions in the whole set as ids."""
+    """Part of the digits, with positions in the whole set as ids."""
 
     source = "sklearn-digits"
     classes = tuple("0123456789")
@@ -58,33 +59,30 @@ class _Digits(Dataset[Any]):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """A batch at once, for speed."""
+        """Samples of a batch in one call."""
         at = torch.tensor([int(position) for position in positions])
         images = self._images[at]
         return list(zip(_moved(images) if self._augment else images, self._labels[at], strict=True))
 
 
-class DigitsData(LightningDataModule):
+class DigitsData(SplitDataModule):
     """scikit-learn's 1,797 handwritten digits (UCI, 8x8 grey values from 0 to 16).
 
-    They are split, stratified by class, into halves: one to train on, and the other halved again
-    into calibration and validation. Inputs have shape (N, 1, 8, 8).
+    Half of them, stratified by class, are for training; the other half is halved again into
+    calibration and validation. Inputs have shape (N, 1, 8, 8).
 
     Args:
         batch_size: samples per batch.
         split_seed: seed of the split.
-        augment: shift, turn and scale the training images a little.
+        augment: shift, rotate and scale the training images at random.
     """
 
-    name = "digits"
     class_names = _Digits.classes
+    _whole_batches = True
 
     def __init__(self, batch_size: int = 64, split_seed: int = 0, augment: bool = True) -> None:  # noqa: FBT001, FBT002 - a setting
-        super().__init__()
-        self._batch_size = batch_size
-        self._split_seed = split_seed
-        self._augment = augment
-        self._splits: dict[str, _Digits] = {}
+        super().__init__("digits", ("train", "calibration", "validation"), batch_size)
+        self._split_seed, self._augment = split_seed, augment
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split the images."""
@@ -92,7 +90,7 @@ class DigitsData(LightningDataModule):
         from sklearn.model_selection import train_test_split
 
         del stage
-        if self._splits:
+        if self._datasets:
             return
         digits = load_digits()
         images = torch.from_numpy(digits.images).float()[:, None]
@@ -109,25 +107,8 @@ class DigitsData(LightningDataModule):
 
         train, rest = halve(torch.arange(len(labels)))
         calibration, validation = halve(rest)
-        self._splits = {
+        self._datasets = {
             "train": _Digits(images, labels, train, augment=self._augment),
             "calibration": _Digits(images, labels, calibration),
             "validation": _Digits(images, labels, validation),
         }
-
-    def _loader(self, split: str, *, shuffle: bool = False) -> DataLoader[Any]:
-        return DataLoader(
-            self._splits[split], batch_size=self._batch_size, shuffle=shuffle, drop_last=shuffle
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the training split, shuffled and augmented."""
-        return self._loader("train", shuffle=True)
-
-    def calibration_dataloader(self) -> DataLoader[Any]:
-        """Batches of the calibration split."""
-        return self._loader("calibration")
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of the validation split."""
-        return self._loader("validation")

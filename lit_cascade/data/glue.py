@@ -1,17 +1,15 @@
-"""GLUE: sentences and pairs of sentences with their official metrics."""
+"""GLUE (arXiv:1804.07461): sentences and pairs of sentences with their official metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from lit_cascade.data.drawing import drawn
-from lit_cascade.data.sentences import phrases_of, whole_sentences
+from lit_cascade.data.splits import shuffled
 from lit_cascade.data.tables import published_splits
-from lit_cascade.data.text_set import TextSet
-from lit_cascade.data.texts import TextData
+from lit_cascade.data.texts import TextData, TextSet
 from lit_cascade.errors import UsageError, check_name
 
 __all__ = ["GlueData"]
@@ -21,7 +19,7 @@ _HUB = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class _Task:
-    """What is published of a task: columns of texts, names of the classes in label order."""
+    """Published columns of texts of a task, and names of the classes in label order."""
 
     columns: tuple[str, ...]
     classes: tuple[str, ...]
@@ -55,31 +53,23 @@ _TASKS = {
 class GlueData(TextData):
     """A task of GLUE: `sst2`, `mrpc`, `rte`, `cola`, `qnli`, `qqp`, `mnli` or `wnli`.
 
-    `validation` is the published validation set, of mnli the matched one, or the mismatched one
-    of the task `mnli_mismatched`. `test` there is of mrpc only: the labels of the other test sets
-    are hidden. The official metric is F1 of mrpc and qqp, Matthews' correlation of cola, and
-    accuracy of the others.
+    `validation` is the published validation set: the matched one of `mnli`, the mismatched one of
+    the task `mnli_mismatched`. Only `mrpc` has `test`: the labels of the other test sets are
+    hidden. The official metric is F1 for mrpc and qqp, Matthews' correlation for cola, and accuracy
+    for the others.
 
-    The train set of sst2 consists of phrases that were cut from some 7,000 sentences, of which the
-    validation set has whole ones. So whole sentences are held back: texts that are a part of no
-    other. All phrases of these, whatever sentence they were cut from, are left out of `train`.
+    The training set of sst2 consists of phrases cut from some 7,000 sentences; the validation set
+    has whole sentences. So whole sentences are held back: texts that are part of no other. All
+    phrases of these, whatever sentence they were cut from, are left out of `train`.
 
     Args:
         task: one of these.
         source: name of a data set on the Hugging Face hub, or a folder with a folder per task of
-            Parquet files: train.parquet, validation.parquet (of mnli validation_matched.parquet
-            and validation_mismatched.parquet) and of mrpc test.parquet.
+            Parquet files: train.parquet, validation.parquet (for mnli validation_matched.parquet
+            and validation_mismatched.parquet) and for mrpc test.parquet.
         train_split: `train`, or the name of another file, such as a sample of a large train set.
-        calibration_size: texts held back as the split `calibration`, drawn by their ids; from the
-            train set, if it is there, else from the validation set.
-        development_size: texts held back as the split `development`, for choices made in training.
-        held_back_from: `train` or `validation`; by default as above. Of models that were trained on
-            all of train elsewhere, hold back from validation: they are far surer of texts that
-            they have seen.
-        seed: of the drawing, and of the order of batches in training.
-        name: what to call the data in records and tables; by default after the task.
-        batch_size: texts per batch.
-        num_workers: processes that read and preprocess; by default it is done between batches.
+        name: name of the data in records and tables; by default after the task.
+        options: further arguments of `TextData`.
     """
 
     def __init__(
@@ -87,13 +77,8 @@ class GlueData(TextData):
         task: str,
         source: str = _HUB,
         train_split: str = "train",
-        calibration_size: int = 0,
-        development_size: int = 0,
-        held_back_from: Literal["train", "validation"] | None = None,
-        seed: int = 0,
         name: str | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
+        **options: Any,
     ) -> None:
         if task == "stsb":
             raise UsageError(
@@ -105,37 +90,34 @@ class GlueData(TextData):
         super().__init__(
             source,
             about.folder or task,
+            validation_split=None,
+            test_split=None,
             text_columns=list(about.columns),
             label_column="label",
             classes=list(about.classes),
             metric=about.metric,
-            calibration_size=calibration_size,
-            development_size=development_size,
-            held_back_from=held_back_from,
-            seed=seed,
             name=name or f"glue/{task}",
-            batch_size=batch_size,
-            num_workers=num_workers,
+            **options,
         )
         self._restricts = False  # the classes are not the user's choice
         self._task, self._train_split = task, train_split
 
-    def _found(self) -> Mapping[str, str | None]:
+    def _find(self) -> Mapping[str, str | None]:
         about = _TASKS[self._task]
-        there = {"train": self._train_split, "validation": about.validation[0]}
+        splits = {"train": self._train_split, "validation": about.validation[0]}
         if about.test_is_labelled:
-            there["test"] = "test"
+            splits["test"] = "test"
         if not Path(self._source).expanduser().exists():
-            return there
+            return splits
         names = published_splits(self._source, self._config)
-        there["validation"] = next((n for n in about.validation if n in names), "validation")
-        check_name(there["validation"], names, f"data.source: table of {self._task}")
+        splits["validation"] = next((n for n in about.validation if n in names), "validation")
+        check_name(splits["validation"], names, f"data.source: table of {self._task}")
         if self._train_split != "train":
             check_name(self._train_split, names, "data.train_split")
-        return {split: name for split, name in there.items() if name in names}
+        return {split: name for split, name in splits.items() if name in names}
 
-    def _name_of_ids(self, published: str | None) -> str:
-        """The same on the hub and in a folder: rows are counted in what was published."""
+    def _source_of_ids(self, published: str | None) -> str:
+        """Where the ids are counted, the same on the hub and in a folder."""
         if published == "validation" != (first := _TASKS[self._task].validation[0]):
             published = first
         here = Path(self._source).expanduser().exists()
@@ -143,9 +125,9 @@ class GlueData(TextData):
 
     def _whole(self, origin: str) -> TextSet:
         whole = super()._whole(origin)
-        if origin == "train" and self._train_split != "train" and not whole.findings:
+        if origin == "train" and self._train_split != "train":
             sample = f"{self._train_split}: {len(whole):,} texts, not the official train set"
-            self._wholes[origin] = whole = replace(whole, findings=(sample,))
+            return replace(whole, findings=(sample,))
         return whole
 
     def _divided(self, whole: TextSet, origin: str) -> dict[str, TextSet]:
@@ -153,7 +135,7 @@ class GlueData(TextData):
             return super()._divided(whole, origin)
         texts = whole.columns[0].to_pylist()
         sentences = whole_sentences(texts)
-        order = [sentences[i] for i in drawn(whole.ids[sentences], self._seed)]
+        order = [sentences[i] for i in shuffled(whole.ids[sentences], self._seed)]
         held = self._held_back(order, origin, "whole sentences")
         chosen = [texts[i] for positions in held.values() for i in positions]
         gone = set(phrases_of(chosen, texts))
@@ -163,9 +145,50 @@ class GlueData(TextData):
                 "data.calibration_size, data.development_size: all texts of train are phrases of "
                 f"the {len(chosen):,} sentences held back; hold fewer back."
             )
-        said = (
+        finding = (
             f"{len(gone) - len(chosen):,} of the {len(whole):,} texts are phrases of the "
             f"{len(chosen):,} whole sentences held back, of {len(sentences):,}, and are left out"
         )
         parts = {split: whole.part(positions) for split, positions in held.items()}
-        return parts | {origin: whole.part(left, (said,))}
+        return parts | {origin: whole.part(left, (finding,))}
+
+
+def whole_sentences(texts: Sequence[str]) -> list[int]:
+    """Positions of the texts that are part of no other; a part is a run of consecutive words.
+
+    Of texts that differ only in spaces the first counts.
+
+    Example:
+        >>> whole_sentences(["a fine film", "fine", "a dull film", "fine film", "a  dull film"])
+        [0, 2]
+    """
+    words = [" ".join(text.split()) for text in texts]
+    known, parts = set(words), set[str]()
+    whole = []
+    # the longest first: a part of a part is a part of the whole, too, so that only whole sentences
+    # are taken apart
+    for i in sorted(range(len(words)), key=lambda i: -words[i].count(" ")):
+        if words[i] not in parts:
+            whole.append(i)
+            parts.update(part for part in _parts(words[i]) if part in known)
+    return sorted(whole)
+
+
+def phrases_of(sentences: Iterable[str], texts: Sequence[str]) -> list[int]:
+    """Positions of the texts that are a part of any of some sentences, or all of one.
+
+    Example:
+        >>> phrases_of(["a fine film"], ["film", "a film", "a fine film", "fine  film", "fin"])
+        [0, 2, 3]
+    """
+    parts = {part for text in sentences for part in _parts(" ".join(text.split()))}
+    return [i for i, text in enumerate(texts) if " ".join(text.split()) in parts]
+
+
+def _parts(sentence: str) -> Iterator[str]:
+    """All parts of a sentence with single spaces between words; the sentence itself is one."""
+    spaces = [i for i, letter in enumerate(sentence) if letter == " "]
+    starts, ends = [0, *(i + 1 for i in spaces)], [*spaces, len(sentence)]
+    for first, start in enumerate(starts):
+        for end in ends[first:]:
+            yield sentence[start:end]

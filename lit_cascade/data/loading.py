@@ -232,7 +232,7 @@ class _Collate:
     def __init__(self, collate: Callable[[list[Any]], Any], preprocessings: Preprocessings) -> None:
         self._collate, self._preprocessings = collate, preprocessings
 
-    def __call__(self, loaded: _Loaded | CascadeError) -> PositionedBatch:
+    def __call__(self, loaded: Any) -> PositionedBatch:
         try:
             if isinstance(loaded, CascadeError):
                 raise loaded

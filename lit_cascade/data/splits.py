@@ -1,11 +1,14 @@
-"""The splits of a data module: their loaders, and what tells their samples apart."""
+"""Splits of data modules: their datasets, loaders, and the ids of their samples."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -15,31 +18,145 @@ from lit_cascade.records import Ids, as_ids
 
 __all__ = [
     "SETUP_STAGES",
+    "SplitDataModule",
     "SplitInfo",
     "check_split",
     "describe",
     "has_split",
     "shared_ids",
+    "shuffled",
     "split_loader",
+    "take_ids",
 ]
 
-# Lightning's name for the stage in which a data module prepares a split; calibration data is held
-# back from training data
+# the `stage` of `LightningDataModule.setup` that prepares a split, if it is not "fit":
+# calibration data are held back from training data
 SETUP_STAGES = {"validation": "validate", "test": "test", "predict": "predict"}
+
+_MOST_WORKERS = 8
+
+
+class SplitDataModule(LightningDataModule):
+    """Base of data modules with one dataset per split.
+
+    A subclass fills `_datasets` in `setup`, or overrides `dataset`.
+
+    Args:
+        name: of the data in records and tables.
+        splits: names of the splits.
+        batch_size: samples per batch.
+        num_workers: processes that load samples; None for one per core, at most 8, of which each
+            process of a machine has its share.
+    """
+
+    _hint = ""
+    """How to get a split that is missing, for the message."""
+    _whole_batches = False
+    """Whether training leaves out an incomplete last batch."""
+    _pin_memory = False
+    """Whether workers load into pinned memory where there is a GPU."""
+    _timeout = 0
+    """Seconds without a batch after which a worker counts as lost; 0 for never."""
+
+    def __init__(
+        self, name: str, splits: Sequence[str], batch_size: int, num_workers: int | None = 0
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self._splits = tuple(splits)
+        self._batch_size, self._num_workers = batch_size, num_workers
+        self._datasets: dict[str, Dataset[Any]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Prepare the datasets, unless they are made when they are asked for."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return self._splits
+
+    def dataset(self, split: str) -> Dataset[Any]:
+        """Dataset of a split.
+
+        Raises:
+            UsageError: there is no such split.
+        """
+        if split not in self.splits:
+            raise UsageError(
+                f"data: there is no split {split!r}; there are {', '.join(self.splits) or 'none'}."
+                f"{self._hint}"
+            )
+        self.setup()
+        return self._datasets[split]
+
+    def _batches(self, split: str, dataset: Any) -> dict[str, Any]:
+        """Arguments of the `DataLoader` that compose the batches of a split."""
+        del dataset
+        train = split == "train"
+        return {
+            "batch_size": self._batch_size,
+            "shuffle": train,
+            "drop_last": train and self._whole_batches,
+        }
+
+    def _loader(self, split: str) -> DataLoader[Any]:
+        dataset = self.dataset(split)
+        workers = self._num_workers
+        if workers is None:
+            workers = _share_of_cores(1 if self.trainer is None else self.trainer.num_devices)
+        return DataLoader(
+            dataset,
+            num_workers=workers,
+            pin_memory=self._pin_memory and torch.cuda.is_available(),
+            timeout=self._timeout if workers else 0,
+            **self._batches(split, dataset),
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches of the split `train`."""
+        return self._loader("train")
+
+    def development_dataloader(self) -> DataLoader[Any]:
+        """Batches of the split `development`, held back for choices made in training."""
+        return self._loader("development")
+
+    def calibration_dataloader(self) -> DataLoader[Any]:
+        """Batches of the split `calibration`, held back for temperatures and thresholds."""
+        return self._loader("calibration")
+
+    def val_dataloader(self) -> Any:
+        """Batches of the split `validation`; none for a Trainer where there is no such split."""
+        if self.trainer is not None and "validation" not in self.splits:
+            return []
+        return self._loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of the split `test`."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Batches of the split `predict`, without labels."""
+        return self._loader("predict")
+
+
+def _share_of_cores(processes: int) -> int:
+    """Default number of workers where several processes share a machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(_MOST_WORKERS, max(1, (cores or 1) // processes))
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What is known of a split without reading its samples.
+    """Description of a split, made without reading its samples.
 
     Attributes:
         n: number of samples.
-        ids: what tells them apart, distinct integers or strings.
+        ids: distinct integers or strings, one per sample.
         source: where the ids are counted; None if unknown.
         classes: class names in label order; None if unknown.
         restricts: whether models that know more classes are to answer among these only.
-        findings: what there is to say about the data before they are read.
-        metric: name of the official metric, if that is not accuracy.
+        findings: remarks on the data before they are read.
+        metric: name of the official metric; None for accuracy.
     """
 
     n: int
@@ -57,28 +174,39 @@ def describe(dataset: Dataset[Any]) -> SplitInfo:
     A dataset may offer `ids`, `source`, `classes`, `restricts_classes`, `findings` and `metric`;
     the ids of others are their positions.
     """
-    ids: Ids
     if isinstance(dataset, Subset):
         whole = describe(dataset.dataset)
         chosen = [int(i) for i in dataset.indices]
-        ids = (
-            whole.ids[chosen]
-            if isinstance(whole.ids, Tensor)
-            else tuple(whole.ids[i] for i in chosen)
-        )
-        return replace(whole, n=len(chosen), ids=ids)
+        return replace(whole, n=len(chosen), ids=take_ids(whole.ids, chosen))
     n = len(cast("Sized", dataset))
-    ids = as_ids(getattr(dataset, "ids", None), n, f"ids of {type(dataset).__name__}")
     classes = getattr(dataset, "classes", None)
     return SplitInfo(
         n,
-        ids,
+        as_ids(getattr(dataset, "ids", None), n, f"ids of {type(dataset).__name__}"),
         getattr(dataset, "source", None),
         tuple(str(c) for c in classes) if isinstance(classes, Sequence) else None,
         bool(getattr(dataset, "restricts_classes", False)),
         tuple(getattr(dataset, "findings", ())),
         getattr(dataset, "metric", None),
     )
+
+
+def take_ids(ids: Ids, positions: Sequence[int]) -> Ids:
+    """Ids at some positions."""
+    return ids[list(positions)] if isinstance(ids, Tensor) else tuple(ids[i] for i in positions)
+
+
+def _listed(ids: Ids) -> list[Any]:
+    return ids.tolist() if isinstance(ids, Tensor) else list(ids)
+
+
+def shuffled(ids: Ids, seed: int) -> list[int]:
+    """Positions in a pseudo-random order of the ids, by the SHA-256 of seed and id.
+
+    One sample more or less does not change the order of the others.
+    """
+    keys = [hashlib.sha256(f"{seed} {one}".encode()).digest() for one in _listed(ids)]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _method(split: str) -> str:
@@ -108,7 +236,7 @@ def check_split(datamodule: LightningDataModule, split: str) -> None:
 
 
 def split_loader(datamodule: LightningDataModule, split: str) -> DataLoader[Any]:
-    """The loader of a split: `val_dataloader` for validation, else `<split>_dataloader`.
+    """Loader of a split: `val_dataloader` for validation, else `<split>_dataloader`.
 
     Raises:
         UsageError: the data module has no such split; the message lists those it has.
@@ -142,7 +270,3 @@ def shared_ids(datamodule: LightningDataModule, one: str, other: str) -> list[An
 
 def _root(dataset: Dataset[Any]) -> Dataset[Any]:
     return _root(dataset.dataset) if isinstance(dataset, Subset) else dataset
-
-
-def _listed(ids: Ids) -> list[Any]:
-    return ids.tolist() if isinstance(ids, Tensor) else list(ids)

@@ -1,30 +1,296 @@
-"""Labelled texts and pairs of texts of any set: the hub, or files of rows."""
+"""Labelled and unlabelled texts and pairs of texts: the Hugging Face hub, or files of rows."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
+from torch import Tensor
+from torch.utils.data import Dataset, RandomSampler, SequentialSampler, default_collate
 
 from lit_cascade.data.buckets import LengthBuckets
-from lit_cascade.data.drawing import drawn
-from lit_cascade.data.tables import find_label_column, load_table
-from lit_cascade.data.text_set import TextSet, label_names, read_texts
-from lit_cascade.data.text_splits import find_splits
-from lit_cascade.errors import UsageError, check_name
+from lit_cascade.data.loading import RawSample
+from lit_cascade.data.splits import SplitDataModule, shuffled
+from lit_cascade.data.tables import find_label_column, load_table, only_column, published_splits
+from lit_cascade.errors import CascadeError, UsageError, check_name
 
-__all__ = ["TextData"]
+__all__ = ["TextData", "TextSet", "UnlabelledTexts", "read_texts"]
+
+_VALIDATION = ("validation", "validation_matched", "test")
+_TEXTS = ("string", "large_string", "string_view")
+# up to six letters of a word, or a sign: about one token. Texts sorted by the number of these need
+# less padding than by characters or by words
+_PIECE = re.compile(r"\w{1,6}|[^\w\s]")
+_NO_LABEL = torch.tensor(-1)
 
 
-class TextData(LightningDataModule):
+@dataclass(frozen=True, eq=False)
+class TextSet(Dataset[RawSample]):
+    """Labelled texts, or pairs of them; made by `read_texts`.
+
+    Attributes:
+        columns: one or two columns of N texts, as pyarrow holds them.
+        labels: (N,) int64.
+        ids: (N,) int64, distinct.
+        lengths: length of each text or pair, in approximate tokens.
+        source: where the ids are counted.
+        classes: names in label order; None if unknown.
+        restricts_classes: whether models that know more classes are to answer among these only.
+        metric: name of the official metric; None for accuracy.
+        findings: remarks on the texts before they are read.
+    """
+
+    columns: tuple[Any, ...]
+    labels: Tensor
+    ids: Tensor
+    lengths: list[int]
+    source: str
+    classes: tuple[str, ...] | None
+    restricts_classes: bool = False
+    metric: str | None = None
+    findings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> RawSample:
+        texts = tuple(column[position].as_py() for column in self.columns)
+        remarks = () if all(text.strip() for text in texts) else ("empty text",)
+        return RawSample(texts if len(texts) > 1 else texts[0], self.labels[position], remarks)
+
+    def part(self, positions: Sequence[int], findings: Sequence[str] = ()) -> TextSet:
+        """Texts at some positions, with further findings."""
+        return replace(
+            self,
+            columns=tuple(column.take(positions) for column in self.columns),
+            labels=self.labels[list(positions)],
+            ids=self.ids[list(positions)],
+            lengths=[self.lengths[i] for i in positions],
+            findings=(*self.findings, *findings),
+        )
+
+
+def read_texts(
+    rows: Any,
+    source: str,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    classes: Sequence[str] | None = None,
+    metric: str | None = None,
+    *,
+    restricts_classes: bool = False,
+) -> TextSet:
+    """Read the labelled texts of a table.
+
+    Args:
+        rows: a `datasets.Dataset`.
+        source: where its rows are counted.
+        text_columns: one, or two for pairs; by default the only one of strings.
+        label_column: by default the only one of a label's type, or by its name.
+        classes: names in label order; by default those that the table gives.
+        metric: name of the official metric; None for accuracy.
+        restricts_classes: whether models that know more classes are to answer among these only.
+
+    Returns:
+        All rows. Their ids are the column `idx` if it holds distinct whole numbers, else positions.
+
+    Raises:
+        UsageError: missing or ambiguous columns, a row without a text, hidden labels, or labels
+            that are not classes or not among `classes`.
+        CascadeError: there are no rows.
+    """
+    label = find_label_column(rows, label_column)
+    texts = _text_columns(rows, text_columns, label)
+    if not len(rows):
+        raise CascadeError(f"data.source: {source!r} is empty: it has no rows.")
+    ids = {"idx"} & set(rows.column_names) - {*texts, label}
+    # in Arrow's format: `datasets` itself converts a column row by row
+    table = rows.select_columns([*texts, label, *ids]).with_format("arrow")[:]
+    labels = _labels(rows, label, table[label], classes, source)
+    columns = tuple(table[name] for name in texts)
+    for name, column in zip(texts, columns, strict=True):
+        if column.null_count:
+            row = column.is_null().index(True).as_py()
+            raise UsageError(
+                f"data.text_columns: {column.null_count:,} of the {len(column):,} rows of "
+                f"{source!r} have no text in {name!r}, first row {row}; leave these rows out of it."
+            )
+    named = classes if classes is not None else _label_names(rows, label)
+    return TextSet(
+        columns, labels, _ids(table), _lengths(columns), source,
+        None if named is None else tuple(named), restricts_classes, metric,
+    )  # fmt: skip
+
+
+def _label_names(rows: Any, label: str) -> list[str] | None:
+    """Class names of a table in label order, in alphabetical order if rows name them."""
+    names = getattr(rows.features[label], "names", None)
+    if names:
+        return list(names)
+    if getattr(rows.features[label], "dtype", None) not in _TEXTS:
+        return None
+    return sorted(value for value in rows.unique(label) if value) or None
+
+
+def _text_columns(
+    rows: Any, given: Sequence[str] | None = None, label: str | None = None
+) -> list[str]:
+    """Name the column of texts in a table, or the two of pairs.
+
+    Args:
+        rows: a `datasets.Dataset`.
+        given: their names; by default the only one of strings.
+        label: the column of labels, which holds no texts.
+
+    Raises:
+        UsageError: there is no such column, or several candidates.
+    """
+    columns = rows.column_names
+    strings = [name for name in columns if getattr(rows.features[name], "dtype", None) in _TEXTS]
+    if given is None:
+        others = [name for name in strings if name != label]
+        return [only_column(others, columns, "data.text_columns", "texts, or the two of pairs")]
+    if not 1 <= len(given) <= 2:
+        raise UsageError(f"data.text_columns: expected one or two, got {len(given)}.")
+    for name in given:
+        check_name(name, columns, "data.text_columns")
+        if name not in strings:
+            raise UsageError(
+                f"data.text_columns: expected a column of texts ({', '.join(strings) or 'none'}), "
+                f"got {name!r} of {getattr(rows.features[name], 'dtype', 'something else')}."
+            )
+    return list(given)
+
+
+def _labels(
+    rows: Any, label: str, column: Any, classes: Sequence[str] | None, source: str
+) -> Tensor:
+    """Class numbers (N,) int64 of the rows."""
+    kind = str(getattr(rows.features[label], "dtype", "several values"))
+    if "float" in kind or "double" in kind:
+        raise UsageError(
+            f"data.label_column: {label!r} holds numbers such as {column[0]}: that is a "
+            "regression, and a cascade needs classes: whole numbers or names."
+        )
+    labels = column.to_pylist()
+    if kind != "bool" and kind not in _TEXTS and "int" not in kind:
+        raise UsageError(
+            f"data.label_column: {label!r} holds no class per text: {labels[0]!r}; "
+            "expected whole numbers or names."
+        )
+    if set(labels) == {-1}:
+        raise UsageError(
+            f"data.source: the labels of {source!r} are hidden (-1), as in the test sets of "
+            "benchmarks: nothing can be judged on them; use a split with labels, such as "
+            "validation."
+        )
+    numbers = _class_numbers(_label_names(rows, label), classes, labels)
+    strange = [i for i, one in enumerate(labels) if one not in numbers]
+    if strange:
+        known = list(numbers)
+        shown = ", ".join(map(str, known[:10])) + (", ..." if len(known) > 10 else "")
+        raise UsageError(
+            f"data.label_column: {len(strange):,} of the {len(labels):,} rows of {source!r} have a "
+            f"label in {label!r} that is none of {shown}: first {labels[strange[0]]!r} in row "
+            f"{strange[0]}. None and -1 mark rows without a label."
+        )
+    return torch.tensor([numbers[one] for one in labels], dtype=torch.int64)
+
+
+def _class_numbers(
+    names: Sequence[str] | None, classes: Sequence[str] | None, labels: Sequence[Any]
+) -> dict[Any, int]:
+    """Class number of each label: by name, or the number itself where there are no names.
+
+    Raises:
+        UsageError: `classes` are others than the table names.
+    """
+    held = {one for one in labels if one is not None}
+    if names is None:
+        most = len(classes) if classes is not None else max(held, default=-1) + 1
+        return {one: int(one) for one in sorted(held) if 0 <= one < most}
+    wanted = list(classes if classes is not None else names)
+    if any(isinstance(one, str) for one in held):
+        return {name: i for i, name in enumerate(wanted)}
+    if set(wanted) == set(names):
+        return {i: wanted.index(name) for i, name in enumerate(names)}
+    if len(wanted) == len(names) and not set(wanted) & set(names):
+        return {i: i for i in range(len(names))}  # other names for the same, in the same order
+    raise UsageError(
+        f"data.classes: expected the classes of the data, {', '.join(names)}, in any order, or as "
+        f"many other names; got {', '.join(wanted)}."
+    )
+
+
+def _ids(table: Any) -> Tensor:
+    if "idx" in table.column_names and "int" in str(table.schema.field("idx").type):
+        ids = table["idx"].to_pylist()
+        if None not in ids and len(set(ids)) == len(ids):
+            return torch.tensor(ids, dtype=torch.int64)
+    return torch.arange(len(table))
+
+
+def _lengths(columns: Sequence[Any]) -> list[int]:
+    counts = [
+        [len(_PIECE.findall(text)) for part in column.iterchunks() for text in part.to_pylist()]
+        for column in columns
+    ]
+    return [sum(of_row) for of_row in zip(*counts, strict=True)]
+
+
+def _find_splits(
+    source: str, config: str | None, given: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """Published split that is read as `train`, `validation` and `test`, where there is one.
+
+    Args:
+        source: as for `load_table`.
+        config: as for `load_table`.
+        given: those that the user named. If these are `train` and `validation`, the source is not
+            asked for its splits.
+
+    Returns:
+        An entry `validation` always; it is None for a single table.
+
+    Raises:
+        UsageError: a named split is missing, or which one is `validation` is ambiguous.
+    """
+    splits = {split: name for split, name in given.items() if name is not None}
+    if {"train", "validation"} <= splits.keys():
+        return dict(splits)
+    names = published_splits(source, config)
+    if not names:
+        if splits:
+            raise UsageError(
+                f"data.{next(iter(splits))}_split: {source!r} is a single table without splits; "
+                "give a folder with files called after them."
+            )
+        return {"validation": None}
+    for split, name in splits.items():
+        check_name(name, names, f"data.{split}_split")
+    others = [name for name in names if name not in splits.values()]
+    if "validation" not in splits:
+        likely = [name for name in _VALIDATION if name in others] or others
+        if likely == others and len(others) != 1:
+            raise UsageError(
+                "data.validation_split: expected the name of a published split: "
+                f"{', '.join(names)}."
+            )
+        splits["validation"] = likely[0]
+    if "train" not in splits and "train" in others and splits["validation"] != "train":
+        splits["train"] = "train"
+    return dict(splits)
+
+
+class TextData(SplitDataModule):
     """Labelled texts, or pairs of them: a data set of the hub, or Parquet, CSV or JSON files.
 
-    The texts come as they are: each model of a cascade cuts them into tokens itself. Batches are
-    of texts of similar length.
+    The texts come as they are: each model of a cascade applies its own tokenizer. Batches are of
+    texts of similar length.
 
     Splits are `train`, if there is one; `development` and `calibration`, if they are held back;
     `validation`; and `test`, if it is named. Each is read when it is asked for.
@@ -46,14 +312,20 @@ class TextData(LightningDataModule):
         metric: name of the official metric, such as f1 or matthews; by default accuracy.
         calibration_size: texts held back as the split `calibration`, drawn by their ids.
         development_size: texts held back as the split `development`, for choices made in training.
-        held_back_from: `train` or `validation`; by default train if there is one. Of models that
-            were trained on all of train elsewhere, hold back from validation: they are far surer
-            of texts that they have seen.
-        seed: of the drawing, and of the order of batches in training.
-        name: what to call the data in records and tables; by default after the source.
+        held_back_from: `train` or `validation`; by default train if there is one. Hold back from
+            validation for models that were trained on all of train elsewhere: they are
+            overconfident on texts that they were trained on.
+        seed: seed of the drawing, and of the order of batches in training.
+        name: name of the data in records and tables; by default after the source.
         batch_size: texts per batch.
-        num_workers: processes that read and preprocess; by default it is done between batches.
+        num_workers: processes that read and preprocess; 0 does it between batches.
     """
+
+    _pin_memory = True
+    _hint = (
+        " Name a published one, or hold some texts back with data.init_args.calibration_size or "
+        "data.init_args.development_size."
+    )
 
     def __init__(
         self,
@@ -74,43 +346,37 @@ class TextData(LightningDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
         if held_back_from is not None:
             check_name(held_back_from, ("train", "validation"), "data.held_back_from")
-        for argument, value in (
-            ("calibration", calibration_size),
-            ("development", development_size),
-        ):
-            if value < 0:
-                raise UsageError(f"data.{argument}_size: expected 0 or more, got {value}.")
-        self.name = name or "/".join([Path(source).name, *([config] if config else [])])
+        self._sizes = {"development": development_size, "calibration": calibration_size}
+        for split, size in self._sizes.items():
+            if size < 0:
+                raise UsageError(f"data.{split}_size: expected 0 or more, got {size}.")
+        name = name or "/".join([Path(source).name, *([config] if config else [])])
+        super().__init__(name, (), batch_size, num_workers)
         self._source, self._config = source, config
         self._given = {"train": train_split, "validation": validation_split, "test": test_split}
         self._columns, self._label_column = text_columns, label_column
         self._classes, self._restricts = classes, classes is not None
         self._metric = metric
-        self._sizes = {"development": development_size, "calibration": calibration_size}
         self._from = held_back_from
         self._seed = seed
-        self._batch_size, self._num_workers = batch_size, num_workers
         self._published: Mapping[str, str | None] | None = None
         self._tables: dict[str, Any] = {}
-        self._wholes: dict[str, TextSet] = {}
-        self._parts: dict[str, TextSet] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that there are."""
+        """Names of the splits."""
         held_back = [split for split, size in self._sizes.items() if size]
-        there = self._where()
+        named = self._where()
         return tuple(
             split
             for split in ("train", *held_back, "validation", "test")
-            if split in there or split in held_back
+            if split in named or split in held_back
         )
 
     def prepare_data(self) -> None:
-        """Download, once per machine, what is judged on; the rest follows when it is asked for."""
+        """Download, once per machine, what is held out; the rest follows when it is asked for."""
         self._table("validation")
         if any(self._sizes.values()):
             self._table(self._origin())
@@ -121,17 +387,17 @@ class TextData(LightningDataModule):
         self._where()
 
     def _where(self) -> Mapping[str, str | None]:
-        """The published split of each that is read; None for a single table."""
+        """Published split of each split that is read; None for a single table."""
         if self._published is None:
-            self._published = self._found()
+            self._published = self._find()
             if self._from == "train" and "train" not in self._published:
                 raise UsageError(
                     "data.held_back_from: expected validation, got train: there is no training set."
                 )
         return self._published
 
-    def _found(self) -> Mapping[str, str | None]:
-        return find_splits(self._source, self._config, self._given)
+    def _find(self) -> Mapping[str, str | None]:
+        return _find_splits(self._source, self._config, self._given)
 
     def _origin(self) -> str:
         """The split that texts are held back from."""
@@ -144,56 +410,50 @@ class TextData(LightningDataModule):
             )
         return self._tables[origin]
 
-    def _name_of_ids(self, published: str | None) -> str:
+    def _source_of_ids(self, published: str | None) -> str:
         """Where the ids of a published split are counted."""
         here = Path(self._source).expanduser()
         base = here.name if here.exists() else self._source
         return "/".join(part for part in (base, self._config, published) if part)
 
-    def _names(self, rows: Any) -> Sequence[str] | None:
+    def _class_names(self, rows: Any) -> Sequence[str] | None:
         """Names of the classes: the same for all splits."""
         if self._classes is None:
             label = find_label_column(rows, self._label_column)
-            if not hasattr(rows.features[label], "names") and label_names(rows, label):
+            if not hasattr(rows.features[label], "names") and _label_names(rows, label):
                 tables = [self._table(s) for s in ("train", "validation") if s in self._where()]
-                held = {name for table in tables for name in label_names(table, label) or ()}
-                return sorted(held)
+                held = (_label_names(table, label) or () for table in tables)
+                return sorted({name for names in held for name in names})
         return self._classes
 
     def _whole(self, origin: str) -> TextSet:
         """All texts of a published split."""
-        if origin not in self._wholes:
-            rows = self._table(origin)
-            self._wholes[origin] = read_texts(
-                rows, self._name_of_ids(self._where()[origin]), self._columns, self._label_column,
-                self._names(rows), self._metric, restricts_classes=self._restricts,
-            )  # fmt: skip
-        return self._wholes[origin]
+        rows = self._table(origin)
+        return read_texts(
+            rows, self._source_of_ids(self._where()[origin]), self._columns, self._label_column,
+            self._class_names(rows), self._metric, restricts_classes=self._restricts,
+        )  # fmt: skip
 
-    def _part(self, split: str) -> TextSet:
-        if split not in self.splits:
-            raise UsageError(
-                f"data: there is no split {split!r}; there are {', '.join(self.splits)}. Name a "
-                "published one, or hold some texts back with data.init_args.calibration_size or "
-                "data.init_args.development_size."
-            )
-        origin = self._origin()
-        if not any(self._sizes.values()) or split not in (origin, *self._sizes):
-            return self._whole(split)
-        if split not in self._parts:
-            self._parts |= self._divided(self._whole(origin), origin)
-        return self._parts[split]
+    def dataset(self, split: str) -> Dataset[Any]:
+        """Texts of a split, read when they are first asked for."""
+        if split in self.splits and split not in self._datasets:
+            origin = self._origin()
+            if any(self._sizes.values()) and split in (origin, *self._sizes):
+                self._datasets |= self._divided(self._whole(origin), origin)
+            else:
+                self._datasets[split] = self._whole(split)
+        return super().dataset(split)
 
     def _divided(self, whole: TextSet, origin: str) -> dict[str, TextSet]:
-        """Some texts held back, and the others."""
-        order = drawn(whole.ids, self._seed)
+        """Texts that are held back, by split, and the others."""
+        order = shuffled(whole.ids, self._seed)
         held = self._held_back(order, origin, "texts")
         taken = {i for positions in held.values() for i in positions}
         held[origin] = [i for i in range(len(whole)) if i not in taken]
         return {split: whole.part(positions) for split, positions in held.items()}
 
     def _held_back(self, order: Sequence[int], origin: str, what: str) -> dict[str, list[int]]:
-        """Positions of what is held back, the first of those drawn.
+        """Positions that are held back, by split: the first of `order`.
 
         Raises:
             UsageError: nothing would be left.
@@ -211,41 +471,74 @@ class TextData(LightningDataModule):
                 begin += size
         return held
 
-    def _loader(self, split: str) -> DataLoader[Any]:
-        texts = self._part(split)
-        sampler = RandomSampler(texts) if split == "train" else SequentialSampler(texts)
-        return DataLoader(
-            texts,
-            batch_sampler=LengthBuckets(
-                sampler, self._batch_size, drop_last=False, lengths=texts.lengths, seed=self._seed
-            ),
-            num_workers=self._num_workers,
-            collate_fn=_texts_and_labels,
-            pin_memory=torch.cuda.is_available(),
+    def _batches(self, split: str, dataset: Any) -> dict[str, Any]:
+        sampler = RandomSampler(dataset) if split == "train" else SequentialSampler(dataset)
+        batches = LengthBuckets(
+            sampler, self._batch_size, drop_last=False, lengths=dataset.lengths, seed=self._seed
         )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the texts to train on, shuffled."""
-        return self._loader("train")
-
-    def development_dataloader(self) -> DataLoader[Any]:
-        """Batches of the texts that were held back for choices made in training."""
-        return self._loader("development")
-
-    def calibration_dataloader(self) -> DataLoader[Any]:
-        """Batches of the texts that were held back for calibration."""
-        return self._loader("calibration")
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of the validation set, without what is held back from it."""
-        return self._loader("validation")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of the test set."""
-        return self._loader("test")
+        return {"batch_sampler": batches, "collate_fn": _texts_and_labels}
 
 
 def _texts_and_labels(samples: Sequence[Any]) -> tuple[list[Any], torch.Tensor]:
-    """A list of texts or pairs as they are, and labels (N,)."""
+    """Collate into a list of texts or pairs, and labels (N,)."""
     labels = default_collate([sample[1] for sample in samples])
     return [sample[0] for sample in samples], labels
+
+
+class _Texts(Dataset[RawSample]):
+    """Unlabelled texts, or pairs of them, in the rows of a table."""
+
+    def __init__(self, columns: Sequence[Any], source: str) -> None:
+        self._columns = columns
+        self.ids = torch.arange(len(columns[0]))
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> RawSample:
+        texts = tuple(column[position].as_py() for column in self._columns)
+        if None in texts:
+            return RawSample(tuple(text or "" for text in texts), _NO_LABEL, (), "no text")
+        return RawSample(texts if len(texts) > 1 else texts[0], _NO_LABEL)
+
+
+class UnlabelledTexts(SplitDataModule):
+    """Texts of a table, or pairs of them, as the split `predict`; their ids are row numbers.
+
+    Args:
+        source: name of a data set on the hub, or the path of Parquet, CSV or JSON files.
+        published_split: which of its splits; by default the validation set, else the test set, else
+            the only one.
+        text_columns: the column of texts, or the two of pairs; by default the only one of strings.
+        name: name of the data; by default after the source.
+        batch_size: texts per batch.
+        num_workers: processes that read and preprocess; 0 does it between batches.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        published_split: str | None = None,
+        text_columns: list[str] | None = None,
+        name: str | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(name or Path(source).name, ("predict",), batch_size, num_workers)
+        self._source, self._published, self._columns = source, published_split, text_columns
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the texts.
+
+        Raises:
+            UsageError: there is no such data, or no column of texts.
+        """
+        del stage
+        if self._datasets:
+            return
+        rows = load_table(self._source, self._published, what="a table of texts")
+        names = _text_columns(rows, self._columns)
+        table = rows.select_columns(names).with_format("arrow")[:]
+        texts = _Texts([table[name] for name in names], Path(self._source).name)
+        self._datasets = {"predict": texts}

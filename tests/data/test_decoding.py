@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_cascade.data.decoding import UnreadableError, decode, stand_in
+from lit_cascade.data.image_sources import UnreadableError, decode, placeholder
 
 COLOURS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8))
 DEEP = Image.fromarray(np.random.default_rng(1).integers(0, 65536, (12, 10), dtype=np.uint16))
@@ -222,4 +222,4 @@ def test_damaged_at_random_it_is_read_exactly_where_a_plain_conversion_reads_it(
 
 
 def test_what_stands_in_is_a_small_image():
-    assert (stand_in().mode, stand_in().size) == ("RGB", (32, 32))
+    assert (placeholder().mode, placeholder().size) == ("RGB", (32, 32))

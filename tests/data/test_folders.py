@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from lit_cascade import UsageError
-from lit_cascade.data.folders import FolderImages, holds_class_folders
-from lit_cascade.data.image_set import ImageSet
+from lit_cascade.data.image_sources import FolderImages, holds_class_folders
+from lit_cascade.data.images import ImageSet
 
 
 def tree(root, *names):
@@ -33,10 +33,9 @@ def scanned(root, split=None):
 def test_each_folder_is_a_class_and_ids_are_paths_within(tmp_path):
     found = scanned(tree(tmp_path, "owl/1.jpg", "cat/b.jpg", "cat/a.png", "dog/2.webp"))
     assert found.ids == ("cat/a.png", "cat/b.jpg", "dog/2.webp", "owl/1.jpg")
-    assert found.folders == ("cat", "cat", "dog", "owl")
+    assert found.labels() == ["cat", "cat", "dog", "owl"]
     assert found.names == ("cat", "dog", "owl")
     assert (len(found), found.others) == (4, 0)
-    assert [found.label(k) for k in range(4)] == list(found.folders)
     assert found.load(1) == (tmp_path / "cat/b.jpg", "cat/b.jpg")
 
 
@@ -48,7 +47,7 @@ def test_extensions_in_any_case(tmp_path, name):
 def test_folders_within_a_class_belong_to_it(tmp_path):
     found = scanned(tree(tmp_path, "cat/wild/lynx/1.jpg", "cat/2.jpg", "dog/cat/3.jpg"))
     assert found.ids == ("cat/2.jpg", "cat/wild/lynx/1.jpg", "dog/cat/3.jpg")
-    assert found.folders == ("cat", "cat", "dog")
+    assert found.labels() == ["cat", "cat", "dog"]
 
 
 def test_hidden_files_and_folders_are_neither_images_nor_counted(tmp_path):
@@ -111,7 +110,7 @@ def test_a_missing_split_is_named_with_those_there_are(tmp_path):
 def test_classes_may_be_called_like_splits(tmp_path):
     tree(tmp_path, "val/train/1.jpg", "val/test/2.jpg", "val/bus/3.jpg", "train/train/4.jpg")
     assert scanned(tmp_path).names == ("bus", "test", "train")
-    assert scanned(tmp_path / "val").folders == ("bus", "test", "train")
+    assert scanned(tmp_path / "val").labels() == ["bus", "test", "train"]
 
 
 @pytest.mark.parametrize("names", [("cat/",), ("cat/words.txt",), ("1.jpg", "cat/")])
@@ -151,7 +150,7 @@ def test_ids_survive_another_root_and_one_file_more(tmp_path):
 def test_a_folder_whose_name_begins_like_another_keeps_its_class(tmp_path):
     found = scanned(tree(tmp_path, "cat/1.jpg", "cat-big/1.jpg", "cat.d/1.jpg"))
     assert found.ids == ("cat-big/1.jpg", "cat.d/1.jpg", "cat/1.jpg")
-    assert found.folders == ("cat-big", "cat.d", "cat")
+    assert found.labels() == ["cat-big", "cat.d", "cat"]
 
 
 def test_names_in_other_letters(tmp_path):

@@ -9,8 +9,7 @@ from datasets import ClassLabel, Dataset, Value
 
 from lit_cascade import UsageError
 from lit_cascade.data import GlueData
-from lit_cascade.data.glue import _TASKS
-from lit_cascade.data.sentences import phrases_of, whole_sentences
+from lit_cascade.data.glue import _TASKS, phrases_of, whole_sentences
 from lit_cascade.data.splits import describe, shared_ids, split_loader
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "glue"

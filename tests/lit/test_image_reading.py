@@ -25,7 +25,7 @@ from lit_cascade import (
 from lit_cascade.cli import main
 from lit_cascade.core.metrics import is_right
 from lit_cascade.data import Datasets, ImageData, RawSample
-from lit_cascade.data import image_set as reading
+from lit_cascade.data import images as reading
 from lit_cascade.lit import LitClassifier
 from lit_cascade.models import ImagePreprocessing
 from tests.cli.runs import done, together
