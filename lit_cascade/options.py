@@ -77,8 +77,6 @@ class PolicyOptions:
             probabilities of the stages that ran, or that of the most confident of them.
         floors: a stage also answers where its score is below its floor, since a hopeless sample is
             not worth another stage; by stage name (others have none) or in stage order.
-        vectors: logits are scaled class by class before anything else, by stage name: scale and
-            bias with a number per class, and classes with their names; written by calibrate.
         heads: numbers of the learned score, by stage name; written by calibrate --learn_score.
         evidence: what the numbers were fitted on; written by calibrate, select and search.
     """
@@ -88,7 +86,6 @@ class PolicyOptions:
     temperatures: dict[str, float] | list[float] | None = None
     combine: Combination = "later"
     floors: dict[str, float] | list[float] | None = None
-    vectors: dict[str, dict[str, Any]] | None = None
     heads: dict[str, dict[str, Any]] | None = None
     evidence: dict[str, Any] | None = None
 
@@ -122,24 +119,6 @@ class PolicyOptions:
         """
         found = by_stage(self.floors, names[:-1], "policy.floors", default=-math.inf)
         return found or (-math.inf,) * (len(names) - 1)
-
-    def vectors_of(self, names: Sequence[str]) -> tuple[dict[str, Any] | None, ...]:
-        """The parts of one vector scaling per stage; None where none is given.
-
-        Raises:
-            UsageError: an unknown stage or part, a missing one, or something else than lists.
-        """
-        for name, parts in (self.vectors or {}).items():
-            where = f"policy.vectors.{check_name(name, names, 'policy.vectors')}"
-            if not isinstance(parts, Mapping) or not {"scale", "bias"} <= set(parts):
-                raise UsageError(f"{where}: expected scale and bias, a list of numbers each.")
-            for part, values in parts.items():
-                check_name(part, ("scale", "bias", "classes"), where)
-                kind = str if part == "classes" else (int, float)
-                if not isinstance(values, list) or not all(isinstance(v, kind) for v in values):
-                    what = "names" if part == "classes" else "numbers"
-                    raise UsageError(f"{where}.{part}: expected a list of {what}, got {values!r}.")
-        return tuple((self.vectors or {}).get(name) for name in names)
 
     def heads_of(self, names: Sequence[str]) -> tuple[Mapping[str, Any], ...]:
         """Numbers of a head per stage but the last where the score is learned; none otherwise.

@@ -19,9 +19,7 @@ from lit_cascade.core import (
     Difference,
     Played,
     Policy,
-    VectorScaling,
     fit_temperature,
-    fit_vector_scaling,
     paired_difference,
     ranked_within,
     sweep,
@@ -34,24 +32,19 @@ __all__ = [
     "Comparison",
     "Method",
     "Plan",
-    "Scaling",
     "StageCalibration",
     "calibrate_record",
     "compare_cascades",
-    "with_scalings",
+    "with_temperatures",
 ]
 
 
-Method = Literal["temperature", "vector", "none"]
-METHODS: tuple[Method, ...] = ("temperature", "vector", "none")
+Method = Literal["temperature", "none"]
+METHODS: tuple[Method, ...] = ("temperature", "none")
 
 FOLDS = 5
 
-_PURPOSES = {
-    "temperature": "a temperature",
-    "vector": "a vector scaling",
-    "none": "a calibration error",
-}
+_PURPOSES = {"temperature": "a temperature", "none": "a calibration error"}
 
 
 @dataclass(frozen=True)
@@ -122,65 +115,34 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """What is done to the logits of a stage: a temperature, or a vector scaling, or nothing.
-
-    Attributes:
-        temperature: divides the logits.
-        vector: of every class on its own.
-        at_bound: whether the fit ended at an end of its range.
-    """
-
-    temperature: float = 1.0
-    vector: VectorScaling | None = None
-    at_bound: bool = False
-
-    def apply(self, logits: Tensor) -> Tensor:
-        """Calibrated logits (N, C) in double precision."""
-        logits = logits.double()
-        scaled = logits if self.vector is None else self.vector.apply(logits)
-        return scaled / self.temperature
-
-
-@dataclass(frozen=True)
 class StageCalibration:
-    """A stage's calibration and how well its confidence fits before and after.
+    """The temperature of a stage, and how well its confidence fits before and after.
 
     Attributes:
-        scaling: what was fitted.
-        folds: what was fitted on the other samples of each fold of the plan.
-        n: number of samples that `scaling` was fitted on.
+        temperature: fitted T; 1 with method `none`.
+        at_bound: whether the fit ended at an end of its range.
+        folds: temperature fitted on the other samples of each fold of the plan.
+        n: number of samples that `temperature` was fitted on.
         before: how well the raw confidence fits, on the samples judged.
         after: the same after calibration by a fit on other samples.
-        changed: share of the samples judged whose answer the calibration changes.
     """
 
-    scaling: Scaling
-    folds: tuple[Scaling, ...]
+    temperature: float
+    at_bound: bool
+    folds: tuple[float, ...]
     n: int
     before: Fitness
     after: Fitness
-    changed: float
-
-
-def _fit(logits: Tensor, labels: Tensor, method: Method, classes: tuple[str, ...]) -> Scaling:
-    if method == "temperature":
-        fit = fit_temperature(logits, labels)
-        return Scaling(temperature=fit.temperature, at_bound=fit.at_bound)
-    if method == "vector":
-        found = fit_vector_scaling(logits, labels, classes=classes)
-        return Scaling(vector=found.scaling, at_bound=found.at_bound)
-    return Scaling()
 
 
 def calibrate_record(
     record: Record, method: Method = "temperature", plan: Plan | None = None
 ) -> StageCalibration:
-    """Fit a calibration to a record and judge it on samples that it was not fitted on.
+    """Fit a temperature to a record and judge it on samples that it was not fitted on.
 
     Args:
         record: of one stage.
-        method: one temperature, a vector scaling, or none, to see how well it fits as it is.
+        method: `temperature`, or `none` to see how well confidence fits as it is.
         plan: which samples to fit on and to judge on; by default all, cross-fitted.
 
     Raises:
@@ -190,30 +152,34 @@ def calibrate_record(
     Example:
         >>> record = Record.from_arrays("net", [[4.0, 0.0]] * 8, [0, 0, 0, 1] * 2, flops=1)
         >>> fitted = calibrate_record(record)
-        >>> round(fitted.scaling.temperature, 3), round(fitted.before.ece, 3)
+        >>> round(fitted.temperature, 3), round(fitted.before.ece, 3)
         (3.641, 0.232)
     """
     check_name(method, METHODS, "method")
     logits, labels = record.logits_for(_PURPOSES[method])
     plan = plan or Plan.of(len(record))
-    scaling = _fit(logits[plan.fitted], labels[plan.fitted], method, record.classes)
+
+    def fit(rows: Tensor) -> tuple[float, bool]:
+        if method == "none":
+            return 1.0, False
+        found = fit_temperature(logits[rows], labels[rows])
+        return found.temperature, found.at_bound
+
+    temperature, at_bound = fit(plan.fitted)
     folds = tuple(
-        scaling
-        if torch.equal(fitted, plan.fitted)
-        else _fit(logits[fitted], labels[fitted], method, record.classes)
+        temperature if torch.equal(fitted, plan.fitted) else fit(fitted)[0]
         for fitted, _ in plan.folds
     )
-    rows = plan.judged
-    raw, truth = logits[rows].double(), labels[rows]
+    raw, truth = logits[plan.judged].double(), labels[plan.judged]
     pairs = zip(folds, plan.folds, strict=True)
-    scaled = torch.cat([fold.apply(logits[judged]) for fold, (_, judged) in pairs])
+    scaled = torch.cat([logits[judged].double() / fold for fold, (_, judged) in pairs])
     return StageCalibration(
-        scaling=scaling,
+        temperature=temperature,
+        at_bound=at_bound,
         folds=folds,
         n=len(plan.fitted),
         before=fitness_of(raw, truth),
         after=fitness_of(scaled, truth),
-        changed=int((raw.argmax(dim=1) != scaled.argmax(dim=1)).sum()) / len(rows),
     )
 
 
@@ -245,18 +211,17 @@ class Comparison:
         return self.method if self.difference.better else "none"
 
 
-def with_scalings(rule: Policy, names: Sequence[str], scalings: Mapping[str, Scaling]) -> Policy:
-    """A policy with other temperatures and vector scalings for some stages.
+def with_temperatures(
+    rule: Policy, names: Sequence[str], temperatures: Mapping[str, float]
+) -> Policy:
+    """A policy with other temperatures for some stages.
 
     Example:
-        >>> with_scalings(Policy((0.5,)), ["a", "b"], {"a": Scaling(2.0)}).temperatures
+        >>> with_temperatures(Policy((0.5,)), ["a", "b"], {"a": 2.0}).temperatures
         (2.0, 1.0)
     """
-    temperatures, vectors = list(rule.temperatures), list(rule.vectors)
-    for k, name in enumerate(names):
-        if name in scalings:
-            temperatures[k], vectors[k] = scalings[name].temperature, scalings[name].vector
-    return replace(rule, temperatures=tuple(temperatures), vectors=tuple(vectors))
+    kept = dict(zip(names, rule.temperatures, strict=True))
+    return replace(rule, temperatures=tuple((kept | dict(temperatures)).values()))
 
 
 def compare_cascades(
@@ -271,7 +236,7 @@ def compare_cascades(
 
     Args:
         records: one per stage, cheapest first.
-        rule: score and combination, and temperatures and vector scalings of the other stages; its
+        rule: score and combination, and temperatures of the other stages; its
             thresholds and floors are not read.
         fitted: the calibrations, by stage.
         plan: that they were fitted by.
@@ -284,10 +249,10 @@ def compare_cascades(
     """
     check_alike(records)
     names = [record.name for record in records]
-    plain = with_scalings(replace(rule, floors=()), names, dict.fromkeys(fitted, Scaling()))
+    plain = with_temperatures(replace(rule, floors=()), names, dict.fromkeys(fitted, 1.0))
     folds = range(len(plan.folds))
     scaled = [
-        with_scalings(plain, names, {name: found.folds[k] for name, found in fitted.items()})
+        with_temperatures(plain, names, {name: found.folds[k] for name, found in fitted.items()})
         for k in folds
     ]
     without, before = _played(records, [plain for _ in folds], plan, unit)

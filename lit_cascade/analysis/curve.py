@@ -33,7 +33,6 @@ from lit_cascade.utilities.units import unit_label
 __all__ = [
     "Judged",
     "Outcome",
-    "check_vectors",
     "cost_notes",
     "curve_of_records",
     "judge",
@@ -122,17 +121,6 @@ def official_metric(
     return None if name == "accuracy" else name
 
 
-def check_vectors(records: Sequence[Record], policy: Policy) -> None:
-    """Check that the vector scalings of a policy are for the classes of records.
-
-    Raises:
-        CascadeError: one was fitted to others, or to another order of them.
-    """
-    for record, vector in zip(records, policy.vectors, strict=False):
-        if vector is not None:
-            vector.check_classes(record.classes or None, f"stage {record.name!r}")
-
-
 def judge(
     records: Sequence[Record], policy: Policy, unit: str = "flops", metric: str | None = None
 ) -> Judged:
@@ -150,7 +138,6 @@ def judge(
             does not have, or scores where the policy or the metric needs logits.
     """
     check_alike(records)
-    check_vectors(records, policy)
     said = [stage_answers(record, policy, k) for k, record in enumerate(records)]
     scores, own, alone = map(list, zip(*said, strict=True))
     probabilities: Iterable[Tensor] = ()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis.curve import check_vectors, judge
+from lit_cascade.analysis.curve import judge
 from lit_cascade.core import Policy, above_floor, say
 from lit_cascade.core.guarantee import (
     Behaviour,
@@ -103,7 +103,6 @@ def behaviour_of(records: Sequence[Record], rule: Policy, unit: str = "flops") -
 
 
 def _without_labels(records: Sequence[Record], rule: Policy, unit: str) -> Behaviour:
-    check_vectors(records, rule)
     logits = [record.logits for record in records if record.logits is not None]
     scores, own, after = say(logits, rule)
     deferring = zip(scores[:-1], rule.floors, strict=True)

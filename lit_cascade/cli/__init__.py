@@ -19,7 +19,7 @@ COMMANDS = {
     "import": ("lit_cascade.cli.import_", "make a record from arrays of any framework"),
     "calibrate": (
         "lit_cascade.cli.calibrate",
-        "fit temperatures or vector scalings; do they help?",
+        "fit temperatures; do they help?",
     ),
     "compare-scores": ("lit_cascade.cli.compare_scores", "judge every score of a small model"),
     "validate": ("lit_cascade.cli.validate", "judge a cascade at every threshold"),

@@ -1,4 +1,4 @@
-"""`lit-cascade calibrate`: temperatures or vector scalings, and whether they help."""
+"""`lit-cascade calibrate`: temperatures, and whether they help."""
 
 from __future__ import annotations
 
@@ -135,28 +135,21 @@ def _overlay(found: Calibrated, options: CalibrateOptions) -> dict[str, Any]:
     from lit_cascade.analysis import fitted_on
     from lit_cascade.report import fit_summary, verdict_summary
 
-    given, scalings = options.policy, {k: stage.scaling for k, stage in found.fitted.items()}
+    given, old = options.policy, options.policy.evidence or {}
     names = [record.name for record in found.records]
     temperatures = dict(zip(names, given.temperatures_of(names), strict=True))
-    others = {name: t for name, t in temperatures.items() if t != 1 and name not in scalings}
-    temperatures |= {name: scaling.temperature for name, scaling in scalings.items()}
-    kept = {name: parts for name, parts in (given.vectors or {}).items() if name not in scalings}
-    new = {k: s.vector.as_options() for k, s in scalings.items() if s.vector is not None}
-    fits = {"fits": {name: fit_summary(stage) for name, stage in found.fitted.items()}}
+    others = [name for name, t in temperatures.items() if t != 1 and name not in found.fitted]
+    temperatures |= {name: stage.temperature for name, stage in found.fitted.items()}
     evidence: dict[str, Any] = {"calibration": verdict_summary(found)}
-    for part, method, old in (
-        ("temperatures", "temperature", others),
-        ("vectors", "vector", kept),
-    ):
-        if old and part in (given.evidence or {}):
-            evidence[f"earlier {part}"] = (given.evidence or {})[part]
-        if method == found.method:
-            evidence[part] = fitted_on(found.records[0], found.plan.fitted) | fits
+    if others and "temperatures" in old:
+        evidence["earlier temperatures"] = old["temperatures"]
+    if found.method == "temperature":
+        fits = {name: fit_summary(stage) for name, stage in found.fitted.items()}
+        evidence["temperatures"] = fitted_on(found.records[0], found.plan.fitted) | {"fits": fits}
     if given.temperatures is None:
         temperatures = {name: t for name, t in temperatures.items() if t != 1}
     return {
         "temperatures": temperatures or None,
-        "vectors": kept | new or None,
         "thresholds": None,
         "floors": None,
         "evidence": evidence,

@@ -22,13 +22,12 @@ __all__ = [
 
 @dataclass
 class CalibrateOptions:
-    """Fit temperatures or vector scalings on the calibration split, and say whether they help.
+    """Fit temperatures on the calibration split, and say whether they help.
 
     Args:
         records: record files to fit on instead of running models, cheapest first.
         stages: names of the stages to calibrate; by default all but the last.
-        method: one temperature per stage; vector, a factor and an offset for every class, which may
-            change answers; or none, to see how well confidence fits as it is.
+        method: one temperature per stage; or none, to see how well confidence fits as it is.
         share: fit on this share of the samples only and report on the others, which select may then
             choose thresholds on; by default the fit is on all and what is reported is
             cross-fitted.
@@ -45,7 +44,7 @@ class CalibrateOptions:
 
     records: list[str] | None = None
     stages: list[str] | None = None
-    method: Literal["temperature", "vector", "none"] = "temperature"
+    method: Literal["temperature", "none"] = "temperature"
     share: float | None = None
     seed: int = 0
     learn_score: bool = False

@@ -60,12 +60,7 @@ def with_learned_score(
             evidence["heads"] = (given.evidence or {})["heads"]
         return overlay | {"evidence": evidence}
     names = [record.name for record in records]
-    plain = replace(
-        given,
-        score="max_softmax",
-        temperatures=overlay.get("temperatures"),
-        vectors=overlay.get("vectors"),
-    )
+    plain = replace(given, score="max_softmax", temperatures=overlay.get("temperatures"))
     fitted = fit_heads(records, rule_of(plain, names), rows)
     print_heads(fitted)
     evidence["heads"] = fitted_on(records[0], rows) | {

@@ -43,7 +43,6 @@ from lit_cascade.core.scores import (
     probabilities_of,
     score_named,
 )
-from lit_cascade.core.vector import VectorScaling, fit_vector_scaling
 
 __all__ = [
     "FEATURES",
@@ -60,7 +59,6 @@ __all__ = [
     "Played",
     "Policy",
     "Quality",
-    "VectorScaling",
     "above_floor",
     "always_defer",
     "answers_after",
@@ -76,7 +74,6 @@ __all__ = [
     "deferral_quality",
     "features_of",
     "fit_temperature",
-    "fit_vector_scaling",
     "is_among_best",
     "is_right",
     "likeliest_labels",

@@ -1,8 +1,7 @@
 """The one contract of a cascade, used by the replay over records and by the live execution.
 
 Stage k answers a sample if and only if `score(logits_k / T_k) >= threshold_k`; otherwise the sample
-is deferred to stage k + 1. The last stage always answers. Where a stage has a vector scaling, its
-logits are the scaled ones, for its answer too.
+is deferred to stage k + 1. The last stage always answers.
 
 A floor under a threshold makes a window of it: a stage also answers where its score lies below the
 floor, because a sample that hopeless is not worth another stage.

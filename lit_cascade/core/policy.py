@@ -24,7 +24,6 @@ from lit_cascade.core.scores import (
     score_and_answer,
     score_named,
 )
-from lit_cascade.core.vector import VectorScaling
 from lit_cascade.errors import UsageError
 from lit_cascade.options import PolicyOptions
 
@@ -43,7 +42,6 @@ class Policy:
             `lit_cascade.core.combination.COMBINATIONS`.
         floors: one per threshold and not above it: a stage also answers below its floor. By default
             `-inf`, which nothing lies below.
-        vectors: a vector scaling per stage, before its temperature; None for those without.
         heads: one per threshold where the score is `learned`, and none otherwise.
 
     Raises:
@@ -61,7 +59,6 @@ class Policy:
     temperatures: tuple[float, ...] = ()
     combine: str = "later"
     floors: tuple[float, ...] = ()
-    vectors: tuple[VectorScaling | None, ...] = ()
     heads: tuple[DeferralHead, ...] = ()
 
     def __post_init__(self) -> None:
@@ -72,7 +69,6 @@ class Policy:
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "temperatures", temperatures)
         object.__setattr__(self, "floors", floors)
-        object.__setattr__(self, "vectors", tuple(self.vectors) or (None,) * len(temperatures))
         score = score_named(self.score)
         check_combination(self.combine)
         self._check_lengths()
@@ -122,10 +118,6 @@ class Policy:
                 f"temperatures: {deferring} thresholds make {deferring + 1} stages, which need as "
                 f"many temperatures, got {stages}."
             )
-        if len(self.vectors) != stages:
-            raise UsageError(
-                f"vectors: expected one or None per stage ({stages}), got {len(self.vectors)}."
-            )
 
     @property
     def stages(self) -> int:
@@ -138,20 +130,14 @@ class Policy:
         Whatever has no score of the policy's kind has the largest class probability: a stage with
         logits among stages with `recorded` scores, and the last stage where the score is `learned`.
         """
-        scaled = self.scaled(stage, logits)
-        if stage < len(self.heads):  # which was fitted to the raw ones, whatever scales them
-            return self.heads[stage].scores(logits), answers_of(scaled)
+        if stage < len(self.heads):
+            return self.heads[stage].scores(logits), answers_of(logits)
         score = "max_softmax" if self.score in {RECORDED.name, LEARNED.name} else self.score
-        return score_and_answer(scaled, score, self.temperatures[stage])
+        return score_and_answer(logits, score, self.temperatures[stage])
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""
-        return probabilities_of(self.scaled(stage, logits), self.temperatures[stage])
-
-    def scaled(self, stage: int, logits: Tensor) -> Tensor:
-        """Logits (N, C) of a stage after its vector scaling, if it has one."""
-        vector = self.vectors[stage]
-        return logits if vector is None else vector.apply(logits)
+        return probabilities_of(logits, self.temperatures[stage])
 
 
 def always_defer(stages: int, **parts: Any) -> Policy:
@@ -194,7 +180,6 @@ def rule_of(options: PolicyOptions, names: Sequence[str], *, recorded: bool = Fa
         heads=tuple(
             DeferralHead.from_numbers(numbers, f"policy.heads.{name}") for name, numbers in heads
         ),
-        vectors=tuple(parts and VectorScaling(**parts) for parts in options.vectors_of(names)),
     )
 
 

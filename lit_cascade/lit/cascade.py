@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lit_cascade.core import Policy, VectorScaling, policy_of, rule_of
+from lit_cascade.core import Policy, policy_of, rule_of
 from lit_cascade.data import DeferredLoader, EvaluationData, PositionedBatch
-from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_name
+from lit_cascade.errors import CascadeError, UsageError, check_file_name
 from lit_cascade.lit.metrics import CascadeMetrics
 from lit_cascade.lit.stages import FittingParts, StagesModule, describe, distinct, inputs_and_rows
 from lit_cascade.live import (
@@ -301,31 +301,6 @@ class LitCascade(StagesModule):
             self.cascade.policy, temperatures=self.options.temperatures_of(self.names)
         )
 
-    def set_vectors(self, vectors: Mapping[str, VectorScaling | None]) -> None:
-        """Set or take away the vector scaling of stages by name; the others keep theirs.
-
-        Raises:
-            UsageError: an unknown stage.
-            CascadeError: a vector scaling for other classes than the stages answer among.
-        """
-        for name in vectors:
-            check_name(name, self.names, "vectors")
-        known = dict(zip(self.names, self.cascade.policy.vectors, strict=True)) | dict(vectors)
-        self.cascade.policy = replace(self.cascade.policy, vectors=tuple(known.values()))
-        plain = {name: vector.as_options() for name, vector in known.items() if vector is not None}
-        self.options = replace(self.options, vectors=plain or None)
-        self._check_vectors()
-
-    def align(self, classes: Sequence[str] | None, *, fewer: bool = False) -> None:
-        """As for any stages; and vector scalings must be for the classes that this leaves."""
-        super().align(classes, fewer=fewer)
-        self._check_vectors()
-
-    def _check_vectors(self) -> None:
-        for name, vector in zip(self.names, self.cascade.policy.vectors, strict=True):
-            if vector is not None:
-                vector.check_classes(self.class_names, f"stage {name!r}")
-
     def set_thresholds(self, thresholds: Sequence[float]) -> None:
         """Set the thresholds of the deferring stages, in stage order.
 
@@ -368,7 +343,6 @@ class LitCascade(StagesModule):
             metric,
             None if self.class_names is None else len(self.class_names),
             policy.heads,
-            policy.vectors,
         )
 
     def preprocessings_to_run(self) -> list[Preprocessing | None]:

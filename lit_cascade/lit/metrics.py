@@ -13,7 +13,6 @@ from lit_cascade.core import (
     Counts,
     DeferralHead,
     Policy,
-    VectorScaling,
     check_countable,
     check_metric,
     count,
@@ -97,7 +96,6 @@ class CascadeMetrics(Metric):
         num_classes: by default that of the first batch; must be given where one of several
             processes may see no batch, if `metric` counts classes.
         heads: one per deferring stage where the score is `learned`.
-        vectors: a vector scaling or None per stage; by default none.
 
     Raises:
         UsageError: a threshold or temperature out of range, an unknown metric, or one that is not
@@ -133,7 +131,6 @@ class CascadeMetrics(Metric):
         metric: str = "accuracy",
         num_classes: int | None = None,
         heads: Sequence[DeferralHead] = (),
-        vectors: Sequence[VectorScaling | None] = (),
     ) -> None:
         super().__init__()
         self.policies = [
@@ -143,7 +140,6 @@ class CascadeMetrics(Metric):
                 tuple(temperatures),
                 combine,
                 heads=tuple(heads),
-                vectors=tuple(vectors),
             )
             for threshold in thresholds
         ]

@@ -135,7 +135,7 @@ class CascadeTrainer(FittingTrainer):
             split: where to fit; not the one that is reported on.
             stages: which; by default every one but the last.
             check: as for `record`.
-            method: one temperature, a vector scaling, or none, which takes both away.
+            method: temperature, or none, which sets temperatures back to 1.
             share: of the samples to fit on, as for `lit_cascade.analysis.calibration.Plan.of`.
             seed: of their drawing.
 
@@ -158,9 +158,7 @@ class CascadeTrainer(FittingTrainer):
                 if record.name in chosen
             }
         fitted = self.strategy.broadcast(fitted)
-        scalings = {name: found.scaling for name, found in fitted.items()}
-        model.set_temperatures({name: scaling.temperature for name, scaling in scalings.items()})
-        model.set_vectors({name: scaling.vector for name, scaling in scalings.items()})
+        model.set_temperatures({name: stage.temperature for name, stage in fitted.items()})
         return fitted, records
 
     def select(

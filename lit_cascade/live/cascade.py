@@ -22,8 +22,7 @@ class CascadeOutput(NamedTuple):
     Attributes:
         logits: raw logits of the stage whose answer it is, or, where the policy averages, the
             logarithm of the mean probabilities; (N, C) float32.
-        prediction: the answer, (N,) int64: their argmax, or that of the scaled logits where the
-            stage has a vector scaling.
+        prediction: the answer, the argmax of `logits`, (N,) int64.
         stage: number of the last stage that ran, from 0, (N,) int64.
         score: that stage's confidence score, (N,) float32.
         chosen: number of the stage whose answer it is, (N,) int64: the last that ran, unless the
@@ -73,7 +72,7 @@ class Cascade(nn.Module):
 
     Args:
         stages: modules in order, or a mapping of names to modules.
-        policy: thresholds, score, temperatures and vector scalings for as many stages.
+        policy: thresholds, score and temperatures for as many stages.
 
     Raises:
         UsageError: fewer than two stages, or a policy for another number of stages.

@@ -430,8 +430,6 @@ def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, T
         return confidence, answer, is_right(answer, labels)
     if policy.temperatures[stage] != 1.0:
         record.logits_for("a temperature")
-    if policy.vectors[stage] is not None:
-        record.logits_for("a vector scaling")
     if record.score is None or record.correct is None:  # a record is not made without
         raise CascadeError(f"record {record.name!r} holds neither logits nor scores.")
     return record.score, record.correct.long(), record.correct

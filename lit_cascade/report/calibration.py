@@ -105,10 +105,9 @@ def fit_summary(stage: StageCalibration) -> dict[str, Any]:
             "confidence": found.confidence,
         }
     return {
-        "temperature": stage.scaling.temperature,
-        "at_bound": stage.scaling.at_bound,
+        "temperature": stage.temperature,
+        "at_bound": stage.at_bound,
         "n": stage.n,
-        "changed": stage.changed,
         **figures,
     }
 
@@ -202,8 +201,6 @@ def print_calibration(found: Calibrated, where: str, notes: Sequence[str] = ()) 
         soft_wrap=True,
     )
     for name, stage in found.fitted.items():
-        if found.method != "none" and stage.changed:
-            console.print(f"It changes {percent(stage.changed, 2)} of the answers of {name!r}.")
         console.print(_diagram_table(name, stage, both=found.method != "none"))
     console.print(_LEGEND)
     if found.comparison is not None:
@@ -220,12 +217,11 @@ def _fits_table(found: Calibrated, where: str) -> Table:
         "after", "Brier before", "after",
     )  # fmt: skip
     for name, stage in found.fitted.items():
-        of = {"vector": "per class", "none": "none"}
-        shown = of.get(found.method, f"{stage.scaling.temperature:.4f}")
+        shown = "none" if found.method == "none" else f"{stage.temperature:.4f}"
         pairs = zip(_figures(stage.before), _figures(stage.after), strict=True)
         table.add_row(
             name,
-            shown + (" (at its bound)" if stage.scaling.at_bound else ""),
+            shown + (" (at its bound)" if stage.at_bound else ""),
             *(f"{value:.4f}" for pair in pairs for value in pair),
         )
     return table

@@ -81,7 +81,7 @@ class Validation:
         metric_points: the same by the curve's metric, if it has one beside accuracy.
         thresholds: those that were given, if any.
         policy: what they do.
-        uncalibrated: the curve at temperature 1 and without vector scaling, if the rule has any.
+        uncalibrated: the curve at temperature 1, if the rule has others.
     """
 
     records: Sequence[Record]
@@ -121,7 +121,7 @@ class Validation:
         policy = policy_of(options, names, recorded=without_logits(records))
         rule = rule_of(options, names, recorded=without_logits(records))
         curve = curve_of_records(records, rule, unit, metric)
-        plain = replace(rule, temperatures=(), vectors=())
+        plain = replace(rule, temperatures=())
         if rule.score == LEARNED.name and rule.combine != "average":
             plain = rule  # it was fitted to these very logits: a temperature moves nothing
         return cls(
@@ -194,13 +194,6 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _vectors(found: Validation) -> dict[str, Any]:
-    """Vector scalings by stage, if there are any."""
-    pairs = zip(found.names, found.rule.vectors, strict=True)
-    vectors = {name: vector.as_options() for name, vector in pairs if vector is not None}
-    return {"vectors": vectors} if vectors else {}
-
-
 def validation_summary(found: Validation) -> dict[str, Any]:
     """The content of `summary.json`."""
     curve, unit, metric, plain = found.curve, found.unit, found.curve.metric, found.uncalibrated
@@ -214,7 +207,6 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "score": found.rule.score,
         "combine": found.rule.combine,
         "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
-        **_vectors(found),
         "floors": dict(zip(found.names, map(json_number, found.rule.floors), strict=False)),
         "stages": [
             {

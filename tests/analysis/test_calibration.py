@@ -7,17 +7,14 @@ import torch
 
 from lit_cascade.analysis.calibration import (
     Plan,
-    Scaling,
     calibrate_record,
     compare_cascades,
-    with_scalings,
+    with_temperatures,
 )
 from lit_cascade.analysis.curve import curve_of_records
 from lit_cascade.core.calibration import fit_temperature, negative_log_likelihood
-from lit_cascade.core.policy import Policy, always_defer, rule_of
-from lit_cascade.core.vector import fit_vector_scaling
+from lit_cascade.core.policy import Policy, always_defer
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.options import PolicyOptions
 from lit_cascade.records.record import Record
 
 
@@ -80,64 +77,47 @@ def test_figures_are_of_samples_that_the_fit_did_not_see(share):
         total += len(judged) * negative_log_likelihood(logits[judged], labels[judged], t)
     assert found.after.nll == pytest.approx(total / len(plan.judged), rel=1e-12)
     whole = fit_temperature(logits[plan.fitted], labels[plan.fitted])
-    assert found.scaling.temperature == whole.temperature
+    assert found.temperature == whole.temperature
     rows = plan.judged
     assert found.before.nll == pytest.approx(negative_log_likelihood(logits[rows], labels[rows]))
-    assert found.changed == 0
     assert found.n == len(plan.fitted)
-
-
-def test_a_vector_is_fitted_to_the_samples_of_the_plan_and_may_change_answers():
-    record = stages(tilt=3.0)[0]
-    plan = Plan.of(len(record), 0.5)
-    found = calibrate_record(record, "vector", plan)
-    logits, labels = record.logits_for("a test")
-    expected = fit_vector_scaling(
-        logits[plan.fitted], labels[plan.fitted], classes=record.classes
-    ).scaling
-    assert found.scaling.vector == expected
-    assert found.changed > 0.1
-    assert found.after.accuracy > found.before.accuracy
-    assert found.after.nll < calibrate_record(record, "temperature", plan).after.nll
 
 
 def test_none_leaves_everything_as_it_is():
     found = calibrate_record(stages()[0], "none")
     assert replace(found.before, diagram=None) == replace(found.after, diagram=None)
     assert found.before.diagram.counts == found.after.diagram.counts
-    assert found.scaling == Scaling()
+    assert (found.temperature, found.at_bound) == (1.0, False)
 
 
 def test_one_sample_and_unknown_methods():
     one = Record.from_arrays("net", [[2.0, 0.0]], [0], flops=1)
-    for method in ("temperature", "vector", "none"):
+    for method in ("temperature", "none"):
         assert calibrate_record(one, method).n == 1
     with pytest.raises(UsageError, match="method: 'platt' is unknown; known are temperature"):
         calibrate_record(one, "platt")
     scores = Record.from_arrays("api", score=[0.5], correct=[1], flops=1)
-    with pytest.raises(CascadeError, match="no logits, which a vector scaling needs"):
-        calibrate_record(scores, "vector")
+    with pytest.raises(CascadeError, match="no logits, which a temperature needs"):
+        calibrate_record(scores)
 
 
 def test_held_out_curves_are_those_of_the_records_held_out():
     records = stages(tilt=2.0)
     plan = Plan.of(600, 0.5)
-    for method in ("temperature", "vector"):
-        fitted = {"small": calibrate_record(records[0], method, plan)}
-        found = compare_cascades(records, always_defer(2), fitted, plan, method)
-        rest = [
-            Record.from_arrays(r.name, r.logits[plan.judged], r.labels[plan.judged], flops=f)
-            for r, f in zip(records, (1e3, 1e4), strict=True)
-        ]
-        plain = curve_of_records(rest)
-        rule = with_scalings(
-            always_defer(2), ["small", "large"], {"small": fitted["small"].scaling}
-        )
-        scaled = curve_of_records(rest, rule)
-        for one, other in ((found.before, plain), (found.after, scaled)):
-            assert torch.equal(one.accuracy, other.accuracy)
-            assert torch.equal(one.cost, other.cost)
-            assert torch.equal(one.stage_accuracy, other.stage_accuracy)
+    fitted = {"small": calibrate_record(records[0], plan=plan)}
+    found = compare_cascades(records, always_defer(2), fitted, plan, "temperature")
+    rest = [
+        Record.from_arrays(r.name, r.logits[plan.judged], r.labels[plan.judged], flops=f)
+        for r, f in zip(records, (1e3, 1e4), strict=True)
+    ]
+    rule = with_temperatures(
+        always_defer(2), ["small", "large"], {"small": fitted["small"].temperature}
+    )
+    plain, scaled = curve_of_records(rest), curve_of_records(rest, rule)
+    for one, other in ((found.before, plain), (found.after, scaled)):
+        assert torch.equal(one.accuracy, other.accuracy)
+        assert torch.equal(one.cost, other.cost)
+        assert torch.equal(one.stage_accuracy, other.stage_accuracy)
 
 
 def test_two_classes_have_the_same_curve_at_any_temperature():
@@ -155,59 +135,7 @@ def test_two_classes_have_the_same_curve_at_any_temperature():
     assert not found.same_order
 
 
-def test_a_vector_is_recommended_where_it_helps_and_not_where_there_is_nothing_to_gain():
-    tilted, straight = stages(2000, tilt=6.0), stages(2000)
-    for records, wanted in ((tilted, "vector"), (straight, "none")):
-        # the large stage is as it should be
-        pair = [records[0], straight[1]]
-        plan = Plan.of(2000)
-        fitted = {"small": calibrate_record(pair[0], "vector", plan)}
-        found = compare_cascades(pair, always_defer(2), fitted, plan, "vector")
-        assert found.recommended == wanted
-
-
 def test_other_stages_keep_what_they_have():
     rule = Policy((0.5, 0.5), temperatures=(2.0, 3.0, 4.0))
-    changed = with_scalings(rule, ["a", "b", "c"], {"b": Scaling(7.0)})
+    changed = with_temperatures(rule, ["a", "b", "c"], {"b": 7.0})
     assert changed == replace(rule, temperatures=(2.0, 7.0, 4.0))
-
-
-def test_a_vector_goes_through_a_config_unchanged():
-    records = stages(tilt=2.0)
-    vector = calibrate_record(records[0], "vector").scaling.vector
-    options = PolicyOptions(vectors={"small": vector.as_options()})
-    assert rule_of(options, ["small", "large"]).vectors == (vector, None)
-
-
-@pytest.mark.parametrize(
-    ("vectors", "message"),
-    [
-        ({"smal": {}}, r"policy\.vectors: 'smal' is unknown.*Did you mean 'small'"),
-        ({"small": {"scale": [1, 1]}}, r"policy\.vectors\.small: expected scale and bias"),
-        ({"small": [1, 1]}, "expected scale and bias"),
-        ({"small": {"scale": [1, 1], "bias": [0, 0], "offset": []}}, "'offset' is unknown"),
-        ({"small": {"scale": [1, "a"], "bias": [0, 0]}}, "scale: expected a list of numbers"),
-        ({"small": {"scale": [1, 1], "bias": 0}}, "bias: expected a list of numbers, got 0"),
-        ({"small": {"scale": [1, 1], "bias": [0, 0], "classes": [1, 2]}}, "a list of names"),
-        ({"small": {"scale": [1, 0], "bias": [0, 0]}}, "factors above 0"),
-    ],
-)
-def test_mistakes_in_a_config_are_named(vectors, message):
-    with pytest.raises(UsageError, match=message):
-        rule_of(PolicyOptions(vectors=vectors), ["small", "large"])
-
-
-def test_a_vector_for_other_classes_is_refused():
-    records = stages()
-    parts = {"scale": [1.0] * 4, "bias": [0.0] * 4, "classes": ["1", "0", "2", "3"]}
-    rule = rule_of(PolicyOptions(vectors={"small": parts}), ["small", "large"])
-    with pytest.raises(CascadeError, match="stage 'small' was fitted to other classes"):
-        curve_of_records(records, rule)
-    scores = Record.from_arrays(
-        "small", score=torch.rand(600), correct=torch.ones(600).long(), labels=records[0].labels,
-        classes=records[0].classes, flops=1,
-    )  # fmt: skip
-    parts.pop("classes")
-    rule = rule_of(PolicyOptions(vectors={"small": parts}), ["small", "large"])
-    with pytest.raises(CascadeError, match="no logits, which a vector scaling needs"):
-        curve_of_records([scores, records[1]], rule)

@@ -54,16 +54,14 @@ def summary(out="c"):
     return json.loads(Path(out, "summary.json").read_text())
 
 
-@pytest.mark.parametrize("method", ["temperature", "vector"])
-def test_what_is_written_is_what_was_judged(method, capsys):
+def test_what_is_written_is_what_was_judged(capsys):
     pair = made(tilt=4.0)
-    assert calibrate(pair, "--method", method, "--share", 0.4, "--seed", 5) == 0
+    assert calibrate(pair, "--share", 0.4, "--seed", 5) == 0
     printed = capsys.readouterr().out
     said, policy = summary(), overlay()
     assert (said["n"], said["fitted_on"], said["judged_on"]) == (N, 600, 900)
     assert "held out" in printed
-    part = {"temperature": "temperatures", "vector": "vectors"}[method]
-    used = ids_from_text(policy["evidence"][part]["ids"])
+    used = ids_from_text(policy["evidence"]["temperatures"]["ids"])
     assert len(used) == 600
     # the figures are those of the overlay on the samples that it does not name
     records = [Record.load(path) for path in pair]
@@ -72,12 +70,9 @@ def test_what_is_written_is_what_was_judged(method, capsys):
         Record.from_arrays(r.name, r.logits[rest], r.labels[rest], flops=r.cost()[0])
         for r in records
     ]
-    options = PolicyOptions(temperatures=policy["temperatures"], vectors=policy["vectors"])
+    options = PolicyOptions(temperatures=policy["temperatures"])
     rule = rule_of(options, ["small", "large"])
     scaled = left[0].logits.double() / rule.temperatures[0]
-    if rule.vectors[0] is not None:
-        scaled = rule.vectors[0].apply(left[0].logits.double())
-        assert rule.vectors[0].classes == records[0].classes
     found, told = fitness_of(scaled, left[0].labels), said["stages"]["small"]["after"]
     for figure in ("nll", "ece", "ece_equal_mass", "brier", "accuracy", "confidence"):
         assert told[figure] == pytest.approx(getattr(found, figure), abs=1e-9)
@@ -111,22 +106,21 @@ def test_a_threshold_is_promised_on_the_samples_that_calibration_left(capsys):
 
 def test_the_message_of_select_names_what_helps(capsys):
     pair = made()
-    assert calibrate(pair, "--method", "vector") == 0
+    assert calibrate(pair) == 0
     words = ["--config", "c/calibration.yaml", "--max_accuracy_drop", "0.03", "--out", "s"]
     assert main(["select", "--records", *pair, *words]) == 1
     advice = re.search(r"calibrate (--share [\d.]+)", capsys.readouterr().err)[1]
-    assert calibrate(pair, "--method", "vector", "--overwrite", *advice.split()) == 0
+    assert calibrate(pair, "--overwrite", *advice.split()) == 0
     assert main(["select", "--records", *pair, *words]) == 0
 
 
 def test_none_is_recommended_where_it_does_not_help_and_the_method_where_it_does(capsys):
     straight, tilted = made(seed=1), made(tilt=9.0, folder="t")
-    for paths, method, wanted in (
-        (straight, "temperature", "none"),
-        (straight, "vector", "none"),
-        (tilted, "vector", "vector"),
+    for paths, combine, wanted in (
+        (straight, "later", "none"),
+        (tilted, "average", "temperature"),  # too sure, the small stage outvotes the large one
     ):
-        assert calibrate(paths, "--method", method, "--overwrite") == 0
+        assert calibrate(paths, "--policy.combine", combine, "--overwrite") == 0
         printed = capsys.readouterr().out
         said = summary()
         assert said["recommended"] == wanted
@@ -155,40 +149,32 @@ def test_none_shows_how_well_confidence_fits_and_takes_calibration_away(capsys):
     printed = capsys.readouterr().out
     assert "Nothing was fitted" in printed
     assert "Reliability of 'small'" in printed
-    assert overlay()["vectors"] is None
     assert overlay()["temperatures"] == {"small": 1.0, "large": 1.0}
     assert summary()["cascade"] is None
     assert "ids" not in overlay()["evidence"]["calibration"]
     assert main(["validate", "--records", *pair, "--config", "c/calibration.yaml"]) == 0
 
 
-def test_one_method_replaces_the_other_and_other_stages_keep_theirs(capsys):
+def test_stages_that_are_not_named_keep_their_temperature(capsys):
     triple = made(("a", "b", "c"))
-    assert calibrate(triple, "--method", "vector", "--stages", "a", "b", out="v") == 0
+    assert calibrate(triple, out="v") == 0
     words = ("--config", "v/calibration.yaml", "--stages", "a")
     assert calibrate(triple, *words, "--share", 0.5) == 0
-    policy = overlay()
-    assert list(policy["vectors"]) == ["b"]
-    assert policy["vectors"]["b"] == overlay("v")["vectors"]["b"]
-    assert list(policy["temperatures"]) == ["a"]
-    # what b was fitted on is not forgotten
-    assert policy["evidence"]["earlier vectors"]["n"] == N
+    policy, before = overlay(), overlay("v")
+    assert policy["temperatures"]["b"] == before["temperatures"]["b"]
+    assert policy["temperatures"]["a"] != before["temperatures"]["a"]
+    # the evidence keeps what b was fitted on
+    assert policy["evidence"]["earlier temperatures"]["n"] == N
     rest = ["select", "--records", *triple, "--config", "c/calibration.yaml", "--deferral_rate"]
     assert main([*rest, "0.5", "--out", "s"]) == 1
     assert "all 1500 samples are among those" in capsys.readouterr().err
 
 
-def test_vectors_reach_validate_and_its_summary(capsys):
-    pair, others = made(tilt=6.0), made(tilt=6.0, seed=1, first=N, folder="b")
-    assert calibrate(pair, "--method", "vector") == 0
-    judge = ["validate", "--records", *others, "--config", "c/calibration.yaml", "--out", "j"]
-    assert main(judge) == 0
-    judged = json.loads(Path("j/summary.json").read_text())
-    assert judged["vectors"]["small"] == overlay()["vectors"]["small"]
-    records = [Record.load(path) for path in others]
-    plain = float((records[0].logits.argmax(dim=1) == records[0].labels).double().mean())
-    assert judged["stages"][0]["accuracy"] > plain + 0.1
-    assert Path("j/curve_uncalibrated.csv").is_file()
+def test_vectors_of_an_old_config_are_an_unknown_option(capsys):
+    pair = made()
+    Path("old.yaml").write_text("policy: {vectors: {small: {scale: [1.0], bias: [0.0]}}}")
+    assert main(["validate", "--records", *pair, "--config", "old.yaml", "--out", "v"]) == 2
+    assert "vectors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -212,6 +198,6 @@ def test_mistakes_are_one_clear_message(capsys, words, code, message):
 def test_the_same_command_writes_the_same_files():
     pair = made(tilt=2.0)
     for out in ("x", "y"):
-        assert calibrate(pair, "--method", "vector", out=out) == 0
+        assert calibrate(pair, out=out) == 0
     for name in ("calibration.yaml", "summary.json", "calibrate.png"):
         assert Path("x", name).read_bytes() == Path("y", name).read_bytes()

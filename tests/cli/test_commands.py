@@ -133,7 +133,6 @@ def test_calibration_writes_an_overlay_that_validate_takes(records, tmp_path):
     fits = overlay["evidence"]["temperatures"]["fits"]["small"]
     assert fits["temperature"] == overlay["temperatures"]["small"] > 0
     assert overlay["thresholds"] is None
-    assert overlay["vectors"] is None
     assert (tmp_path / "calibrate.png").read_bytes().startswith(b"\x89PNG")
     assert numbers(tmp_path)["recommended"] == "none"
     both = done(
@@ -188,7 +187,7 @@ def test_fewer_batches_than_processes_and_a_real_run_on_two(tmp_path):
     words += ("--trainer.logger", "lightning.pytorch.loggers.CSVLogger")
     words += ("--trainer.logger.init_args.save_dir", "logs", "--out")
     files = {
-        "calibrate --method vector --share 0.6": ["calibration.yaml", "summary.json"],
+        "calibrate --share 0.6": ["calibration.yaml", "summary.json"],
         "test": ["test.json"],
         "validate": ["summary.json"],
         "predict --format csv": ["predictions.csv"],

@@ -127,7 +127,7 @@ def test_thresholds_rise_strictly(stages):
     assert thresholds.dtype == torch.float64
 
 
-def test_scores_of_two_stages_may_be_a_vector():
+def test_scores_of_two_stages_may_have_one_axis():
     scores, correct, costs = random_case(20, 2)
     one, other = sweep(scores, correct, costs), sweep(scores[:, 0], correct, costs)
     assert torch.equal(rows_of(one), rows_of(other))

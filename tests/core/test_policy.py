@@ -1,13 +1,10 @@
 import math
 
 import pytest
-import torch
 
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
-from lit_cascade.core.vector import VectorScaling
 from lit_cascade.errors import UsageError
-from tests.oracles import softmax
 
 
 def test_a_policy_fills_in_temperatures():
@@ -81,32 +78,3 @@ def test_a_policy_fills_in_floors():
 def test_floors_that_do_not_fit_are_refused(thresholds, floors, says):
     with pytest.raises(UsageError, match=says):
         Policy(thresholds, floors=floors)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_a_vector_scaling_comes_before_score_answer_and_probabilities(temperature):
-    """One sample at a time, in plain Python."""
-    scale, bias = (0.5, 2.0, 1.0), (0.3, -1.0, 0.1)
-    policy = Policy(
-        (0.5,),
-        temperatures=(temperature, 1.0),
-        vectors=(VectorScaling(scale, bias), None),
-    )
-    logits = torch.randn(200, 3) * 2
-    scores, answers = policy.score_and_answer(0, logits)
-    probabilities = policy.probabilities(0, logits)
-    changed = 0
-    for k, row in enumerate(logits.tolist()):
-        scaled = [s * v + b for s, v, b in zip(scale, row, bias, strict=True)]
-        expected = softmax(scaled, temperature)
-        assert probabilities[k].tolist() == pytest.approx(expected, abs=1e-6)
-        assert float(scores[k]) == pytest.approx(max(expected), abs=1e-6)
-        assert int(answers[k]) == scaled.index(max(scaled))
-        changed += int(answers[k]) != row.index(max(row))
-    assert changed > 10
-    assert torch.equal(policy.score_and_answer(1, logits)[1], logits.argmax(dim=1))
-
-
-def test_as_many_vectors_as_stages():
-    with pytest.raises(UsageError, match=r"vectors: expected one or None per stage \(2\), got 1"):
-        Policy((0.5,), vectors=(None,))

@@ -287,7 +287,7 @@ def test_a_temperature_is_fitted_to_the_likeliest_labels():
     ]
     assert likeliest_labels(record.logits, record.labels).tolist() == labels
     fitted = calibrate_record(record)
-    at = fitted.scaling.temperature
+    at = fitted.temperature
     for other in (at * 0.98, at * 1.02, 1.0):
         assert mean_nll(rows, labels, other) > mean_nll(rows, labels, at)
     assert fitted.before.nll == pytest.approx(mean_nll(rows, labels, 1.0))
@@ -369,4 +369,4 @@ def test_validate_and_calibrate_take_such_records(tmp_path, monkeypatch, capsys)
     told = replay_outcome(found, Policy((0.5,)))
     assert f"{100 * told.accuracy:.2f} %" in shown
     assert main(["calibrate", "--records", *paths, "--out", "t"]) == 0
-    assert f"{calibrate_record(found[0]).scaling.temperature:.3f}" in capsys.readouterr().out
+    assert f"{calibrate_record(found[0]).temperature:.3f}" in capsys.readouterr().out

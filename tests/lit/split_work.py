@@ -72,7 +72,7 @@ def work(count, folder, sizes):
             keep(here / "recorded" / record.name, record.to_bytes())
         trainer(count).record_zoo(LitZoo(stages()), data, here / "zoo", dtype="float32")
         fitted, _ = trainer(count).calibrate(model, data)
-        keep(here / f"temperature{os.environ.get('RANK', '0')}", fitted["small"].scaling)
+        keep(here / f"temperature{os.environ.get('RANK', '0')}", fitted["small"].temperature)
         model = LitCascade(stages(), PolicyOptions())
         promise = Promise("disagreement", 0.9, 0.6)
         found = trainer(count).select(model, data, promise)

@@ -295,55 +295,41 @@ def test_calibration_sets_the_temperature_of_the_stages_that_defer():
     fitted, records = trainer().calibrate(model, points(200), split="validation")
     assert set(fitted) == {"net0", "net1"}
     assert model.cascade.policy.temperatures[:2] == tuple(
-        found.scaling.temperature for found in fitted.values()
+        found.temperature for found in fitted.values()
     )
     assert model.cascade.policy.temperatures[2] == 1.0
     assert len(records) == 3
 
 
 @pytest.mark.parametrize("combine", ["later", "average", "most_confident"])
-@pytest.mark.parametrize("several", [False, True])
-def test_a_cascade_with_vector_scaling_runs_as_its_replay_says(combine, several):
+def test_a_calibrated_cascade_runs_as_its_replay(combine):
     """Live, replayed, and replayed from the options as a config holds them."""
     data = points(200)
     model = cascade(3, PolicyOptions(thresholds=[0.5, 0.4], combine=combine))
-    stages = ["net0", "net1", "net2"] if several else ["net1"]
-    fitted, records = trainer().calibrate(
-        model, data, split="validation", stages=stages, method="vector", share=0.5
+    _, records = trainer().calibrate(
+        model, data, split="validation", stages=["net0", "net1", "net2"], share=0.5
     )
-    assert all(found.scaling.vector is not None for found in fitted.values())
-    assert fitted["net1"].changed > 0
     policy = model.cascade.policy
-    assert (policy.vectors[0] is not None) == several
+    assert 1.0 not in policy.temperatures
     done = trainer().execute(model, data)
     told = replay([record.logits for record in records], policy)
     assert torch.equal(done.prediction, told.prediction)
     assert torch.equal(done.stage, told.stage)
     options = yaml.safe_load(yaml.safe_dump(asdict(model.options)))
-    again = cascade(3, PolicyOptions(**options))
-    assert again.cascade.policy == policy
+    assert cascade(3, PolicyOptions(**options)).cascade.policy == policy
     metrics = model.metrics_at([0.5])
     metrics.update([r.logits for r in records], records[0].labels, torch.ones(200, 3))
     shared = replay([r.logits for r in records], replace(policy, thresholds=(0.5, 0.5)))
     right = float((shared.prediction == records[0].labels).double().mean())
     assert float(metrics.compute()["accuracy"]) == right
-    plain = replay([record.logits for record in records], replace(policy, vectors=()))
-    assert not torch.equal(plain.prediction, told.prediction)
 
 
-def test_calibrating_anew_replaces_what_was_there():
+def test_calibration_without_a_method_sets_temperatures_back():
     model, data = cascade(), points(200)
-    trainer().calibrate(model, data, split="validation", method="vector")
-    assert model.cascade.policy.vectors[0] is not None
-    assert model.cascade.policy.temperatures == (1.0, 1.0)
     trainer().calibrate(model, data, split="validation")
-    assert model.cascade.policy.vectors == (None, None)
     assert model.cascade.policy.temperatures[0] != 1
     trainer().calibrate(model, data, split="validation", method="none")
-    assert model.cascade.policy.vectors == (None, None)
     assert model.cascade.policy.temperatures == (1.0, 1.0)
-    with pytest.raises(UsageError, match="vectors: 'net7' is unknown"):
-        model.set_vectors({"net7": None})
 
 
 def test_an_unknown_stage_to_calibrate_is_named():
