@@ -1,6 +1,7 @@
 """Questions about recorded models: the arithmetic of `core` applied to records."""
 
 from lit_cascade.analysis.calibration import (
+    CalibrationEffect,
     Method,
     Plan,
     StageCalibration,
@@ -22,7 +23,7 @@ from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
 from lit_cascade.analysis.evidence import check_overlap, fitted_on, unused_rows
 from lit_cascade.analysis.protocol import Rule, protocol_of
 from lit_cascade.analysis.reliability import BINS, Diagram, Fitness
-from lit_cascade.analysis.scores import DRAWS, Comparison, Figure, ScoreFigures, compare_scores
+from lit_cascade.analysis.scores import DRAWS, Figure, ScoreComparison, ScoreFigures, compare_scores
 from lit_cascade.analysis.screening import (
     Candidate,
     Criteria,
@@ -49,9 +50,9 @@ from lit_cascade.analysis.selection import Choice, Selection, behaviour_of, sele
 __all__ = [
     "BINS",
     "DRAWS",
+    "CalibrationEffect",
     "Candidate",
     "Choice",
-    "Comparison",
     "Contest",
     "Criteria",
     "Diagram",
@@ -67,6 +68,7 @@ __all__ = [
     "PublishedModel",
     "Reduction",
     "Rule",
+    "ScoreComparison",
     "ScoreFigures",
     "Screen",
     "Selection",

@@ -29,7 +29,7 @@ from lit_cascade.records import Record, check_alike
 
 __all__ = [
     "METHODS",
-    "Comparison",
+    "CalibrationEffect",
     "Method",
     "Plan",
     "StageCalibration",
@@ -184,7 +184,7 @@ def calibrate_record(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CalibrationEffect:
     """A cascade with and without calibration, on samples that no calibration of theirs saw.
 
     Thresholds of the curves are ranks of the scores among those that were scaled alike, since each
@@ -231,7 +231,7 @@ def compare_cascades(
     plan: Plan,
     method: Method,
     unit: str = "flops",
-) -> Comparison:
+) -> CalibrationEffect:
     """Judge a cascade with and without a calibration of some of its stages.
 
     Args:
@@ -257,7 +257,7 @@ def compare_cascades(
     ]
     without, before = _played(records, [plain for _ in folds], plan, unit)
     calibrated, after = _played(records, scaled, plan, unit)
-    return Comparison(
+    return CalibrationEffect(
         method=method,
         before=before,
         after=after,

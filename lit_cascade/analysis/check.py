@@ -26,13 +26,13 @@ from lit_cascade.core.guarantee import (
 from lit_cascade.errors import CascadeError
 
 __all__ = [
-    "Comparison",
+    "ScoreShift",
     "Verdict",
     "check_promise",
-    "compare_scores",
     "drifted",
     "promise_in",
     "references",
+    "score_shifts",
 ]
 
 
@@ -42,7 +42,7 @@ _LEAST = 5
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ScoreShift:
     """One stage on the data of the policy and on new data.
 
     Attributes:
@@ -85,12 +85,12 @@ def references(
     return found
 
 
-def compare_scores(
+def score_shifts(
     behaviour: Behaviour,
     thresholds: Sequence[float],
     names: Sequence[str],
     reference: Mapping[str, Any],
-) -> list[Comparison]:
+) -> list[ScoreShift]:
     """Compare new data with what `references` kept, stage by stage.
 
     Raises:
@@ -116,7 +116,7 @@ def compare_scores(
         bins = [column for column in zip(counts, now.tolist(), strict=True) if sum(column)]
         enough = len(bins) > 1 and min(n, len(scores)) >= _LEAST * len(bins)
         made.append(
-            Comparison(
+            ScoreShift(
                 stage=name,
                 reference_rate=gone / n,
                 rate=here / max(1, len(scores)),
@@ -130,11 +130,11 @@ def compare_scores(
     return made
 
 
-def drifted(comparisons: Sequence[Comparison], confidence: float) -> bool:
+def drifted(comparisons: Sequence[ScoreShift], confidence: float) -> bool:
     """Whether any of some comparisons shows other data, at one confidence for all (Bonferroni).
 
     Example:
-        >>> drifted([Comparison("small", 0.2, 0.5, 1e-9, None, 100)], 0.95)
+        >>> drifted([ScoreShift("small", 0.2, 0.5, 1e-9, None, 100)], 0.95)
         True
     """
     values = [
@@ -182,7 +182,7 @@ class Verdict:
     n: int
     value: float | None
     outcome: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ScoreShift, ...]
     drifted: bool
 
     @property
@@ -243,7 +243,7 @@ def check_promise(
     Raises:
         CascadeError: a reference that is damaged.
     """
-    comparisons = tuple(compare_scores(behaviour, thresholds, names, reference))
+    comparisons = tuple(score_shifts(behaviour, thresholds, names, reference))
     value, outcome = None, "unknown"
     try:
         path = path_of(behaviour, promise, torch.tensor([list(thresholds)], dtype=torch.float64))

@@ -27,7 +27,7 @@ from lit_cascade.core import (
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike
 
-__all__ = ["DRAWS", "Chosen", "Comparison", "Figure", "ScoreFigures", "compare_scores"]
+__all__ = ["DRAWS", "Chosen", "Figure", "ScoreComparison", "ScoreFigures", "compare_scores"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ScoreFigures:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ScoreComparison:
     """Scores of one model for deferring to another.
 
     Attributes:
@@ -133,7 +133,7 @@ def compare_scores(
     share: float = 0.5,
     seed: int = 0,
     unit: str = "flops",
-) -> Comparison:
+) -> ScoreComparison:
     """Judge every score of a small model for deferring to a large one.
 
     Args:
@@ -257,7 +257,7 @@ def _compared(
     seed: int,
     learned: FittedHead | None,
     missing: str | None,
-) -> Comparison:
+) -> ScoreComparison:
     rows, fit_rows = divided.rows, divided.fit_rows
     correct, costs = here.judged.correct[rows], here.judged.costs[rows]
     generator = torch.Generator().manual_seed(seed)
@@ -290,7 +290,9 @@ def _compared(
         )
     gain = correct[:, 1].double() - correct[:, 0].double()
     bound = float(quality_of(-gain, correct, costs).cost_ratio)
-    return Comparison(names, unit, figures, correct, costs, len(fit_rows), learned, missing, bound)
+    return ScoreComparison(
+        names, unit, figures, correct, costs, len(fit_rows), learned, missing, bound
+    )
 
 
 class _Draws(list[Quality]):

@@ -35,7 +35,7 @@ def _benchmark(cli: Any, model: Any, datamodule: Any) -> None:
         draw_speed,
         latency_table,
         pace_table,
-        print_speed,
+        show,
         speed_summary,
     )
     from lit_cascade.utilities.versions import run_info
@@ -73,7 +73,7 @@ def _benchmark(cli: Any, model: Any, datamodule: Any) -> None:
     values = [speed.thresholds for speed in found.model_only]
     tables.append(latency_table(found.names, found.latency, values, found.cascade_latency))
     notes = benchmark_notes(found, options.split)
-    print_speed(tables, notes)
+    show(*tables, *notes)
     settings = {
         "split": options.split,
         "repeats": options.repeats,

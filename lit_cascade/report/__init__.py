@@ -42,7 +42,6 @@ from lit_cascade.report.speed import (
     draw_speed,
     latency_table,
     pace_table,
-    print_speed,
     speed_summary,
 )
 from lit_cascade.report.tables import (
@@ -52,7 +51,14 @@ from lit_cascade.report.tables import (
     print_records,
     print_written,
 )
-from lit_cascade.report.text import data_notes, fitting_notes, json_number, model_notes, percent
+from lit_cascade.report.text import (
+    data_notes,
+    fitting_notes,
+    json_number,
+    model_notes,
+    percent,
+    show,
+)
 from lit_cascade.report.validation import (
     Validation,
     draw_curve,
@@ -103,7 +109,6 @@ __all__ = [
     "print_scores",
     "print_screen",
     "print_selection",
-    "print_speed",
     "print_validation",
     "print_written",
     "recommendation",
@@ -112,6 +117,7 @@ __all__ = [
     "screen_csv",
     "screen_summary",
     "selection_summary",
+    "show",
     "speed_summary",
     "typed_thresholds",
     "validation_summary",

@@ -14,16 +14,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from lit_cascade.analysis import BINS, Comparison, Diagram, Fitness, Method, Plan, StageCalibration
+from lit_cascade.analysis import (
+    BINS,
+    CalibrationEffect,
+    Diagram,
+    Fitness,
+    Method,
+    Plan,
+    StageCalibration,
+)
 from lit_cascade.core import Curve, OperatingPoint, cheapest
 from lit_cascade.records import Record
-from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.report.pictures import BLACK, BLUE, VERMILION, figure_of, mark, png_of, quiet
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     new_table,
     percent,
-    results_console,
+    show,
     times,
 )
 from lit_cascade.report.validation import provenance
@@ -60,7 +68,7 @@ class Calibrated(NamedTuple):
     fitted: Mapping[str, StageCalibration]
     plan: Plan
     method: Method
-    comparison: Comparison | None
+    comparison: CalibrationEffect | None
     unit: str
 
 
@@ -193,21 +201,17 @@ _LEGEND = "█ right as often as said   ░ said and not so: too sure   ▒ so a
 
 def print_calibration(found: Calibrated, where: str, notes: Sequence[str] = ()) -> None:
     """Print figures before and after, reliability diagrams, and the cascade with and without."""
-    console, plan = results_console(), found.plan
-    console.print(_fits_table(found, where))
-    console.print(
+    legend = (
         f"NLL in nats; ECE over {BINS} bins of equal width, then of equal mass; Brier from 0 to 2. "
-        f"Figures are {plan.text}.",
-        soft_wrap=True,
+        f"Figures are {found.plan.text}."
     )
+    parts: list[Table | str] = [_fits_table(found, where), legend]
     for name, stage in found.fitted.items():
-        console.print(_diagram_table(name, stage, both=found.method != "none"))
-    console.print(_LEGEND)
+        parts.append(_diagram_table(name, stage, both=found.method != "none"))
+    parts.append(_LEGEND)
     if found.comparison is not None:
-        console.print(_cascade_table(found, found.comparison))
-    console.print(recommendation(found), soft_wrap=True)
-    for note in notes:
-        console.print(note, soft_wrap=True)
+        parts.append(_cascade_table(found, found.comparison))
+    show(*parts, recommendation(found), *notes)
 
 
 def _fits_table(found: Calibrated, where: str) -> Table:
@@ -263,7 +267,7 @@ def _bar(confidence: float, accuracy: float) -> str:
     return f"{'█' * low + gap:{_WIDTH}} {100 * accuracy:3.0f} %"
 
 
-def _cascade_table(found: Calibrated, compared: Comparison) -> Table:
+def _cascade_table(found: Calibrated, compared: CalibrationEffect) -> Table:
     names = [record.name for record in found.records]
     last = repr(names[-1])
     table = new_table(
@@ -290,7 +294,6 @@ def _cascade_table(found: Calibrated, compared: Comparison) -> Table:
     return table
 
 
-_BLUE, _ORANGE, _BLACK = "#0072b2", "#d55e00", "#222222"
 _LARGEST = 160
 
 
@@ -308,10 +311,10 @@ def draw_calibration(found: Calibrated) -> bytes:
     figure = figure_of(4.4 * panels + 0.4, 4.2)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for panel, (name, stage) in zip(axes, found.fitted.items(), strict=False):
-        panel.plot([0, 1], [0, 1], ":", color=_BLACK, linewidth=1.2)
-        _reliability(panel, stage.before, "before", _ORANGE, "-.")
+        panel.plot([0, 1], [0, 1], ":", color=BLACK, linewidth=1.2)
+        _reliability(panel, stage.before, "before", VERMILION, "-.")
         if compared is not None:
-            _reliability(panel, stage.after, "after", _BLUE, "-")
+            _reliability(panel, stage.after, "after", BLUE, "-")
         panel.set_title(f"reliability of {name!r}", fontsize=10)
         panel.set_xlabel("confidence")
         panel.set_ylabel("accuracy")
@@ -334,10 +337,10 @@ def _reliability(axes: Axes, found: Fitness, label: str, colour: str, style: str
     axes.scatter(x, y, s=sizes, color=colour, alpha=0.5, linewidths=0, zorder=3)
 
 
-def _curves(axes: Axes, found: Calibrated, compared: Comparison) -> None:
+def _curves(axes: Axes, found: Calibrated, compared: CalibrationEffect) -> None:
     pairs = (
-        (compared.before, "without", _ORANGE, "-."),
-        (compared.after, f"with {found.method}", _BLUE, "-"),
+        (compared.before, "without", VERMILION, "-."),
+        (compared.after, f"with {found.method}", BLUE, "-"),
     )
     for curve, label, colour, style in pairs:
         axes.plot(
@@ -347,11 +350,7 @@ def _curves(axes: Axes, found: Calibrated, compared: Comparison) -> None:
     curve = compared.after
     for k, record in enumerate(found.records):
         at = float(curve.stage_cost[k]), 100 * float(curve.stage_accuracy[k])
-        axes.plot(*at, "o", color=_BLACK, markersize=5, zorder=5)
-        axes.annotate(
-            record.name, at, textcoords="offset points", xytext=(0, -7), ha="center", va="top",
-            fontsize=8,
-        )  # fmt: skip
+        mark(axes, record.name, at)
     low, high = (100 * end for end in compared.difference.interval)
     axes.set_title(
         f"the cascade: {100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})",

@@ -1,4 +1,4 @@
-"""What the terminal and the summary say of a policy on new data."""
+"""The verdict of `check`: the promise of a policy on new samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_cascade.analysis import Verdict
 from lit_cascade.report.selection import promise_text
-from lit_cascade.report.text import new_table, percent, quantity, results_console
+from lit_cascade.report.text import new_table, percent, quantity, show
 
 __all__ = ["check_summary", "print_check", "verdict_line"]
 
@@ -47,8 +47,7 @@ def _p_value(value: float | None) -> str:
 
 
 def print_check(verdict: Verdict, unit: str, notes: Sequence[str] = ()) -> None:
-    """Print the comparison of scores and the verdict."""
-    console = results_console()
+    """Print the shift of each stage's scores, the verdict and the notes."""
     table = new_table(
         f"{promise_text(verdict.promise, unit)}, on {verdict.n:,} new samples",
         "stage", "reached", "deferred then", "now", "p-value", "p-value of its scores",
@@ -62,11 +61,8 @@ def print_check(verdict: Verdict, unit: str, notes: Sequence[str] = ()) -> None:
             _p_value(one.rate_p_value),
             _p_value(one.scores_p_value),
         )
-    console.print(table)
     line = verdict_line(verdict, unit)
-    console.print(line[0].upper() + line[1:], soft_wrap=True)
-    for note in notes:
-        console.print(note, soft_wrap=True)
+    show(table, line[0].upper() + line[1:], *notes)
 
 
 def check_summary(verdict: Verdict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What all pictures begin and end with: a figure without a window, quiet axes, a PNG in memory."""
+"""Parts of all pictures: the palette, a figure without a window, quiet axes, a PNG in memory."""
 
 from __future__ import annotations
 
@@ -11,24 +11,47 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["figure_of", "png_of", "quiet"]
+__all__ = [
+    "BLACK", "BLUE", "GREEN", "GREY", "LIGHT_GREY", "ORANGE", "SKY_BLUE", "VERMILION", "figure_of",
+    "mark", "png_of", "quiet",
+]  # fmt: skip
+
+# The palette of Okabe and Ito, which colour-blind readers can tell apart.
+BLUE, SKY_BLUE, GREEN = "#0072b2", "#56b4e9", "#009e73"
+ORANGE, VERMILION = "#e69f00", "#d55e00"
+BLACK, GREY, LIGHT_GREY = "#222222", "#7f7f7f", "#b4b4b4"
 
 
 def figure_of(width: float, height: float) -> Figure:
-    """A figure of a size in inches, drawn without any window system."""
+    """A figure of the given size in inches that needs no window system."""
     figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def png_of(figure: Figure) -> bytes:
-    """The content of a PNG file; the same for the same figure, whatever drew it."""
+    """The content of a PNG file, without the name and version of the program that wrote it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def quiet(axes: Axes, which: Literal["major", "minor", "both"] = "major") -> None:
-    """A faint grid, and no frame above or at the right."""
+    """Draw a faint grid and remove the frame above and at the right."""
     axes.grid(visible=True, which=which, alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def mark(axes: Axes, name: str, point: tuple[float, float], side: str = "center") -> None:
+    """Draw a dot for a model, with its name below it.
+
+    Args:
+        axes: to draw on.
+        name: name of the model.
+        point: its place in data coordinates.
+        side: horizontal alignment of the name: left, center or right.
+    """
+    axes.plot(*point, "o", color=BLACK, markersize=6, zorder=5)
+    axes.annotate(
+        name, point, textcoords="offset points", xytext=(0, -8), ha=side, va="top", fontsize=9
+    )

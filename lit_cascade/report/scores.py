@@ -14,11 +14,22 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from lit_cascade.analysis import DRAWS, Comparison, Figure, FittedHead, ScoreFigures
+from lit_cascade.analysis import DRAWS, Figure, FittedHead, ScoreComparison, ScoreFigures
 from lit_cascade.core import deferral_curve, oracle_curve
 from lit_cascade.records import Record
-from lit_cascade.report.pictures import figure_of, png_of, quiet
-from lit_cascade.report.text import json_number, new_table, percent, results_console, times
+from lit_cascade.report.pictures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILION,
+    figure_of,
+    mark,
+    png_of,
+    quiet,
+)
+from lit_cascade.report.text import json_number, new_table, percent, show, times
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import unit_label
 
@@ -65,9 +76,8 @@ def _cells(one: ScoreFigures, *, first: bool) -> list[str]:
     ]
 
 
-def print_scores(found: Comparison, where: str, notes: Sequence[str] = ()) -> None:
-    """Print every score with its figures."""
-    console = results_console()
+def print_scores(found: ScoreComparison, where: str, notes: Sequence[str] = ()) -> None:
+    """Print the quality of every score."""
     (small, large), first = found.names, found.figures[0].name
     unit = unit_label(found.unit)
     table = new_table(
@@ -81,28 +91,23 @@ def print_scores(found: Comparison, where: str, notes: Sequence[str] = ()) -> No
     error = _number(1 - found.accuracy[0], 4)
     table.add_row("random deferral", "0", "", error, "none", "", "", "")
     table.add_row("oracle deferral", "1", "", "", _cost(found.bound), "", "", "")
-    console.print(table)
-    console.print(
+    legend = (
         f"Area: 0 is random deferral, 1 the oracle. AURC: of {small!r}, less is better. {unit} at "
         f"equal accuracy: than {large!r} alone ({percent(found.accuracy[1], 2)}), at the cheapest "
-        "threshold that keeps its accuracy on these very samples, which flatters.",
-        soft_wrap=True,
+        "threshold that keeps its accuracy on these very samples, which flatters."
     )
+    lines = [legend]
     if found.fitted_on:
-        console.print(
+        lines.append(
             f"* the cheapest threshold with the accuracy of {large!r} on {found.fitted_on:,} other "
-            "samples, and what it does here.",
-            soft_wrap=True,
+            "samples, and what it does here."
         )
-    for note in [*_missing(found), *notes]:
-        console.print(note, soft_wrap=True)
+    if found.missing is not None:
+        lines.append(f"No learned score: {found.missing}.")
+    show(table, *lines, *notes)
 
 
-def _missing(found: Comparison) -> list[str]:
-    return [] if found.missing is None else [f"No learned score: {found.missing}."]
-
-
-def scores_csv(found: Comparison) -> str:
+def scores_csv(found: ScoreComparison) -> str:
     """The content of `scores.csv`: one row per score, each figure with its 95 % interval."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -136,7 +141,7 @@ def head_summary(found: FittedHead) -> dict[str, Any]:
     }
 
 
-def scores_summary(found: Comparison, records: Sequence[Record]) -> dict[str, Any]:
+def scores_summary(found: ScoreComparison, records: Sequence[Record]) -> dict[str, Any]:
     """The content of `summary.json`."""
     unit = found.unit
     return {
@@ -179,8 +184,7 @@ def scores_summary(found: Comparison, records: Sequence[Record]) -> dict[str, An
 
 
 def print_heads(found: Mapping[str, FittedHead]) -> None:
-    """Print what a head was fitted to, and how much better it orders these samples."""
-    console = results_console()
+    """Print the samples that each deferral head was fitted on, and its area beside max_softmax."""
     table = new_table(
         "Learned score: what the last stage puts right",
         "stage", "samples", "put right", "inverse penalty", "area of max_softmax", "learned",
@@ -188,26 +192,23 @@ def print_heads(found: Mapping[str, FittedHead]) -> None:
     for name, one in found.items():
         areas = (f"{area:.3f}" if isfinite(area) else "" for area in (one.area_before, one.area))
         table.add_row(name, f"{one.n:,}", f"{one.fixed:,}", f"{one.strength:g}", *areas)
-    console.print(table)
-    console.print(
+    show(
+        table,
         "Area: 0 is random deferral, 1 the oracle; on the samples fitted on, which flatters the "
         "learned score. On others: lit-cascade compare-scores.",
-        soft_wrap=True,
     )
 
 
-_GREY, _BLACK = "#7f7f7f", "#222222"
-
 # safe for the colour-blind, and told apart by their lines where they lie on each other
 _LINES = (
-    ("#0072b2", "-"),
-    ("#e69f00", "--"),
-    ("#009e73", "-."),
-    ("#d55e00", (0, (1, 1))),
+    (BLUE, "-"),
+    (ORANGE, "--"),
+    (GREEN, "-."),
+    (VERMILION, (0, (1, 1))),
 )
 
 
-def draw_scores(found: Comparison, where: str) -> bytes:
+def draw_scores(found: ScoreComparison, where: str) -> bytes:
     """Accuracy against deferral rate of every score as a PNG, with random and oracle deferral.
 
     Args:
@@ -221,7 +222,7 @@ def draw_scores(found: Comparison, where: str) -> bytes:
     axes = figure.add_subplot()
     best = oracle_curve(found.correct)
     axes.plot(
-        100 * best.rate, 100 * best.accuracy, ":", color=_BLACK, linewidth=1.2,
+        100 * best.rate, 100 * best.accuracy, ":", color=BLACK, linewidth=1.2,
         label="oracle deferral (1)",
     )  # fmt: skip
     for one, (colour, style) in zip(found.figures, _LINES, strict=False):
@@ -232,15 +233,11 @@ def draw_scores(found: Comparison, where: str) -> bytes:
         )  # fmt: skip
     small, large = (100 * accuracy for accuracy in found.accuracy)
     axes.plot(
-        [0, 100], [small, large], "--", color=_GREY, linewidth=1.2, label="random deferral (0)"
+        [0, 100], [small, large], "--", color=GREY, linewidth=1.2, label="random deferral (0)"
     )
     sides = ((0, small, "left"), (100, large, "right"))
     for (rate, accuracy, side), name in zip(sides, found.names, strict=True):
-        axes.plot(rate, accuracy, "o", color=_BLACK, markersize=6, zorder=5)
-        axes.annotate(
-            name, (rate, accuracy), textcoords="offset points", xytext=(0, -8), ha=side, va="top",
-            fontsize=9,
-        )  # fmt: skip
+        mark(axes, name, (rate, accuracy), side)
     axes.set_xlabel("deferral rate (%)")
     axes.set_ylabel("accuracy (%)")
     axes.set_title(f"{' → '.join(found.names)} on {where} ({found.n:,} samples)", fontsize=10)

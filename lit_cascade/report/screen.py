@@ -19,7 +19,7 @@ from lit_cascade.analysis import (
     Screen,
     least_missed,
 )
-from lit_cascade.report.pictures import figure_of, png_of
+from lit_cascade.report.pictures import BLACK, BLUE, LIGHT_GREY, figure_of, png_of, quiet
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
@@ -27,7 +27,7 @@ from lit_cascade.report.text import (
     new_table,
     percent,
     quantity,
-    results_console,
+    show,
 )
 from lit_cascade.utilities.units import cost_axis
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_screen", "print_screen", "screen_csv", "screen_summary"]
 
-_BLACK, _GREY, _BLUE = "#222222", "#b4b4b4", "#0072b2"
 _MOST_NAMES = 30
 
 
@@ -57,14 +56,11 @@ def print_screen(found: Screen, unit: str, notes: Sequence[str] = ()) -> None:
             "unknown" if model.parameters is None else quantity(model.parameters),
             "front" if kept.on_front else f"{100 * kept.below:.2f}",
         )
-    console = results_console()
-    console.print(table)
-    console.print(
+    show(
+        table,
         "Accuracy as published; below front: points less than the best model that costs no more.",
-        soft_wrap=True,
+        *notes,
     )
-    for note in notes:
-        console.print(note, soft_wrap=True)
 
 
 def _columns(kept: Candidate, unit: str) -> dict[str, Any]:
@@ -141,20 +137,21 @@ def draw_screen(published: Sequence[PublishedModel], found: Screen, unit: str) -
     """
     figure = figure_of(8.6, 5.6)
     axes = figure.add_subplot()
-    _dots(axes, published, f"published models at each size ({len(published):,})", (_GREY, 2.2, 2))
+    _dots(
+        axes, published, f"published models at each size ({len(published):,})", (LIGHT_GREY, 2.2, 2)
+    )
     front = found.front
     axes.plot(
-        front.cost, 100 * front.accuracy, color=_BLACK, linewidth=1.1, drawstyle="steps-post",
+        front.cost, 100 * front.accuracy, color=BLACK, linewidth=1.1, drawstyle="steps-post",
         label=f"front of the {len(found.pool):,} considered", zorder=3,
     )  # fmt: skip
     chosen = [kept.model for kept in found.kept]
-    _dots(axes, chosen, f"worth recording ({len(chosen):,})", (_BLUE, 3.6, 4))
+    _dots(axes, chosen, f"worth recording ({len(chosen):,})", (BLUE, 3.6, 4))
     axes.set_xscale("log")
     _zoom(axes, published, found)
     axes.set_xlabel(cost_axis(unit))
     axes.set_ylabel("published accuracy (%)")
-    axes.grid(visible=True, which="major", alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    quiet(axes)
     axes.legend(loc="lower right", fontsize=8, framealpha=0.9, edgecolor="none")
     axes.set_title(
         f"{len(chosen):,} of {len(found.pool):,} published models are worth recording", fontsize=10

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from lit_cascade.analysis import Contest, Frontier, Pick, Reduction
 from lit_cascade.core.search import Front, HeldOut
-from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.report.pictures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    SKY_BLUE,
+    VERMILION,
+    figure_of,
+    png_of,
+    quiet,
+)
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
@@ -21,7 +31,7 @@ from lit_cascade.report.text import (
     new_table,
     percent,
     readable_threshold,
-    results_console,
+    show,
 )
 from lit_cascade.utilities.units import cost_axis, unit_label
 
@@ -189,7 +199,7 @@ def _thresholds_of(found: Frontier, pick: Pick) -> str:
 
 def print_frontier(found: Frontier, configs: Mapping[Pick, str], notes: Sequence[str] = ()) -> None:
     """Print the front, the average compute reductions, and what the figures rest on."""
-    console, protocol = results_console(), found.protocol
+    protocol = found.protocol
     unit = protocol.chosen_on.unit
     reported = protocol.reported_on or protocol.chosen_on
     table = new_table(
@@ -207,17 +217,13 @@ def print_frontier(found: Frontier, configs: Mapping[Pick, str], notes: Sequence
             *_against(pick),
             configs.get(pick, ""),
         )
-    console.print(table)
-    console.print(
+    show(
+        table,
         "Saving: how many times less than the single model that the cascade is to be as accurate "
         "as; points: its accuracy less that model's.",
-        soft_wrap=True,
     )
-    _print_contests(found.contests, found)
-    for sentence in _verdicts(found):
-        console.print(sentence, soft_wrap=True)
-    for note in notes:
-        console.print(note, soft_wrap=True)
+    print_comparison(found.contests, found)
+    show(*_verdicts(found), *notes)
 
 
 def _against(pick: Pick) -> list[str]:
@@ -242,8 +248,9 @@ def _cells(reduction: Reduction, *, honest: bool) -> list[str]:
     return cells
 
 
-def _print_contests(contests: Sequence[Contest], found: Frontier) -> None:
-    console, honest = results_console(), found.protocol.honest
+def print_comparison(contests: Sequence[Contest], found: Frontier) -> None:
+    """Print the average compute reduction of each strategy, band by band."""
+    honest = found.protocol.honest
     bands = [reduction.band for reduction in contests[0].reductions]
     columns = []
     for band in bands:
@@ -253,9 +260,8 @@ def _print_contests(contests: Sequence[Contest], found: Frontier) -> None:
     for contest in contests:
         cells = [_cells(reduction, honest=honest) for reduction in contest.reductions]
         table.add_row(contest.name, *[cell for some in cells for cell in some])
-    console.print(table)
     ranges = (f"{band.name}: {percent(band.low)} to {percent(band.high)}" for band in bands)
-    console.print(f"Bands of accuracy: {'; '.join(ranges)}.", soft_wrap=True)
+    show(table, f"Bands of accuracy: {'; '.join(ranges)}.")
 
 
 def _verdicts(found: Frontier) -> list[str]:
@@ -294,21 +300,15 @@ def _verdicts(found: Frontier) -> list[str]:
     return sentences
 
 
-def print_comparison(contests: Sequence[Contest], found: Frontier) -> None:
-    """Print ways to decide beside each other."""
-    _print_contests(contests, found)
-
-
-_BLACK, _GREY = "#222222", "#8a8a8a"
 # safe for the colour-blind; bounds and expectations are drawn lighter than what can be had
-_FOUND = ("#0072b2", "-", 2.0)
+_FOUND = (BLUE, "-", 2.0)
 _LOOKS = {
-    "cascades of up to 2": ("#56b4e9", "-", 1.4),
-    "cascades of up to 2, no window": ("#56b4e9", "-", 1.4),
-    "neighbouring pairs only": ("#009e73", "-.", 1.2),
-    "one threshold for all pairs": ("#d55e00", "--", 1.2),
-    "random deferral": (_GREY, "--", 1.2),
-    "oracle deferral (bound)": (_BLACK, ":", 1.2),
+    "cascades of up to 2": (SKY_BLUE, "-", 1.4),
+    "cascades of up to 2, no window": (SKY_BLUE, "-", 1.4),
+    "neighbouring pairs only": (GREEN, "-.", 1.2),
+    "one threshold for all pairs": (VERMILION, "--", 1.2),
+    "random deferral": (GREY, "--", 1.2),
+    "oracle deferral (bound)": (BLACK, ":", 1.2),
 }
 _LABELLED = 30
 _FEW = 60
@@ -345,9 +345,9 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
         if found.apart and chosen and len(contest.points) < _FEW:
             look = (look[0], "x", look[2])  # a line would promise what lies between
         _draw(axes, contest.points, contest.name, look, steps if chosen else "steps-post")
-    _draw(axes, found.singles, "single models", (_BLACK, "-", 1.2), "steps-post")
+    _draw(axes, found.singles, "single models", (BLACK, "-", 1.2), "steps-post")
     if published is not None:
-        _draw(axes, published, "published single models", (_GREY, "-.", 1.2), "steps-post")
+        _draw(axes, published, "published single models", (GREY, "-.", 1.2), "steps-post")
     axes.set_xscale("log")
     low, high = 100 * float(found.zoo.accuracy.min()), 100 * float(found.reported.accuracy.max())
     room = 0.06 * max(high - low, 1.0)
@@ -370,7 +370,7 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
 def _mark_models(axes: Axes, found: Frontier) -> None:
     """A dot per model; names where there are few enough to be read, else those of the front."""
     cost, accuracy = found.zoo.mean_cost.tolist(), (100 * found.zoo.accuracy).tolist()
-    axes.plot(cost, accuracy, "o", color=_BLACK, markersize=4, zorder=5)
+    axes.plot(cost, accuracy, "o", color=BLACK, markersize=4, zorder=5)
     named = range(len(cost)) if len(cost) <= _LABELLED else found.zoo.singles()[1]
     for model in named:
         axes.annotate(

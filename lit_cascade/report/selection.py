@@ -14,7 +14,7 @@ import torch
 from lit_cascade.analysis import Choice, Selection
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
-from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, png_of, quiet
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
@@ -23,7 +23,7 @@ from lit_cascade.report.text import (
     percent,
     quantity,
     readable_threshold,
-    results_console,
+    show,
     times,
 )
 from lit_cascade.report.validation import provenance
@@ -151,7 +151,7 @@ def none_qualifies(found: Selection, subject: Subject) -> str:
 
 def print_selection(found: Selection, subject: Subject, notes: Sequence[str] = ()) -> None:
     """Print the choice beside the plain one."""
-    console, promise = results_console(), found.promise
+    promise = found.promise
     table = new_table(
         f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)} by {subject.score}",
         "choice", "threshold" if len(subject.names) == 2 else "thresholds", "deferred", "accuracy",
@@ -161,12 +161,8 @@ def print_selection(found: Selection, subject: Subject, notes: Sequence[str] = (
         label = f"with {_points(promise.confidence)} % confidence"
         table.add_row(*_row(label, found.chosen, promise, subject.unit))
     table.add_row(*_row("plain empirical", found.empirical, promise, subject.unit))
-    console.print(table)
-    if found.chosen is not None:
-        console.print(policy_line(found, subject), soft_wrap=True)
-        console.print(_price(found), soft_wrap=True)
-    for note in notes:
-        console.print(note, soft_wrap=True)
+    chosen = [] if found.chosen is None else [policy_line(found, subject), _price(found)]
+    show(table, *chosen, *notes)
 
 
 def _row(label: str, choice: Choice | None, promise: Promise, unit: str) -> list[str]:
@@ -237,8 +233,6 @@ def _choice_summary(choice: Choice | None, subject: Subject) -> dict[str, Any] |
     }
 
 
-_BLUE, _ORANGE, _GREY, _BLACK = "#0072b2", "#d55e00", "#8a8a8a", "#222222"
-
 _AXES = {
     "accuracy_drop": "observed accuracy drop (points)",
     "accuracy": "observed accuracy (%)",
@@ -267,27 +261,27 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
     ratio = path.cost / path.behaviour.last_cost
     order = ratio.sort(stable=True).indices
     axes.plot(
-        ratio[order], scale * value[order], color=_GREY, linewidth=1.4,
+        ratio[order], scale * value[order], color=GREY, linewidth=1.4,
         label="not certified" if promise.confidence is not None else "all thresholds", zorder=2,
     )  # fmt: skip
     if found.certified:
         kept = order[torch.isin(order, torch.arange(found.certified))]
         label = f"certified at {100 * (promise.confidence or 0):g} %"
         axes.plot(
-            ratio[kept], scale * value[kept], color=_BLUE, linewidth=2.4, label=label, zorder=3
+            ratio[kept], scale * value[kept], color=BLUE, linewidth=2.4, label=label, zorder=3
         )
     if promise.target == "cost_ratio":
-        axes.axvline(promise.limit, color=_BLACK, linestyle=":", linewidth=1.2)
+        axes.axvline(promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
     elif not of_spending:
-        axes.axhline(scale * promise.limit, color=_BLACK, linestyle=":", linewidth=1.2)
+        axes.axhline(scale * promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
         axes.annotate(
             "limit", (1, scale * promise.limit), xycoords=("axes fraction", "data"),
             xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8,
         )  # fmt: skip
-    _mark(axes, found.empirical, "plain empirical choice", _ORANGE, "X", of_spending=of_spending)
+    _mark(axes, found.empirical, "plain empirical choice", VERMILION, "X", of_spending=of_spending)
     if promise.confidence is not None:
-        _mark(axes, found.chosen, "the policy", _BLUE, "*", of_spending=of_spending)
-    axes.axvline(1, color=_BLACK, linewidth=0.8, alpha=0.5)
+        _mark(axes, found.chosen, "the policy", BLUE, "*", of_spending=of_spending)
+    axes.axvline(1, color=BLACK, linewidth=0.8, alpha=0.5)
     axes.set_xlabel(f"{unit_label(subject.unit)} of the cascade / of {subject.names[-1]!r} alone")
     axes.set_ylabel("observed accuracy (%)" if of_spending else _AXES[promise.target])
     title = f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)}"

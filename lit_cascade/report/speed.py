@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lit_cascade.live import Latency, Pace, Speed
-from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.report.text import new_table, percent, results_console
+from lit_cascade.report.pictures import BLUE, GREY, VERMILION, figure_of, png_of
+from lit_cascade.report.text import new_table, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,6 @@ __all__ = [
     "draw_speed",
     "latency_table",
     "pace_table",
-    "print_speed",
     "speed_rows",
     "speed_summary",
 ]
@@ -84,15 +83,6 @@ def latency_table(
         where = ", ".join(f"{value:.4g}" for value in values)
         table.add_row(f"cascade at {where}", _time(found.p50), _time(found.p99))
     return table
-
-
-def print_speed(tables: Sequence[Any], notes: Sequence[str]) -> None:
-    """Print tables and what a reader must know of them."""
-    console = results_console()
-    for table in tables:
-        console.print(table)
-    for note in notes:
-        console.print(note, soft_wrap=True)
 
 
 def speed_rows(names: Sequence[str], speeds: Sequence[Speed]) -> list[dict[str, Any]]:
@@ -161,9 +151,6 @@ def _kind(names: Sequence[str], speeds: Sequence[Speed]) -> dict[str, Any]:
     }
 
 
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#7f7f7f"  # safe for the colour-blind
-
-
 def draw_speed(title: str, kinds: Sequence[tuple[str, Sequence[Speed]]]) -> bytes:
     """Speed-up over the last stage alone against the deferral rate, as a PNG.
 
@@ -187,13 +174,13 @@ def _panel(axes: Axes, kind: str, speeds: Sequence[Speed]) -> None:
     rates = [100 * speed.deferral_rate for speed in speeds]
     ideal = [speed.ideal_speedup for speed in speeds]
     real = [speed.speedup for speed in speeds]
-    axes.plot(rates, ideal, "--o", color=_GREY, markersize=4, linewidth=1.2, label="ideal")
+    axes.plot(rates, ideal, "--o", color=GREY, markersize=4, linewidth=1.2, label="ideal")
     spread = [[mid - low for mid, low, _ in real], [high - mid for mid, _, high in real]]
     axes.errorbar(
-        rates, [mid for mid, _, _ in real], yerr=spread, fmt="-o", color=_BLUE, markersize=4,
+        rates, [mid for mid, _, _ in real], yerr=spread, fmt="-o", color=BLUE, markersize=4,
         linewidth=1.6, capsize=2, label="cascade, median and range of the repeats",
     )  # fmt: skip
-    axes.axhline(1.0, color=_ORANGE, linewidth=1.0, label="last stage alone")
+    axes.axhline(1.0, color=VERMILION, linewidth=1.0, label="last stage alone")
     axes.set_xlabel("deferred by the first stage (%)")
     axes.set_ylabel("times as fast as the last stage alone")
     axes.set_title(kind, fontsize=9)

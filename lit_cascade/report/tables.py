@@ -19,7 +19,7 @@ from lit_cascade.report.text import (
     new_table,
     percent,
     quantity,
-    results_console,
+    show,
     times,
 )
 from lit_cascade.utilities.units import metric_label
@@ -33,7 +33,7 @@ __all__ = ["print_answers", "print_card", "print_execution", "print_records", "p
 def print_answers(
     found: Answers, names: Sequence[str], where: str, notes: Sequence[str] = ()
 ) -> None:
-    """Print who answered what.
+    """Print how many samples each stage answered.
 
     Args:
         found: what was written.
@@ -41,22 +41,19 @@ def print_answers(
         where: the data and split.
         notes: what the reader must know about the answers.
     """
-    console = results_console()
     table = new_table(f"Answers to {where}", "stage", "answered", "share")
     for name, count in zip(names, found.by_stage, strict=True):
         table.add_row(name, f"{count:,}", percent(count / max(found.n, 1)))
-    console.print(table)
+    lines = []
     if found.resumed:
-        console.print(f"An earlier run had given {found.resumed:,} of the {found.n:,} answers.")
+        lines.append(f"An earlier run had given {found.resumed:,} of the {found.n:,} answers.")
     if found.left_out:
         sample, reason = found.left_out[0]
-        console.print(
+        lines.append(
             f"Note: {len(found.left_out):,} samples could not be read and have no answer, first "
-            f"{sample}: {reason}.",
-            soft_wrap=True,
+            f"{sample}: {reason}."
         )
-    for note in notes:
-        console.print(note, soft_wrap=True)
+    show(table, *lines, *notes)
 
 
 def print_execution(
@@ -81,7 +78,6 @@ def print_execution(
         metric: name of the other metric.
         executed: FLOPs per sample with the padding of the batches; by default there was none.
     """
-    console = results_console()
     table = new_table(
         f"The cascade, run on {where}: {found.n:,} samples",
         "stage", "threshold", "ran on", "answered", "FLOPs per sample",
@@ -96,44 +92,40 @@ def print_execution(
             quantity(flops[k]),
         )
         reached -= found.answered[k]
-    console.print(table)
     also = ""
     if metric is not None and found.metric is not None:
         also = f"{metric_label(metric)} {metric_figure(metric, found.metric)}, "
-    console.print(
+    result = (
         f"Accuracy {percent(found.accuracy, 2)}, {also}{percent(found.deferral_rate)} deferred, "
         f"{quantity(found.cost)} FLOPs executed per sample "
-        f"({quantity(found.cost / 2)} MACs), {times(found.cost_ratio)} than {names[-1]!r} alone.",
-        soft_wrap=True,
+        f"({quantity(found.cost / 2)} MACs), {times(found.cost_ratio)} than {names[-1]!r} alone."
     )
+    lines = [result]
     if executed is not None and executed != found.cost:
-        console.print(
+        lines.append(
             f"That is at each sample's own length; the padding of batches came on top, "
-            f"{percent(executed / found.cost - 1)}: {quantity(executed)} FLOPs per sample.",
-            soft_wrap=True,
+            f"{percent(executed / found.cost - 1)}: {quantity(executed)} FLOPs per sample."
         )
-    for note in notes:
-        console.print(note, soft_wrap=True)
+    show(table, *lines, *notes)
 
 
 def print_card(card: Card, resumed: int = 0) -> None:
     """Print how good a trained stage is, and how many of its epochs an earlier run had trained."""
-    console = results_console()
     table = new_table(f"{card.name}, trained on {card.data}", *card.columns)
     for row in card.rows:
         table.add_row(*row)
-    console.print(table)
     flops = f"{quantity(card.flops)} FLOPs ({quantity(card.flops / 2)} MACs) per sample"
-    console.print(f"{flops}, {quantity(card.parameters)} parameters.")
+    lines = [f"{flops}, {quantity(card.parameters)} parameters."]
     if card.best is not None:
-        console.print(card.weights, soft_wrap=True)
+        lines.append(card.weights)
     if resumed:
-        console.print(f"An earlier run had trained {resumed} of the {card.epochs} epochs.")
+        lines.append(f"An earlier run had trained {resumed} of the {card.epochs} epochs.")
+    show(table, *lines)
 
 
 def print_written(paths: Sequence[str]) -> None:
     """Say which files were written."""
-    results_console().print("Wrote " + ", ".join(paths), soft_wrap=True)
+    show("Wrote " + ", ".join(paths))
 
 
 def print_records(
@@ -146,7 +138,7 @@ def print_records(
         notes: what the reader must know.
         made: what was done with the others.
     """
-    console, first = results_console(), records[0]
+    first = records[0]
     units = list(dict.fromkeys(unit for record in records for unit in record.costs))
     columns = [column for unit in units for column in cost_columns(unit)]
     several = any(record.top5 is not None for record in records)
@@ -166,9 +158,7 @@ def print_records(
             file_size(record.size),
             "kept" if record.kept else made,
         )
-    console.print(table)
-    for note in notes:
-        console.print(note, soft_wrap=True)
+    show(table, *notes)
 
 
 def _cells(record: Written, unit: str) -> list[str]:

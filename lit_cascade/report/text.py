@@ -33,7 +33,7 @@ __all__ = [
     "percent",
     "quantity",
     "readable_threshold",
-    "results_console",
+    "show",
     "times",
 ]
 
@@ -135,10 +135,16 @@ def readable_threshold(threshold: float, below: float) -> str:
     return repr(threshold)
 
 
-def results_console() -> Console:
-    """Where results go: stdout. Progress and logs go to stderr."""
-    # where the output is no terminal its width is unknown, and a table must not be folded
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150, highlight=False)
+def show(*parts: Table | str) -> None:
+    """Print tables and sentences to stdout; progress and logs go to stderr.
+
+    Sentences are folded by the terminal alone. Where the output is no terminal its width is
+    unknown, and tables are up to 150 characters wide.
+    """
+    width = None if sys.stdout.isatty() else 150
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def new_table(title: str, *columns: str) -> Table:

@@ -36,7 +36,7 @@ from lit_cascade.core import (
 )
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
-from lit_cascade.report.pictures import figure_of, png_of, quiet
+from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, mark, png_of, quiet
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
@@ -46,7 +46,7 @@ from lit_cascade.report.text import (
     percent,
     quantity,
     readable_threshold,
-    results_console,
+    show,
     times,
 )
 from lit_cascade.utilities.units import cost_axis, metric_axis, metric_label, unit_label
@@ -326,14 +326,13 @@ def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
 
 
 def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
-    """Print stages, operating points and the verdict."""
-    console, curve = results_console(), found.curve
-    console.print(_stages_table(found))
-    console.print(_points_table(found))
-    if len(found.names) > 2:
-        console.print("Each listed threshold is shared by all stages but the last.")
-    console.print(verdict(curve, found.names, found.unit), soft_wrap=True)
-    console.print(
+    """Print the stages, the operating points, the verdict and the notes."""
+    shared = ["Each listed threshold is shared by all stages but the last."]
+    show(
+        _stages_table(found),
+        _points_table(found),
+        *(shared if len(found.names) > 2 else []),
+        verdict(found.curve, found.names, found.unit),
         "The operating points above describe the very samples that they were found on; on others "
         "they will do\na little worse. Choose a threshold on one split (--split calibration) and "
         "judge it on another."
@@ -342,10 +341,8 @@ def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
             if found.policy is not None
             else ""
         ),
-        soft_wrap=True,
+        *notes,
     )
-    for note in notes:
-        console.print(note, soft_wrap=True)
 
 
 def _stages_table(found: Validation) -> Table:
@@ -404,14 +401,6 @@ def _policy_row(
     ]
 
 
-_BLUE, _ORANGE, _GREY, _BLACK = (
-    "#0072b2",
-    "#d55e00",
-    "#7f7f7f",
-    "#222222",
-)  # safe for the colour-blind
-
-
 def _steps(axes: Axes, curve: Curve, by: str, label: str, colour: str, style: str = "-") -> None:
     # a step holds an accuracy until the next point is paid for: nothing between points exists
     axes.plot(
@@ -458,7 +447,7 @@ def _comparisons(axes: Axes, found: Validation) -> None:
     judged = judge(found.records, found.rule, found.unit)
     oracle = oracle_deferral(judged.correct, judged.costs)
     axes.plot(
-        oracle.cost, 100 * oracle.accuracy, ":", color=_BLACK, linewidth=1.2,
+        oracle.cost, 100 * oracle.accuracy, ":", color=BLACK, linewidth=1.2,
         label="oracle deferral (bound)",
     )  # fmt: skip
     chance = random_deferral(found.curve)
@@ -466,22 +455,22 @@ def _comparisons(axes: Axes, found: Validation) -> None:
     axes.plot(
         float(chance.cost[0]) + share * float(chance.cost[1] - chance.cost[0]),
         100 * (float(chance.accuracy[0]) + share * float(chance.accuracy.diff()[0])),
-        "--", color=_GREY, linewidth=1.2, label="random deferral",
+        "--", color=GREY, linewidth=1.2, label="random deferral",
     )  # fmt: skip
 
 
 def _panel(axes: Axes, found: Validation, by: str) -> None:
     curve, score = found.curve, found.rule.score
     if found.uncalibrated is None:
-        _steps(axes, curve, by, f"cascade, {score}", _BLUE)
+        _steps(axes, curve, by, f"cascade, {score}", BLUE)
     else:
-        _steps(axes, found.uncalibrated, by, f"cascade, {score}, T = 1", _ORANGE, "-.")
-        _steps(axes, curve, by, f"cascade, {score}, calibrated", _BLUE)
+        _steps(axes, found.uncalibrated, by, f"cascade, {score}, T = 1", VERMILION, "-.")
+        _steps(axes, curve, by, f"cascade, {score}, calibrated", BLUE)
     _mark_stages(axes, found, by)
     if found.policy is not None:
         reached = found.policy.accuracy if by == "accuracy" else found.policy.metric
         axes.plot(
-            found.policy.cost, 100 * (reached or 0.0), "*", color=_ORANGE, markersize=13,
+            found.policy.cost, 100 * (reached or 0.0), "*", color=VERMILION, markersize=13,
             markeredgecolor="white", zorder=6, label="the thresholds given",
         )  # fmt: skip
     axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
@@ -495,13 +484,4 @@ def _mark_stages(axes: Axes, found: Validation, by: str) -> None:
     for k, name in enumerate(found.names):
         cost = float(found.curve.stage_cost[k])
         reached = 100 * float(found.curve.judged_by(by)[1][k])
-        axes.plot(cost, reached, "o", color=_BLACK, markersize=6, zorder=5)
-        axes.annotate(
-            name,
-            (cost, reached),
-            textcoords="offset points",
-            xytext=(0, -8),
-            ha="center",
-            va="top",
-            fontsize=9,
-        )
+        mark(axes, name, (cost, reached))

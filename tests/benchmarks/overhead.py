@@ -17,7 +17,7 @@ from lit_cascade import Policy
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.scores import SCORES
 from lit_cascade.live.benchmark import own_overhead
-from lit_cascade.report.text import new_table, results_console
+from lit_cascade.report.text import new_table, show
 from tests.benchmarks.sweep import machine
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     table = new_table(title, "score", "combine", "first stage answers", "it defers")
     for row in rows:
         table.add_row(row["score"], row["combine"], shown(row["answers"]), shown(row["defers"]))
-    results_console().print(table)
+    show(table)
     if args.out:
         found = {"machine": where, "classes": args.classes, "seconds": rows}
         Path(args.out).write_text(json.dumps(found, indent=2) + "\n")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_cascade.report.text import new_table, results_console
+from lit_cascade.report.text import new_table, show
 from tests.benchmarks.sweep import machine
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     table = new_table(title, "property", "examples", "held")
     for name, held in plugin.held.items():
         table.add_row(name.removeprefix("test_"), f"{plugin.tried[name]:,}", str(held))
-    results_console().print(table)
+    show(table)
     if args.out:
         found = {
             "machine": machine() | {"hypothesis": version("hypothesis")},

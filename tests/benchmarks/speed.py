@@ -21,7 +21,8 @@ from torch import nn
 
 from lit_cascade import Cascade, Policy
 from lit_cascade.live.benchmark import latencies, own_overhead, thresholds_at, throughput
-from lit_cascade.report.speed import latency_table, pace_table, print_speed, speed_rows
+from lit_cascade.report.speed import latency_table, pace_table, speed_rows
+from lit_cascade.report.text import show
 from tests.benchmarks.sweep import machine
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -78,14 +79,10 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else machine()
     on = where if isinstance(where, str) else f"{where['processor']}, {where['threads']} threads"
     title = f"{on}, {args.dtype}, batches of {args.batch_size}, images of {args.image}"
-    print_speed(
-        [
-            pace_table(title, list(names), speeds),
-            latency_table(list(names), alone, thresholds[1:2], together),
-        ],
-        [
-            own,
-        ],
+    show(
+        pace_table(title, list(names), speeds),
+        latency_table(list(names), alone, thresholds[1:2], together),
+        own,
     )
     ratio = speeds[0].stages[-1].median / speeds[0].stages[0].median
     print(f"{args.large} takes {ratio:.1f} times as long as {args.small}.")
