@@ -1,4 +1,4 @@
-"""What temperatures were fitted on, and whether figures are reported on the same samples."""
+"""Evidence of what a policy was fitted on, and checks that other samples are reported on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
-from lit_cascade.records import Record
+from lit_cascade.records import Ids, Record, Samples
 
 __all__ = [
     "check_overlap",
@@ -70,11 +70,11 @@ def ids_from_text(text: str) -> list[int]:
 
 
 def fitted_on(record: Record, rows: Tensor | None = None) -> dict[str, Any]:
-    """What a policy remembers of the samples that it was fitted on.
+    """Evidence of the samples that a policy was fitted on.
 
     Args:
-        record: of these samples and perhaps others.
-        rows: which of them; by default all.
+        record: a record of these samples and perhaps others.
+        rows: positions of these samples in the record, (M,) int64; by default all.
     """
     ids: Any = record.ids
     if rows is not None:
@@ -91,30 +91,31 @@ def fitted_on(record: Record, rows: Tensor | None = None) -> dict[str, Any]:
 
 def check_overlap(
     options: PolicyOptions,
-    ids: Tensor | Sequence[Any],
+    samples: Samples | Ids,
     data: Mapping[str, Any],
     *,
     allowed: bool,
-    fingerprint: str | None = None,
 ) -> list[str]:
-    """Compare the samples that figures are reported on with those that the policy was fitted on.
+    """Check that a policy was not fitted on the samples that its metrics are reported on.
 
-    Ids are compared where both come from the same source. Where a source is unknown, as in arrays
-    that were brought along, only the very same set of samples is recognised, by its fingerprint.
+    Ids are compared if both sets come from the same source. If a source is unknown, as with
+    imported arrays, only an identical set is recognised, by its fingerprint.
 
     Args:
         options: the policy with its evidence.
-        ids: of the samples that figures are reported on.
+        samples: the samples to report on, or their ids if nothing else is known of them yet.
         data: their name, split and source.
         allowed: whether an overlap is a note instead of an error.
-        fingerprint: of these samples, if it is known.
 
     Returns:
         Notes for the reader.
 
     Raises:
-        CascadeError: samples in common, unless allowed.
+        CascadeError: the sets overlap, unless this is allowed.
     """
+    ids, fingerprint = samples, None
+    if isinstance(samples, Samples):
+        ids, fingerprint = samples.ids, samples.fingerprint
     notes = []
     for part, evidence in (options.evidence or {}).items():
         if not isinstance(evidence, Mapping) or not evidence.get("ids"):
@@ -122,8 +123,8 @@ def check_overlap(
         if not _comparable(evidence, data, fingerprint):
             if fingerprint is not None and not (evidence.get("source") and data.get("source")):
                 notes.append(
-                    f"Note: the {part} were fitted on {evidence.get('n', 'some')} samples of which "
-                    "or of these the source is unknown, so an overlap cannot be seen."
+                    f"Note: the {part} were fitted on {evidence.get('n', 'some')} samples. The source "
+                    "of one set is unknown, so an overlap cannot be checked."
                 )
             continue
         shared = sorted(set(ids_from_text(str(evidence["ids"]))) & set(_numbers(ids)))
@@ -144,14 +145,14 @@ def check_overlap(
 def _comparable(
     evidence: Mapping[str, Any], data: Mapping[str, Any], fingerprint: str | None
 ) -> bool:
-    """Whether the ids of both are counted in the same place."""
+    """Whether the ids of two sets come from one source, or the sets are identical."""
     same_source = evidence.get("source") and evidence["source"] == data.get("source")
     same_set = fingerprint is not None and evidence.get("fingerprint") == fingerprint
     return bool(same_source or same_set)
 
 
 def unused_rows(options: PolicyOptions, record: Record) -> Tensor:
-    """The samples of a record on which nothing but a policy's thresholds was chosen, (M,) int64."""
+    """Rows of a record that nothing but a policy's thresholds was fitted on, (M,) int64."""
     used: set[int] = set()
     for part, evidence in (options.evidence or {}).items():
         if (

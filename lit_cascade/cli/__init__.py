@@ -1,36 +1,110 @@
-"""The command line: a table of commands, of which only the one that is asked for is imported."""
+"""The command line: one table of commands, of which only the requested one is imported."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from lit_cascade import __version__
+from lit_cascade.cli import options
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.files import main_process
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+class Command(NamedTuple):
+    """One command of the command line.
+
+    Its module has `run_files(options)`, which works on files alone, or `run_models(cli, options)`,
+    which runs models with a Trainer; or both, if the command has an option `records`.
+
+    Attributes:
+        module: the module, imported when the arguments are parsed.
+        summary: one line for `lit-cascade --help`.
+        options: dataclass of the command's own options.
+        model: class in `lit_cascade.lit` that the config's `model` describes; None if the command
+            runs no models.
+    """
+
+    module: str
+    summary: str
+    options: type[Any]
+    model: str | None = None
+
 
 COMMANDS = {
-    "fit": ("lit_cascade.cli.fit", "train one stage and write its checkpoint and card"),
-    "screen": ("lit_cascade.cli.screen", "list published models worth recording"),
-    "record": ("lit_cascade.cli.record", "run models and keep what they say, one file each"),
-    "import": ("lit_cascade.cli.import_", "make a record from arrays of any framework"),
-    "calibrate": (
-        "lit_cascade.cli.calibrate",
-        "fit temperatures; do they help?",
+    "fit": Command(
+        "lit_cascade.cli.fit",
+        "train one stage and write its checkpoint and card",
+        options.FitOptions,
+        "LitClassifier",
     ),
-    "compare-scores": ("lit_cascade.cli.compare_scores", "judge every score of a small model"),
-    "validate": ("lit_cascade.cli.validate", "judge a cascade at every threshold"),
-    "select": ("lit_cascade.cli.select", "choose thresholds that keep a promise, with evidence"),
-    "check": ("lit_cascade.cli.check", "test the promise of a policy on new data"),
-    "search": ("lit_cascade.cli.search", "find the cascades of many models worth having"),
-    "test": ("lit_cascade.cli.test", "run a cascade for real at the thresholds of a policy"),
-    "predict": ("lit_cascade.cli.predict", "answer samples with a cascade and write the answers"),
-    "benchmark": ("lit_cascade.cli.benchmark", "measure how fast a cascade is, and could be"),
+    "screen": Command(
+        "lit_cascade.cli.screen", "list published models worth recording", options.ScreenOptions
+    ),
+    "record": Command(
+        "lit_cascade.cli.record",
+        "run models and record their logits, one file each",
+        options.RecordOptions,
+        "LitZoo",
+    ),
+    "import": Command(
+        "lit_cascade.cli.import_",
+        "make a record from arrays of any framework",
+        options.ImportOptions,
+    ),
+    "calibrate": Command(
+        "lit_cascade.cli.calibrate",
+        "fit temperatures, and test whether they help",
+        options.CalibrateOptions,
+        "LitCascade",
+    ),
+    "compare-scores": Command(
+        "lit_cascade.cli.compare_scores",
+        "compare all confidence scores of a small model",
+        options.CompareScoresOptions,
+    ),
+    "validate": Command(
+        "lit_cascade.cli.validate",
+        "evaluate a cascade at every threshold",
+        options.ValidateOptions,
+        "LitCascade",
+    ),
+    "select": Command(
+        "lit_cascade.cli.select",
+        "choose thresholds that keep a promise, with evidence",
+        options.SelectOptions,
+        "LitCascade",
+    ),
+    "check": Command(
+        "lit_cascade.cli.check", "test the promise of a policy on new data", options.CheckOptions
+    ),
+    "search": Command(
+        "lit_cascade.cli.search",
+        "find the best cascades of many models",
+        options.SearchOptions,
+    ),
+    "test": Command(
+        "lit_cascade.cli.test",
+        "run a cascade at the thresholds of a policy",
+        options.TestOptions,
+        "LitCascade",
+    ),
+    "predict": Command(
+        "lit_cascade.cli.predict",
+        "classify samples with a cascade and write the answers",
+        options.PredictOptions,
+        "LitCascade",
+    ),
+    "benchmark": Command(
+        "lit_cascade.cli.benchmark",
+        "measure the speed of a cascade and compare it with the ideal",
+        options.BenchmarkOptions,
+        "LitCascade",
+    ),
 }
-"""Command: (module with a function `main(argv)`, one-line summary)."""
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -53,7 +127,7 @@ Try: lit-cascade validate --config digits_pair.yaml
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return _HELP.format(commands="\n".join(lines))
 
 
@@ -64,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 stopped by
+        The exit code: 0 success, 1 the work failed, 2 wrong usage, 130 interrupted, 143 stopped by
         SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -77,15 +151,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     try:
         check_name(name, COMMANDS, "command")
-        module = importlib.import_module(COMMANDS[name][0])
-        module.main(rest)
+        from lit_cascade.cli.parsing import run
+
+        run(name, COMMANDS[name], rest)
     except CascadeError as error:
-        # a wrong call is wrong in every process: one says so; other trouble may be one's own
+        # wrong usage is wrong in every process, and one reports it; other errors may be one's own
         if not isinstance(error, UsageError) or main_process():
             sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
-        code = _signal_of(stop)
+        code = _signal_exit_code(stop)
         if code is None:
             raise
         if main_process():
@@ -95,10 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _signal_of(stop: BaseException) -> int | None:
-    """The exit code of what a signal has ended; None where it was something else."""
-    # Lightning makes an exit of an interrupt, and one without a code, which would be success, of
-    # SIGTERM, with which schedulers take a machine away
+def _signal_exit_code(stop: BaseException) -> int | None:
+    """Exit code of a run that a signal has ended; None if something else has."""
+    # Lightning turns an interrupt into an exit, and SIGTERM, with which schedulers end jobs, into
+    # an exit without a code, which would mean success
     if any(kind.__name__ == "SIGTERMException" for kind in type(stop).__mro__):
         return TERMINATED
     if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):

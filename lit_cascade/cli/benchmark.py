@@ -1,50 +1,33 @@
-"""`lit-cascade benchmark`: how fast a cascade is, next to what its arithmetic allows."""
+"""`lit-cascade benchmark`: the speed of a cascade, next to the ideal that its stages allow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import torch
 
-from lit_cascade.cli.live_options import BenchmarkOptions
-from lit_cascade.cli.parsing import dispatch
+from lit_cascade.cli.lightning import CascadeCLI
+from lit_cascade.cli.options import BenchmarkOptions
+from lit_cascade.cli.output import Output
+from lit_cascade.errors import UsageError
+from lit_cascade.lit import SpeedPlan
+from lit_cascade.report import (
+    benchmark_notes,
+    draw_speed,
+    latency_table,
+    pace_table,
+    show,
+    speed_summary,
+)
+from lit_cascade.utilities.versions import run_info
 
-__all__ = ["main"]
+__all__ = ["run_models"]
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the command."""
-    dispatch("benchmark", argv, BenchmarkOptions, _run_models)
-
-
-def _run_models() -> None:
-    from lit_cascade.cli.lightning import run_command
-    from lit_cascade.lit import LitCascade
-
-    run_command("benchmark", LitCascade, BenchmarkOptions, _benchmark)
-
-
-def _benchmark(cli: Any, model: Any, datamodule: Any) -> None:
+def run_models(cli: CascadeCLI, options: BenchmarkOptions) -> None:
     """Measure the speed of a cascade."""
-    import torch
-
-    from lit_cascade.cli.output import Output
-    from lit_cascade.errors import UsageError
-    from lit_cascade.lit import SpeedPlan
-    from lit_cascade.report import (
-        benchmark_notes,
-        draw_speed,
-        latency_table,
-        pace_table,
-        show,
-        speed_summary,
-    )
-    from lit_cascade.utilities.versions import run_info
-
-    trainer, options = cli.trainer, cli.options
-    deferring = len(model.names) - 1
+    trainer, model = cli.trainer, cli.model
     thresholds: tuple[tuple[float, ...], ...] = ()
     if options.at:
-        thresholds = tuple((float(value),) * deferring for value in options.at)
+        thresholds = tuple((float(value),) * (len(model.names) - 1) for value in options.at)
     elif model.has_thresholds:
         thresholds = (model.cascade.policy.thresholds,)
     if options.threads is not None:
@@ -62,17 +45,17 @@ def _benchmark(cli: Any, model: Any, datamodule: Any) -> None:
     )
     if not thresholds and not plan.rates:
         raise UsageError("deferral_rates: give at least one, or thresholds by --at or a policy.")
-    files = ["benchmark.json", "benchmark.png"]
-    output = Output("benchmark", options.out, files, overwrite=options.overwrite)
-    found = trainer.benchmark(model, datamodule, options.split, plan)
-    where = f"{found.device}, precision {trainer.precision}, batches of {found.batch_size}"
-    tables = [pace_table(f"The models alone: {where}", found.names, found.model_only)]
-    if found.end_to_end:
-        title = f"End to end, with loading and preprocessing: {where}"
-        tables.append(pace_table(title, found.names, found.end_to_end))
-    values = [speed.thresholds for speed in found.model_only]
-    tables.append(latency_table(found.names, found.latency, values, found.cascade_latency))
-    notes = benchmark_notes(found, options.split)
+    output = Output("benchmark", options, ["benchmark.json", "benchmark.png"])
+    result = trainer.benchmark(model, cli.datamodule, options.split, plan)
+    where = f"{result.device}, precision {trainer.precision}, batches of {result.batch_size}"
+    kinds = [("the models alone", "The models alone", result.model_only)]
+    if result.end_to_end:
+        title = "End to end, with loading and preprocessing"
+        kinds.append(("end to end", title, result.end_to_end))
+    tables = [pace_table(f"{title}: {where}", result.names, speeds) for _, title, speeds in kinds]
+    values = [speed.thresholds for speed in result.model_only]
+    tables.append(latency_table(result.names, result.latency, values, result.cascade_latency))
+    notes = benchmark_notes(result, options.split)
     show(*tables, *notes)
     settings = {
         "split": options.split,
@@ -83,10 +66,8 @@ def _benchmark(cli: Any, model: Any, datamodule: Any) -> None:
         "channels_last": model.channels_last,
         "compiled": model.compiled,
     }
-    summary = speed_summary(found, settings) | {"notes": notes, "provenance": run_info()}
+    summary = speed_summary(result, settings) | {"notes": notes, "provenance": run_info()}
     output.add_json("benchmark.json", summary)
-    kinds = [("the models alone", found.model_only)]
-    kinds += [("end to end", found.end_to_end)] if found.end_to_end else []
-    title = f"{' → '.join(found.names)} on {found.device}"
-    output.add("benchmark.png", draw_speed(title, kinds))
+    title = f"{' → '.join(result.names)} on {result.device}"
+    output.add("benchmark.png", draw_speed(title, [(name, speeds) for name, _, speeds in kinds]))
     output.write()

@@ -4,69 +4,52 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import Any
 
+from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import FitOptions
-from lit_cascade.cli.parsing import dispatch
+from lit_cascade.cli.output import Output, folder_of
+from lit_cascade.data import has_split
+from lit_cascade.lit import Training, without_workers
+from lit_cascade.live import count_parameters
+from lit_cascade.models import checkpoint_bytes
+from lit_cascade.report import Card, print_card
+from lit_cascade.utilities.files import main_process, sweep
+from lit_cascade.utilities.resume import Unfinished
+from lit_cascade.utilities.versions import library_versions
 
-if TYPE_CHECKING:
-    from lit_cascade.lit import Training
-    from lit_cascade.report import Card
-
-__all__ = ["main"]
-
-
-def main(argv: Sequence[str]) -> None:
-    """Run the command."""
-    command = shlex.join(["lit-cascade", "fit", *argv])
-    dispatch("fit", argv, FitOptions, lambda: _run(command))
+__all__ = ["run_models"]
 
 
-def _run(command: str) -> None:
-    from lit_cascade.cli.lightning import run_command
-    from lit_cascade.lit import LitClassifier
-
-    def work(cli: Any, model: Any, datamodule: Any) -> None:
-        _fit(cli, model, datamodule, command)
-
-    run_command("fit", LitClassifier, FitOptions, work)
-
-
-def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
-    from lit_cascade.cli.output import Output, folder_of
-    from lit_cascade.lit import without_workers
-    from lit_cascade.models import checkpoint_bytes
-    from lit_cascade.report import print_card
-    from lit_cascade.utilities.files import main_process, sweep
-    from lit_cascade.utilities.resume import Unfinished
-
-    name, options = model.name, cli.options
+def run_models(cli: CascadeCLI, options: FitOptions) -> None:
+    """Train a stage, evaluate it, and write its checkpoint and card."""
+    model, name = cli.model, cli.model.name
     files = [f"{name}.safetensors", f"{name}.md"]
     folder = folder_of("fit", options.out)
     unfinished = Unfinished(folder / f"{name}.training")
     # results beside an unfinished training are its own, of a run that was killed at its very end
-    output = Output("fit", str(folder), files, overwrite=options.overwrite or bool(unfinished))
+    replaceable = options.overwrite or bool(unfinished)
+    output = Output("fit", replace(options, out=str(folder), overwrite=replaceable), files)
     if main_process():
         sweep(folder, files)
         if options.overwrite:
             unfinished.remove()
         if options.out is None:
             sys.stderr.write(
-                f"Training is kept in {folder}: with --out {folder} it goes on there.\n"
+                f"Training is kept in {folder}: the same command with --out {folder} resumes.\n"
             )
-    recipe = _recipe(cli)
-    # fewer workers are what helps where one was killed
+    recipe = _recipe(cli, options)
+    # a training that was killed for memory may resume with fewer workers
     plan = recipe | {"data": without_workers(recipe["data"])} if "data" in recipe else recipe
-    trained = cli.trainer.train(
-        model, datamodule, options.patience, options.stop_on, unfinished.folder, plan
+    training = cli.trainer.train(
+        model, cli.datamodule, options.patience, options.stop_on, unfinished.folder, plan
     )
     cli.trainer.limit_val_batches = 1.0
-    card = _card(cli, model, datamodule, trained, command)
+    card = _card(cli, training)
     if card is None:
         return
-    print_card(card, trained.resumed)
+    print_card(card, training.resumed)
     classes = card.classes or model.class_names
     output.add(files[0], checkpoint_bytes(model.network, name, classes))
     output.add(files[1], card.as_markdown())
@@ -74,44 +57,38 @@ def _fit(cli: Any, model: Any, datamodule: Any, command: str) -> None:
     unfinished.remove()
 
 
-def _card(cli: Any, model: Any, datamodule: Any, trained: Training, command: str) -> Card | None:
-    """Judge what was trained; None on the processes that do not write."""
-    from lit_cascade.data import has_split
-    from lit_cascade.live import count_parameters
-    from lit_cascade.report import Card
-    from lit_cascade.utilities.versions import library_versions
-
+def _card(cli: CascadeCLI, training: Training) -> Card | None:
+    """Evaluate the trained stage; None on the processes that do not write."""
+    model, datamodule = cli.model, cli.datamodule
     held_out = [s for s in ("calibration", "validation", "test") if has_split(datamodule, s)]
     splits, metrics = {}, {}
-    judged = None
-    for split in held_out or ["train"]:  # better the training data, named as such, than nothing
-        judged = cli.trainer.evaluate(model, datamodule, split)
-        if judged is not None:
-            splits[split] = (judged.accuracy, judged.n)
-            metrics[split] = judged.metrics
-    if judged is None:
+    evaluation = None
+    for split in held_out or ["train"]:  # the card names the split, should it be this one
+        evaluation = cli.trainer.evaluate(model, datamodule, split)
+        if evaluation is not None:
+            splits[split] = (evaluation.accuracy, evaluation.n)
+            metrics[split] = evaluation.metrics
+    if evaluation is None:
         return None
     return Card(
         name=model.name,
-        data=judged.data["name"],
-        classes=judged.classes,
+        data=evaluation.data["name"],
+        classes=evaluation.classes,
         splits=splits,
         metrics=metrics,
-        epochs=trained.epochs,
-        best=None if trained.best is None else asdict(trained.best),
-        flops=judged.flops,
+        epochs=training.epochs,
+        best=None if training.best is None else asdict(training.best),
+        flops=evaluation.flops,
         parameters=count_parameters(model.network),
-        recipe=_recipe(cli),
-        command=command,
+        recipe=_recipe(cli, cli.options),
+        command=shlex.join(["lit-cascade", *sys.argv[1:]]),
         versions=library_versions(),
     )
 
 
-def _recipe(cli: Any) -> dict[str, Any]:
-    """The parts of the configuration that decide what was trained."""
-    import yaml
-
-    config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=True))["fit"]
+def _recipe(cli: CascadeCLI, options: FitOptions) -> dict[str, Any]:
+    """The parts of the configuration that determine the training."""
+    config = cli.config_dict(skip_none=True)
     recipe = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
     trainer: tuple[str, ...] = (
         "max_epochs",
@@ -122,8 +99,8 @@ def _recipe(cli: Any) -> dict[str, Any]:
         "devices",
         "deterministic",
     )
-    if cli.options.patience is not None:
-        recipe |= {"patience": cli.options.patience, "stop_on": cli.options.stop_on}
+    if options.patience is not None:
+        recipe |= {"patience": options.patience, "stop_on": options.stop_on}
         trainer = (*trainer, "check_val_every_n_epoch")
     recipe["trainer"] = {key: config["trainer"][key] for key in trainer if key in config["trainer"]}
     return recipe

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from lit_cascade.cli.options import ImportOptions
-from lit_cascade.cli.parsing import dispatch
+from lit_cascade.cli.output import Output
+from lit_cascade.errors import UsageError, check_file_name
+from lit_cascade.records import Record, Written, stored_as
+from lit_cascade.records.arrays import (
+    classes_from,
+    correct_from,
+    costs_from,
+    ids_from,
+    labels_from,
+    logits_from,
+    probabilities_from,
+    score_from,
+)
+from lit_cascade.report import print_records
+from lit_cascade.utilities.versions import run_info
 
-if TYPE_CHECKING:
-    from lit_cascade.records import Record
-
-__all__ = ["main"]
+__all__ = ["run_files"]
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the command."""
-    dispatch("import", argv, ImportOptions, None, _run)
-
-
-def _run(options: ImportOptions) -> None:
-    from lit_cascade.cli.output import Output
-    from lit_cascade.errors import check_file_name
-    from lit_cascade.records import Written
-    from lit_cascade.report import print_records
-
+def run_files(options: ImportOptions) -> None:
+    """Make a record from files of arrays."""
     kind = _kind(options)
     check_file_name(options.name, "--name")
     file = f"{options.name}.safetensors"
-    output = Output("import", options.out, [file], overwrite=options.overwrite)
+    output = Output("import", options, [file])
     record, notes = _of_scores(options) if kind == "score" else _of_logits(options, kind)
     content = record.to_bytes()
     print_records([Written.of(record, output.folder / file, len(content))], notes, "imported")
@@ -37,19 +41,17 @@ def _run(options: ImportOptions) -> None:
 
 
 def _kind(options: ImportOptions) -> str:
-    """Which of logits, probabilities or scores are given.
+    """Whether logits, probabilities or scores are given.
 
     Raises:
-        UsageError: none, several, or not what belongs to them.
+        UsageError: none or several of them are given, or not what belongs to them.
     """
-    from lit_cascade.errors import UsageError
-
     kinds = [kind for kind in ("logits", "probabilities", "score") if getattr(options, kind)]
     if len(kinds) != 1:
         got = " and ".join(f"--{kind}" for kind in kinds) or "none"
         raise UsageError(
             "expected one of --logits, --probabilities, or --score (with --correct) for a model "
-            f"that gives no logits; got {got}."
+            f"without logits; got {got}."
         )
     if kinds == ["score"] and not options.correct:
         raise UsageError("--correct: needed with --score, to know which answers are right.")
@@ -59,16 +61,7 @@ def _kind(options: ImportOptions) -> str:
 
 
 def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
-    import torch
-
-    from lit_cascade.records import stored_as
-    from lit_cascade.records.arrays import (
-        classes_from,
-        labels_from,
-        logits_from,
-        probabilities_from,
-    )
-
+    """A record of logits, and notes on it."""
     if kind == "logits":
         logits, names, notes = logits_from(options.logits or "")
     else:
@@ -84,7 +77,7 @@ def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
     labels = labels_from(options.labels, classes, n) if options.labels else None
     if labels is None:
         notes.append(
-            "Without --labels the record says who answers and not whether rightly: enough for "
+            "Without --labels the record holds answers and not whether they are right: enough for "
             "lit-cascade check, and for select --max_disagreement."
         )
     record = _record(options, n, kind, logits=logits, labels=labels, classes=classes)
@@ -92,8 +85,7 @@ def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
 
 
 def _of_scores(options: ImportOptions) -> tuple[Record, list[str]]:
-    from lit_cascade.records.arrays import classes_from, correct_from, labels_from, score_from
-
+    """A record of scores and right answers; there are no notes on it."""
     score = score_from(options.score or "")
     n = len(score)
     correct = correct_from(options.correct or "", n)
@@ -105,17 +97,13 @@ def _of_scores(options: ImportOptions) -> tuple[Record, list[str]]:
 
 
 def _record(options: ImportOptions, n: int, kind: str, **arrays: Any) -> Record:
-    from lit_cascade.records import Record
-    from lit_cascade.records.arrays import costs_from, ids_from
-    from lit_cascade.utilities.versions import run_info
-
-    told = {"name": options.data, "split": options.split, "source": options.source}
+    data = {"name": options.data, "split": options.split, "source": options.source}
     return Record.from_arrays(
         options.name,
         costs=costs_from(options.flops, options.cost, n),
         ids=ids_from(options.ids, n) if options.ids else None,
         parameters=options.parameters,
-        data={key: value for key, value in told.items() if value is not None},
+        data={key: value for key, value in data.items() if value is not None},
         model={"imported": kind},
         info=run_info(),
         **arrays,

@@ -6,42 +6,45 @@ import logging
 import os
 import warnings
 from argparse import SUPPRESS
-from collections.abc import Callable, Sequence
-from inspect import signature
-from typing import Any
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from lightning.fabric.strategies.launchers import subprocess_script
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lit_cascade.cli.parsing import options_from
+from lit_cascade import lit
+from lit_cascade.cli.parsing import description_of, options_from
 from lit_cascade.cli.processes import end_with_starter
-from lit_cascade.lit import CascadeTrainer, Configs, explained
+from lit_cascade.lit import CascadeTrainer, Configs
 
-__all__ = ["CascadeCLI", "run_command"]
+if TYPE_CHECKING:
+    from lit_cascade.cli import Command
+
+__all__ = ["CascadeCLI", "run"]
 
 
 class CascadeCLI(LightningCLI):
-    """One command as a LightningCLI subcommand.
+    """A LightningCLI that parses one command's arguments and makes its model, data and Trainer.
 
     Args:
-        model: the LightningModule that the config's `model` describes.
-        options: dataclass of the command's own options.
+        name: name of the command.
+        command: its entry in the table of commands.
+        words: the arguments, as the parser takes them.
     """
 
+    model: Any
+    datamodule: Any
     trainer: CascadeTrainer
 
-    def __init__(self, model: type[LightningModule], options: type[Any]) -> None:
-        self.options_class = options
-        end_with_starter()
-        _quieten()
-        if "fit" not in self.subcommands():
-            _keep_threads()
+    def __init__(self, name: str, command: Command, words: Sequence[str]) -> None:
+        self._name, self._command, self._words = name, command, words
         super().__init__(
-            model,
+            getattr(lit, command.model or ""),
             LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=None,
@@ -52,33 +55,43 @@ class CascadeCLI(LightningCLI):
                 "enable_model_summary": False,
             },
             seed_everything_default=0,
-            parser_kwargs={name: {"exit_on_error": False} for name in self.subcommands()}
-            | {"exit_on_error": False},
+            parser_kwargs={
+                "prog": f"lit-cascade {name}",
+                "description": description_of(command.options),
+                "exit_on_error": False,
+            },
             auto_configure_optimizers=False,
+            run=False,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the command's own options, and hand the policy to the model."""
-        added = parser.add_class_arguments(self.options_class)
-        if any(name.startswith("policy") for name in added):
+        """Add the command's own options, and pass the policy to the model."""
+        parser.add_class_arguments(self._command.options)
+        if self._command.model == "LitCascade":
             parser.link_arguments("policy", "model.policy", apply_on="instantiate")
+        elif self._command.model == "LitZoo":  # the config of a cascade is also one of a zoo
+            parser.add_argument("--policy", type=Any, help=SUPPRESS)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words of the command; `sys.argv` keeps what was typed."""
+        self.config = parser.parse_args(self._words if args is None else args)
 
     @property
     def options(self) -> Any:
         """The command's own options."""
-        return options_from(self.config_init[str(self.subcommand)], self.options_class)
+        return options_from(self.config_init, self._command.options)
 
     @property
     def configs(self) -> Configs:
-        """Stages and data as the config has them, for records."""
-        whole = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        config = whole[str(self.subcommand)]
+        """Stages and data as configured, for records."""
+        config = self.config_dict()
         stages = (config["model"].get("stages") or {}) | getattr(self.model, "stage_configs", {})
         return Configs(stages, config["data"])
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        with explained():
-            super()._run_subcommand(subcommand)
+    def config_dict(self, *, skip_none: bool = False) -> dict[str, Any]:
+        """The whole configuration as plain values."""
+        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=skip_none))
+        return config
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with a progress bar on stderr: stdout is for results."""
@@ -90,60 +103,31 @@ class CascadeCLI(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
-def run_command(
-    name: str,
-    model: type[LightningModule],
-    options: type[Any],
-    work: Callable[[Any, Any, Any], None],
-    unread: Sequence[str] = (),
-) -> None:
-    """Run a command as the one subcommand of a LightningCLI.
-
-    Lightning takes the arguments of a subcommand from the Trainer's method of that name, and calls
-    a method of that name of the CLI instead of it. Options of a command are those of its dataclass
-    alone, so every argument of the Trainer's method is skipped.
-
-    Args:
-        name: of the command, and of a method of `CascadeTrainer`.
-        model: the LightningModule that the config's `model` describes.
-        options: dataclass of the command's own options.
-        work: is given the CLI, the model and the data module.
-        unread: what else a config may hold: options of other commands that have no part in this.
-    """
-    arguments = set(signature(getattr(CascadeTrainer, name)).parameters)
-
-    class Command(CascadeCLI):
-        """The command."""
-
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one command."""
-            return {name: arguments}
-
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            """Add the command's own options, and those that it does not read."""
-            super().add_arguments_to_parser(parser)
-            for key in unread:
-                parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
-
-    setattr(Command, name, lambda cli, model, datamodule, **_: work(cli, model, datamodule))
-    Command(model, options)
+def run(name: str, command: Command, words: Sequence[str]) -> None:
+    """Make the model, the data and the Trainer of a command, and run it."""
+    end_with_starter()
+    _quieten()
+    if name != "fit":
+        _keep_threads()
+    cli = CascadeCLI(name, command, words)
+    with lit.explained():
+        import_module(command.module).run_models(cli, cli.options)
 
 
 def _keep_threads() -> None:
     """Give each of several processes the threads of a single one.
 
-    Lightning would divide them among the processes, and the last bit of a convolution on a CPU
-    depends on their number.
+    Lightning divides them among the processes, and the last bit of a convolution on a CPU depends
+    on their number.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 def _quieten() -> None:
-    """Keep Lightning's greetings from between the user and the result; its warnings stay."""
+    """Silence Lightning's greetings and needless warnings; its other warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # that a process has died, and that the others end for it
+    # it reports that a process has died and that the others end for it
     logging.getLogger(subprocess_script.__name__).setLevel(logging.INFO)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")

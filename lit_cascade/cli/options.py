@@ -1,29 +1,46 @@
-"""Options of the commands that make models and records. Their docstrings are what `--help` prints.
+"""Options of the commands. Their docstrings are what `--help` prints.
 
-No torch in here; `choosing_options` and `live_options` hold those of the other commands.
+Nothing here imports torch, so that help stays fast.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["FitOptions", "ImportOptions", "RecordDtype", "RecordOptions", "ScreenOptions"]
+from lit_cascade.options import Combination, PolicyOptions, ScoreName
+
+__all__ = [
+    "BenchmarkOptions",
+    "CalibrateOptions",
+    "CheckOptions",
+    "CompareScoresOptions",
+    "FitOptions",
+    "ImportOptions",
+    "PredictOptions",
+    "RecordOptions",
+    "ScreenOptions",
+    "SearchOptions",
+    "SelectOptions",
+    "TestOptions",
+    "ValidateOptions",
+]
 
 RecordDtype = Literal["float16", "float32"]
 
 
 @dataclass
 class FitOptions:
-    """Train one stage, from scratch or from other weights, and judge it.
+    """Train one stage, from scratch or from other weights, and evaluate it.
 
     Args:
-        patience: stop when the score on stop_on has not risen for this many validations, which
-            there is one of per epoch unless the trainer says otherwise, and keep the weights that
-            had the best; by default training goes to its end and the last weights are kept.
-        stop_on: the split for that; the score is its official metric, else accuracy.
-        out: folder for the checkpoint and its card; by default a new one, runs/fit-N. To go on with
-            an interrupted run, give its folder.
+        patience: stop when the metric on stop_on has not improved for this many validations, and
+            keep the weights of the best one; by default training goes on to its end and the last
+            weights are kept. There is one validation per epoch unless the Trainer is told
+            otherwise.
+        stop_on: the split for patience; the metric is its official one, else accuracy.
+        out: folder for the checkpoint and its card; by default a new one, runs/fit-N. To resume an
+            interrupted run, give its folder.
         overwrite: replace results that are already in the folder.
     """
 
@@ -44,23 +61,25 @@ class ScreenOptions:
         results: CSV tables of accuracies, such as timm's results-imagenet.csv: columns model,
             accuracy or top1, and img_size.
         benchmark: CSV tables of costs, such as timm's benchmark-infer-*.csv: columns model,
-            infer_img_size, and infer_gmacs or flops, joined to the results by model and image size;
-            the first that has a model counts. Not needed if the results hold costs too.
-        accuracy: range of published accuracies to keep, such as 0.80:0.90 or 0.80: for no end.
-        max_cost: the most that a model may cost per sample: FLOPs, or in the unit of cost.
+            infer_img_size, and infer_gmacs or flops, joined to the results by model and image size.
+            If several tables list a model, the first one counts. Not needed if the results have
+            costs.
+        accuracy: range of published accuracies to keep, such as 0.80:0.90, or 0.80: for no upper
+            end.
+        max_cost: the highest cost of a model per sample, in the unit of cost.
         margin: how far below the front a model may be, as a share of answers: 0.01 is one point, 0
             keeps the front alone.
-        models: patterns of models to consider, such as resnet* or *.fb_in22k_*, of whole names or
-            of what is before the dot; by default all.
+        models: patterns of models to consider, such as resnet* or *.fb_in22k_*, which match whole
+            names or the part before the dot; by default all.
         exclude: patterns of models to leave out.
-        at_most: how many to keep: the front first, then what is nearest to it. If the front alone
-            has more, its ends and those between that it would miss most.
-        all_sizes: also consider models at smaller image sizes than the largest they are listed at,
-            which is the one that record runs them at.
+        at_most: how many models to keep: first the front, then those nearest to it. If the front
+            alone has more, its ends and the models between that it would miss most.
+        all_sizes: also consider models at smaller image sizes than their largest one, at which
+            record runs them.
         cost: unit of the cost to screen by: flops, or latency_s, which is 1 / infer_samples_per_sec
             of the benchmark.
-        out: folder for screen.csv, screen.png, summary.json and models.yaml, which record takes as
-            a config; by default a new one, runs/screen-N.
+        out: folder for screen.csv, screen.png, summary.json and models.yaml, a config for record;
+            by default a new one, runs/screen-N.
         overwrite: replace results that are already in the folder.
     """
 
@@ -80,10 +99,10 @@ class ScreenOptions:
 
 @dataclass
 class RecordOptions:
-    """Run every model of a config over a split and write what each says, one record per model.
+    """Run every model of a config on a split and write their logits, one record per model.
 
-    Models run one after the other; each record is written as soon as its model is done. The same
-    command again keeps the finished ones and goes on.
+    Models run one after the other, and each record is written as soon as its model is done. The
+    same command again keeps the finished records and continues with the others.
 
     Args:
         split: the split to run on: validation, calibration, or another that the data has.
@@ -105,27 +124,26 @@ class RecordOptions:
 class ImportOptions:
     """Make a record from arrays of any framework.
 
-    FILE is .npy, .npz, .csv, .parquet or .safetensors; where it holds several arrays or columns,
-    FILE:NAME or FILE:NAME,NAME picks some. What is one value per sample may be .txt too, one per
-    line.
+    FILE is .npy, .npz, .csv, .parquet or .safetensors; if it holds several arrays or columns,
+    FILE:NAME or FILE:NAME,NAME picks some. One value per sample may also be .txt, one per line.
 
     Args:
-        name: of the model; names the file.
+        name: name of the model, and of the file.
         logits: FILE of shape (samples, classes).
-        probabilities: the same, of class probabilities; their logarithm is kept.
+        probabilities: instead of logits, FILE of class probabilities, whose logarithm is kept.
         labels: FILE of the true classes: whole numbers from 0, or names that are among the classes.
-            Without it a record will do for check and for select --max_disagreement.
+            Without labels a record will do for check and for select --max_disagreement.
         score: instead of logits, FILE of how sure the model is of each answer, larger is surer.
-        correct: instead of logits, FILE of whether each answer is right: 0 or 1, true or false.
+        correct: with score, FILE of whether each answer is right: 0 or 1, true or false.
         flops: FLOPs per sample, one multiply-add being 2: a number, or FILE.
         cost: NAME=NUMBER or NAME=FILE, a cost per sample in another unit; may be repeated.
-        ids: FILE of what tells the samples apart; by default their positions.
+        ids: FILE of distinct numbers or names of the samples; by default their positions.
         classes: FILE of class names in logit order; by default the names of the logits' columns if
             they have any, else 0, 1, ...
-        parameters: of the model.
-        data: what to call the data.
-        split: of the data.
-        source: where the ids are counted, so that overlaps between splits are found.
+        parameters: number of parameters of the model.
+        data: name of the data.
+        split: split of the data.
+        source: where the ids come from, so that overlaps between splits are found.
         dtype: of the logits; float16 arrays stay float16.
         out: folder for NAME.safetensors; by default a new one, runs/import-N.
         overwrite: replace a record that is already in the folder.
@@ -148,3 +166,321 @@ class ImportOptions:
     dtype: RecordDtype = "float32"
     out: str | None = None
     overwrite: bool = False
+
+
+@dataclass
+class CalibrateOptions:
+    """Fit temperatures on the calibration split, and test whether they help.
+
+    Args:
+        records: record files to fit on instead of running models, cheapest first.
+        stages: names of the stages to calibrate; by default all but the last.
+        method: temperature, one number per stage; or none, to report the calibration as it is.
+        share: share of the samples to fit on; the others are reported on, and select may choose
+            thresholds on them. By default all samples are fitted on, and the reported figures are
+            cross-fitted.
+        seed: seed for drawing the samples.
+        learn_score: also fit a learned score, which estimates whether the last stage would correct
+            an answer.
+        split: the split to fit on.
+        cost: unit of the cost to compare cascades by: flops, or another that the records have.
+        allow_overlap: fit even on samples that the validation split has too.
+        out: folder for calibration.yaml, calibrate.png and summary.json; by default a new one,
+            runs/calibrate-N.
+        overwrite: replace results that are already in the folder.
+        policy: policy of the cascade; the result has none of its thresholds and floors.
+    """
+
+    records: list[str] | None = None
+    stages: list[str] | None = None
+    method: Literal["temperature", "none"] = "temperature"
+    share: float | None = None
+    seed: int = 0
+    learn_score: bool = False
+    split: str = "calibration"
+    cost: str = "flops"
+    allow_overlap: bool = False
+    out: str | None = None
+    overwrite: bool = False
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class CompareScoresOptions:
+    """Compare the confidence scores of a small model for deferring to a large one.
+
+    For each score: the area between random (0) and oracle deferral (1), AURC, and the cost at the
+    large model's accuracy. The learned score and the thresholds are fitted on other samples than
+    those that are reported on.
+
+    Args:
+        records: two record files, of the small model and of the large one.
+        fit_on: record files of the same two models on other samples, to fit on; by default a part
+            of the samples of records is fitted on, and the rest is reported on.
+        share: share of the samples in that part; 0 for no learned score and no thresholds.
+        seed: seed for drawing that part, and for the intervals.
+        cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
+            benchmark.json of benchmark.
+        allow_overlap: report even on samples that are fitted on.
+        out: folder for scores.csv, scores.png and summary.json; by default a new one,
+            runs/compare-scores-N.
+        overwrite: replace results that are already in the folder.
+    """
+
+    records: list[str] | None = None
+    fit_on: list[str] | None = None
+    share: float = 0.5
+    seed: int = 0
+    cost: str = "flops"
+    allow_overlap: bool = False
+    out: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class ValidateOptions:
+    """Evaluate a cascade at every threshold: accuracy, deferral rate and FLOPs.
+
+    Args:
+        records: record files to evaluate instead of running models, cheapest first.
+        split: the split to evaluate on: validation, calibration, or another that the data has.
+        cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
+            benchmark.json of benchmark.
+        metric: metric to report beside accuracy: f1 (of the second of two classes), f1_macro or
+            matthews; by default the official metric of the data. accuracy reports no other.
+        allow_overlap: evaluate even on samples that the temperatures were fitted on.
+        save_records: also write one record per stage into the folder.
+        out: folder for curve.csv, curve.png and summary.json; by default a new one,
+            runs/validate-N.
+        overwrite: replace results that are already in the folder.
+        policy: score and temperatures of the cascade, and thresholds to report on.
+    """
+
+    records: list[str] | None = None
+    split: str = "validation"
+    cost: str = "flops"
+    metric: str | None = None
+    allow_overlap: bool = False
+    save_records: bool = False
+    out: str | None = None
+    overwrite: bool = False
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class SelectOptions:
+    """Choose thresholds that keep a promise, with evidence, on the calibration split.
+
+    Give one of the six targets. Of the policies that keep it the cheapest is chosen; if the target
+    limits the cost or the deferral rate, the most accurate.
+
+    Args:
+        records: record files to choose on instead of running models, cheapest first.
+        max_accuracy_drop: accuracy is at most this share below the last stage's; 0.005 is half a
+            point.
+        min_accuracy: accuracy is at least this.
+        max_disagreement: at most this share of answers differ from the last stage's; needs no
+            labels.
+        deferral_rate: at most this share of samples is deferred by the first stage.
+        max_cost: the mean cost per sample is at most this, in the unit of cost.
+        max_cost_ratio: the mean cost per sample is at most this share of the last stage's.
+        confidence: probability that the target holds on new samples, over the draw of these; none
+            for the plain empirical choice, which keeps the target on these samples only.
+        split: the split to choose on.
+        cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
+            benchmark.json of benchmark.
+        seed: seed for drawing samples that put several thresholds in order.
+        allow_overlap: choose even on samples that the validation split has too, or that the
+            temperatures were fitted on.
+        out: folder for policy.yaml, select.png and summary.json; by default a new one,
+            runs/select-N.
+        overwrite: replace results that are already in the folder.
+        policy: score and temperatures of the cascade; thresholds in it are replaced.
+    """
+
+    records: list[str] | None = None
+    max_accuracy_drop: float | None = None
+    min_accuracy: float | None = None
+    max_disagreement: float | None = None
+    deferral_rate: float | None = None
+    max_cost: float | None = None
+    max_cost_ratio: float | None = None
+    confidence: float | Literal["none"] = 0.95
+    split: str = "calibration"
+    cost: str = "flops"
+    seed: int = 0
+    allow_overlap: bool = False
+    out: str | None = None
+    overwrite: bool = False
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class CheckOptions:
+    """Test the promise of a policy on new data: exit code 1 if it is broken, or the data drifted.
+
+    Args:
+        policy: the policy.yaml that select wrote.
+        records: record files of the policy's stages on other samples, cheapest first.
+        confidence: confidence of the verdict; by default that of the promise.
+        cost: the unit of cost that the policy was chosen by, which is the default; or
+            latency_s=FILE with the stages' costs, as for select.
+        out: folder for check.json; by default a new one, runs/check-N.
+        overwrite: replace results that are already in the folder.
+    """
+
+    policy: str
+    records: list[str] | None = None
+    confidence: float | None = None
+    cost: str | None = None
+    out: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class SearchOptions:
+    """Search the records of many models for cascades: the front of accuracy against cost.
+
+    If there are records of a split `calibration` and of one other, models, thresholds and
+    temperatures are chosen on the former and reported on the latter.
+
+    Args:
+        records: record files, or folders that are searched for them with their subfolders.
+        split: the split to report on; needed if there are several besides calibration.
+        choose_on: the split to choose on; by default calibration, or the one that is reported on.
+        stages: the largest number of stages of a cascade, 2 or 3.
+        cost: unit of the cost to search by: flops, or another that the records have; or
+            latency_s=FILE,... with the benchmark.json of one or more benchmarks.
+        score: confidence score, as for validate; records without logits keep their own.
+        combine: which answer counts after a deferral, as for validate.
+        calibrate: fit a temperature per model, on the samples that are chosen on.
+        window: also try floors below which a stage answers, with 2 stages.
+        bands: ranges of accuracy for the average compute reduction, such as 0.80:0.86; by default
+            the top half and the top quarter of the single models' front.
+        baseline: CSV tables of published models to draw beside: columns model, accuracy or top1,
+            and flops or gmacs; timm's results and benchmark tables join by model.
+        levels: number of thresholds per pair; by default all in a small zoo, 1,000 in a large one.
+        candidates: number of models that cascades of 3 are made of: those nearest to the front in
+            pairs.
+        holdout: share of the samples to report on if there is one split; 0 holds out none.
+        repeats: how often the held-out samples are drawn.
+        seed: seed for drawing them.
+        compare: also compare scores, combinations, calibration, window and 3 stages.
+        allow_overlap: report even on samples that are chosen on.
+        out: folder for frontier.csv, frontier.png, summary.json and the cascades' configs; by
+            default a new one, runs/search-N.
+        overwrite: replace results that are already in the folder.
+    """
+
+    records: list[str] | None = None
+    split: str | None = None
+    choose_on: str | None = None
+    stages: int = 2
+    cost: str = "flops"
+    score: ScoreName = "max_softmax"
+    combine: Combination = "later"
+    calibrate: bool = False
+    window: bool = False
+    bands: list[str] | None = None
+    baseline: list[str] | None = None
+    levels: int | None = None
+    candidates: int = 96
+    holdout: float = 0.5
+    repeats: int = 20
+    seed: int = 0
+    compare: bool = False
+    allow_overlap: bool = False
+    out: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class TestOptions:
+    """Execute a cascade at given thresholds: each stage sees only what earlier ones deferred.
+
+    Args:
+        split: the split to run on: validation, or another that the data has.
+        metric: metric to report beside accuracy, as for validate.
+        gather: number of batches whose deferred samples are gathered into full batches for the next
+            stage; more keep a GPU busier, fewer take less memory.
+        allow_overlap: report even on samples that the temperatures were fitted on.
+        out: folder for test.json; by default a new one, runs/test-N.
+        overwrite: replace results that are already in the folder.
+        policy: score, temperatures and thresholds of the cascade.
+    """
+
+    __test__ = False  # keeps pytest from collecting the class
+
+    split: str = "validation"
+    metric: str | None = None
+    gather: int = 8
+    allow_overlap: bool = False
+    out: str | None = None
+    overwrite: bool = False
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class PredictOptions:
+    """Classify every sample of a split with a cascade and write the answers.
+
+    One row per sample, in the order of the data: id, class, probability, stage, score. Answers are
+    written while the cascade runs; the same command again resumes an interrupted run and writes the
+    same file.
+
+    Args:
+        split: the split to classify; by default predict if the data has it, else validation. Labels
+            are not read.
+        format: parquet or csv.
+        gather: number of batches whose deferred samples are gathered into full batches for the next
+            stage, and whose answers are written together.
+        out: folder for predictions.parquet or predictions.csv and predict.json; by default a new
+            one, runs/predict-N. To resume an interrupted run, give its folder.
+        overwrite: replace results that are already in the folder.
+        policy: score, temperatures and thresholds of the cascade.
+    """
+
+    split: str | None = None
+    format: Literal["parquet", "csv"] = "parquet"
+    gather: int = 8
+    out: str | None = None
+    overwrite: bool = False
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class BenchmarkOptions:
+    """Measure the speed of a cascade, next to its stages alone and to the ideal.
+
+    Batch size, precision, device, compilation and memory layout are those of the config:
+    --data.init_args.batch_size, --trainer.precision, --trainer.accelerator, --model.compiled,
+    --model.channels_last. The thresholds are those of at, else those of the policy, else the ones
+    that defer the shares in deferral_rates.
+
+    Args:
+        at: thresholds to run at, each shared by all deferring stages; instead of the policy's.
+        deferral_rates: without thresholds, shares of its samples that each stage is to defer.
+        split: the split to run on.
+        samples: the largest number of samples to run on; they are kept in memory.
+        singles: number of samples that are also run one at a time, for the latency.
+        repeats: how often everything is timed, side by side.
+        gather: number of batches whose deferred samples are gathered, as for test.
+        end_to_end: also time everything with loading and preprocessing.
+        threads: number of CPU threads for the models; by default PyTorch's.
+        out: folder for benchmark.json and benchmark.png; by default a new one, runs/benchmark-N.
+        overwrite: replace results that are already in the folder.
+        policy: score, temperatures and thresholds of the cascade.
+    """
+
+    at: list[float] | None = None
+    deferral_rates: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.4, 0.8])
+    split: str = "validation"
+    samples: int = 2048
+    singles: int = 64
+    repeats: int = 5
+    gather: int = 8
+    end_to_end: bool = True
+    threads: int | None = None
+    out: str | None = None
+    overwrite: bool = False
+    policy: PolicyOptions = field(default_factory=PolicyOptions)

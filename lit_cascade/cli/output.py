@@ -1,4 +1,4 @@
-"""Where a command writes: checked before the work, written whole after it, by one process."""
+"""The folder that a command writes: checked before the work, written as a whole after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -21,70 +21,75 @@ _RUNS = Path("runs")
 
 
 def folder_of(command: str, out: str | None) -> Path:
-    """Where a command writes: the folder given, or a new one under `runs`."""
+    """The folder of a command's results: the given one, or a new one under `runs`."""
     return unused_folder(_RUNS, command) if out is None else Path(out)
 
 
+class _Options(Protocol):
+    out: str | None
+    overwrite: bool
+
+
 class Output:
-    """The folder of one run.
+    """The results of one run, to be written into its folder.
 
     Args:
-        command: its name, for the folder that is made when none is given.
-        out: the folder, or None for a new one under `runs`.
+        command: name of the command, for the folder that is made when none is given.
+        options: options of the command: its folder `out`, or None for a new one under `runs`, and
+            `overwrite`, whether older results may be replaced.
         names: the files that may be written.
-        overwrite: whether they may replace older ones.
 
     Raises:
         UsageError: the folder cannot be written to, or holds results already.
     """
 
-    def __init__(self, command: str, out: str | None, names: list[str], *, overwrite: bool) -> None:
-        self._command = command if out is None else None
-        self.folder = folder_of(command, out)
+    def __init__(self, command: str, options: _Options, names: list[str]) -> None:
+        self._command = command if options.out is None else None
+        self.folder = folder_of(command, options.out)
         self._announced = names
         self._files: dict[str, bytes] = {}
-        self._overwrite = overwrite
+        self._overwrite = options.overwrite
         if main_process():
-            prepare_folder(self.folder, names, overwrite=overwrite)
+            prepare_folder(self.folder, names, overwrite=options.overwrite)
 
     def add(self, name: str, content: bytes | str) -> None:
-        """Keep a file for writing."""
+        """Add a file."""
         self._files[name] = content.encode() if isinstance(content, str) else content
 
     def add_json(self, name: str, content: Any) -> None:
-        """Keep a JSON file for writing."""
+        """Add a JSON file."""
         self.add(name, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
     def add_yaml(self, name: str, content: Any, comment: str = "") -> None:
-        """Keep a YAML file for writing."""
+        """Add a YAML file, with a comment above its content."""
         header = "".join(f"# {line}\n" for line in comment.splitlines())
         self.add(name, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def write(self, beside: Sequence[str] = ()) -> None:
-        """Write everything and say so.
+        """Write all files and print their paths.
 
         Args:
-            beside: files that the work itself has written into the folder.
+            beside: files that the command itself has written into the folder.
 
         Raises:
-            UsageError: a file that was not announced is there already, or one cannot be written.
+            UsageError: a file that was not announced exists already, or one cannot be written.
         """
         if self._command is not None and not beside:
             self.folder = unused_folder(_RUNS, self._command)  # another run may have taken it
         prepare_folder(self.folder, list(self._files), overwrite=self._overwrite)
         write_together({self.folder / name: content for name, content in self._files.items()})
         for name in set(self._announced) - {*self._files, *beside}:
-            (self.folder / name).unlink(missing_ok=True)  # what an older run said is no longer so
+            (self.folder / name).unlink(missing_ok=True)  # results of an older run
         print_written([str(self.folder / name) for name in (*beside, *self._files)])
 
 
 def curve_csv(curve: Curve, unit: str = "flops") -> str:
     """The content of `curve.csv`: one row per distinct threshold.
 
-    Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`, the last two named after
-    the unit of the cost; the ratio is to the last stage alone. After `accuracy` comes the curve's
-    other metric by its name, if it has one. The first row (threshold -inf) is the first stage
-    alone, the last (inf) has every sample deferred to the last stage.
+    Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`. The last two are named after
+    the unit of the cost; the ratio is to the last stage alone. The curve's other metric, if it has
+    one, comes after `accuracy`. The first row (threshold -inf) is the first stage alone; in the
+    last (inf) every sample is deferred to the last stage.
     """
     columns = {
         "threshold": curve.thresholds,

@@ -1,4 +1,4 @@
-"""From words on the command line to a call: shared by all commands, and free of torch."""
+"""Parsing of arguments, shared by all commands; loads no torch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import json
 import re
 import sys
 from argparse import SUPPRESS
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_cascade.cli.processes import alone
 from lit_cascade.errors import UsageError, check_name
-from lit_cascade.options import PolicyOptions
 from lit_cascade.utilities.files import find_bundled
 
-__all__ = ["accuracy_range", "dispatch", "options_from"]
+if TYPE_CHECKING:
+    from lit_cascade.cli import Command
+
+__all__ = ["accuracy_range", "check_seed", "description_of", "options_from", "run"]
 
 Options = TypeVar("Options")
 
@@ -28,24 +31,30 @@ _MORE_HELP = "--help_all"
 _OF_MODELS = ("model", "data", "trainer", "seed_everything")
 
 
+def _names(options: type[Any]) -> set[str]:
+    return {field.name for field in fields(options)}
+
+
 def options_from(values: Namespace, options: type[Options]) -> Options:
-    """The options of a command out of everything that was parsed."""
-    found = {f.name: values[f.name] for f in fields(options)}  # type: ignore[arg-type]
-    if isinstance(found.get("policy"), Namespace):
-        found["policy"] = PolicyOptions(**found["policy"].as_dict())
-    return options(**found)
+    """The options of a command, from all values that were parsed."""
+    return options(**{name: values[name] for name in _names(options)})
+
+
+def description_of(options: type[Any]) -> str:
+    """The description of a command: the docstring of its options without the arguments."""
+    return cleandoc(options.__doc__ or "").partition("\n\nArgs:")[0]
 
 
 def accuracy_range(text: str, argument: str, *, open_ends: bool = False) -> tuple[float, float]:
-    """Two accuracies with a colon between; whether they are any is not checked.
+    """Parse two numbers with a colon between them, without checking their range.
 
     Args:
         text: such as 0.80:0.86.
-        argument: its name, for messages.
+        argument: name of the option, for messages.
         open_ends: whether one of them may be missing, which stands for 0 or 1.
 
     Raises:
-        UsageError: something else.
+        UsageError: the text is something else.
 
     Example:
         >>> accuracy_range("0.8:0.86", "--bands"), accuracy_range("0.8:", "--a", open_ends=True)
@@ -64,8 +73,18 @@ def accuracy_range(text: str, argument: str, *, open_ends: bool = False) -> tupl
         ) from error
 
 
+def check_seed(seed: int) -> None:
+    """Check the option `--seed`.
+
+    Raises:
+        UsageError: the seed is out of range.
+    """
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed: expected a number from 0 to below 2^63, got {seed}.")
+
+
 def _list_of(word: str, following: list[str]) -> list[str] | str:
-    """The values of a list option: after its `=`, or the words up to the next option."""
+    """Values of a list option: after its `=`, or the words up to the next option."""
     _, equals, value = word.partition("=")
     values = [value] if equals else []
     while not equals and following and not following[0].startswith("-"):
@@ -76,8 +95,8 @@ def _list_of(word: str, following: list[str]) -> list[str] | str:
 
 
 def _of_type(options: type[Any], kind: str) -> set[str]:
-    """The options of a command whose annotation begins with a type."""
-    return {f"--{f.name}" for f in fields(options) if str(f.type).startswith(kind)}
+    """Options of a command whose annotation begins with a type."""
+    return {f"--{field.name}" for field in fields(options) if str(field.type).startswith(kind)}
 
 
 def _resolve(argv: Sequence[str], options: type[Any]) -> list[str]:
@@ -114,12 +133,12 @@ def _resolve(argv: Sequence[str], options: type[Any]) -> list[str]:
 
 
 def _configs(argv: Sequence[str]) -> list[dict[str, Any]]:
-    """The content of the configs that are given.
+    """Load the configs among the words.
 
     Raises:
-        UsageError: one is not YAML, or no mapping.
+        UsageError: a config is not YAML, or not a mapping.
     """
-    found = []
+    configs = []
     for word in argv:
         name, _, path = word.partition("=")
         if name != "--config":
@@ -134,8 +153,8 @@ def _configs(argv: Sequence[str]) -> list[dict[str, Any]]:
             raise UsageError(f"--config: {path!r} cannot be read: {error}.") from error
         if not isinstance(content, dict):
             raise UsageError(f"--config: {path!r} holds no options: expected a mapping.")
-        found.append(content)
-    return found
+        configs.append(content)
+    return configs
 
 
 def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> None:
@@ -151,14 +170,14 @@ def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> Non
             check_name(option.split(".")[2], names, "model.stages")
 
 
-def _parser(command: str, options: type[Any], *, models: bool) -> ArgumentParser:
-    more = f" Options of the models, the data and the Trainer: lit-cascade {command} {_MORE_HELP}"
+def _parser(name: str, command: Command) -> ArgumentParser:
+    more = f" Options of the models, the data and the Trainer: lit-cascade {name} {_MORE_HELP}"
     parser = ArgumentParser(
-        prog=f"lit-cascade {command}",
-        description=cleandoc(options.__doc__ or "").partition("\n\nArgs:")[0],
+        prog=f"lit-cascade {name}",
+        description=description_of(command.options),
         epilog=(
             "FLOPs count one multiply-add as 2. A config named without a path is looked for in the "
-            f"working directory, then among the bundled ones.{more if models else ''}"
+            f"working directory, then among the bundled ones.{more if command.model else ''}"
         ),
         exit_on_error=False,
         env_prefix="LIT_CASCADE",
@@ -170,70 +189,64 @@ def _parser(command: str, options: type[Any], *, models: bool) -> ArgumentParser
         action="config",
         help="YAML file of options; several compose, the later wins.",
     )
-    parser.add_class_arguments(options)
-    own = {f.name for f in fields(options)}
-    for key in _OF_MODELS:  # a whole config may be given with records, which need none of this
-        if key in own:
-            continue
-        parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
+    parser.add_class_arguments(command.options)
+    for key in _OF_MODELS:  # a config with models may be given together with records
+        if key not in _names(command.options):
+            parser.add_argument(f"--{key}", type=Any, help=SUPPRESS)
     return parser
 
 
-def dispatch(
-    command: str,
-    argv: Sequence[str],
-    options: type[Options],
-    run_models: Callable[[], None] | None,
-    run_records: Callable[[Options], None] | None = None,
-) -> None:
+def run(name: str, command: Command, argv: Sequence[str]) -> None:
     """Parse a command's arguments and run it.
 
     Args:
-        command: its name.
-        argv: the words after it.
-        options: dataclass of its own options.
-        run_models: runs it with models, data and a Trainer, taking its arguments from `sys.argv`
-            (where Lightning reads them again to start further processes); None if it cannot.
-        run_records: runs it over records alone; None if it cannot.
+        name: name of the command.
+        command: its entry in the table of commands.
+        argv: the words after the name.
 
     Raises:
         UsageError: arguments that do not parse.
     """
     try:
-        resolved = _resolve(argv, options)
-        models = run_models is not None
-        if "--help" in resolved or "-h" in resolved:
-            _parser(command, options, models=models).print_help()
+        words = _resolve(argv, command.options)
+        if "--help" in words or "-h" in words:
+            _parser(name, command).print_help()
             return
-        configs = _configs(resolved)
-        with_records = any(word.startswith("--records=") for word in resolved) or any(
-            content.get("records") for content in configs
-        )
-        if run_records is not None and (with_records or run_models is None):
-            alone(command)
-            parser = _parser(command, options, models=models)
-            run_records(options_from(parser.parse_args(resolved), options))
+        configs = _configs(words)
+        if command.model is None or _with_records(command, words, configs):
+            alone(name)
+            parser = _parser(name, command)
+            values = parser.instantiate_classes(parser.parse_args(words))
+            options = options_from(values, command.options)
+            import_module(command.module).run_files(options)
             return
-        _check_stages(resolved, configs)
+        _check_stages(words, configs)
         if str(Path.cwd()) not in sys.path and "" not in sys.path:
             sys.path.append(str(Path.cwd()))  # where the user's own models and data are
-        words = ["--help" if word == _MORE_HELP else word for word in resolved]
-        sys.argv = [sys.argv[0], command, *words]
-        if run_models is not None:
-            run_models()
+        sys.argv = [sys.argv[0], name, *argv]  # Lightning starts further processes with these
+        words = ["--help" if word == _MORE_HELP else word for word in words]
+        import_module("lit_cascade.cli.lightning").run(name, command, words)
     except ArgumentError as error:
-        raise UsageError(_plain(str(error), command)) from error
+        raise UsageError(_plain(str(error))) from error
 
 
-def _plain(message: str, command: str) -> str:
-    """A parser's message in one line, without what only matters to programmers."""
+def _with_records(command: Command, words: Sequence[str], configs: Sequence[Any]) -> bool:
+    """Whether the command can work on records, and is given some."""
+    return "records" in _names(command.options) and (
+        any(word.startswith("--records=") for word in words)
+        or any(content.get("records") for content in configs)
+    )
+
+
+def _plain(message: str) -> str:
+    """A message of the parser in one line, without what only matters to programmers."""
     for pattern, option_first in (
         (r"class_path '([^']+)':\s+(?:[^\n]*\n\s+)?Option '([^']+)' is not accepted", False),
         (r"Option '([^']+)' is not accepted\. Got value: Namespace\(class_path='([^']+)'", True),
     ):
-        found = re.search(pattern, message)
-        if found:
-            option, owner = (found[1], found[2]) if option_first else (found[2], found[1])
+        match = re.search(pattern, message)
+        if match:
+            option, owner = (match[1], match[2]) if option_first else (match[2], match[1])
             return f"{owner} has no option {option!r}."
     missing = re.search(r"No module named '([^']+)'", message)
     if missing:
@@ -243,11 +256,11 @@ def _plain(message: str, command: str) -> str:
     )
     if function:
         return (
-            f"{function[1]} must be a function without arguments whose signature says what it "
-            f"returns: def {function[1].rsplit('.')[-1]}() -> {function[2]}."
+            f"{function[1]} must be a function without arguments whose return type is annotated: "
+            f"def {function[1].rsplit('.')[-1]}() -> {function[2]}."
         )
     message = re.sub(
         r"Type \S*Callable\S* \S+ expects a function or a callable class: ", "", message
     )
-    message = message.replace(f"{command}.", "").replace("typing.", "").replace('Parser key "', '"')
+    message = message.replace("typing.", "").replace('Parser key "', '"')
     return re.sub(r"\s*\n\s*", " ", message.strip())

@@ -3,70 +3,53 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
-from lit_cascade.cli.live_options import PredictOptions
-from lit_cascade.cli.parsing import dispatch
+from lit_cascade.cli.lightning import CascadeCLI
+from lit_cascade.cli.options import PredictOptions
+from lit_cascade.cli.output import Output, folder_of
+from lit_cascade.data import has_split
+from lit_cascade.lit import Answers, unfinished
+from lit_cascade.report import fitting_notes, print_answers
+from lit_cascade.utilities.files import main_process, sweep
+from lit_cascade.utilities.versions import run_info
 
-__all__ = ["main"]
-
-
-def main(argv: Sequence[str]) -> None:
-    """Run the command."""
-    dispatch("predict", argv, PredictOptions, _run_models)
-
-
-def _run_models() -> None:
-    from lit_cascade.cli.lightning import run_command
-    from lit_cascade.lit import LitCascade
-
-    def work(cli: Any, model: Any, datamodule: Any) -> None:
-        _predict(cli.trainer, model, datamodule, cli.options, cli.configs)
-
-    run_command("predict", LitCascade, PredictOptions, work)
+__all__ = ["run_models"]
 
 
-def _predict(
-    trainer: Any, model: Any, datamodule: Any, options: PredictOptions, configs: Any
-) -> None:
-    from lit_cascade.cli.output import Output, folder_of
-    from lit_cascade.data import has_split
-    from lit_cascade.lit import Answers, unfinished
-    from lit_cascade.report import fitting_notes, print_answers
-    from lit_cascade.utilities.files import main_process, sweep
-    from lit_cascade.utilities.versions import run_info
-
+def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
+    """Classify every sample of a split and write the answers."""
+    model, policy = cli.model, cli.model.cascade.policy
     split = options.split
     if split is None:
-        split = "predict" if has_split(datamodule, "predict") else "validation"
+        split = "predict" if has_split(cli.datamodule, "predict") else "validation"
     name = f"predictions.{options.format}"
-    # files beside an interrupted run are its own: it may replace them
-    replace = options.overwrite or bool(unfinished(folder_of("predict", options.out)))
     names = ["predictions.parquet", "predictions.csv", "predict.json"]
-    output = Output("predict", options.out, names, overwrite=replace)
+    # files beside an interrupted run are its own, and may be replaced
+    replaceable = options.overwrite or bool(unfinished(folder_of("predict", options.out)))
+    output = Output("predict", replace(options, overwrite=replaceable), names)
     if main_process():
         sweep(output.folder, names)
         if options.overwrite:
             unfinished(output.folder).remove()
         if options.out is None:
             where = output.folder
-            sys.stderr.write(f"Answers are kept in {where}: with --out {where} it goes on there.\n")
+            sys.stderr.write(
+                f"Answers are kept in {where}: the same command with --out {where} resumes.\n"
+            )
 
-    def finish(done: Answers) -> None:
-        notes = fitting_notes(done.fitting)
-        print_answers(done, model.names, f"{datamodule.name}, split {split!r}", notes)
-        policy = model.cascade.policy
+    def finish(answers: Answers) -> None:
+        notes = fitting_notes(answers.fitting)
+        print_answers(answers, model.names, f"{cli.datamodule.name}, split {split!r}", notes)
+        thresholds = map(str, policy.thresholds)
         output.add_json(
             "predict.json",
             {
-                "n": done.n,
-                "answered_by": dict(zip(model.names, done.by_stage, strict=True)),
-                "left_out": [list(pair) for pair in done.left_out],
+                "n": answers.n,
+                "answered_by": dict(zip(model.names, answers.by_stage, strict=True)),
+                "left_out": [list(pair) for pair in answers.left_out],
                 "score": policy.score,
-                "thresholds": dict(
-                    zip(model.names, (str(value) for value in policy.thresholds), strict=False)
-                ),
+                "thresholds": dict(zip(model.names, thresholds, strict=False)),
                 "temperatures": dict(zip(model.names, policy.temperatures, strict=True)),
                 "split": split,
                 "notes": notes,
@@ -75,5 +58,6 @@ def _predict(
         )
         output.write(beside=[name])
 
-    folder, gather = output.folder, options.gather
-    trainer.answer(model, datamodule, folder, split, name, gather, configs, finish)
+    cli.trainer.answer(
+        model, cli.datamodule, output.folder, split, name, options.gather, cli.configs, finish
+    )

@@ -1,4 +1,4 @@
-"""Being one of several processes: ending with the others, or refusing to be."""
+"""One of several processes: refused where one is needed, and ended with the others."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["alone", "end_with_starter"]
 
 _STARTER = "LIT_CASCADE_STARTER"
 _EVERY = 1.0
-"""Seconds between looks at whether the starter is still there."""
+"""Seconds between checks that the starter is alive."""
 
 
 def alone(command: str) -> None:
-    """Check that a command that needs no Trainer was not started several times over.
+    """Check that a command without a Trainer runs in one process.
 
     Raises:
-        UsageError: torchrun or srun has started several processes, which would all do the same.
+        UsageError: torchrun or srun has started several processes, which would repeat the work.
     """
-    # those of a step that srun made: a batch script itself has none
+    # SLURM sets its variable for the steps of srun, not for a batch script
     for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         count = os.environ.get(name, "")
         if count.isdecimal() and int(count) > 1:
@@ -32,14 +32,13 @@ def alone(command: str) -> None:
 
 
 def end_with_starter() -> None:
-    """Have this process end with the one that started it, if that started several.
+    """End this process when the one that started it among several ends.
 
-    Lightning ends all when a process dies that its main one has started, but nobody ends these when
-    the main one is killed: they would go on with work that nobody waits for, beside the run that
-    takes it up again.
+    Lightning ends all processes when one that its main process has started dies, but not when the
+    main process is killed: the others would go on beside the run that resumes the work.
     """
     starter = _starter()
-    os.environ[_STARTER] = str(os.getpid())  # for those that Lightning may start
+    os.environ[_STARTER] = str(os.getpid())  # for processes that Lightning may start
     if starter is None or os.name != "posix":
         return
 
@@ -52,10 +51,10 @@ def end_with_starter() -> None:
 
 
 def _starter() -> int | None:
-    """The process that has started this one among others; None if this is the first or only one."""
+    """Id of the process that started this one among others; None in the first or only process."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return os.getppid()
     if os.environ.get("LOCAL_RANK", "0") == "0":
         return None
-    # it may be gone already, so that this process has another parent
+    # the starter may have ended, so that this process has another parent
     return int(os.environ.get(_STARTER) or os.getppid())

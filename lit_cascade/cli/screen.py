@@ -3,58 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from lit_cascade.analysis import (
+    Criteria,
+    Published,
+    Screen,
+    largest_sizes,
+    published_models,
+    screen,
+)
 from lit_cascade.cli.options import ScreenOptions
-from lit_cascade.cli.parsing import accuracy_range, dispatch
+from lit_cascade.cli.output import Output
+from lit_cascade.cli.parsing import accuracy_range
+from lit_cascade.errors import UsageError
+from lit_cascade.report import draw_screen, percent, print_screen, screen_csv, screen_summary
 
-if TYPE_CHECKING:
-    from lit_cascade.analysis import Criteria, Published, Screen
-
-__all__ = ["main"]
+__all__ = ["run_files"]
 
 _FILES = ["screen.csv", "screen.png", "summary.json", "models.yaml"]
 _NAMED = 5
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the command."""
-    dispatch("screen", argv, ScreenOptions, None, _run)
-
-
-def _run(options: ScreenOptions) -> None:
-    from lit_cascade.analysis import published_models, screen
-    from lit_cascade.cli.output import Output
-    from lit_cascade.report import draw_screen, print_screen, screen_csv, screen_summary
-
+def run_files(options: ScreenOptions) -> None:
+    """Screen tables of published models."""
     criteria = _criteria(options)
     tables = _tables(options)
-    output = Output("screen", options.out, _FILES, overwrite=options.overwrite)
+    output = Output("screen", options, _FILES)
     published = published_models(tables, options.cost, throughput=True)
-    found = screen(published.models, criteria, options.cost)
-    notes = _notes(options, published, criteria, found)
-    print_screen(found, options.cost, notes)
-    output.add("screen.csv", screen_csv(found, options.cost))
-    output.add("screen.png", draw_screen(published.models, found, options.cost))
-    output.add_json(
-        "summary.json",
-        screen_summary(published, found, criteria, tables, options.cost) | {"notes": notes},
-    )
-    names = list(dict.fromkeys(kept.model.name for kept in found.kept))
+    result = screen(published.models, criteria, options.cost)
+    notes = _notes(options, published, criteria, result)
+    print_screen(result, options.cost, notes)
+    output.add("screen.csv", screen_csv(result, options.cost))
+    output.add("screen.png", draw_screen(published.models, result, options.cost))
+    summary = screen_summary(published, result, criteria, tables, options.cost)
+    output.add_json("summary.json", summary | {"notes": notes})
+    names = list(dict.fromkeys(kept.model.name for kept in result.kept))
     command = f"lit-cascade record --config imagenet_zoo.yaml --config {output.folder}/models.yaml"
+    models = f"{len(names):,} model{'' if len(names) == 1 else 's'}"
     output.add_yaml(
         "models.yaml",
         {"model": {"timm": {"models": names}}},
-        f"{_models(len(names))} worth recording, in order of cost, found by lit-cascade screen.\n"
-        f"  {command}",
+        f"{models} worth recording, in order of cost, found by lit-cascade screen.\n  {command}",
     )
     output.write()
 
 
 def _criteria(options: ScreenOptions) -> Criteria:
-    from lit_cascade.analysis import Criteria
-
     low, high = 0.0, 1.0
     if options.accuracy is not None:
         low, high = accuracy_range(options.accuracy, "--accuracy", open_ends=True)
@@ -71,13 +65,11 @@ def _criteria(options: ScreenOptions) -> Criteria:
 
 
 def _tables(options: ScreenOptions) -> dict[str, list[str]]:
-    """The tables by the option that names them.
+    """Paths of the tables, by option.
 
     Raises:
-        UsageError: no results, or the speeds of several machines.
+        UsageError: there are no results, or speeds of several machines.
     """
-    from lit_cascade.errors import UsageError
-
     results, benchmark = options.results or [], options.benchmark or []
     if not results:
         raise UsageError(
@@ -92,17 +84,10 @@ def _tables(options: ScreenOptions) -> dict[str, list[str]]:
     return {"--results": results} | ({"--benchmark": benchmark} if benchmark else {})
 
 
-def _models(count: int) -> str:
-    return f"{count:,} model{'' if count == 1 else 's'}"
-
-
 def _notes(
-    options: ScreenOptions, published: Published, criteria: Criteria, found: Screen
+    options: ScreenOptions, published: Published, criteria: Criteria, result: Screen
 ) -> list[str]:
-    """What the reader must know of where the list comes from and what is not on it."""
-    from lit_cascade.analysis import largest_sizes
-    from lit_cascade.report import percent
-
+    """Notes on the sources of the list, and on models that are not on it."""
     rows = len(published.models) + published.without_cost
     notes = [
         f"{published.without_cost:,} of {rows:,} models have no cost at their image size in the "
@@ -119,23 +104,23 @@ def _notes(
             "Smaller image sizes than the largest of the same model, the one that record runs it "
             f"at, are left out: {len(smaller):,}; --all_sizes considers them too."
         )
-    on_front = sum(kept.on_front for kept in found.kept)
+    on_front = sum(kept.on_front for kept in result.kept)
     band = ""
     if options.accuracy is not None:
         ends = f"{percent(criteria.low)} to {percent(criteria.high)}"
-        band = f" {found.in_band:,} have an accuracy from {ends}."
+        band = f" {result.in_band:,} have an accuracy from {ends}."
     notes.append(
-        f"{len(found.pool):,} were considered, of which {len(found.front):,} make the front.{band} "
-        f"{len(found.kept) + found.cut:,} of those are on the front ({on_front + found.front_cut}) "
+        f"{len(result.pool):,} were considered, of which {len(result.front):,} make the front.{band} "
+        f"{len(result.kept) + result.cut:,} of those are on the front ({on_front + result.front_cut}) "
         f"or at most {100 * criteria.margin:.2f} points below it."
     )
-    if found.cut:
-        least = f", {found.front_cut} of them on the front" if found.front_cut else ""
+    if result.cut:
+        least = f", {result.front_cut} of them on the front" if result.front_cut else ""
         notes.append(
-            f"{found.cut:,} of these were cut by --at_most {criteria.at_most}{least}; "
-            f"{len(found.kept):,} are kept, {on_front:,} on the front."
+            f"{result.cut:,} of these were cut by --at_most {criteria.at_most}{least}; "
+            f"{len(result.kept):,} are kept, {on_front:,} on the front."
         )
-    below = [kept.model for kept in found.kept if kept.model in smaller]
+    below = [kept.model for kept in result.kept if kept.model in smaller]
     if below:
         shown = ", ".join(f"{model.name} at {model.img_size}" for model in below[:_NAMED])
         more = f" and {len(below) - _NAMED} more" if len(below) > _NAMED else ""

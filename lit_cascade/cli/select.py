@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.cli.choosing_options import SelectOptions
-from lit_cascade.cli.parsing import dispatch
+from torch import Tensor
+
+from lit_cascade.analysis import (
+    Choice,
+    Selection,
+    behaviour_of,
+    cost_notes,
+    fitted_on,
+    references,
+    select_thresholds,
+    unused_rows,
+    without_logits,
+)
+from lit_cascade.cli.options import SelectOptions
+from lit_cascade.cli.output import Output
+from lit_cascade.core import rule_of
+from lit_cascade.core.guarantee import Promise
+from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.records import Record, at_cost, check_alike
+from lit_cascade.report import (
+    Subject,
+    data_notes,
+    draw_selection,
+    json_number,
+    none_qualifies,
+    policy_line,
+    print_selection,
+    selection_summary,
+    typed_thresholds,
+)
 
 if TYPE_CHECKING:
-    from lit_cascade.cli.output import Output
-    from lit_cascade.core.guarantee import Promise
-    from lit_cascade.records import Record
+    from lit_cascade.cli.lightning import CascadeCLI
 
-__all__ = ["main"]
+__all__ = ["run_files", "run_models"]
 
 _TARGETS = {
     "max_accuracy_drop": "accuracy_drop",
@@ -23,17 +51,27 @@ _TARGETS = {
     "max_cost": "cost",
     "max_cost_ratio": "cost_ratio",
 }
+"""Option: target of a promise."""
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the command."""
-    dispatch("select", argv, SelectOptions, _run_models, _run_records)
+def run_files(options: SelectOptions) -> None:
+    """Choose on records."""
+    promise, output = _promise(options), _output(options)
+    _report([Record.load(path) for path in options.records or []], promise, options, output)
+
+
+def run_models(cli: CascadeCLI, options: SelectOptions) -> None:
+    """Record the calibration split, then choose on the records."""
+    from lit_cascade.lit import not_reported
+
+    promise, output = _promise(options), _output(options)
+    check = not_reported(cli.datamodule, options.split, allowed=options.allow_overlap)
+    records = cli.trainer.record(cli.model, cli.datamodule, options.split, check, cli.configs)
+    if records is not None:
+        _report(records, promise, options, output)
 
 
 def _promise(options: SelectOptions) -> Promise:
-    from lit_cascade.core.guarantee import Promise
-    from lit_cascade.errors import UsageError
-
     given = {name: getattr(options, name) for name in _TARGETS}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) != 1:
@@ -47,66 +85,17 @@ def _promise(options: SelectOptions) -> Promise:
 
 
 def _output(options: SelectOptions) -> Output:
-    from lit_cascade.cli.output import Output
-
-    names = ["policy.yaml", "select.png", "summary.json"]
-    return Output("select", options.out, names, overwrite=options.overwrite)
+    return Output("select", options, ["policy.yaml", "select.png", "summary.json"])
 
 
-def _run_records(options: SelectOptions) -> None:
-    from lit_cascade.records import Record
-
-    promise, output = _promise(options), _output(options)
-    report([Record.load(path) for path in options.records or []], promise, options, output)
-
-
-def _run_models() -> None:
-    from lit_cascade.cli.lightning import run_command
-    from lit_cascade.lit import LitCascade
-
-    run_command("select", LitCascade, SelectOptions, _select)
-
-
-def _select(cli: Any, model: Any, datamodule: Any) -> None:
-    """Record the calibration split, then choose on the records."""
-    from lit_cascade.lit import not_reported
-
-    options: SelectOptions = cli.options
-    promise, output = _promise(options), _output(options)
-    check = not_reported(datamodule, options.split, allowed=options.allow_overlap)
-    records = cli.trainer.record(model, datamodule, options.split, check, cli.configs)
-    if records is not None:
-        report(records, promise, options, output)
-
-
-def report(
+def _report(
     records: Sequence[Record], promise: Promise, options: SelectOptions, output: Output
 ) -> None:
     """Choose, print, and write the policy.
 
     Raises:
-        CascadeError: no policy that is worth having qualifies.
+        CascadeError: no policy that costs less than the last stage alone qualifies.
     """
-    from lit_cascade.analysis import (
-        behaviour_of,
-        cost_notes,
-        select_thresholds,
-        unused_rows,
-        without_logits,
-    )
-    from lit_cascade.core import rule_of
-    from lit_cascade.errors import CascadeError
-    from lit_cascade.records import at_cost, check_alike
-    from lit_cascade.report import (
-        Subject,
-        data_notes,
-        draw_selection,
-        none_qualifies,
-        policy_line,
-        print_selection,
-        selection_summary,
-    )
-
     prices = f" --cost {options.cost}" if "=" in options.cost else ""
     records, options = at_cost(records, options)
     check_alike(records)
@@ -128,64 +117,56 @@ def report(
             "temperatures or the score were fitted on them."
         )
         behaviour = behaviour.rows(rows)
-    found = select_thresholds(behaviour, promise, options.seed)
+    selection = select_thresholds(behaviour, promise, options.seed)
     subject = Subject(names, options.cost, rule.score)
-    print_selection(found, subject, notes)
-    if found.chosen is None:
-        raise CascadeError(none_qualifies(found, subject))
-    evidence = _evidence(records, options, found, rows)
+    print_selection(selection, subject, notes)
+    if selection.chosen is None:
+        raise CascadeError(none_qualifies(selection, subject))
     output.add_yaml(
         "policy.yaml",
-        {"policy": evidence},
-        f"{policy_line(found, subject)}\n"
+        {"policy": _policy(records, options, selection, selection.chosen, rows)},
+        f"{policy_line(selection, subject)}\n"
         "Written by lit-cascade select. Give it after the config of the cascade:\n"
         "  lit-cascade validate --config PAIR.yaml --config policy.yaml\n"
         f"  lit-cascade check --policy policy.yaml --records SMALL LARGE{prices}",
     )
-    output.add("select.png", draw_selection(found, subject))
-    output.add_json("summary.json", selection_summary(found, subject, records) | {"notes": notes})
+    output.add("select.png", draw_selection(selection, subject))
+    summary = selection_summary(selection, subject, records)
+    output.add_json("summary.json", summary | {"notes": notes})
     output.write()
 
 
-def _evidence(
-    records: Sequence[Record], options: SelectOptions, found: Any, rows: Any
+def _policy(
+    records: Sequence[Record],
+    options: SelectOptions,
+    selection: Selection,
+    chosen: Choice,
+    rows: Tensor,
 ) -> dict[str, Any]:
-    """The whole policy with what it was chosen on and what it promises."""
-    from dataclasses import asdict
-    from math import isnan
-
-    from lit_cascade.analysis import fitted_on, references
-    from lit_cascade.report import json_number, typed_thresholds
-
+    """The whole policy, with what it was chosen on and what it promises."""
     names, given = [record.name for record in records], options.policy
-    thresholds = dict(zip(names, typed_thresholds(found.chosen), strict=False))
+    thresholds = dict(zip(names, typed_thresholds(chosen), strict=False))
     policy = {key: value for key, value in asdict(given).items() if value is not None}
     policy["thresholds"] = thresholds
-    behaviour = found.path.behaviour
     policy["evidence"] = dict(given.evidence or {}) | {
         "thresholds": fitted_on(records[0], rows),
         "promise": {
-            "target": found.promise.target,
-            "limit": found.promise.limit,
-            "confidence": found.promise.confidence,
+            **asdict(selection.promise),
             "cost": options.cost,
             "stages": names,
             "thresholds": {name: json_number(value) for name, value in thresholds.items()},
-            "n": found.n,
+            "n": selection.n,
             "observed": {
-                "value": found.chosen.value,
-                "accuracy": None if isnan(found.chosen.accuracy) else found.chosen.accuracy,
-                "deferral_rate": found.chosen.deferral_rate,
-                "cost_ratio": found.chosen.cost_ratio,
+                "value": chosen.value,
+                "accuracy": None if isnan(chosen.accuracy) else chosen.accuracy,
+                "deferral_rate": chosen.deferral_rate,
+                "cost_ratio": chosen.cost_ratio,
             },
         },
         "models": {
-            record.name: {
-                "weights": record.model.get("weights"),
-                "classes": len(record.classes),
-            }
+            record.name: {"weights": record.model.get("weights"), "classes": len(record.classes)}
             for record in records
         },
-        "scores": references(behaviour, list(thresholds.values()), names),
+        "scores": references(selection.path.behaviour, list(thresholds.values()), names),
     }
     return policy

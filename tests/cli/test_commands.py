@@ -274,9 +274,9 @@ def test_help_lists_every_command():
         [Path(sys.executable).parent / "lit-cascade", "--help"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    for name, (_, summary) in COMMANDS.items():
+    for name, command in COMMANDS.items():
         assert f"{name} " in run.stdout
-        assert summary in run.stdout
+        assert command.summary in run.stdout
 
 
 def test_help_loads_no_torch():
