@@ -26,9 +26,7 @@ def run_files(options: CompareScoresOptions) -> None:
     fit_on = [Record.load(path) for path in options.fit_on or []]
     data = records[0].data
     notes = _overlap(records[0], fit_on, allowed=options.allow_overlap) + data_notes(data)
-    comparison = compare_scores(
-        records, fit_on or None, options.share, options.seed, options.cost
-    )
+    comparison = compare_scores(records, fit_on or None, options.share, options.seed, options.cost)
     notes += cost_notes(records, options.cost)
     where = str(data.get("name", "records"))
     where += f", split {data['split']!r}" if data.get("split") else ""
