@@ -123,8 +123,8 @@ def check_overlap(
         if not _comparable(evidence, data, fingerprint):
             if fingerprint is not None and not (evidence.get("source") and data.get("source")):
                 notes.append(
-                    f"Note: the {part} were fitted on {evidence.get('n', 'some')} samples. The source "
-                    "of one set is unknown, so an overlap cannot be checked."
+                    f"Note: the {part} were fitted on {evidence.get('n', 'some')} samples. The "
+                    "source of one set is unknown, so an overlap cannot be checked."
                 )
             continue
         shared = sorted(set(ids_from_text(str(evidence["ids"]))) & set(_numbers(ids)))

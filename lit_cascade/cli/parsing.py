@@ -262,5 +262,8 @@ def _plain(message: str) -> str:
     message = re.sub(
         r"Type \S*Callable\S* \S+ expects a function or a callable class: ", "", message
     )
+    message = re.sub(
+        r"Group '([^']+)' does not accept option '", r"there is no option '\1.", message
+    )
     message = message.replace("typing.", "").replace('Parser key "', '"')
     return re.sub(r"\s*\n\s*", " ", message.strip())

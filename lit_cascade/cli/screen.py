@@ -110,9 +110,9 @@ def _notes(
         ends = f"{percent(criteria.low)} to {percent(criteria.high)}"
         band = f" {result.in_band:,} have an accuracy from {ends}."
     notes.append(
-        f"{len(result.pool):,} were considered, of which {len(result.front):,} make the front.{band} "
-        f"{len(result.kept) + result.cut:,} of those are on the front ({on_front + result.front_cut}) "
-        f"or at most {100 * criteria.margin:.2f} points below it."
+        f"{len(result.pool):,} were considered, of which {len(result.front):,} make the front."
+        f"{band} {len(result.kept) + result.cut:,} of those are on the front "
+        f"({on_front + result.front_cut}) or at most {100 * criteria.margin:.2f} points below it."
     )
     if result.cut:
         least = f", {result.front_cut} of them on the front" if result.front_cut else ""

@@ -158,8 +158,8 @@ def _notes(frontier: Frontier) -> list[str]:
     if beaten:
         are = "is" if beaten == 1 else "are"
         notes.append(
-            f"{beaten} of the {len(frontier.zoo)} models {are} no use alone: another is cheaper and "
-            "at least as accurate. They may still be of use in a cascade."
+            f"{beaten} of the {len(frontier.zoo)} models {are} no use alone: another is cheaper "
+            "and at least as accurate. They may still be of use in a cascade."
         )
     if all(len(pick.point.stages) == 1 for pick in frontier.picks):
         notes.append("No cascade beats the single models on these samples.")

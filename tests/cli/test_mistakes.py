@@ -50,7 +50,7 @@ def saved(folder, name, **changes):
         (("validate", "--config"), 2, "--config: expected the path"),
         (("validate", "--records"), 2, "--records: expected one or more values"),
         (("validate", "--config", "nope.yaml"), 2, "no file 'nope.yaml'.*digits_pair.yaml"),
-        (("validate", "--config", "digits_small.yaml"), 2, "does not accept option 'model.net"),
+        (("validate", "--config", "digits_small.yaml"), 2, "there is no option 'model.net"),
         ((*PAIR, "--policy.foo", "1"), 2, "(?i)unrecognized arguments: --policy.foo"),
         ((*PAIR, "--policy.score", "foo"), 2, "max_softmax.*margin.*negative_entropy.*foo"),
         ((*PAIR, "--policy.thresholds.smal", "0.9"), 2, "'smal' is unknown; known are small"),
@@ -85,7 +85,7 @@ def saved(folder, name, **changes):
             1,
             "450 of the 450 samples of digits, split 'validation', are also in.*--allow_overlap",
         ),
-        (("fit", "--config", "digits_pair.yaml"), 2, "does not accept option"),
+        (("fit", "--config", "digits_pair.yaml"), 2, "there is no option 'model.stages"),
         (
             ("fit", "--config", "digits_small.yaml", "--model.network.init_args.widths", "[a]"),
             2,
