@@ -113,9 +113,8 @@ def check_overlap(
     Raises:
         CascadeError: the sets overlap, unless this is allowed.
     """
-    ids, fingerprint = samples, None
-    if isinstance(samples, Samples):
-        ids, fingerprint = samples.ids, samples.fingerprint
+    ids = samples.ids if isinstance(samples, Samples) else samples
+    fingerprint = samples.fingerprint if isinstance(samples, Samples) else None
     notes = []
     for part, evidence in (options.evidence or {}).items():
         if not isinstance(evidence, Mapping) or not evidence.get("ids"):

@@ -89,7 +89,9 @@ def _card(cli: CascadeCLI, training: Training) -> Card | None:
 def _recipe(cli: CascadeCLI, options: FitOptions) -> dict[str, Any]:
     """The parts of the configuration that determine the training."""
     config = cli.config_dict(skip_none=True)
-    recipe = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
+    recipe: dict[str, Any] = {
+        key: config[key] for key in ("seed_everything", "model", "data") if key in config
+    }
     trainer: tuple[str, ...] = (
         "max_epochs",
         "max_steps",

@@ -31,13 +31,14 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
     if done is None:
         return
     samples, names = done.samples, model.names
+    labels: Any = samples.labels  # `execute` refuses a split without
     notes = check_overlap(options.policy, samples, done.data, allowed=options.allow_overlap)
     notes += data_notes(done.data) + fitting_notes(done.fitting)
     metric = official_metric([done.data], options.metric, samples.classes)
     value = None
     if metric is not None:
-        value = measure(metric, done.prediction, samples.labels, len(samples.classes))
-    right = is_right(done.prediction, samples.labels)
+        value = measure(metric, done.prediction, labels, len(samples.classes))
+    right = is_right(done.prediction, labels)
     result = outcome(done.stage, right, done.flops, done.flops_alone, value)
     where = f"{done.data['name']}, split {options.split!r}"
     spent = (done.flops.sum(dim=0) / result.n).tolist()
