@@ -22,18 +22,14 @@ __all__ = [
 ]
 
 
-def _numbers(ids: Tensor | Sequence[Any]) -> list[int]:
-    """Ids as integers; strings by 63 bits of their SHA-256."""
-    return sorted(map(_number, ids.tolist() if isinstance(ids, Tensor) else list(ids)))
-
-
-def _number(value: Any) -> int:
+def _number(value: int | str) -> int:
+    """An id as an integer; a string by 63 bits of its SHA-256."""
     if isinstance(value, str):
         return int.from_bytes(hashlib.sha256(value.encode()).digest()[:8]) >> 1
     return int(value)
 
 
-def ids_to_text(ids: Tensor | Sequence[Any]) -> str:
+def ids_to_text(ids: Ids | Sequence[int]) -> str:
     """Ids as ranges, for a YAML file.
 
     Example:
@@ -41,7 +37,7 @@ def ids_to_text(ids: Tensor | Sequence[Any]) -> str:
         '1..3,7'
     """
     runs: list[list[int]] = []
-    for number in _numbers(ids):
+    for number in sorted(map(_number, ids)):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
@@ -76,9 +72,7 @@ def fitted_on(record: Record, rows: Tensor | None = None) -> dict[str, Any]:
         record: a record of these samples and perhaps others.
         rows: positions of these samples in the record, (M,) int64; by default all.
     """
-    ids: Any = record.ids
-    if rows is not None:
-        ids = ids[rows] if isinstance(ids, Tensor) else [ids[row] for row in rows.tolist()]
+    ids = record.ids if rows is None else record.ids[rows]
     return {
         "data": record.data.get("name"),
         "split": record.data.get("split"),
@@ -126,7 +120,7 @@ def check_overlap(
                     "source of one set is unknown, so an overlap cannot be checked."
                 )
             continue
-        shared = sorted(set(ids_from_text(str(evidence["ids"]))) & set(_numbers(ids)))
+        shared = sorted(set(ids_from_text(str(evidence["ids"]))) & set(map(_number, ids)))
         if not shared:
             continue
         message = (
@@ -161,6 +155,5 @@ def unused_rows(options: PolicyOptions, record: Record) -> Tensor:
             and _comparable(evidence, record.data, record.samples.fingerprint)
         ):
             used.update(ids_from_text(str(evidence["ids"])))
-    ids = record.ids.tolist() if isinstance(record.ids, Tensor) else list(record.ids)
-    numbers = [_number(value) for value in ids]
-    return torch.tensor([row for row, number in enumerate(numbers) if number not in used]).long()
+    rows = [row for row, one in enumerate(record.ids) if _number(one) not in used]
+    return torch.tensor(rows).long()

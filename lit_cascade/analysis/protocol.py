@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.records import Prices, RecordedZoo, find_records
+from lit_cascade.records import ModelCosts, RecordedZoo, find_records
 
 __all__ = ["Protocol", "Rule", "protocol_of"]
 
@@ -100,7 +100,7 @@ def protocol_of(
     choose_on: str | None = None,
     *,
     allow_overlap: bool = False,
-    prices: Prices | None = None,
+    costs: ModelCosts | None = None,
     **options: Any,
 ) -> Protocol:
     """Find out what to choose on and what to report on.
@@ -114,7 +114,7 @@ def protocol_of(
         split: to report on.
         choose_on: the split to choose on.
         allow_overlap: whether the two may have samples in common.
-        prices: costs that were measured apart from the records.
+        costs: costs measured apart from the records; by default those of the records.
         options: `holdout`, `repeats` and `seed`.
 
     Raises:
@@ -136,11 +136,11 @@ def protocol_of(
         split = apart[0] if apart else next(iter(splits))
     if choose_on is None:
         choose_on = _CALIBRATION if _CALIBRATION in splits else split
-    chosen = RecordedZoo(splits[choose_on], unit, prices)
+    chosen = RecordedZoo(splits[choose_on], unit, costs)
     if choose_on == split:
         return Protocol(chosen, None, **options)
-    reported = RecordedZoo(splits[split], unit, prices)
-    reported.in_order_of(chosen.names)
+    reported = RecordedZoo(splits[split], unit, costs)
+    reported.reorder(chosen.names)
     _check_apart(chosen, reported, allowed=allow_overlap)
     return Protocol(chosen, reported, **options)
 
@@ -155,8 +155,7 @@ def _check_apart(chosen: RecordedZoo, reported: RecordedZoo, *, allowed: bool) -
     source = chosen.data.get("source")
     if allowed or source is None or source != reported.data.get("source"):
         return
-    ids = [set(s.ids.tolist() if isinstance(s.ids, Tensor) else s.ids) for s in (one, other)]
-    shared = sorted(ids[0] & ids[1])
+    shared = sorted(set(one.ids) & set(other.ids))
     if shared:
         raise CascadeError(
             f"{len(shared)} samples are in both splits, {chosen.data.get('split')!r} and "

@@ -18,7 +18,7 @@ from lit_cascade.cli.options import CalibrateOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.core import rule_of
 from lit_cascade.errors import UsageError, check_name
-from lit_cascade.records import Record, at_cost, check_alike
+from lit_cascade.records import Record, check_alike, resolve_cost
 from lit_cascade.report import (
     Calibrated,
     calibration_summary,
@@ -94,7 +94,7 @@ def _report(
     output: Output,
 ) -> None:
     """Print what the calibration does and whether it helps, and write it as an overlay."""
-    records, options = at_cost(records, options)
+    records, options = resolve_cost(records, options)
     data, names, policy = records[0].data, [record.name for record in records], options.policy
     plan = Plan.of(len(records[0]), options.share, options.seed)
     comparison = None

@@ -21,7 +21,7 @@ from lit_cascade.cli.output import Output
 from lit_cascade.core import rule_of
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import PolicyOptions
-from lit_cascade.records import Record, check_alike, priced, prices_from
+from lit_cascade.records import Record, check_alike, read_costs, with_costs
 from lit_cascade.report import check_summary, data_notes, print_check, verdict_line
 
 __all__ = ["run_files"]
@@ -110,7 +110,7 @@ def _priced(records: Sequence[Record], cost: str | None, unit: str) -> list[Reco
             f"--cost: the policy was chosen by its cost in {unit}, and so is its promise; got "
             f"{given!r}. Give --cost {unit}=FILE, or choose again with lit-cascade select."
         )
-    costed = priced(records, *prices_from(cost or unit))
+    costed = with_costs(records, *read_costs(cost or unit))
     for record in costed:
         if unit not in record.costs:
             raise UsageError(

@@ -15,7 +15,7 @@ from lit_cascade.lit import Training, without_workers
 from lit_cascade.live import count_parameters
 from lit_cascade.models import checkpoint_bytes
 from lit_cascade.report import Card, print_card
-from lit_cascade.utilities.files import main_process, sweep
+from lit_cascade.utilities.files import main_process, remove_temporary_files
 from lit_cascade.utilities.resume import Unfinished
 from lit_cascade.utilities.versions import library_versions
 
@@ -32,7 +32,7 @@ def run_models(cli: CascadeCLI, options: FitOptions) -> None:
     replaceable = options.overwrite or bool(unfinished)
     output = Output("fit", replace(options, out=str(folder), overwrite=replaceable), files)
     if main_process():
-        sweep(folder, files)
+        remove_temporary_files(folder, files)
         if options.overwrite:
             unfinished.remove()
         if options.out is None:

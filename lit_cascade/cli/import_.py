@@ -10,7 +10,7 @@ import torch
 from lit_cascade.cli.options import ImportOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.errors import UsageError, check_file_name
-from lit_cascade.records import Record, Written, stored_as
+from lit_cascade.records import Record, RecordSummary
 from lit_cascade.records.arrays import (
     classes_from,
     correct_from,
@@ -35,7 +35,7 @@ def run_files(options: ImportOptions) -> None:
     output = Output("import", options, [file])
     record, notes = _of_scores(options) if kind == "score" else _of_logits(options, kind)
     content = record.to_bytes()
-    print_records([Written.of(record, output.folder / file, len(content))], notes, "imported")
+    print_records([RecordSummary.of(record, output.folder / file, len(content))], notes, "imported")
     output.add(file, content)
     output.write()
 
@@ -81,7 +81,7 @@ def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
             "lit-cascade check, and for select --max_disagreement."
         )
     record = _record(options, n, kind, logits=logits, labels=labels, classes=classes)
-    return stored_as(record, "float16" if logits.dtype == torch.float16 else options.dtype), notes
+    return record.with_dtype("float16" if logits.dtype == torch.float16 else options.dtype), notes
 
 
 def _of_scores(options: ImportOptions) -> tuple[Record, list[str]]:

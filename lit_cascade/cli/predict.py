@@ -11,7 +11,7 @@ from lit_cascade.cli.output import Output, folder_of
 from lit_cascade.data import has_split
 from lit_cascade.lit import Answers, unfinished
 from lit_cascade.report import fitting_notes, print_answers
-from lit_cascade.utilities.files import main_process, sweep
+from lit_cascade.utilities.files import main_process, remove_temporary_files
 from lit_cascade.utilities.versions import run_info
 
 __all__ = ["run_models"]
@@ -29,7 +29,7 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
     replaceable = options.overwrite or bool(unfinished(folder_of("predict", options.out)))
     output = Output("predict", replace(options, overwrite=replaceable), names)
     if main_process():
-        sweep(output.folder, names)
+        remove_temporary_files(output.folder, names)
         if options.overwrite:
             unfinished(output.folder).remove()
         if options.out is None:

@@ -10,7 +10,7 @@ from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import RecordOptions
 from lit_cascade.cli.output import folder_of
 from lit_cascade.errors import CascadeError
-from lit_cascade.records import Written
+from lit_cascade.records import RecordSummary
 from lit_cascade.report import data_notes, fitting_notes, model_notes, print_records
 
 __all__ = ["run_models"]
@@ -47,10 +47,11 @@ def run_models(cli: CascadeCLI, options: RecordOptions) -> None:
         raise CascadeError(f"{len(done.failed)} of {total} models were not recorded:\n{reasons}")
 
 
-def _notes(written: Sequence[Written], total: int, folder: Path) -> list[str]:
+def _notes(written: Sequence[RecordSummary], total: int, folder: Path) -> list[str]:
     notes = data_notes(written[0].data)
     notes += model_notes([(one.name, one.model, one.classes) for one in written])
-    notes += fitting_notes({one.name: one.fitting for one in written if one.fitting is not None})
+    sizes = {one.name: one.samples_per_forward for one in written}
+    notes += fitting_notes({name: size for name, size in sizes.items() if size is not None})
     kept = sum(one.kept for one in written)
     rest = f", {kept} of {total} were there already" if kept else ""
     return [*notes, f"Records in {folder}{rest}."]

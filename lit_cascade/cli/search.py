@@ -36,7 +36,7 @@ from lit_cascade.core.search import (
     search,
 )
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.records import Record, prices_from
+from lit_cascade.records import Record, read_costs
 from lit_cascade.report import (
     contest_summary,
     draw_frontier,
@@ -55,7 +55,7 @@ _MOST_CONFIGS = 20
 def run_files(options: SearchOptions) -> None:
     """Search the records of many models."""
     _check(options)
-    unit, prices = prices_from(options.cost)
+    unit, costs = read_costs(options.cost)
     settings = SearchSettings(
         stages=options.stages,
         levels=options.levels,
@@ -73,7 +73,7 @@ def run_files(options: SearchOptions) -> None:
         options.split,
         options.choose_on,
         allow_overlap=options.allow_overlap,
-        prices=prices,
+        costs=costs,
         holdout=options.holdout,
         repeats=options.repeats,
         seed=options.seed,

@@ -25,7 +25,7 @@ from lit_cascade.cli.output import Output
 from lit_cascade.core import rule_of
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.records import Record, at_cost, check_alike
+from lit_cascade.records import Record, check_alike, resolve_cost
 from lit_cascade.report import (
     Subject,
     data_notes,
@@ -97,7 +97,7 @@ def _report(
         CascadeError: no policy that costs less than the last stage alone qualifies.
     """
     prices = f" --cost {options.cost}" if "=" in options.cost else ""
-    records, options = at_cost(records, options)
+    records, options = resolve_cost(records, options)
     check_alike(records)
     first, names = records[0], [record.name for record in records]
     rule = rule_of(options.policy, names, recorded=without_logits(records))

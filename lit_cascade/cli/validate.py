@@ -10,7 +10,7 @@ from lit_cascade.cli.options import ValidateOptions
 from lit_cascade.cli.output import Output, curve_csv
 from lit_cascade.core import score_named
 from lit_cascade.errors import check_file_name
-from lit_cascade.records import Record, at_cost, check_alike
+from lit_cascade.records import Record, check_alike, resolve_cost
 from lit_cascade.report import (
     Validation,
     data_notes,
@@ -65,7 +65,7 @@ def _output(options: ValidateOptions, stages: Sequence[str]) -> Output:
 
 def _report(records: Sequence[Record], options: ValidateOptions, output: Output) -> None:
     """Evaluate records, and print and write the results."""
-    records, options = at_cost(records, options)
+    records, options = resolve_cost(records, options)
     check_alike(records)
     first = records[0]
     notes = check_overlap(options.policy, first.samples, first.data, allowed=options.allow_overlap)

@@ -1,18 +1,17 @@
-"""Every threshold at once: the exact accuracy and cost of a cascade, and what to compare it with.
+"""The exact accuracy and cost of a cascade at every threshold, and operating points on that curve.
 
-Accuracy and cost change only where the threshold passes a sample's score, so the distinct scores
-are all there is to see: the curve is exact, and nothing between its points exists.
-
-A threshold for a target, chosen from a curve.
-
-These are the plain empirical choices: they describe the samples that they were found on, and
-promise nothing about others.
+Accuracy and cost change only where the threshold passes the score of a sample, so one sort of the
+scores gives the whole curve and no interpolation is needed. An operating point chosen here is an
+empirical choice: it describes the samples that it was chosen on. `lit_cascade.core.guarantee`
+chooses thresholds that hold on new samples.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +23,10 @@ __all__ = [
     "Curve",
     "Deferral",
     "OperatingPoint",
+    "ScoreOrder",
     "best",
     "cheapest",
+    "departures",
     "operating_points",
     "oracle_deferral",
     "random_deferral",
@@ -35,24 +36,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Curve:
-    """A cascade at every distinct threshold, from nothing deferred to everything.
+    """Accuracy and cost of a cascade at each distinct threshold; all tensors are float64.
 
-    All tensors are float64. Row 0 has threshold -inf: the first stage alone. The last row has
-    threshold +inf: every sample went through every stage.
+    Row 0 has threshold -inf, where the first stage answers everything. The last row has threshold
+    +inf, where every sample passes through every stage.
 
     Attributes:
-        thresholds: shape (M,), strictly rising.
-        deferral_rate: share of the samples that the first stage did not answer, (M,).
-        accuracy: share of correct answers, (M,).
-        cost: mean cost per sample, in the unit of the costs given, (M,).
-        stage_accuracy: of each stage alone, (K,).
+        thresholds: strictly increasing, (M,).
+        deferral_rate: fraction of samples that the first stage defers, (M,).
+        accuracy: fraction of correct answers, (M,).
+        cost: mean cost per sample, in the unit of the given costs, (M,).
+        stage_accuracy: accuracy of each stage alone, (K,).
         stage_cost: mean cost per sample of each stage alone, (K,).
-        least_score: the least score, up to which a threshold defers nothing.
+        least_score: smallest score; a threshold up to it defers nothing.
         n: number of samples.
-        metric: name of another metric, a name in `lit_cascade.core.metrics.METRICS`, if the curve
-            was made with one.
-        by_metric: that metric of the cascade, (M,).
-        stage_by_metric: of each stage alone, (K,).
+        metric: name of a second metric in `lit_cascade.core.metrics.METRICS`, or None.
+        by_metric: second metric of the cascade, (M,), or None.
+        stage_by_metric: second metric of each stage alone, (K,), or None.
     """
 
     thresholds: Tensor
@@ -71,13 +71,13 @@ class Curve:
         return len(self.thresholds)
 
     def judged_by(self, metric: str) -> tuple[Tensor, Tensor]:
-        """How good the cascade is at each threshold, (M,), and each stage alone, (K,).
+        """Return a metric of the cascade at each threshold, (M,), and of each stage alone, (K,).
 
         Args:
-            metric: `accuracy`, or the metric that the curve was made with.
+            metric: `accuracy`, or the second metric of the curve.
 
         Raises:
-            CascadeError: the curve was not made with it.
+            CascadeError: the curve has no such metric.
         """
         if metric == "accuracy":
             return self.accuracy, self.stage_accuracy
@@ -110,6 +110,63 @@ def _check(scores: Tensor, correct: Tensor, costs: Tensor, answers: Answers | No
         raise CascadeError(f"the score of sample {row} is NaN: it has no place on the curve.")
 
 
+class ScoreOrder(NamedTuple):
+    """Positions in order of increasing score, in groups of equal scores.
+
+    Attributes:
+        order: positions in the scores, (E,) int64; the order within a group is that of the scores.
+        ends: index into `order` of the last member of each group, (M,) int64.
+        values: score of each group, strictly increasing, (M,).
+    """
+
+    order: Tensor
+    ends: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor) -> ScoreOrder:
+        """Sort scores (E,)."""
+        ordered, order = scores.sort(stable=True)
+        values, counts = torch.unique_consecutive(ordered, return_counts=True)
+        return cls(order, counts.cumsum(0) - 1, values)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum values over the first 0, 1, ..., M groups.
+
+        Args:
+            values: a value for each score, (..., E).
+
+        Returns:
+            (..., M + 1).
+
+        Example:
+            >>> ScoreOrder.of(torch.tensor([0.5, 0.2, 0.5])).sums(torch.tensor([1, 10, 100]))
+            tensor([  0,  10, 111])
+        """
+        sums = values[..., self.order].cumsum(-1)[..., self.ends]
+        return torch.cat([sums.new_zeros(*sums.shape[:-1], 1), sums], dim=-1)
+
+
+def departures(scores: Tensor) -> ScoreOrder:
+    """Order in which samples leave stages while one shared threshold rises.
+
+    A sample leaves stage k once the threshold exceeds its largest score up to k; where that is +inf
+    it never does.
+
+    Args:
+        scores: scores of the deferring stages, (N, K - 1).
+
+    Returns:
+        The order of positions in the flattened scores.
+    """
+    leaves_at = ScoreOrder.of(scores.double().cummax(dim=1).values.flatten())
+    count = int((leaves_at.values < math.inf).sum())
+    ends = leaves_at.ends[:count]
+    return ScoreOrder(
+        leaves_at.order[: int(ends[-1]) + 1 if count else 0], ends, leaves_at.values[:count]
+    )
+
+
 def sweep(
     scores: Tensor,
     correct: Tensor,
@@ -117,19 +174,18 @@ def sweep(
     alone: Tensor | None = None,
     answers: Answers | None = None,
 ) -> Curve:
-    """Accuracy and cost at every distinct threshold, exactly, in one sort.
+    """Compute the exact accuracy and cost at each distinct threshold.
 
-    With K = 2 stages this is every cascade there is. With K > 2, one threshold is shared by all
+    For K = 2 stages these are all cascades there are. For K > 2, one threshold is shared by all
     deferring stages.
 
     Args:
-        scores: of the deferring stages, shape (N, K - 1), or (N,) for two stages. Where it is +inf,
-            as below a floor, a stage answers at every threshold.
-        correct: whether the cascade is right if it stops after each stage, booleans of shape
-            (N, K).
-        costs: cost of each stage on each sample, shape (N, K).
-        alone: whether each stage is right alone, (N, K); by default the same as `correct`.
-        answers: what `correct` was made from, for a metric beside accuracy.
+        scores: scores of the deferring stages, (N, K - 1), or (N,) for two stages. A stage answers
+            a score of +inf at every threshold; scores below a floor are set to it.
+        correct: whether the cascade is right if it stops after each stage, (N, K) bool.
+        costs: cost of each stage, (N, K).
+        alone: whether each stage alone is right, (N, K) bool; by default `correct`.
+        answers: answers and labels, for a metric besides accuracy.
 
     Raises:
         CascadeError: fewer than two stages, no samples, NaN scores, or shapes that do not fit.
@@ -147,47 +203,38 @@ def sweep(
     _check(scores, correct, costs, answers)
     n = len(correct)
     right, costs = correct.long(), costs.double()
-
-    # A sample leaves stage k once the shared threshold exceeds the best score seen up to k. Each
-    # such departure is an event at that score; equal scores leave together.
-    leaves_at = scores.double().cummax(dim=1).values
-    first = torch.zeros_like(leaves_at, dtype=torch.int64)
+    leave = departures(scores)
+    first = torch.zeros_like(scores, dtype=torch.int64)
     first[:, 0] = 1
-    values, order = leaves_at.flatten().sort(stable=True)
-    values = values[: int((values < math.inf).sum())]
-    order = order[: len(values)]
-    distinct, counts = torch.unique_consecutive(values, return_counts=True)
-    passed = counts.cumsum(0) - 1
 
-    def after(start: Tensor, change: Tensor) -> Tensor:
-        total = change.flatten()[order].cumsum(0)[passed]
-        return torch.cat([start[None], start + total]).double() / n
+    def mean(start: Tensor, change: Tensor) -> Tensor:
+        return (start + leave.sums(change.flatten())).double() / n
 
     ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64, device=scores.device)
-    last = ends[1:] if len(distinct) else ends[:0]  # if nothing is ever deferred, one row says it
+    last = ends[1:] if len(leave.values) else ends[:0]  # nothing is ever deferred: a single row
     alone = correct if alone is None else alone
     return Curve(
-        thresholds=torch.cat([ends[:1], distinct[1:], last]),
-        deferral_rate=after(first.new_zeros(()), first),
-        accuracy=after(right[:, 0].sum(), right.diff(dim=1)),
-        cost=after(costs[:, 0].sum(), costs[:, 1:]),
+        thresholds=torch.cat([ends[:1], leave.values[1:], last]),
+        deferral_rate=mean(right.new_zeros(()), first),
+        accuracy=mean(right[:, 0].sum(), right.diff(dim=1)),
+        cost=mean(costs[:, 0].sum(), costs[:, 1:]),
         stage_accuracy=alone.sum(dim=0).double() / n,
         stage_cost=costs.sum(dim=0) / n,
-        least_score=float(distinct[0]) if len(distinct) else math.inf,
+        least_score=float(leave.values[0]) if len(leave.values) else math.inf,
         n=n,
         metric=None if answers is None else answers.metric,
-        by_metric=None if answers is None else answers.along(order, passed),
+        by_metric=None if answers is None else answers.along(leave.order, leave.ends),
         stage_by_metric=None if answers is None else answers.of_stages(),
     )
 
 
 @dataclass(frozen=True)
 class Deferral:
-    """What another way to choose the deferred samples would reach, as points (cost, accuracy).
+    """Accuracy against cost of a reference rule that chooses the deferred samples.
 
     Attributes:
-        cost: mean cost per sample, (M,) float64, rising.
-        accuracy: (M,) float64.
+        cost: mean cost per sample, increasing, (M,) float64.
+        accuracy: fraction of correct answers, (M,) float64.
     """
 
     cost: Tensor
@@ -195,10 +242,10 @@ class Deferral:
 
 
 def random_deferral(curve: Curve) -> Deferral:
-    """Expected accuracy if a coin decided which samples to defer: a line between two points.
+    """Expected accuracy of deferring samples at random: a line between two points.
 
-    The line joins the first stage alone with everything deferred. A score is worth having as far
-    as its curve lies above it.
+    The line joins the first stage alone and everything deferred. A useful score has its curve above
+    the line.
 
     Example:
         >>> curve = sweep(torch.tensor([0.9]), torch.tensor([[False, True]]), torch.ones(1, 2))
@@ -209,17 +256,17 @@ def random_deferral(curve: Curve) -> Deferral:
 
 
 def oracle_deferral(correct: Tensor, costs: Tensor) -> Deferral:
-    """The best that any score could do with two stages, knowing the labels.
+    """Upper bound for any score of a two-stage cascade, computed from the labels.
 
     Defers first the samples that only the second stage gets right, cheapest first, then those
-    where it makes no difference, and last those that it would spoil.
+    where the stages agree in correctness, and last those that only the first stage gets right.
 
     Args:
-        correct: whether each of the two stages is right, booleans of shape (N, 2).
-        costs: of the two stages on each sample, shape (N, 2).
+        correct: whether each of the two stages is right, (N, 2) bool.
+        costs: cost of the two stages, (N, 2).
 
     Returns:
-        N + 1 points, from nothing deferred to everything.
+        N + 1 points, from nothing deferred to everything deferred.
 
     Raises:
         CascadeError: not two stages, or shapes that do not fit.
@@ -245,70 +292,131 @@ def oracle_deferral(correct: Tensor, costs: Tensor) -> Deferral:
     return Deferral(spent / n, gained.double() / n)
 
 
-# This absorbs the rounding of a target such as 0.985 - 0.005. It is too small to admit one sample
-# too few: an accuracy is a count over n, and two F1 differ by at least 1 / (4 n^2).
+# Absorbs the rounding of a target such as 0.985 - 0.005 and admits no sample too few: an accuracy
+# is a count over n, and two F1 differ by at least 1 / (4 n^2).
 _TOLERANCE = 1e-12
 
-# What a sum of costs may round, as a share of it.
+# Relative rounding of a sum of costs.
 _COST_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """One row of a curve.
+    """A cascade at given thresholds, measured on N samples.
 
     Attributes:
-        threshold: the stage answers at this score or above.
-        deferral_rate: share of the samples that the first stage does not answer.
-        accuracy: share of correct answers.
-        cost: mean cost per sample, in the unit of the curve.
-        cost_ratio: `cost` over that of the last stage alone; below 1 is a saving.
-        metric: by the curve's other metric, if it has one.
+        thresholds: one per deferring stage; a stage answers at this score or above.
+        n: number of samples.
+        accuracy: fraction of correct answers; NaN without labels.
+        deferral_rate: fraction of samples that the first stage defers.
+        cost: mean cost per sample.
+        cost_ratio: `cost` over the cost of the last stage alone; below 1 is a saving.
+        metric: second metric of the answers, or None.
+        answered: fraction of samples that each stage answers; empty for points of a curve.
+        below: next smaller score than a threshold shared by all stages: thresholds above it and up
+            to this one defer the same samples. None if unknown.
+        value: value of a promised target, for points chosen to keep a promise.
     """
 
-    threshold: float
-    deferral_rate: float
+    thresholds: tuple[float, ...]
+    n: int
     accuracy: float
+    deferral_rate: float
     cost: float
     cost_ratio: float
     metric: float | None = None
+    answered: tuple[float, ...] = ()
+    below: float | None = None
+    value: float | None = None
+
+    @property
+    def threshold(self) -> float:
+        """Threshold of the first stage, which is that of all stages on a curve."""
+        return self.thresholds[0]
+
+    @classmethod
+    def measured(
+        cls,
+        thresholds: Sequence[float],
+        stage: Tensor,
+        correct: Tensor | None,
+        costs: Tensor,
+        last_cost: Tensor,
+        metric: float | None = None,
+    ) -> OperatingPoint:
+        """Summarise a run or a replay of a cascade.
+
+        Args:
+            thresholds: one per deferring stage.
+            stage: stage that answered each sample, (N,) int64.
+            correct: whether its answer is right, (N,) bool; None without labels.
+            costs: cost of each stage that ran, 0 for the others, (N, K).
+            last_cost: cost of the last stage alone, (N,).
+            metric: second metric of the answers.
+
+        Raises:
+            CascadeError: the last stage costs nothing.
+
+        Example:
+            >>> costs = torch.tensor([[1.0, 0.0], [1.0, 10.0]])
+            >>> right = torch.tensor([True, True])
+            >>> point = OperatingPoint.measured([0.5], torch.tensor([0, 1]), right, costs, costs[1])
+            >>> point.accuracy, point.deferral_rate, point.cost
+            (1.0, 0.5, 6.0)
+        """
+        n, stages = costs.shape
+        counts = torch.bincount(stage, minlength=stages).tolist()
+        total, alone = float(costs.sum()), float(last_cost.sum())
+        if not alone > 0:
+            raise CascadeError("the last stage costs nothing: a cascade cannot save anything.")
+        return cls(
+            thresholds=tuple(thresholds),
+            n=n,
+            accuracy=math.nan if correct is None else int(correct.sum()) / n,
+            deferral_rate=(n - counts[0]) / n,
+            cost=total / n,
+            cost_ratio=total / alone,
+            metric=metric,
+            answered=tuple(count / n for count in counts),
+        )
 
 
 def _row(curve: Curve, row: int) -> OperatingPoint:
-    cost = float(curve.cost[row])
+    threshold, cost = float(curve.thresholds[row]), float(curve.cost[row])
     return OperatingPoint(
-        threshold=float(curve.thresholds[row]),
-        deferral_rate=float(curve.deferral_rate[row]),
+        thresholds=(threshold,) * (len(curve.stage_cost) - 1),
+        n=curve.n,
         accuracy=float(curve.accuracy[row]),
+        deferral_rate=float(curve.deferral_rate[row]),
         cost=cost,
         cost_ratio=cost / float(curve.stage_cost[-1]),
         metric=None if curve.by_metric is None else float(curve.by_metric[row]),
+        below=float(curve.thresholds[row - 1]) if row > 1 else curve.least_score,
     )
 
 
 def _least(rows: Tensor, *columns: Tensor) -> int:
-    """The first of `rows` that is least in the columns, the earlier ones counting more."""
+    """Return the first of `rows` that is minimal in the columns, compared lexicographically."""
     for column in columns:
         rows = rows[column[rows] == column[rows].min()]
     return int(rows[0])
 
 
 def cheapest(curve: Curve, least: float, by: str = "accuracy") -> OperatingPoint | None:
-    """The cheapest threshold that reaches `least`, if it is cheaper than the last stage.
+    """Find the cheapest threshold that reaches a metric value and costs less than the last stage.
 
-    Where even that costs as much as the last stage alone there is nothing to choose: run that
-    stage. Ties in cost go to the better, then to the lower threshold.
+    Ties in cost go to the better metric value, then to the lower threshold.
 
     Args:
         curve: the cascade.
-        least: how good it must be.
-        by: `accuracy`, or the metric that the curve was made with.
+        least: smallest acceptable value of the metric.
+        by: `accuracy`, or the second metric of the curve.
 
     Returns:
-        The operating point, or None.
+        The operating point; None if there is none, and the last stage alone is the better choice.
 
     Raises:
-        CascadeError: a metric that the curve was made without.
+        CascadeError: the curve has no such metric.
     """
     reached, _ = curve.judged_by(by)
     cheaper = curve.cost < curve.stage_cost[-1] * (1 - _COST_TOLERANCE)
@@ -317,36 +425,36 @@ def cheapest(curve: Curve, least: float, by: str = "accuracy") -> OperatingPoint
 
 
 def best(curve: Curve, by: str = "accuracy") -> OperatingPoint:
-    """The best threshold; ties go to the cheaper, then to the lower threshold.
+    """Find the threshold with the best metric value; ties go to the cheaper, then to the lower.
 
     Args:
         curve: the cascade.
-        by: `accuracy`, or the metric that the curve was made with.
+        by: `accuracy`, or the second metric of the curve.
 
     Raises:
-        CascadeError: a metric that the curve was made without.
+        CascadeError: the curve has no such metric.
     """
     reached, _ = curve.judged_by(by)
     return _row(curve, _least(torch.arange(len(curve)), -reached, curve.cost))
 
 
 def operating_points(curve: Curve, by: str = "accuracy") -> dict[str, OperatingPoint | None]:
-    """The named operating points of a curve.
+    """Find the named operating points of a curve.
 
     `same_accuracy`, `drop_0.5` and `drop_1.0` are the cheapest thresholds with at least the last
-    stage's accuracy, less 0, 0.5 and 1 percentage points, that cost less than it;
-    `best_accuracy` is the most accurate at any cost. By another metric, such as f1, the names are
-    `same_f1` and `best_f1`, and a point is a hundredth.
+    stage's accuracy less 0, 0.5 and 1 percentage points that cost less than the last stage;
+    `best_accuracy` is the most accurate at any cost. By another metric, such as f1, the first and
+    the last are named `same_f1` and `best_f1`, and a drop of 1.0 is 0.01 of the metric.
 
     Args:
         curve: the cascade.
-        by: `accuracy`, or the metric that the curve was made with.
+        by: `accuracy`, or the second metric of the curve.
 
     Returns:
-        One entry per name; None where there is no such threshold.
+        The operating point of each name; None where there is no such threshold.
 
     Raises:
-        CascadeError: a metric that the curve was made without.
+        CascadeError: the curve has no such metric.
     """
     last = float(curve.judged_by(by)[1][-1])
     return {

@@ -280,9 +280,9 @@ class RowImages:
         names = getattr(features[label], "names", None)
         if not names:
             names = sorted({value for value in rows[label] if isinstance(value, str)})
-        ids: Ids = torch.arange(len(rows))
+        ids = Ids(torch.arange(len(rows)))
         if _KEY in columns and len(set(rows[_KEY])) == len(rows):
-            ids = tuple(rows[_KEY])
+            ids = Ids(rows[_KEY])
         try:  # the other columns are not read: they may hold images too
             kept = rows.select_columns(list(dict.fromkeys([image, label])))
             kept = kept.cast_column(image, datasets.Image(decode=False))

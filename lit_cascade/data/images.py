@@ -21,9 +21,10 @@ from lit_cascade.data.image_sources import (
 )
 from lit_cascade.data.label_sets import LabelSets
 from lit_cascade.data.loading import RawSample
-from lit_cascade.data.splits import SplitDataModule, shuffled, take_ids
+from lit_cascade.data.splits import SplitDataModule, shuffled
 from lit_cascade.data.tables import load_table
 from lit_cascade.errors import UsageError, check_name
+from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import class_list
 
 __all__ = ["ImageData", "ImageSet", "UnlabelledImages"]
@@ -68,7 +69,7 @@ class ImageSet(Dataset[RawSample]):
         self._labels = torch.tensor([numbers[labels[i]] for i in keep], dtype=torch.int64)
         names = images.names if classes is None else classes
         self.classes = None if names is None else tuple(names)
-        self.ids = take_ids(images.ids, keep)
+        self.ids = Ids(images.ids)[keep]
         if self.classes is not None and label_sets is None and keep:
             empty = len(self.classes) - len(self._labels.unique())
             if empty:

@@ -10,11 +10,10 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lit_cascade.errors import UsageError, check_name
-from lit_cascade.records import Ids, as_ids
+from lit_cascade.records import Ids
 
 __all__ = [
     "SETUP_STAGES",
@@ -26,7 +25,6 @@ __all__ = [
     "shared_ids",
     "shuffled",
     "split_loader",
-    "take_ids",
 ]
 
 # the `stage` of `LightningDataModule.setup` that prepares a split, if it is not "fit":
@@ -177,12 +175,12 @@ def describe(dataset: Dataset[Any]) -> SplitInfo:
     if isinstance(dataset, Subset):
         whole = describe(dataset.dataset)
         chosen = [int(i) for i in dataset.indices]
-        return replace(whole, n=len(chosen), ids=take_ids(whole.ids, chosen))
+        return replace(whole, n=len(chosen), ids=whole.ids[chosen])
     n = len(cast("Sized", dataset))
     classes = getattr(dataset, "classes", None)
     return SplitInfo(
         n,
-        as_ids(getattr(dataset, "ids", None), n, f"ids of {type(dataset).__name__}"),
+        Ids.of(getattr(dataset, "ids", None), n, f"ids of {type(dataset).__name__}"),
         getattr(dataset, "source", None),
         tuple(str(c) for c in classes) if isinstance(classes, Sequence) else None,
         bool(getattr(dataset, "restricts_classes", False)),
@@ -191,21 +189,12 @@ def describe(dataset: Dataset[Any]) -> SplitInfo:
     )
 
 
-def take_ids(ids: Ids, positions: Sequence[int]) -> Ids:
-    """Ids at some positions."""
-    return ids[list(positions)] if isinstance(ids, Tensor) else tuple(ids[i] for i in positions)
-
-
-def _listed(ids: Ids) -> list[Any]:
-    return ids.tolist() if isinstance(ids, Tensor) else list(ids)
-
-
-def shuffled(ids: Ids, seed: int) -> list[int]:
+def shuffled(ids: Ids | torch.Tensor, seed: int) -> list[int]:
     """Positions in a pseudo-random order of the ids, by the SHA-256 of seed and id.
 
     One sample more or less does not change the order of the others.
     """
-    keys = [hashlib.sha256(f"{seed} {one}".encode()).digest() for one in _listed(ids)]
+    keys = [hashlib.sha256(f"{seed} {one}".encode()).digest() for one in ids.tolist()]
     return sorted(range(len(keys)), key=keys.__getitem__)
 
 
@@ -265,7 +254,7 @@ def shared_ids(datamodule: LightningDataModule, one: str, other: str) -> list[An
     a, b = describe(first), describe(second)
     if _root(first) is not _root(second) and (a.source is None or a.source != b.source):
         return []
-    return sorted(set(_listed(a.ids)) & set(_listed(b.ids)))
+    return sorted(set(a.ids) & set(b.ids))
 
 
 def _root(dataset: Dataset[Any]) -> Dataset[Any]:

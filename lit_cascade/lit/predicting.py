@@ -162,10 +162,7 @@ class AnswerFiles:
 
         with open_atomically(self._folder / self._name, self._parts) as file:
             _write_all(shown(), file, self._name)
-        gone = [
-            (ids[at].item() if isinstance(ids, Tensor) else ids[at], reason)
-            for at, reason in sorted(said.left_out.items())
-        ]
+        gone = [(ids[at], reason) for at, reason in sorted(said.left_out.items())]
         return Answers(int(counts.sum()), tuple(counts.tolist()), tuple(gone), 0, said.fitting)
 
     def _part(self, window: int) -> Path:
@@ -266,16 +263,14 @@ class AnswerWriter(Callback):
     def _columns(self, rows: Mapping[str, Tensor]) -> dict[str, Any]:
         order = rows["positions"].sort().indices
         positions = rows["positions"][order]
-        ids: Ids = self._data.info.ids if self._data.info is not None else ()
-        if isinstance(ids, Tensor):
-            named = pa.array(ids[positions].numpy())
-        else:  # a window without a readable sample has the type of the others
-            named = pa.array([ids[int(i)] for i in positions], pa.string())
+        ids = self._data.info.ids if self._data.info is not None else Ids(())
+        # typed: a window without a readable sample has the type of the others
+        kind = pa.string() if ids.are_strings else pa.int64()
         answers = rows["prediction"][order].tolist()
         names = self._classes(int(rows["classes"][0])) if answers else ()
         return {
             "position": pa.array(positions.numpy()),
-            "id": named,
+            "id": pa.array(ids[positions].tolist(), kind),
             "class": pa.array([names[answer] for answer in answers], pa.string()),
             "probability": pa.array(rows["probability"][order].numpy()),
             "stage": pa.array(rows["stage"][order].numpy().astype("int8")),
@@ -315,7 +310,7 @@ def answer_split(
     if not trainer.is_global_zero:
         return None
     order = [position for batch in data.batches for position in batch]
-    ids = data.info.ids if data.info is not None else ()
+    ids = data.info.ids if data.info is not None else Ids(())
     windows = -(-len(data.batches) // gather)
     found = files.join(windows, model.names, ids, in_order=order == sorted(order))
     old = (batch for i, batch in enumerate(data.batches) if i // gather in done)
@@ -364,11 +359,11 @@ def _plan(
     configs: Configs | None,
 ) -> dict[str, Any]:
     """What the answers depend on."""
-    ids = sight.ids.tolist() if isinstance(sight.ids, Tensor) else sight.ids
+    ids = hashlib.sha256(json.dumps(sight.ids.tolist()).encode())
     return {
         "models": [info["model"] for info in model.stage_info()],
         "policy": json.loads(json.dumps(asdict(model.cascade.policy), default=str)),
-        "data": {"ids": hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16], **sight.data},
+        "data": {"ids": ids.hexdigest()[:16], **sight.data},
         "settings": {
             "file": name,
             "gather": gather,

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
@@ -206,7 +205,7 @@ class ReadingTrainer(Trainer):
             raise CascadeError(f"{len(dealt)} samples were dealt out and {len(read)} came back.")
         sight = self._sight(data, sorted({*read, *gone}))
         said = _said(info.ids, collector)
-        ids, order = _in_order(info.ids, rows["positions"])
+        ids, order = info.ids[rows["positions"]].sort()
         ordered = {key: value[order] for key, value in rows.items()} | collector.spooled(order)
         seen = replace(sight, ids=ids, data=sight.data | said)
         return Found(**vars(seen), rows=ordered, fitting=collector.fitting)
@@ -219,9 +218,8 @@ class ReadingTrainer(Trainer):
         described = _described(data.inner, data.split, data.info)
         if read != data.positions:
             described["limited_to"] = f"{len(read)} of {len(data.positions)} samples"
-        ids, _ = _in_order(data.info.ids, torch.tensor(read, dtype=torch.int64))
         return Sight(
-            ids=ids,
+            ids=data.info.ids[read].sort()[0],
             classes=_names(data.inner, data.info),
             data=described,
             batch_size=data.batch_size,
@@ -258,10 +256,7 @@ def _said(ids: Ids, collector: Collector) -> dict[str, Any]:
     if collector.remarks:
         said["remarks"] = dict(sorted(Counter(text for _, text in collector.remarks).items()))
     if collector.left_out:
-        gone = [
-            (ids[position].item() if isinstance(ids, Tensor) else ids[position], reason)
-            for position, reason in collector.left_out
-        ]
+        gone = [(ids[position], reason) for position, reason in collector.left_out]
         said["left_out"] = [list(pair) for pair in sorted(gone)]
     return said
 
@@ -270,16 +265,6 @@ def _names(datamodule: LightningDataModule, info: SplitInfo) -> tuple[str, ...] 
     """Class names that the data module was given, else those of the dataset."""
     names = getattr(datamodule, "class_names", None)
     return info.classes if names is None else tuple(str(name) for name in names)
-
-
-def _in_order(ids: Ids, positions: Tensor) -> tuple[Ids, Tensor]:
-    """The ids at `positions` in rising order, and the order that brings rows there."""
-    if isinstance(ids, Tensor):
-        ordered = ids[positions].sort()
-        return ordered.values, ordered.indices
-    here = [ids[position] for position in positions.tolist()]
-    order = sorted(range(len(here)), key=here.__getitem__)
-    return tuple(here[i] for i in order), torch.tensor(order)
 
 
 def not_reported(

@@ -8,17 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.lit.reading import Found, ReadingTrainer, Sight
 from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.lit.zoo import LitZoo
-from lit_cascade.records import Ids, Record, Samples, Written
-from lit_cascade.utilities.files import main_process, prepare_folder, sweep
+from lit_cascade.records import Ids, Record, RecordSummary, Samples
+from lit_cascade.utilities.files import main_process, prepare_folder, remove_temporary_files
 from lit_cascade.utilities.versions import run_info
 
 __all__ = [
@@ -110,9 +108,7 @@ def _joined(ids: Ids, gone: list[Any]) -> Ids:
     """The ids of a record with those of the samples that were left out, in order."""
     if not gone:
         return ids
-    if isinstance(ids, Tensor):
-        return torch.cat([ids, torch.tensor(gone, dtype=torch.int64)]).sort().values
-    return tuple(sorted([*ids, *gone]))
+    return Ids.of([*ids, *gone], len(ids) + len(gone)).sort()[0]
 
 
 def _differences(one: Any, other: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
@@ -203,7 +199,7 @@ class Recorded(NamedTuple):
         failed: the models that could not be recorded, and why.
     """
 
-    written: list[Written]
+    written: list[RecordSummary]
     failed: dict[str, str]
 
 
@@ -269,7 +265,7 @@ class ZooRecording:
                 done.append(one)
         return Recorded(done, failed) if self.trainer.is_global_zero else None
 
-    def _record(self, name: str, sight: Sight, date: str) -> Written:
+    def _record(self, name: str, sight: Sight, date: str) -> RecordSummary:
         try:
             self._build(name, sight)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -309,7 +305,7 @@ class ZooRecording:
                 raise
             raise _ModelError(error) from error
 
-    def _finished(self, reading: Callable[[], Found], date: str) -> Written | _ModelError:
+    def _finished(self, reading: Callable[[], Found], date: str) -> RecordSummary | _ModelError:
         """Write the record of what was read; what is wrong with the model is returned."""
         try:
             (record,) = records_of(self.zoo, reading(), self.trainer, self.configs)
@@ -318,14 +314,16 @@ class ZooRecording:
         record = replace(record, info={**record.info, "date": date})
         path = self._path(record.name)
         record.save(path)
-        return Written.of(record, path, path.stat().st_size)
+        return RecordSummary.of(record, path, path.stat().st_size)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
-    def _kept(self, names: Sequence[str], sight: Sight, *, overwrite: bool) -> dict[str, Written]:
+    def _kept(
+        self, names: Sequence[str], sight: Sight, *, overwrite: bool
+    ) -> dict[str, RecordSummary]:
         """The records that need not be made again; what a killed run left is swept away."""
-        sweep(self.folder, {self._path(name).name for name in names})
+        remove_temporary_files(self.folder, {self._path(name).name for name in names})
         kept = {}
         for name in names:
             path = self._path(name)
@@ -341,7 +339,7 @@ class ZooRecording:
                         f"{error} Choose another folder, or add --overwrite to replace it."
                     ) from error
             else:
-                kept[name] = Written.of(record, path, path.stat().st_size, kept=True)
+                kept[name] = RecordSummary.of(record, path, path.stat().st_size, kept=True)
         self.zoo.release()
         return kept
 

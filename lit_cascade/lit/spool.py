@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.records import check_fits
+from lit_cascade.records import check_dtype_range
 
 __all__ = ["Columns", "Spool"]
 
@@ -108,7 +108,7 @@ class Spool:
         Raises:
             CascadeError: float16 could not hold them.
         """
-        check_fits(self._largest, self.dtype, name)
+        check_dtype_range(self._largest, self.dtype, name)
         held = self._held()
         if torch.equal(order, torch.arange(self._n)):
             return held

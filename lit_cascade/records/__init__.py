@@ -1,25 +1,23 @@
 """Records of what models answered: the only reader and writer of their files."""
 
-from lit_cascade.records.costs import Prices, at_cost, priced, prices_from
-from lit_cascade.records.folder import RecordedZoo, Written, check_fits, find_records, stored_as
-from lit_cascade.records.record import Record, check_alike, stage_answers
-from lit_cascade.records.samples import Ids, Samples, as_ids, whole_numbers
+from lit_cascade.records.costs import ModelCosts, read_costs, resolve_cost, with_costs
+from lit_cascade.records.folder import RecordedZoo, RecordSummary, find_records
+from lit_cascade.records.record import Record, check_alike, check_dtype_range, stage_answers
+from lit_cascade.records.samples import Ids, Samples, whole_numbers
 
 __all__ = [
     "Ids",
-    "Prices",
+    "ModelCosts",
     "Record",
+    "RecordSummary",
     "RecordedZoo",
     "Samples",
-    "Written",
-    "as_ids",
-    "at_cost",
     "check_alike",
-    "check_fits",
+    "check_dtype_range",
     "find_records",
-    "priced",
-    "prices_from",
+    "read_costs",
+    "resolve_cost",
     "stage_answers",
-    "stored_as",
     "whole_numbers",
+    "with_costs",
 ]

@@ -1,7 +1,4 @@
-"""Costs that were measured apart from the records, such as seconds per sample.
-
-Records at the costs that a command is told to judge by.
-"""
+"""Costs of models measured apart from the records, such as seconds per sample."""
 
 from __future__ import annotations
 
@@ -10,50 +7,50 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import yaml
 
 from lit_cascade.errors import UsageError
+from lit_cascade.records.record import Record
 
-if TYPE_CHECKING:
-    from lit_cascade.records.record import Record
+__all__ = ["ModelCosts", "read_costs", "resolve_cost", "with_costs"]
 
-__all__ = ["Prices", "at_cost", "priced", "prices_from"]
+ModelCosts = Mapping[str, float]
+"""Cost per sample of each model, by name."""
 
-
-Prices = Mapping[str, float]
-"""Cost per sample of models, by name."""
+_Options = TypeVar("_Options", bound=Any)
 
 
-def prices_from(cost: str) -> tuple[str, Prices]:
-    """The unit that an option `cost` names, and what it costs by model.
+def read_costs(cost: str) -> tuple[str, ModelCosts]:
+    """Parse an option `cost`, and read the files that it names.
 
     Args:
         cost: UNIT for costs that the records hold, or UNIT=FILE,... with the costs of models: the
             `benchmark.json` of `lit-cascade benchmark`, or JSON or YAML such as
             `{"small": {"latency_s": 0.001}}`.
 
+    Returns:
+        The unit, and the cost of each model in the files.
+
     Raises:
-        UsageError: a file that is not there, or is something else.
+        UsageError: a file that is missing or holds no such costs.
 
     Example:
-        >>> prices_from("flops")
+        >>> read_costs("flops")
         ('flops', {})
     """
     unit, equals, files = cost.partition("=")
-    if not equals:
-        return cost, {}
-    found: dict[str, float] = {}
-    for file in files.split(","):
-        found |= _read(Path(file).expanduser(), unit)
-    return unit, found
+    costs: dict[str, float] = {}
+    for file in files.split(",") if equals else ():
+        costs |= _read(Path(file).expanduser(), unit)
+    return unit, costs
 
 
 def _read(path: Path, unit: str) -> dict[str, float]:
     try:
-        content: Any = yaml.safe_load(path.read_text())  # of which JSON is a part
+        content: Any = yaml.safe_load(path.read_text())  # JSON is YAML too
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n", maxsplit=1)[0]
         raise UsageError(f"--cost: cannot read {str(path)!r}: {reason}.") from error
@@ -66,56 +63,48 @@ def _read(path: Path, unit: str) -> dict[str, float]:
             f"--cost: {str(path)!r} names no costs; expected the benchmark.json of a benchmark, or "
             f"{json.dumps({'MODEL': {unit: 0.001}})}."
         )
-    found = {str(name): one[unit] for name, one in content.items() if unit in one}
-    for name, value in found.items():
+    costs = {str(name): one[unit] for name, one in content.items() if unit in one}
+    if not costs:
+        units = sorted({str(key) for one in content.values() for key in one})
+        raise UsageError(
+            f"--cost: {str(path)!r} has no costs in {unit!r}; it has {', '.join(units) or 'none'}."
+        )
+    for name, value in costs.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not 0 < value < math.inf:
             raise UsageError(
                 f"--cost: {str(path)!r}: {unit} of {name!r} must be a number above 0, "
                 f"got {value!r}."
             )
-    if not found:
-        raise UsageError(
-            f"--cost: {str(path)!r} knows no {unit!r}; it has "
-            f"{', '.join(sorted({str(key) for one in content.values() for key in one})) or 'none'}."
-        )
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in costs.items()}
 
 
-def priced(records: Sequence[Record], unit: str, prices: Prices) -> list[Record]:
-    """Records that cost what was measured.
+def with_costs(records: Sequence[Record], unit: str, costs: ModelCosts) -> list[Record]:
+    """Replace the costs of records in one unit; without any costs the records stay as they are.
 
     Raises:
-        UsageError: nothing is known of one of the models.
+        UsageError: a model without a cost.
     """
-    if not prices:
+    if not costs:
         return list(records)
-    missing = [record.name for record in records if record.name not in prices]
+    missing = [record.name for record in records if record.name not in costs]
     if missing:
         raise UsageError(
-            f"--cost: nothing says what {', '.join(missing)} costs in {unit}; known are "
-            f"{', '.join(sorted(prices))}."
+            f"--cost: the cost of {', '.join(missing)} in {unit} is not given; given are "
+            f"{', '.join(sorted(costs))}."
         )
-    return [
-        replace(
-            record,
-            costs={
-                **record.costs,
-                unit: torch.full((len(record),), prices[record.name], dtype=torch.float64),
-            },
-        )
-        for record in records
-    ]
+
+    def column(record: Record) -> torch.Tensor:
+        return torch.full((len(record),), costs[record.name], dtype=torch.float64)
+
+    return [replace(record, costs={**record.costs, unit: column(record)}) for record in records]
 
 
-_Options = TypeVar("_Options", bound=Any)
-
-
-def at_cost(records: Sequence[Record], options: _Options) -> tuple[list[Record], _Options]:
-    """Records with the costs of a file, and options whose `cost` is the unit alone.
+def resolve_cost(records: Sequence[Record], options: _Options) -> tuple[list[Record], _Options]:
+    """Records with the costs of the files that `options.cost` names, and `cost` as the unit alone.
 
     Raises:
-        UsageError: a file that is not there, or that does not know one of the models.
+        UsageError: a file that is missing, or lacks one of the models.
     """
-    unit, prices = prices_from(options.cost)
-    return priced(records, unit, prices), replace(options, cost=unit)
+    unit, costs = read_costs(options.cost)
+    return with_costs(records, unit, costs), replace(options, cost=unit)

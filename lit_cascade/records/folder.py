@@ -1,48 +1,93 @@
-"""Folders of records: found, checked against each other, and reduced to a zoo one at a time.
-
-Records as files: in which type their logits are kept, and what one holds in short.
-"""
+"""Folders of records: finding them, reducing them to a zoo one at a time, and summaries."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lit_cascade.core import fit_temperature, is_among_best, probabilities_of
 from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.records.costs import Prices, priced
-from lit_cascade.records.record import FORMAT, Record, score_and_correct
-from lit_cascade.records.samples import Samples
+from lit_cascade.records.costs import ModelCosts, with_costs
+from lit_cascade.records.record import Record, check_format, opened, score_and_correct
 from lit_cascade.utilities.files import bundled
 from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT
 
-__all__ = ["RecordedModel", "RecordedZoo", "Written", "check_fits", "find_records", "stored_as"]
-
+__all__ = ["RecordSummary", "RecordedModel", "RecordedZoo", "find_records"]
 
 _UNNAMED = "unnamed"
 
 _MEMORY = 2**30
-"""Bytes of probabilities that an average of answers may keep at hand."""
+"""Bytes of probabilities that `RecordedZoo.zoo` may keep in memory."""
+
+_MIN_CLASSES_TOP5 = 10
+
+_ROWS = 4096
+
+
+def find_records(places: Sequence[str]) -> dict[str, list[Path]]:
+    """Record files by the split that they are of.
+
+    Args:
+        places: files, or folders that are searched recursively. Checkpoints of this package are
+            skipped.
+
+    Raises:
+        UsageError: no such place, or no records in it.
+        CascadeError: a .safetensors file that is neither a record nor a checkpoint.
+    """
+    splits: dict[str, list[Path]] = {}
+    for path in dict.fromkeys(path for place in places for path in _files(place)):
+        with opened(path) as (_, header):
+            pass
+        if header.get("format") != CHECKPOINT_FORMAT:
+            check_format(path, header, " Give the folder that holds the records alone.")
+            splits.setdefault(_split(header), []).append(path)
+    if not splits:
+        raise UsageError(
+            f"--records: there are no records in {', '.join(map(repr, places))}; "
+            "`lit-cascade record` and `lit-cascade import` write them."
+        )
+    return splits
+
+
+def _files(place: str) -> list[Path]:
+    here = Path(place).expanduser()
+    if not here.exists() and not here.is_absolute():
+        there = bundled("checkpoints").parent / place
+        here = there if there.exists() else here
+    if here.is_dir():
+        # hidden files are temporary files of killed recordings
+        return sorted(p for p in here.rglob("*.safetensors") if not p.name.startswith("."))
+    if here.is_file():
+        return [here]
+    raise UsageError(f"--records: there is no file or folder {place!r}.")
+
+
+def _split(header: Mapping[str, str]) -> str:
+    try:
+        data = json.loads(header.get("data", "{}"))
+    except (ValueError, RecursionError):  # damaged: reported when the record is read
+        return _UNNAMED
+    return str((data.get("split") if isinstance(data, dict) else None) or _UNNAMED)
 
 
 @dataclass(frozen=True)
 class RecordedModel:
-    """What a record says of its model, without what the model said.
+    """A model of a zoo, as its record describes it.
 
     Attributes:
         name: of the model.
         path: of the record.
-        parameters: their number; 0 if unknown.
-        mean_cost: per sample.
+        parameters: number of parameters; 0 if unknown.
+        mean_cost: mean cost per sample.
         model: settings that made the model.
         info: library versions, date.
     """
@@ -55,80 +100,18 @@ class RecordedModel:
     info: Mapping[str, Any]
 
 
-def _header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CascadeError(
-            f"records: {str(path)!r} cannot be read as a record: {error}."
-        ) from error
-
-
-def _split_in(header: Mapping[str, str]) -> str:
-    try:
-        data = json.loads(header.get("data", "{}"))
-    except (ValueError, RecursionError):  # damaged: reading the record will say how
-        return _UNNAMED
-    return str((data.get("split") if isinstance(data, dict) else None) or _UNNAMED)
-
-
-def _files(places: Sequence[str]) -> list[Path]:
-    found: dict[Path, None] = {}
-    for place in places:
-        here = Path(place).expanduser()
-        if not here.exists() and not here.is_absolute():
-            there = bundled("checkpoints").parent / place
-            here = there if there.exists() else here
-        if here.is_dir():
-            # a hidden file is what a killed recording has left
-            inside = sorted(p for p in here.rglob("*.safetensors") if not p.name.startswith("."))
-            found |= dict.fromkeys(inside)
-        elif here.is_file():
-            found[here] = None
-        else:
-            raise UsageError(f"--records: there is no file or folder {place!r}.")
-    return list(found)
-
-
-def find_records(places: Sequence[str]) -> dict[str, list[Path]]:
-    """The record files in folders, by the split that they are of.
-
-    Args:
-        places: files, or folders that are searched with all folders in them. Checkpoints of this
-            package are passed over.
-
-    Raises:
-        UsageError: no such place, or no records in it.
-        CascadeError: a .safetensors file that is neither a record nor a checkpoint.
-    """
-    splits: dict[str, list[Path]] = {}
-    for path in _files(places):
-        header = _header(path)
-        kind = header.get("format")
-        if kind == CHECKPOINT_FORMAT:
-            continue
-        if kind != FORMAT:
-            raise CascadeError(
-                f"records: {str(path)!r} is not a record: its header says format {kind!r}, "
-                f"expected {FORMAT!r}. Give the folder that holds the records alone."
-            )
-        splits.setdefault(_split_in(header), []).append(path)
-    if not splits:
-        raise UsageError(
-            f"--records: there are no records in {', '.join(map(repr, places))}; "
-            "`lit-cascade record` and `lit-cascade import` write them."
-        )
-    return splits
-
-
 class RecordedZoo:
-    """The records of many models on one split. Logits are read one model at a time.
+    """Records of many models on one split, read one model at a time.
 
     Args:
         paths: record files of different models.
         unit: of the cost.
-        prices: costs that were measured apart from the records; by default they hold them.
+        costs: costs measured apart from the records; by default those of the records.
+
+    Attributes:
+        models: cheapest first.
+        samples: ids, labels and classes that all records share.
+        data: description of the data.
 
     Raises:
         UsageError: fewer than two records, or one model twice.
@@ -136,43 +119,35 @@ class RecordedZoo:
     """
 
     def __init__(
-        self, paths: Sequence[Path], unit: str = "flops", prices: Prices | None = None
+        self, paths: Sequence[Path], unit: str = "flops", costs: ModelCosts | None = None
     ) -> None:
         self.unit = unit
-        self._prices = prices or {}
-        models: list[RecordedModel] = []
-        first: tuple[Path, Record] | None = None
+        self._costs = costs or {}
+        models: dict[str, RecordedModel] = {}
         for path in paths:
             record = self._load(path)
-            if first is None:
-                first = (path, record)
-            else:
-                _check_alike(first, (path, record))
-            for other in models:
-                if other.name == record.name:
-                    raise UsageError(
-                        f"records: the model {record.name!r} is there twice, as "
-                        f"{str(other.path)!r} and {str(path)!r}."
-                    )
-            models.append(
-                RecordedModel(
-                    name=record.name,
-                    path=path,
-                    parameters=record.parameters,
-                    mean_cost=float(_cost(record, unit, path).mean()),
-                    model=record.model,
-                    info=record.info,
+            if not models:
+                self.samples, self.data = record.samples, record.data
+            self.samples.check_same(record.samples, str(paths[0]), str(path))
+            if record.name in models:
+                raise UsageError(
+                    f"records: the model {record.name!r} is there twice, as "
+                    f"{str(models[record.name].path)!r} and {str(path)!r}."
                 )
+            try:
+                mean_cost = float(record.cost(unit).mean())
+            except CascadeError as error:
+                raise CascadeError(f"{error} ({str(path)!r}; choose with --cost)") from error
+            models[record.name] = RecordedModel(
+                record.name, path, record.parameters, mean_cost, record.model, record.info
             )
-        if first is None or len(models) < 2:
-            held = f"only {str(paths[0])!r}" if paths else "none"
-            raise UsageError(f"records: a search needs those of at least 2 models, got {held}.")
-        self.models = sorted(models, key=lambda model: (model.mean_cost, model.name))
-        self.samples: Samples = first[1].samples
-        self.data: Mapping[str, Any] = first[1].data
+        if len(models) < 2:
+            got = f"only {str(paths[0])!r}" if paths else "none"
+            raise UsageError(f"records: a search needs those of at least 2 models, got {got}.")
+        self.models = sorted(models.values(), key=lambda model: (model.mean_cost, model.name))
 
     def _load(self, path: Path) -> Record:
-        (record,) = priced([Record.load(path)], self.unit, self._prices)
+        (record,) = with_costs([Record.load(path)], self.unit, self._costs)
         return record
 
     def __len__(self) -> int:
@@ -180,7 +155,7 @@ class RecordedZoo:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the models, cheapest first."""
+        """Names of the models, cheapest first."""
         return tuple(model.name for model in self.models)
 
     @property
@@ -188,7 +163,7 @@ class RecordedZoo:
         """Number of samples."""
         return len(self.samples.ids)
 
-    def in_order_of(self, names: Sequence[str]) -> None:
+    def reorder(self, names: Sequence[str]) -> None:
         """Put the models into another order.
 
         Raises:
@@ -202,18 +177,21 @@ class RecordedZoo:
         self.models = [self.models[self.names.index(name)] for name in names]
 
     def temperatures(self, rows: Tensor | None = None) -> tuple[float, ...]:
-        """A temperature per model, fitted to all samples or some.
+        """Fit a temperature per model.
+
+        Args:
+            rows: positions of the samples to fit to; by default all.
 
         Raises:
             CascadeError: a record without logits.
         """
-        found = []
+        temperatures = []
         for model in self.models:
             logits, labels = Record.load(model.path).logits_for("a temperature")
             if rows is not None:
                 logits, labels = logits[rows], labels[rows]
-            found.append(fit_temperature(logits, labels).temperature)
-        return tuple(found)
+            temperatures.append(fit_temperature(logits, labels).temperature)
+        return tuple(temperatures)
 
     def zoo(
         self,
@@ -221,10 +199,10 @@ class RecordedZoo:
         combine: str = "later",
         temperatures: Sequence[float] | None = None,
     ) -> Zoo:
-        """What a search needs of the records.
+        """Reduce the records to what a search needs.
 
         Args:
-            score: a name in `lit_cascade.core.scores.SCORES`; a record without logits has its own.
+            score: a name in `lit_cascade.core.scores.SCORES`; ignored for records without logits.
             combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
             temperatures: one per model; by default 1.
 
@@ -242,58 +220,43 @@ class RecordedZoo:
             costs.append(cost[:1] if bool((cost == cost[0]).all()) else cost)
         constant = all(len(cost) == 1 for cost in costs)
 
-        def read(model: int) -> Tensor:
+        def probabilities(model: int) -> Tensor:
             logits, _ = Record.load(self.models[model].path).logits_for("an average of answers")
             return probabilities_of(logits, divisors[model])
 
-        size = 4 * self.n * max(1, len(self.samples.classes))
         average = combine == "average"
+        kept = max(2, _MEMORY // (4 * self.n * max(1, len(self.samples.classes))))
         return Zoo(
             names=self.names,
             scores=scores,
             correct=correct,
             costs=torch.stack(costs if constant else [cost.expand(self.n) for cost in costs]),
             combine=combine,
-            probabilities=lru_cache(maxsize=max(2, _MEMORY // size))(read) if average else None,
+            probabilities=lru_cache(maxsize=kept)(probabilities) if average else None,
             labels=self.samples.labels if average else None,
         )
 
 
-def _cost(record: Record, unit: str, path: Path) -> Tensor:
-    try:
-        return record.cost(unit)
-    except CascadeError as error:
-        raise CascadeError(f"{error} ({str(path)!r}; choose with --cost)") from error
-
-
-def _check_alike(one: tuple[Path, Record], other: tuple[Path, Record]) -> None:
-    difference = one[1].samples.difference(other[1].samples)
-    if difference:
-        raise CascadeError(f"records {str(one[0])!r} and {str(other[0])!r} differ in {difference}.")
-
-
-_LEAST_CLASSES, _ROWS = 10, 4096
-
-
 @dataclass(frozen=True)
-class Written:
-    """A record in a folder, in short.
+class RecordSummary:
+    """A record file in short.
 
     Attributes:
         name: of the model.
         path: of the file.
         size: of the file, in bytes.
-        kept: whether it was there already.
+        kept: whether an earlier run wrote the file.
         n: number of samples.
-        accuracy: share of right answers, of the logits as they are stored; None without labels.
-        top5: share of samples with a label among the five best answers; None below ten classes.
-        costs: means per sample, by unit.
-        parameters: of the model; 0 if unknown.
+        accuracy: share of right answers of the stored logits; None without labels.
+        top5: share of samples with a right label among the five best answers; None with fewer than
+            ten classes.
+        costs: mean cost per sample, by unit.
+        parameters: number of parameters of the model; 0 if unknown.
         data: name, split and source.
-        date: when it was made.
+        date: of the recording.
         model: settings of the model.
-        classes: number of classes that it answers among.
-        fitting: samples per forward pass, where whole batches did not fit into memory.
+        classes: number of classes of the model.
+        samples_per_forward: samples per forward pass, if whole batches did not fit into memory.
     """
 
     name: str
@@ -309,15 +272,14 @@ class Written:
     date: str
     model: Mapping[str, Any]
     classes: int
-    fitting: int | None
+    samples_per_forward: int | None
 
     @classmethod
-    def of(cls, record: Record, path: Path, size: int, *, kept: bool = False) -> Written:
-        """Sum a record up."""
+    def of(cls, record: Record, path: Path, size: int, *, kept: bool = False) -> RecordSummary:
+        """Summarize a record."""
         accuracy = None
         if record.labels is not None or record.correct is not None:
-            _, correct = score_and_correct(record)
-            accuracy = int(correct.sum()) / len(record)
+            accuracy = int(score_and_correct(record)[1].sum()) / len(record)
         return cls(
             name=record.name,
             path=path,
@@ -332,50 +294,15 @@ class Written:
             date=str(record.info.get("date")),
             model=dict(record.model),
             classes=len(record.classes),
-            fitting=record.info.get("samples_per_forward"),
+            samples_per_forward=record.info.get("samples_per_forward"),
         )
 
 
 def _top5(record: Record) -> float | None:
     logits, labels = record.logits, record.labels
-    if logits is None or labels is None or logits.shape[1] < _LEAST_CLASSES:
+    if logits is None or labels is None or logits.shape[1] < _MIN_CLASSES_TOP5:
         return None
     # in pieces: the logits may lie on disk
     pieces = zip(logits.split(_ROWS), labels.split(_ROWS), strict=True)
     right = sum(int(is_among_best(some.float(), of).sum()) for some, of in pieces)
     return right / len(record)
-
-
-def check_fits(largest: float, dtype: str, name: str) -> None:
-    """Check that a type can hold logits.
-
-    Args:
-        largest: their largest magnitude.
-        dtype: `float16` or `float32`.
-        name: of the model, for the message.
-
-    Raises:
-        CascadeError: float16 cannot hold them.
-    """
-    limit = torch.finfo(torch.float16).max
-    if dtype == "float16" and largest > limit:
-        raise CascadeError(
-            f"record {name!r}: float16 holds logits up to {limit:.0f}, and these reach "
-            f"{largest:.6g}; use --dtype float32."
-        )
-
-
-def stored_as(record: Record, dtype: str) -> Record:
-    """The record with its logits in a type.
-
-    Args:
-        record: with logits.
-        dtype: `float16` or `float32`.
-
-    Raises:
-        CascadeError: float16 cannot hold them.
-    """
-    if record.logits is None:
-        raise CascadeError(f"record {record.name!r} holds no logits, which have a type.")
-    check_fits(float(record.logits.abs().max()), dtype, record.name)
-    return replace(record, logits=record.logits.to(getattr(torch, dtype)))

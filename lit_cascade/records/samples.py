@@ -1,22 +1,158 @@
-"""A labelled set of samples: what tells them apart, and what they are."""
+"""Samples: their ids, labels and class names."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, check_labels
 
-__all__ = ["Ids", "Samples", "as_ids", "ids_from_tensors", "ids_to_tensors", "whole_numbers"]
+__all__ = ["Ids", "Samples", "whole_numbers"]
 
-Ids = Tensor | tuple[str, ...]
-"""What tells N samples apart: distinct integers (N,) int64, or as many distinct strings."""
+
+class Ids(Sequence[Any]):
+    """Distinct ids of N samples, integers or strings; equal to any sequence of the same ids.
+
+    An integer as index gives one id, a slice or several positions give the ids there.
+
+    Args:
+        values: integers (N,) int64, or N strings.
+
+    Example:
+        >>> ids = Ids(torch.tensor([7, 3, 5]))
+        >>> ids[0], ids[[0, 1]].tolist(), ids.sort()[0].tolist()
+        (7, [7, 3], [3, 5, 7])
+    """
+
+    def __init__(self, values: Ids | Tensor | Iterable[str]) -> None:
+        values = values.values if isinstance(values, Ids) else values
+        self.values: Tensor | tuple[str, ...]
+        self.values = values if isinstance(values, Tensor) else tuple(values)
+
+    @classmethod
+    def of(cls, values: Any, n: int, what: str = "ids") -> Ids:
+        """Ids from integers or strings in any container.
+
+        Args:
+            values: the ids; None for the positions of `n` samples.
+            n: number of samples.
+            what: name of the ids for the message.
+
+        Raises:
+            CascadeError: numbers with fractions.
+        """
+        if values is None:
+            return cls(torch.arange(n))
+        if isinstance(values, Ids) or (len(values) and isinstance(values[0], str)):
+            return cls(values)
+        return cls(whole_numbers(values, what))
+
+    @property
+    def are_strings(self) -> bool:
+        """Whether the ids are strings."""
+        return not isinstance(self.values, Tensor)
+
+    def tolist(self) -> list[Any]:
+        """Ids as a list."""
+        return self.values.tolist() if isinstance(self.values, Tensor) else list(self.values)
+
+    def sort(self) -> tuple[Ids, Tensor]:
+        """Ids in rising order, and their positions (N,) before sorting."""
+        if isinstance(self.values, Tensor):
+            values, order = self.values.sort()
+            return Ids(values), order
+        order = torch.tensor(sorted(range(len(self)), key=self.values.__getitem__)).long()
+        return self[order], order
+
+    def check(self, n: int, what: str) -> None:
+        """Check that there are `n` distinct ids.
+
+        Raises:
+            CascadeError: ids of another type or shape, too few, or repeated ids.
+        """
+        ids = self.values
+        if isinstance(ids, Tensor) and (ids.dtype != torch.int64 or ids.ndim != 1):
+            raise CascadeError(
+                f"{what}: ids must be whole numbers or strings, one per sample, "
+                f"got {ids.dtype} of shape {tuple(ids.shape)}."
+            )
+        distinct = len(ids.unique() if isinstance(ids, Tensor) else set(ids))
+        if len(ids) != n or distinct != n:
+            raise CascadeError(
+                f"{what}: {n} samples need as many distinct ids, got {len(ids)} "
+                f"with {distinct} distinct."
+            )
+
+    def to_bytes(self) -> bytes:
+        """Ids as bytes, for a hash."""
+        if isinstance(self.values, Tensor):
+            return bytes(self.values.numpy().tobytes())
+        return json.dumps(self.values).encode()
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Ids as named tensors for a file; strings as UTF-8 bytes and lengths."""
+        if isinstance(self.values, Tensor):
+            return {"ids": self.values}
+        encoded = [text.encode() for text in self.values]
+        return {
+            "ids_utf8": torch.tensor(list(b"".join(encoded)), dtype=torch.uint8),
+            "ids_length": torch.tensor([len(text) for text in encoded]),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Ids:
+        """Inverse of `to_tensors`.
+
+        Raises:
+            KeyError: no ids among the tensors.
+            ValueError: malformed ids.
+        """
+        if "ids" in tensors:
+            if tensors["ids"].ndim != 1:
+                raise ValueError("its ids are malformed")
+            return cls(tensors["ids"])
+        text, length = tensors["ids_utf8"], tensors["ids_length"]
+        types = text.dtype == torch.uint8 and length.dtype == torch.int64
+        if not types or not text.ndim == length.ndim == 1:
+            raise ValueError("its table of ids is malformed")
+        if bool((length < 0).any()) or int(length.sum()) != len(text):
+            raise ValueError("its table of ids is malformed")
+        data, ends = text.numpy().tobytes(), length.cumsum(0).tolist()
+        return cls(data[a:b].decode() for a, b in zip([0, *ends], ends, strict=False))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.tolist())
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Ids: ...
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Any:
+        if isinstance(self.values, Tensor):
+            chosen = self.values[index]
+            return chosen.item() if isinstance(index, int) else Ids(chosen)
+        if isinstance(index, int):
+            return self.values[index]
+        return Ids(self.values[i] for i in torch.arange(len(self))[index].tolist())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (Sequence, Tensor)):
+            return NotImplemented
+        return self.tolist() == (other.tolist() if isinstance(other, Tensor) else list(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Ids({self.tolist()!r})"
 
 
 @dataclass(frozen=True)
@@ -25,32 +161,38 @@ class Samples:
 
     Attributes:
         ids: of the N samples.
-        labels: shape (N,) int64, or (N, M) where several are right, filled up with -1; None where
-            only right and wrong answers are known.
-        classes: names in label order; none if they are unknown.
+        labels: (N,) int64; (N, M) with -1 as padding where several labels are right; None if
+            unknown.
+        classes: names in label order; empty if unknown.
     """
 
     ids: Ids
     labels: Tensor | None
     classes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Wrap bare ids."""
+        object.__setattr__(self, "ids", Ids(self.ids))
+
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with any id, label or class name."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
-        if isinstance(self.ids, Tensor):
-            digest.update(self.ids.numpy().tobytes())
-        else:
-            digest.update(json.dumps(self.ids).encode())
+        digest.update(self.ids.to_bytes())
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def check(self, n: int, classes: int | None, what: str) -> None:
-        """Check that these are `n` samples of `classes` classes, or of any number if it is None.
+        """Check the number of samples and of classes, the labels and the ids.
+
+        Args:
+            n: number of samples.
+            classes: number of classes; None for any.
+            what: name of the samples for the message.
 
         Raises:
-            CascadeError: labels out of range, ids or class names that repeat or are too few.
+            CascadeError: labels out of range; repeated or missing ids or class names.
         """
         named = all(isinstance(name, str) for name in self.classes)
         classes = len(self.classes) if classes is None else classes
@@ -61,21 +203,10 @@ class Samples:
                 f"{what}: {classes} logits per sample need as many distinct class names, "
                 f"got {len(self.classes)}."
             )
-        ids = self.ids
-        if isinstance(ids, Tensor) and (ids.dtype != torch.int64 or ids.ndim != 1):
-            raise CascadeError(
-                f"{what}: ids must be whole numbers or strings, one per sample, "
-                f"got {ids.dtype} of shape {tuple(ids.shape)}."
-            )
-        distinct = len(ids.unique()) if isinstance(ids, Tensor) else len(set(ids))
-        if len(ids) != n or distinct != n:
-            raise CascadeError(
-                f"{what}: {n} samples need as many distinct ids, got {len(ids)} "
-                f"with {distinct} distinct."
-            )
+        self.ids.check(n, what)
 
     def difference(self, other: Samples) -> str | None:
-        """The first difference from another set in class order, ids or labels, or None.
+        """First difference in class order, ids or labels; None if there is none.
 
         Example:
             >>> one = Samples(torch.arange(2), torch.tensor([0, 0]), ("a", "b"))
@@ -85,7 +216,7 @@ class Samples:
         """
         for what, mine, theirs in (
             ("class order", list(self.classes), list(other.classes)),
-            ("ids", _listed(self.ids), _listed(other.ids)),
+            ("ids", self.ids.tolist(), other.ids.tolist()),
             ("labels", _listed(self.labels), _listed(other.labels)),
         ):
             if mine == theirs:
@@ -96,31 +227,23 @@ class Samples:
             return f"{what}, {len(mine)} against {len(theirs)}"
         return None
 
+    def check_same(self, other: Samples, name: str, other_name: str) -> None:
+        """Check that two records are of the same samples.
 
-def _listed(values: Ids | None) -> list[Any]:
-    return values.tolist() if isinstance(values, Tensor) else list(values or ())
+        Raises:
+            CascadeError: names of both records and the first difference.
+        """
+        difference = self.difference(other)
+        if difference is not None:
+            raise CascadeError(f"records {name!r} and {other_name!r} differ in {difference}.")
 
 
-def as_ids(values: Any, n: int, what: str) -> Ids:
-    """Ids from whatever a user or a dataset gives; their positions if it gives none.
-
-    Args:
-        values: integers or strings, or None.
-        n: number of samples.
-        what: whose they are, for the message.
-
-    Raises:
-        CascadeError: numbers with fractions.
-    """
-    if values is None:
-        return torch.arange(n)
-    if len(values) and isinstance(values[0], str):
-        return tuple(str(value) for value in values)
-    return whole_numbers(values, what)
+def _listed(labels: Tensor | None) -> list[Any]:
+    return [] if labels is None else labels.tolist()
 
 
 def whole_numbers(values: Any, what: str) -> Tensor:
-    """Anything `torch.as_tensor` takes, as int64.
+    """Convert anything that `torch.as_tensor` takes to int64.
 
     Raises:
         CascadeError: numbers with fractions.
@@ -129,35 +252,3 @@ def whole_numbers(values: Any, what: str) -> Tensor:
     if numbers.is_floating_point() and not bool((numbers == numbers.floor()).all()):
         raise CascadeError(f"{what} must be whole numbers, got {numbers.dtype} with fractions.")
     return numbers.long()
-
-
-def ids_to_tensors(ids: Ids) -> dict[str, Tensor]:
-    """Ids as tensors for a file: strings as their bytes and their lengths."""
-    if isinstance(ids, Tensor):
-        return {"ids": ids}
-    table = [text.encode() for text in ids]
-    return {
-        "ids_utf8": torch.tensor(list(b"".join(table)), dtype=torch.uint8),
-        "ids_length": torch.tensor([len(text) for text in table]),
-    }
-
-
-def ids_from_tensors(tensors: Mapping[str, Tensor]) -> Ids:
-    """The inverse of `ids_to_tensors`.
-
-    Raises:
-        KeyError: there are no ids among the tensors.
-        ValueError: they are malformed.
-    """
-    if "ids" in tensors:
-        if tensors["ids"].ndim != 1:
-            raise ValueError("its ids are malformed")
-        return tensors["ids"]
-    text, length = tensors["ids_utf8"], tensors["ids_length"]
-    if text.dtype != torch.uint8 or length.dtype != torch.int64 or text.ndim != 1:
-        raise ValueError("its table of ids is malformed")
-    if length.ndim != 1 or bool((length < 0).any()) or int(length.sum()) != len(text):
-        raise ValueError("its table of ids is malformed")
-    data, ends = text.numpy().tobytes(), length.cumsum(0).tolist()
-    starts: Sequence[int] = [0, *ends[:-1]]
-    return tuple(data[a:b].decode() for a, b in zip(starts, ends, strict=True))

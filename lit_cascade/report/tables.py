@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lit_cascade.analysis import Outcome
-from lit_cascade.records import Written
+from lit_cascade.records import RecordSummary
 from lit_cascade.report.card import Card
 from lit_cascade.report.text import (
     cost_cells,
@@ -129,7 +129,7 @@ def print_written(paths: Sequence[str]) -> None:
 
 
 def print_records(
-    records: Sequence[Written], notes: Sequence[str] = (), made: str = "recorded"
+    records: Sequence[RecordSummary], notes: Sequence[str] = (), made: str = "recorded"
 ) -> None:
     """Print how good and how dear each model is, and which records were there already.
 
@@ -161,7 +161,7 @@ def print_records(
     show(table, *notes)
 
 
-def _cells(record: Written, unit: str) -> list[str]:
+def _cells(record: RecordSummary, unit: str) -> list[str]:
     if unit not in record.costs:
         return [""] * len(cost_columns(unit))
     return cost_cells(record.costs[unit], unit)

@@ -1,4 +1,4 @@
-"""Where files are found, and how results are written: whole or not at all."""
+"""Finding bundled files, and writing files whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -19,7 +20,7 @@ __all__ = [
     "main_process",
     "open_atomically",
     "prepare_folder",
-    "sweep",
+    "remove_temporary_files",
     "unused_folder",
     "write_atomically",
     "write_together",
@@ -27,14 +28,14 @@ __all__ = [
 
 
 def bundled(kind: str) -> Path:
-    """The folder of bundled `configs` or `checkpoints`: in the installed package, or beside it."""
+    """Folder of bundled `configs` or `checkpoints`, in the installed package or beside it."""
     package = Path(__file__).parents[1]
     inside = package / kind
     return inside if inside.is_dir() else package.parent / kind
 
 
 def find_bundled(name: str, kind: str, argument: str) -> Path:
-    """The file called `name`: from the working directory, else among those that come along.
+    """Path of a file in the working directory, else among the bundled ones.
 
     Args:
         name: a path, or the name of a bundled file.
@@ -42,7 +43,7 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
         argument: for the message.
 
     Raises:
-        UsageError: there is no such file; the message lists the bundled ones.
+        UsageError: no such file; the message lists the bundled ones.
     """
     here = Path(name).expanduser()
     if here.is_file():
@@ -61,20 +62,19 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
 def main_process() -> bool:
     """Whether this process is the one that writes and prints."""
     names = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-    ranks = (os.environ.get(name) for name in names)
-    return all(rank in {None, "", "0"} for rank in ranks)
+    return all(os.environ.get(name) in {None, "", "0"} for name in names)
 
 
 Content: TypeAlias = "bytes | Sequence[bytes | memoryview]"
-"""The content of a file: whole, or in pieces that lie where they are until they are written."""
+"""Content of a file, whole or in pieces that are not copied before they are written."""
 
 
 def write_atomically(path: Path, content: Content) -> None:
     """Write a file under a temporary name, sync it, and rename it.
 
     Raises:
-        UsageError: the place cannot be written to.
-        CascadeError: the disk is full.
+        UsageError: a place that cannot be written to.
+        CascadeError: a full disk.
     """
     write_together({path: content})
 
@@ -83,58 +83,55 @@ def write_together(files: Mapping[Path, Content]) -> None:
     """Write several files under temporary names and sync them, then rename them all.
 
     Raises:
-        UsageError: a place cannot be written to.
-        CascadeError: the disk is full.
+        UsageError: a place that cannot be written to.
+        CascadeError: a full disk.
     """
-    temporary: dict[Path, Path] = {}
-    path = Path()
-    try:
-        for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=f".{path.name}.", delete=False
-            ) as file:
-                temporary[path] = Path(file.name)
-                for piece in [content] if isinstance(content, bytes) else content:
-                    file.write(piece)
-                _sync(file)
-        for path, written in temporary.items():
-            written.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        for written in temporary.values():
-            written.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        for path, content in reversed(list(files.items())):  # so that they are renamed in order
+            file = stack.enter_context(_replacing(path, path.parent))
+            for piece in [content] if isinstance(content, bytes) else content:
+                file.write(piece)
+            _sync(file)
 
 
 @contextmanager
 def open_atomically(path: Path, folder: Path) -> Iterator[IO[bytes]]:
-    """A file to write piece by piece; it has its name once it is whole and synced, or never.
+    """Open a temporary file, which is synced and renamed when all of it is written.
 
     Args:
         path: of the file; an older one is replaced.
-        folder: for the file that is not finished yet, on the same disk.
+        folder: of the temporary file, on the same disk.
 
     Raises:
-        UsageError: the place cannot be written to.
-        CascadeError: the disk is full.
+        UsageError: a place that cannot be written to.
+        CascadeError: a full disk.
     """
-    written: Path | None = None
+    with _replacing(path, folder) as file:
+        yield file
+        _sync(file)
+
+
+@contextmanager
+def _replacing(path: Path, folder: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that is renamed at the end, and removed after any error."""
+    temporary: Path | None = None
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", delete=False) as file:
-            written = Path(file.name)
+            temporary = Path(file.name)
             yield file
-            _sync(file)
-        written.replace(path)
+        temporary.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+        kind = CascadeError if error.errno in full else UsageError
+        raise kind(f"cannot write {str(path)!r}: {error.strerror or error}.") from error
     finally:
-        if written is not None:
-            written.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, names: Collection[str]) -> None:
-    """Remove what runs that were killed while they wrote left of these files."""
+def remove_temporary_files(folder: Path, names: Collection[str]) -> None:
+    """Remove the temporary files of these names that killed runs left behind."""
     for path in folder.glob(".*"):
         if re.fullmatch(r"\.[a-z0-9_]{8}", path.suffix) and path.stem[1:] in names:
             path.unlink(missing_ok=True)
@@ -143,39 +140,27 @@ def sweep(folder: Path, names: Collection[str]) -> None:
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-    Path(file.name).chmod(0o666 & ~_umask())
-
-
-def _unwritable(path: Path, error: OSError) -> CascadeError:
-    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-    kind = CascadeError if error.errno in full else UsageError
-    return kind(f"cannot write {str(path)!r}: {error.strerror or error}.")
-
-
-def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    Path(file.name).chmod(0o666 & ~mask)
 
 
 def unused_folder(parent: Path, stem: str) -> Path:
-    """The first of `stem-1`, `stem-2`, ... that does not exist in `parent`."""
-    number = 1
-    while (parent / f"{stem}-{number}").exists():
-        number += 1
-    return parent / f"{stem}-{number}"
+    """First of `stem-1`, `stem-2`, ... that does not exist in `parent`."""
+    paths = (parent / f"{stem}-{number}" for number in count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def prepare_folder(folder: Path, names: list[str], *, overwrite: bool) -> None:
-    """Check, before any work, that results can be written into a folder and overwrite nothing.
+    """Check, before any work, that files can be written into a folder and overwrite nothing.
 
     Args:
-        folder: need not exist yet.
-        names: the files that will be written.
-        overwrite: whether older ones may be replaced.
+        folder: need not exist.
+        names: of the files to be written.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        UsageError: the folder cannot be written to, or holds one of the files.
+        UsageError: a folder that cannot be written to, or holds one of the files.
     """
     used = [name for name in names if (folder / name).exists()]
     if used and not overwrite:
@@ -183,9 +168,7 @@ def prepare_folder(folder: Path, names: list[str], *, overwrite: bool) -> None:
             f"--out: {str(folder)!r} already holds {', '.join(used)}; "
             "choose another folder or add --overwrite."
         )
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         raise UsageError(f"--out: {str(existing)!r} is a file, not a folder.")
     try:

@@ -3,13 +3,13 @@
 import math
 
 import pytest
-import torch
 from PIL import Image
 
 from lit_cascade import UsageError
 from lit_cascade.data import ImageData
 from lit_cascade.data.images import ImageSet
 from lit_cascade.data.splits import describe, has_split, shared_ids, shuffled
+from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import class_list
 
 
@@ -37,7 +37,6 @@ def held(data, split="validation"):
 def labels(dataset):
     """Label of every image by its id, as the dataset gives them one by one."""
     ids = describe(dataset).ids
-    ids = ids.tolist() if isinstance(ids, torch.Tensor) else ids
     return {one: dataset[k].label.tolist() for k, one in enumerate(ids)}
 
 
@@ -208,7 +207,7 @@ def many(tmp_path_factory):
 
 def parts(source, **options):
     data = ready(source, **options)
-    return [describe(held(data, split)).ids for split in ("calibration", "validation")]
+    return [tuple(describe(held(data, split)).ids) for split in ("calibration", "validation")]
 
 
 @pytest.mark.parametrize("size", [1, 7, 39])
@@ -248,7 +247,7 @@ def test_one_image_more_or_less_moves_one_other_at_most(kind, seed):
     names = [f"cat/{k}.jpg" if kind is str else 3 * k for k in range(n)]
 
     def side(listed):
-        ids = tuple(listed) if kind is str else torch.tensor(listed)
+        ids = Ids.of(listed, len(listed))
         return {listed[k] for k in shuffled(ids, seed)[:size]}
 
     whole = side(names)
@@ -283,7 +282,7 @@ def test_images_that_are_left_out_are_not_drawn(many):
         describe(held(data, split)) for split in ("calibration", "validation")
     )
     assert (calibration.n, validation.n) == (10, 15)
-    assert not any(one.startswith("dog") for one in calibration.ids + validation.ids)
+    assert not any(one.startswith("dog") for one in [*calibration.ids, *validation.ids])
     assert calibration.findings == validation.findings
     assert calibration.classes == ("cat", "owl")
 

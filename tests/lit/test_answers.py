@@ -15,7 +15,7 @@ from lit_cascade.lit.failures import explained
 from lit_cascade.lit.predicting import PARTS, AnswerFiles, unfinished
 from lit_cascade.lit.recording import without_workers
 from lit_cascade.lit.stages import fewest
-from lit_cascade.utilities.files import open_atomically, sweep
+from lit_cascade.utilities.files import open_atomically, remove_temporary_files
 from tests.hazards import Crowded
 from tests.lit.test_predicting import Small, model, table
 from tests.lit.test_trainer import points, trainer
@@ -242,7 +242,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     mine = [tmp_path / name for name in (".file.abcd_123", ".files.abcd_123", ".file.abc")]
     for one in mine:
         one.write_bytes(b"")
-    sweep(tmp_path, ["file"])
+    remove_temporary_files(tmp_path, ["file"])
     assert sorted(tmp_path.iterdir()) == sorted([path, *mine[1:]])
 
 

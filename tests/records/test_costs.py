@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_cascade.errors import UsageError
-from lit_cascade.records.costs import priced, prices_from
+from lit_cascade.records.costs import read_costs, with_costs
 from lit_cascade.records.folder import RecordedZoo
 from lit_cascade.records.record import Record
 
@@ -23,16 +23,16 @@ COSTS = {"small": {"latency_s": 0.25, "usd": 1}, "large": {"latency_s": 4}}
 
 
 def test_a_unit_alone_has_no_file():
-    assert prices_from("flops") == ("flops", {})
+    assert read_costs("flops") == ("flops", {})
 
 
 @pytest.mark.parametrize("content", [COSTS, {"device": "cpu", "costs": COSTS}])
 def test_costs_of_models_come_from_files(tmp_path, content):
     path = written(tmp_path, content)
     other = written(tmp_path, "{huge: {latency_s: 9.5}}", "own.yaml")
-    unit, prices = prices_from(f"latency_s={path},{other}")
-    assert (unit, prices) == ("latency_s", {"small": 0.25, "large": 4.0, "huge": 9.5})
-    small, large = priced([record("small"), record("large")], unit, prices)
+    unit, costs = read_costs(f"latency_s={path},{other}")
+    assert (unit, costs) == ("latency_s", {"small": 0.25, "large": 4.0, "huge": 9.5})
+    small, large = with_costs([record("small"), record("large")], unit, costs)
     assert small.cost("latency_s").tolist() == [0.25, 0.25]
     assert large.cost("latency_s").tolist() == [4.0, 4.0]
     assert large.cost("flops").tolist() == [1.0, 1.0]
@@ -53,7 +53,7 @@ def test_a_search_goes_by_measured_costs(tmp_path):
     [
         ("[1, 2]", r"names no costs; expected the benchmark.json of a benchmark"),
         ("{small: 3}", r"names no costs"),
-        ("{small: {usd: 1}}", r"knows no 'latency_s'; it has usd"),
+        ("{small: {usd: 1}}", r"has no costs in 'latency_s'; it has usd"),
         ("{small: {latency_s: 0}}", r"latency_s of 'small' must be a number above 0, got 0"),
         ("{small: {latency_s: .nan}}", r"must be a number above 0, got nan"),
         ("{small: {latency_s: true}}", r"must be a number above 0, got True"),
@@ -62,14 +62,14 @@ def test_a_search_goes_by_measured_costs(tmp_path):
 )
 def test_other_files_are_refused(tmp_path, content, message):
     with pytest.raises(UsageError, match=message):
-        prices_from(f"latency_s={written(tmp_path, content)}")
+        read_costs(f"latency_s={written(tmp_path, content)}")
 
 
 def test_a_missing_file_and_an_unknown_model(tmp_path):
     with pytest.raises(UsageError, match=r"--cost: cannot read .*nothing.json.*No such file"):
-        prices_from("latency_s=nothing.json")
-    with pytest.raises(UsageError, match=r"nothing says what large costs in usd; known are small"):
-        priced([record("small"), record("large")], "usd", {"small": 1.0})
+        read_costs("latency_s=nothing.json")
+    with pytest.raises(UsageError, match=r"the cost of large in usd is not given; given are small"):
+        with_costs([record("small"), record("large")], "usd", {"small": 1.0})
     same = [record("small")]
-    assert priced(same, "flops", {}) == same
+    assert with_costs(same, "flops", {}) == same
     assert torch.equal(same[0].cost(), torch.ones(2, dtype=torch.float64))

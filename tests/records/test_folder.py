@@ -203,10 +203,10 @@ def test_models_are_in_order_of_mean_cost_and_then_of_name(tmp_path):
     assert [model.mean_cost for model in found.models] == [1, 4, 5, 5, 9]
     assert (len(found), found.n) == (5, N)
     assert found.zoo().names == found.names
-    found.in_order_of(["c", "a", "b", "e", "d"])
+    found.reorder(["c", "a", "b", "e", "d"])
     assert found.zoo().mean_cost.tolist() == [9, 5, 5, 4, 1]
     with pytest.raises(CascadeError, match="records: c, f was not recorded on both splits"):
-        found.in_order_of(["f", "a", "b", "e", "d"])
+        found.reorder(["f", "a", "b", "e", "d"])
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_cascade.data import SplitInfo
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.records import Ids, Record
+from lit_cascade.records import Record
 from lit_cascade.utilities.class_names import columns_of
 
 __all__ = ["Teacher", "lesson"]
@@ -65,8 +65,8 @@ def lesson(teacher: Teacher, info: SplitInfo, classes: Sequence[str] | None) -> 
         if source != info.source
         else ""
     )
-    rows = {key: row for row, key in enumerate(_listed(record.ids))}
-    wanted = _listed(info.ids)
+    rows = {key: row for row, key in enumerate(record.ids)}
+    wanted = info.ids.tolist()
     missing = [key for key in wanted if key not in rows]
     if missing:
         raise CascadeError(
@@ -86,7 +86,3 @@ def lesson(teacher: Teacher, info: SplitInfo, classes: Sequence[str] | None) -> 
     order = torch.tensor([rows[key] for key in wanted])
     taught = logits[order]
     return taught if columns is None else taught[:, columns]
-
-
-def _listed(ids: Ids) -> list[int] | list[str]:
-    return ids.tolist() if isinstance(ids, Tensor) else list(ids)
