@@ -1,4 +1,4 @@
-"""What a person reads: tables, files and pictures."""
+"""Results as people read them: tables, summaries, CSV files, pictures and cards."""
 
 from lit_cascade.report.calibration import (
     Calibrated,

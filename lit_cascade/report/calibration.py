@@ -1,9 +1,4 @@
-"""What the summary says of a calibration, and whether it helps.
-
-What the terminal says of a calibration.
-
-The picture of a calibration: reliability of each stage, and the cascade with and without.
-"""
+"""The result of `calibrate`: fits, reliability diagrams, and the cascade with and without."""
 
 from __future__ import annotations
 
@@ -53,13 +48,13 @@ __all__ = [
 
 
 class Calibrated(NamedTuple):
-    """A calibration of some stages of a cascade.
+    """A calibration of some stages of a cascade, as `calibrate` reports it.
 
     Attributes:
         records: of all stages, cheapest first.
         fitted: the calibrations, by stage.
-        plan: what they were fitted and judged on.
-        method: that they were fitted with.
+        plan: the samples to fit and to judge on.
+        method: the method of the fit.
         comparison: of the cascade with and without; None where nothing was fitted.
         unit: of the cost.
     """
@@ -76,15 +71,15 @@ def recommendation(found: Calibrated) -> str:
     """Whether to apply the calibration, in a sentence or two."""
     compared = found.comparison
     if compared is None:
-        return "Nothing was fitted: this is how well confidence fits as it is."
+        return "Nothing was fitted: the figures describe the models as they are."
     low, high = (100 * end for end in compared.difference.interval)
     moved = (
         f"{100 * compared.difference.value:+.3f} points of accuracy, averaged over all costs "
         f"(95 %: {low:+.3f} to {high:+.3f})"
     )
     same = (
-        " With two classes a temperature cannot change which samples are the surest: the curve is "
-        "the same, with other thresholds."
+        " With two classes a temperature cannot change the order of the scores: the curve is the "
+        "same at other thresholds."
         if compared.same_order
         else ""
     )
@@ -101,7 +96,7 @@ def same_accuracy(curve: Curve) -> OperatingPoint | None:
 
 
 def fit_summary(stage: StageCalibration) -> dict[str, Any]:
-    """What was fitted to a stage, and the figures before and after."""
+    """The fit of one stage, with its figures before and after."""
     figures = {}
     for when, found in (("before", stage.before), ("after", stage.after)):
         figures[when] = {
@@ -150,7 +145,7 @@ def _curve_summary(curve: Curve, mean: float, unit: str) -> dict[str, Any]:
 
 
 def verdict_summary(found: Calibrated) -> dict[str, Any]:
-    """The recommendation and what it rests on."""
+    """The recommendation and the figures behind it."""
     compared = found.comparison
     if compared is None:
         return {"method": found.method, "recommended": "none"}
@@ -196,7 +191,7 @@ def calibration_summary(found: Calibrated) -> dict[str, Any]:
 
 
 _WIDTH = 24
-_LEGEND = "█ right as often as said   ░ said and not so: too sure   ▒ so and not said: too unsure"
+_LEGEND = "█ accuracy up to the confidence   ░ overconfident   ▒ underconfident"
 
 
 def print_calibration(found: Calibrated, where: str, notes: Sequence[str] = ()) -> None:
@@ -256,7 +251,7 @@ def _bin(diagram: Diagram, k: int) -> list[str]:
 
 
 def _bar(confidence: float, accuracy: float) -> str:
-    """What is said and what is so, as a bar from 0 to 1 and a figure.
+    """Confidence and accuracy as a bar from 0 to 1, with the accuracy in percent.
 
     Example:
         >>> _bar(0.5, 0.25)
@@ -272,7 +267,7 @@ def _cascade_table(found: Calibrated, compared: CalibrationEffect) -> Table:
     last = repr(names[-1])
     table = new_table(
         f"The cascade {' → '.join(names)} with and without, {len(found.plan.judged):,} samples",
-        "", f"{names[0]!r} alone", "over all costs", f"as good as {last}: deferred",
+        "", f"{names[0]!r} alone", "over all costs", f"accuracy of {last}: deferred",
         *cost_columns(found.unit), f"than {last}",
     )  # fmt: skip
     rows = (
@@ -327,7 +322,7 @@ def draw_calibration(found: Calibrated) -> bytes:
 
 
 def _reliability(axes: Axes, found: Fitness, label: str, colour: str, style: str) -> None:
-    """Bins as points, as large as they are full; empty ones are left out."""
+    """Draw each bin as a point whose area grows with its samples; empty bins are omitted."""
     counts = np.array(found.diagram.counts)
     there = counts > 0
     x = np.array(found.diagram.confidence)[there]

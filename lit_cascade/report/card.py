@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what it is, how it was made, and how good it is."""
+"""Model cards of checkpoints: data, accuracy, cost and recipe."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["Card"]
 
 @dataclass(frozen=True)
 class Card:
-    """What stands on a card.
+    """The model card of a trained stage.
 
     Attributes:
-        name: the stage.
+        name: name of the stage.
         data: name of the data.
         classes: class names in logit order; None if the data does not say.
         splits: accuracy and number of samples by split.
         flops: FLOPs per sample.
         parameters: number of parameters.
-        recipe: the configuration that trained it: model, data, trainer, seed.
-        command: what was typed.
-        versions: of the libraries.
-        metrics: the official metric by its name, by split, where that is not accuracy.
-        epochs: that it was trained for.
-        best: `split`, `metric`, `epoch` and `score` of the weights, if they were chosen; else they
-            are those after the last epoch.
+        recipe: the training configuration: model, data, trainer, seed.
+        command: the command that trained it.
+        versions: versions of the libraries.
+        metrics: the official metric by split and name, if it is not accuracy.
+        epochs: number of training epochs.
+        best: `split`, `metric`, `epoch` and `score` of the weights if they were selected on a
+            split; None for the weights after the last epoch.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Card:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What is told of each split."""
+        """Headings of the table of splits."""
         return ("split", "samples", "accuracy", *map(metric_label, self._official))
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """What is told of each split, in words."""
+        """Rows of the table of splits."""
         return [
             (
                 split,
@@ -72,7 +72,7 @@ class Card:
 
     @property
     def weights(self) -> str:
-        """Which weights these are, in a sentence."""
+        """How the weights were selected, in a sentence."""
         if self.best is None:
             return (
                 "The weights are those after the last epoch; none were chosen on the splits above."
@@ -84,11 +84,11 @@ class Card:
             f"{metric_figure(metric, self.best['score'])}"
         )
         if split in self.splits:
-            return f"{chosen}. They were chosen on it, so what the table says of it is too good."
+            return f"{chosen}. They were chosen on it, so its row in the table is optimistic."
         return f"{chosen}; none were chosen on the splits above."
 
     def as_markdown(self) -> str:
-        """The card: a YAML head for machines, then text for people."""
+        """The card as Markdown with a YAML header."""
         head = {
             "name": self.name,
             "data": self.data,

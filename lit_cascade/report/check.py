@@ -14,7 +14,7 @@ __all__ = ["check_summary", "print_check", "verdict_line"]
 
 
 def verdict_line(verdict: Verdict, unit: str) -> str:
-    """The verdict in one line."""
+    """The verdict in one sentence."""
     what = promise_text(verdict.promise, unit)
     sure = f"{100 * verdict.confidence:.3g} % confidence"
     shown = {

@@ -1,9 +1,4 @@
-"""What the terminal, the table and the summary say of several scores.
-
-What the terminal says of a learned score.
-
-The picture of several scores: accuracy against deferral rate, between chance and the oracle.
-"""
+"""The result of `compare-scores`: every score of a small model, and learned scores."""
 
 from __future__ import annotations
 
@@ -94,13 +89,13 @@ def print_scores(found: ScoreComparison, where: str, notes: Sequence[str] = ()) 
     legend = (
         f"Area: 0 is random deferral, 1 the oracle. AURC: of {small!r}, less is better. {unit} at "
         f"equal accuracy: than {large!r} alone ({percent(found.accuracy[1], 2)}), at the cheapest "
-        "threshold that keeps its accuracy on these very samples, which flatters."
+        "threshold that keeps its accuracy on these samples, which is optimistic."
     )
     lines = [legend]
     if found.fitted_on:
         lines.append(
             f"* the cheapest threshold with the accuracy of {large!r} on {found.fitted_on:,} other "
-            "samples, and what it does here."
+            "samples, and its figures on these."
         )
     if found.missing is not None:
         lines.append(f"No learned score: {found.missing}.")
@@ -131,7 +126,7 @@ def _figure(figure: Figure) -> dict[str, float | None]:
 
 
 def head_summary(found: FittedHead) -> dict[str, Any]:
-    """A fitted head as numbers; its figures are of the samples that it was fitted on."""
+    """A fitted deferral head as numbers; its figures are those of the fitting samples."""
     return {
         "n": found.n,
         "fixed": found.fixed,
@@ -186,20 +181,20 @@ def scores_summary(found: ScoreComparison, records: Sequence[Record]) -> dict[st
 def print_heads(found: Mapping[str, FittedHead]) -> None:
     """Print the samples that each deferral head was fitted on, and its area beside max_softmax."""
     table = new_table(
-        "Learned score: what the last stage puts right",
-        "stage", "samples", "put right", "inverse penalty", "area of max_softmax", "learned",
+        "Learned score: samples that only the last stage has right",
+        "stage", "samples", "only last right", "inverse penalty", "area of max_softmax", "learned",
     )  # fmt: skip
     for name, one in found.items():
         areas = (f"{area:.3f}" if isfinite(area) else "" for area in (one.area_before, one.area))
         table.add_row(name, f"{one.n:,}", f"{one.fixed:,}", f"{one.strength:g}", *areas)
     show(
         table,
-        "Area: 0 is random deferral, 1 the oracle; on the samples fitted on, which flatters the "
-        "learned score. On others: lit-cascade compare-scores.",
+        "Area: 0 is random deferral, 1 the oracle; on the fitting samples, which is optimistic for "
+        "the learned score. For other samples: lit-cascade compare-scores.",
     )
 
 
-# safe for the colour-blind, and told apart by their lines where they lie on each other
+# line styles tell curves apart where they coincide
 _LINES = (
     (BLUE, "-"),
     (ORANGE, "--"),

@@ -1,4 +1,4 @@
-"""A screening of published models as a table, CSV, JSON and a picture."""
+"""The result of `screen`: published models worth recording."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MOST_NAMES = 30
 
 
 def print_screen(found: Screen, unit: str, notes: Sequence[str] = ()) -> None:
-    """Print the models in order of cost, and what the reader must know of them."""
+    """Print the models in order of cost, and the notes."""
     table = new_table(
         f"Published models worth recording: {len(found.kept):,}",
         "model", "image size", "accuracy", *cost_columns(unit), "parameters", "below front",
@@ -64,7 +64,7 @@ def print_screen(found: Screen, unit: str, notes: Sequence[str] = ()) -> None:
 
 
 def _columns(kept: Candidate, unit: str) -> dict[str, Any]:
-    """A model by the names of the columns of `screen.csv`."""
+    """One row of `screen.csv`: values by column name."""
     model = kept.model
     return {
         "model": model.name,
@@ -80,7 +80,7 @@ def screen_csv(found: Screen, unit: str) -> str:
     """The content of `screen.csv`: one row per model, in order of cost.
 
     Columns: `model, img_size, accuracy, flops, parameters, below_front`, the fourth named after the
-    unit of the cost. Accuracies are shares; what no table says is empty.
+    unit of the cost. Accuracies are shares; unknown values are empty.
     """
     buffer = io.StringIO()
     rows = [_columns(kept, unit) for kept in found.kept]
@@ -129,7 +129,7 @@ def draw_screen(published: Sequence[PublishedModel], found: Screen, unit: str) -
 
     Args:
         published: all models with a cost, also those that were not considered.
-        found: what the screening found.
+        found: the screening.
         unit: of the cost.
 
     Returns:
@@ -172,7 +172,7 @@ def _dots(
 
 
 def _zoom(axes: Axes, published: Sequence[PublishedModel], found: Screen) -> None:
-    """Show the chosen ones and what is around them, not how bad or how dear others are."""
+    """Limit the axes to the chosen models and their surroundings."""
     dearest = 2.5 * max(kept.model.cost for kept in found.kept)
     near = [model for model in published if model.cost <= dearest]
     top = 100 * max(model.accuracy for model in near)
@@ -185,7 +185,7 @@ def _zoom(axes: Axes, published: Sequence[PublishedModel], found: Screen) -> Non
 
 
 def _name(figure: Figure, axes: Axes, on_front: Sequence[Candidate]) -> None:
-    """Name points of the front, those first that it would miss most, where a name finds room."""
+    """Label points of the front where there is room, the most important for the front first."""
     points = [(kept.model.cost, kept.model.accuracy) for kept in on_front]
     order: list[int] = []
     for count in range(1, min(len(points), _MOST_NAMES) + 1):

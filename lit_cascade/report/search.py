@@ -1,7 +1,4 @@
-"""A search's results as tables, CSV and JSON.
-
-The picture of a search: single models, their front, and the cascades' fronts.
-"""
+"""The result of `search`: the Pareto front of a zoo and the average compute reductions."""
 
 from __future__ import annotations
 
@@ -52,9 +49,8 @@ def frontier_csv(found: Frontier) -> str:
     """The content of `frontier.csv`: one row per point of the front.
 
     Columns: `flops` (named after the unit), `accuracy`, `stages`, `thresholds`, the last two joined
-    by semicolons. With a window `floors` follows. Where the choice was made on other samples than
-    are reported on, the first two are on the latter, and `chosen_flops` and `chosen_accuracy`
-    follow.
+    by semicolons. With a window, `floors` follows. If the choice was made on other samples,
+    `chosen_flops` and `chosen_accuracy` hold the figures of those samples.
     """
     unit = found.protocol.chosen_on.unit
     header = [unit, "accuracy", "stages", "thresholds"]
@@ -198,7 +194,7 @@ def _thresholds_of(found: Frontier, pick: Pick) -> str:
 
 
 def print_frontier(found: Frontier, configs: Mapping[Pick, str], notes: Sequence[str] = ()) -> None:
-    """Print the front, the average compute reductions, and what the figures rest on."""
+    """Print the front, the average compute reductions, the verdicts and the notes."""
     protocol = found.protocol
     unit = protocol.chosen_on.unit
     reported = protocol.reported_on or protocol.chosen_on
@@ -219,15 +215,15 @@ def print_frontier(found: Frontier, configs: Mapping[Pick, str], notes: Sequence
         )
     show(
         table,
-        "Saving: how many times less than the single model that the cascade is to be as accurate "
-        "as; points: its accuracy less that model's.",
+        "Saving: cost of the cheapest single model of equal accuracy over that of the cascade; "
+        "points: accuracy of the cascade minus that of the single model.",
     )
     print_comparison(found.contests, found)
     show(*_verdicts(found), *notes)
 
 
 def _against(pick: Pick) -> list[str]:
-    """Saving, than which single model, and by how much its accuracy differs."""
+    """Saving, the single model compared with, and the difference of their accuracies."""
     if len(pick.point.stages) == 1:
         return ["", "", ""]
     return [f"{pick.saving:.2f}x", pick.single, f"{100 * pick.difference:+.2f}"]
@@ -275,7 +271,7 @@ def _verdicts(found: Frontier) -> list[str]:
             f"{(band.name or 'Band').capitalize()}: {held_out.reported:.2f}x fewer {what} than a "
             f"single model of equal accuracy ({held_out.interval[0]:.2f} to "
             f"{held_out.interval[1]:.2f}), {held_out.reported_interpolated:.2f}x against their "
-            f"interpolated front. The samples of the choice flatter by "
+            "interpolated front. On the samples of the choice, figures are optimistic by "
             f"{held_out.optimism:+.2f}x and {100 * held_out.shortfall:+.2f} points of accuracy."
         )
     protocol = found.protocol
@@ -290,17 +286,17 @@ def _verdicts(found: Frontier) -> list[str]:
         sentences.append(
             f"Held out: chosen on {percent(1 - protocol.holdout, 0)} of the samples and reported "
             f"on the rest, {protocol.repeats} times. The front above was chosen on all of the "
-            "samples that it is reported on, so its rows flatter about as much."
+            "samples that it is reported on, so its rows are optimistic by about as much."
         )
     else:
         sentences.append(
-            "These figures are of the very samples that models and thresholds were chosen on: they "
-            "flatter. --holdout 0.5 shows by how much."
+            "These figures are those of the samples that models and thresholds were chosen on, "
+            "which is optimistic. --holdout 0.5 shows by how much."
         )
     return sentences
 
 
-# safe for the colour-blind; bounds and expectations are drawn lighter than what can be had
+# bounds and expectations are drawn thinner than attainable fronts
 _FOUND = (BLUE, "-", 2.0)
 _LOOKS = {
     "cascades of up to 2": (SKY_BLUE, "-", 1.4),
@@ -326,7 +322,7 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
     """Accuracy against cost as a PNG, on a logarithmic axis of cost.
 
     Args:
-        found: what the search found.
+        found: the result of the search.
         published: front of published models to draw beside it.
 
     Returns:
@@ -336,14 +332,14 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
     axes = figure.add_subplot()
     chosen_on = found.protocol.chosen_on
     where = found.protocol.reported_on or chosen_on
-    # a step holds an accuracy until the next point is paid for: nothing between points exists. On
-    # other samples than those of the choice an accuracy may fall where it was to rise.
+    # between two points there is no cascade, so the curve is a step; on other samples than those of
+    # the choice it need not rise
     steps = "default" if found.apart else "steps-post"
     for number, contest in enumerate(found.contests):
         chosen = contest.reductions[0].held_out is not None
         look = _LOOKS[contest.name] if number else _FOUND
         if found.apart and chosen and len(contest.points) < _FEW:
-            look = (look[0], "x", look[2])  # a line would promise what lies between
+            look = (look[0], "x", look[2])  # a line would suggest points in between
         _draw(axes, contest.points, contest.name, look, steps if chosen else "steps-post")
     _draw(axes, found.singles, "single models", (BLACK, "-", 1.2), "steps-post")
     if published is not None:
@@ -368,7 +364,7 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
 
 
 def _mark_models(axes: Axes, found: Frontier) -> None:
-    """A dot per model; names where there are few enough to be read, else those of the front."""
+    """Draw a dot per model; label all of them if they are few, else those of the front."""
     cost, accuracy = found.zoo.mean_cost.tolist(), (100 * found.zoo.accuracy).tolist()
     axes.plot(cost, accuracy, "o", color=BLACK, markersize=4, zorder=5)
     named = range(len(cost)) if len(cost) <= _LABELLED else found.zoo.singles()[1]

@@ -1,7 +1,4 @@
-"""What the terminal and the summary say of a choice of thresholds.
-
-The picture of a choice: what was tested, what qualified, and the price of the promise.
-"""
+"""The result of `select`: the policy, its promise and the price of the promise."""
 
 from __future__ import annotations
 
@@ -45,12 +42,12 @@ __all__ = [
 
 
 class Subject(NamedTuple):
-    """What a choice is of.
+    """The cascade that thresholds are selected for.
 
     Attributes:
         names: of the stages.
         unit: of the cost.
-        score: that the thresholds are on.
+        score: name of the score that the thresholds apply to.
     """
 
     names: Sequence[str]
@@ -63,7 +60,7 @@ def _points(share: float) -> str:
 
 
 def promise_text(promise: Promise, unit: str) -> str:
-    """What is promised, in words.
+    """The promise in words.
 
     Example:
         >>> promise_text(Promise("accuracy_drop", 0.005), "flops")
@@ -81,7 +78,7 @@ def promise_text(promise: Promise, unit: str) -> str:
 
 
 def _observed(promise: Promise, value: float) -> str:
-    """An observed value of the target."""
+    """The observed value of the target, in words."""
     if promise.target == "accuracy_drop":
         return f"observed drop {100 * value:.2f}"
     if promise.target == "cost":
@@ -90,7 +87,7 @@ def _observed(promise: Promise, value: float) -> str:
 
 
 def typed_thresholds(choice: Choice) -> list[float]:
-    """Thresholds as a person would type them, which defer the same samples."""
+    """The shortest decimals that defer the same samples as the thresholds."""
     if choice.below is None:
         return list(choice.thresholds)
     return [float(readable_threshold(choice.thresholds[0], choice.below))]
@@ -103,10 +100,10 @@ def _shown(choice: Choice) -> str:
 
 
 def policy_line(found: Selection, subject: Subject) -> str:
-    """The choice in one line."""
+    """The selected policy in one line."""
     choice, promise = found.chosen, found.promise
     if choice is None:
-        return "No policy that is worth having qualifies."
+        return "No policy that saves anything qualifies."
     label = "threshold" if len(choice.thresholds) == 1 else "thresholds"
     fewer = f"{1 / choice.cost_ratio:.1f}x fewer {unit_label(subject.unit)}"
     sure = (
@@ -123,26 +120,26 @@ def policy_line(found: Selection, subject: Subject) -> str:
 
 
 def none_qualifies(found: Selection, subject: Subject) -> str:
-    """Why nothing was chosen, and what would help."""
+    """The reason why no policy was selected, and what would help."""
     what = promise_text(found.promise, subject.unit)
     n, last = found.n + found.tuned_on, subject.names[-1]
     if found.promise.confidence is None:
         return (
             f"no policy keeps {what} on these {n:,} samples for less than {last!r} alone costs. "
-            f"Ask for less, or run {last!r} alone."
+            f"Relax the limit, or run {last!r} alone."
         )
     sure = f"{_points(found.promise.confidence)} % confidence"
     if found.needed is not None:
         help_ = (
-            f"About {found.needed:,} samples would do, if these show the truth; or ask for less, "
-            "or for less confidence."
+            f"About {found.needed:,} samples would do if these are representative; or relax the "
+            "limit or the confidence."
         )
     elif found.empirical is None:
-        help_ = "None keeps it even on these samples: ask for less."
+        help_ = "None keeps it even on these samples: relax the limit."
     elif found.promise.limit == 0:
-        help_ = "That nothing at all is lost cannot be shown by samples: allow some, such as 0.005."
+        help_ = "No sample can show that nothing at all is lost: allow a small loss, such as 0.005."
     else:
-        help_ = "A thousand times as many would not do either: ask for less."
+        help_ = "A thousand times as many would not do either: relax the limit."
     return (
         f"no policy that costs less than {last!r} alone can be promised to keep {what} with {sure} "
         f"from {n:,} samples. {help_}"
@@ -150,7 +147,7 @@ def none_qualifies(found: Selection, subject: Subject) -> str:
 
 
 def print_selection(found: Selection, subject: Subject, notes: Sequence[str] = ()) -> None:
-    """Print the choice beside the plain one."""
+    """Print the selected policy beside the plain empirical choice."""
     promise = found.promise
     table = new_table(
         f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)} by {subject.score}",
@@ -181,21 +178,21 @@ def _row(label: str, choice: Choice | None, promise: Promise, unit: str) -> list
 
 
 def _price(found: Selection) -> str:
-    """What the guarantee costs, in a sentence."""
+    """The price of the guarantee, in a sentence."""
     if found.promise.confidence is None:
         return (
-            "The plain choice keeps to the target on these samples; on others it breaks it about "
-            "as often as not. --confidence 0.95 gives one that holds."
+            "The plain choice meets the target on these samples; on others it misses it about as "
+            "often as not. --confidence 0.95 gives one that holds."
         )
     chosen, plain = found.chosen, found.empirical
     if chosen is None or plain is None or found.promise.of_cost:
-        return "The plain choice promises nothing: on other samples it breaks the target often."
+        return "The plain choice has no guarantee: on other samples it often misses the target."
     saved, lost = 1 - plain.cost_ratio, chosen.cost_ratio - plain.cost_ratio
     if lost <= 0:
         return "Here the guarantee costs nothing: the plain choice saves no more."
     return (
-        f"The guarantee costs {percent(lost / saved)} of the saving; the plain choice promises "
-        "nothing: on other samples it breaks the target about as often as not."
+        f"The guarantee costs {percent(lost / saved)} of the saving; the plain choice has none: on "
+        "other samples it misses the target about as often as not."
     )
 
 
@@ -242,11 +239,11 @@ _AXES = {
 
 
 def draw_selection(found: Selection, subject: Subject) -> bytes:
-    """The target against the cost of every policy that was looked at, as a PNG.
+    """The target against the cost of every candidate, as a PNG.
 
     Args:
-        found: the choice.
-        subject: what it is of.
+        found: the selection.
+        subject: the cascade.
 
     Returns:
         The content of the PNG file.
@@ -256,7 +253,7 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
     path, promise = found.path, found.promise
     of_spending = promise.target in {"cost", "cost_ratio"}
     scale = 100.0
-    # where the cost itself is promised, it is the accuracy that a reader weighs it against
+    # if the cost itself is promised, the accuracy is drawn against it
     value = path.accuracy if of_spending else path.value
     ratio = path.cost / path.behaviour.last_cost
     order = ratio.sort(stable=True).indices

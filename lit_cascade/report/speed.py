@@ -1,7 +1,4 @@
-"""What was measured of a cascade's speed: tables for the terminal, and plain JSON.
-
-The picture of a cascade's speed.
-"""
+"""The result of `benchmark`: throughput and latency of the cascade and its stages."""
 
 from __future__ import annotations
 
@@ -86,7 +83,7 @@ def latency_table(
 
 
 def speed_rows(names: Sequence[str], speeds: Sequence[Speed]) -> list[dict[str, Any]]:
-    """What was measured at each policy, as plain JSON."""
+    """The measurements at each policy, as plain JSON."""
     return [
         {
             "thresholds": list(speed.thresholds),
@@ -104,7 +101,7 @@ def speed_rows(names: Sequence[str], speeds: Sequence[Speed]) -> list[dict[str, 
 
 
 def benchmark_notes(found: Benchmark, split: str) -> list[str]:
-    """What a reader must know of a benchmark."""
+    """The notes of a benchmark."""
     told = (
         f"{found.n:,} samples of {found.data['name']}, split {split!r}; medians of "
         f"{len(found.model_only[0].cascade.seconds)} repeats, ratios within a repeat. The ideal is "
@@ -156,7 +153,7 @@ def draw_speed(title: str, kinds: Sequence[tuple[str, Sequence[Speed]]]) -> byte
 
     Args:
         title: of the picture.
-        kinds: what was measured, and at which policies; a panel each.
+        kinds: name and measurements of each panel.
 
     Returns:
         The content of the PNG file.

@@ -1,7 +1,4 @@
-"""Tables and sentences for the terminal.
-
-The records that were written, as a table.
-"""
+"""Results of `test`, `predict`, `fit`, `record` and `import`."""
 
 from __future__ import annotations
 
@@ -36,10 +33,10 @@ def print_answers(
     """Print how many samples each stage answered.
 
     Args:
-        found: what was written.
-        names: of the stages.
-        where: the data and split.
-        notes: what the reader must know about the answers.
+        found: the answers that were written.
+        names: names of the stages.
+        where: name of the data and the split.
+        notes: sentences to print below the table.
     """
     table = new_table(f"Answers to {where}", "stage", "answered", "share")
     for name, count in zip(names, found.by_stage, strict=True):
@@ -66,17 +63,17 @@ def print_execution(
     metric: str | None = None,
     executed: float | None = None,
 ) -> None:
-    """Print what a cascade did when it ran.
+    """Print the result of a live run.
 
     Args:
         found: accuracy, deferral and cost, and the other metric if there is one.
-        names: of the stages.
-        thresholds: of the deferring stages.
-        flops: FLOPs that each stage spent per sample of the split, in stage order.
-        where: the data and split.
-        notes: what the reader must know about the figures.
+        names: names of the stages.
+        thresholds: thresholds of the deferring stages.
+        flops: FLOPs of each stage per sample of the split, in stage order.
+        where: name of the data and the split.
+        notes: sentences to print below the table.
         metric: name of the other metric.
-        executed: FLOPs per sample with the padding of the batches; by default there was none.
+        executed: FLOPs per sample including padding; by default there was no padding.
     """
     table = new_table(
         f"The cascade, run on {where}: {found.n:,} samples",
@@ -103,14 +100,14 @@ def print_execution(
     lines = [result]
     if executed is not None and executed != found.cost:
         lines.append(
-            f"That is at each sample's own length; the padding of batches came on top, "
+            f"That is at each sample's own length; padding of batches adds "
             f"{percent(executed / found.cost - 1)}: {quantity(executed)} FLOPs per sample."
         )
     show(table, *lines, *notes)
 
 
 def print_card(card: Card, resumed: int = 0) -> None:
-    """Print how good a trained stage is, and how many of its epochs an earlier run had trained."""
+    """Print the accuracy and cost of a trained stage, and the number of resumed epochs."""
     table = new_table(f"{card.name}, trained on {card.data}", *card.columns)
     for row in card.rows:
         table.add_row(*row)
@@ -124,19 +121,19 @@ def print_card(card: Card, resumed: int = 0) -> None:
 
 
 def print_written(paths: Sequence[str]) -> None:
-    """Say which files were written."""
+    """Print the names of the written files."""
     show("Wrote " + ", ".join(paths))
 
 
 def print_records(
     records: Sequence[RecordSummary], notes: Sequence[str] = (), made: str = "recorded"
 ) -> None:
-    """Print how good and how dear each model is, and which records were there already.
+    """Print accuracy and cost of each recorded model, and which records already existed.
 
     Args:
         records: one or more, of one split.
-        notes: what the reader must know.
-        made: what was done with the others.
+        notes: sentences to print below the table.
+        made: the word for records that are new.
     """
     first = records[0]
     units = list(dict.fromkeys(unit for record in records for unit in record.costs))

@@ -1,9 +1,4 @@
-"""Numbers as a person reads them.
-
-What all tables for the terminal have in common.
-
-What a reader must know of the data and the models behind some figures.
-"""
+"""Numbers, notes and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -59,7 +54,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def metric_figure(metric: str, value: float) -> str:
-    """How good something is, to two digits: a Matthews correlation times 100, others in percent.
+    """The value of a metric to two digits: Matthews' correlation times 100, others in percent.
 
     Example:
         >>> metric_figure("f1", 0.9), metric_figure("matthews", 0.543)
@@ -95,7 +90,7 @@ def file_size(size: int) -> str:
 
 
 def times(ratio: float) -> str:
-    """How many times less a cost is, from its ratio to the reference.
+    """A cost relative to a reference, from their ratio.
 
     Example:
         >>> times(0.25), times(1.25)
@@ -107,7 +102,7 @@ def times(ratio: float) -> str:
 
 
 def _single(value: float) -> float:
-    """The value as single precision holds it, the precision of scores."""
+    """The value rounded to single precision, the precision of scores."""
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
@@ -156,7 +151,7 @@ def new_table(title: str, *columns: str) -> Table:
 
 
 def cost_columns(unit: str) -> list[str]:
-    """Headings of a cost: FLOPs are shown as MACs too, which many papers call FLOPs."""
+    """Headings of a cost; FLOPs are also shown as MACs, which many papers call FLOPs."""
     return ["FLOPs", "MACs"] if unit == "flops" else [unit_label(unit)]
 
 
@@ -169,7 +164,7 @@ _SHOWN = 3
 
 
 def data_notes(data: Mapping[str, Any]) -> list[str]:
-    """One note per thing that is not as it might seem.
+    """Notes on samples that were left out, converted, or not read.
 
     Args:
         data: the description of the data in a record.
@@ -196,10 +191,10 @@ def data_notes(data: Mapping[str, Any]) -> list[str]:
 
 
 def model_notes(models: Sequence[tuple[str, Mapping[str, Any], int]]) -> list[str]:
-    """A note for models that answer among fewer classes than they know.
+    """Notes on models whose classes are restricted to those of the data.
 
     Args:
-        models: name, settings as in a record, and number of classes that it answers among.
+        models: name, settings as in a record, and number of classes after the restriction.
     """
     known = Counter(
         (int(settings["known_classes"]), answers)
@@ -214,7 +209,7 @@ def model_notes(models: Sequence[tuple[str, Mapping[str, Any], int]]) -> list[st
 
 
 def fitting_notes(fitting: Mapping[str, int]) -> list[str]:
-    """A note for each model whose whole batches did not fit into memory.
+    """Notes on models whose whole batches did not fit into memory.
 
     Args:
         fitting: samples per forward pass, by model.

@@ -1,9 +1,4 @@
-"""Everything that the terminal says, as numbers.
-
-What the terminal says of a cascade at every threshold.
-
-The picture of a cascade.
-"""
+"""The result of `validate`: a cascade at every threshold."""
 
 from __future__ import annotations
 
@@ -73,14 +68,14 @@ class Validation:
     """A cascade judged at every threshold on one split.
 
     Attributes:
-        records: what was judged, one record per stage.
-        rule: score, temperatures, combination and floors; it defers everything.
+        records: one record per stage.
+        rule: score, temperatures, combination and floors; its thresholds are undecided.
         unit: of the cost.
-        curve: with these temperatures.
+        curve: the curve at these temperatures.
         points: the named operating points of the curve.
         metric_points: the same by the curve's metric, if it has one beside accuracy.
-        thresholds: those that were given, if any.
-        policy: what they do.
+        thresholds: the given thresholds, if any.
+        policy: the outcome at the given thresholds.
         uncalibrated: the curve at temperature 1, if the rule has others.
     """
 
@@ -102,7 +97,7 @@ class Validation:
         unit: str = "flops",
         metric: str | None = None,
     ) -> Validation:
-        """Judge recorded stages at every threshold.
+        """Evaluate recorded stages at every threshold.
 
         Args:
             records: one per stage, cheapest first.
@@ -143,7 +138,7 @@ class Validation:
 
 
 def _goodness(accuracy: float, metric: str | None, value: float | None) -> dict[str, float]:
-    """Accuracy, and the other metric by its name if there is one."""
+    """Accuracy, and the other metric by name if there is one."""
     return {"accuracy": accuracy} | ({} if metric is None or value is None else {metric: value})
 
 
@@ -185,7 +180,7 @@ def outcome_summary(
 
 
 def provenance(records: Sequence[Record]) -> dict[str, Any]:
-    """What the figures were made from."""
+    """The data, models and recordings behind the figures."""
     return {
         "data": dict(records[0].data),
         "fingerprint": records[0].samples.fingerprint,
@@ -232,7 +227,7 @@ def validation_summary(found: Validation) -> dict[str, Any]:
 
 
 def _labels(by: str, last: str) -> dict[str, str]:
-    """What the operating points by a metric are called."""
+    """Labels of the operating points by a metric."""
     what, of = metric_label(by), "" if by == "accuracy" else f" of {metric_label(by)}"
     return {
         f"same_{by}": f"same {what} as {last!r}",
@@ -282,7 +277,7 @@ def _split_of(found: Validation) -> str:
 
 
 def _rule_of(found: Validation) -> str:
-    """Who answers, in words."""
+    """The rule by which a stage answers, in words."""
     parts = ["a stage answers at its threshold or above"]
     if any(floor > -math.inf for floor in found.rule.floors):
         floors = (f"{floor:.6g}" for floor in found.rule.floors)
@@ -293,7 +288,7 @@ def _rule_of(found: Validation) -> str:
 
 
 def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
-    """One sentence a person can act on, by the curve's other metric if it has one.
+    """The verdict in one sentence, by the curve's other metric if it has one.
 
     Args:
         curve: the cascade.
@@ -333,11 +328,10 @@ def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
         _points_table(found),
         *(shared if len(found.names) > 2 else []),
         verdict(found.curve, found.names, found.unit),
-        "The operating points above describe the very samples that they were found on; on others "
-        "they will do\na little worse. Choose a threshold on one split (--split calibration) and "
-        "judge it on another."
+        "The operating points above were chosen on these samples, so they are optimistic. Choose a "
+        "threshold\non one split (--split calibration) and evaluate it on another."
         + (
-            " If the\nthresholds given were chosen on these samples, their row flatters too."
+            " If the given thresholds\nwere chosen on these samples, their row is optimistic too."
             if found.policy is not None
             else ""
         ),
@@ -402,7 +396,7 @@ def _policy_row(
 
 
 def _steps(axes: Axes, curve: Curve, by: str, label: str, colour: str, style: str = "-") -> None:
-    # a step holds an accuracy until the next point is paid for: nothing between points exists
+    # between two points there is no cascade, so the curve is a step
     axes.plot(
         curve.cost, 100 * curve.judged_by(by)[0], style, drawstyle="steps-post", color=colour,
         label=label, linewidth=1.8, zorder=3,
@@ -412,11 +406,11 @@ def _steps(axes: Axes, curve: Curve, by: str, label: str, colour: str, style: st
 def draw_curve(found: Validation) -> bytes:
     """Accuracy against FLOPs as a PNG: stages, cascade, random deferral and the oracle's bound.
 
-    The two comparisons are drawn for two stages, for which they are defined. If the curve has
-    another metric, a second panel shows it, without the comparisons: they are of accuracy.
+    Random and oracle deferral are drawn for two stages and for accuracy, for which they are
+    defined. If the curve has another metric, a second panel shows it.
 
     Args:
-        found: the judged cascade.
+        found: the evaluated cascade.
 
     Returns:
         The content of the PNG file.

@@ -30,7 +30,7 @@ def test_the_table_names_what_can_be_chosen(validated):
         "at most 0.5 points below",
         "the thresholds given",
         "For the accuracy of 'large', defer below",
-        "describe the very samples that they were found on",
+        "were chosen on these samples, so they are optimistic",
     ):
         assert text in run.stdout
     assert "it/s" not in run.stdout

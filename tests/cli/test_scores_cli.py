@@ -249,7 +249,7 @@ def policy_in(path):
 
 def test_calibrate_writes_a_score_that_validate_reads_to_the_last_digit(fitted, judged, capsys):
     assert learn(fitted) == 0
-    assert "put right" in capsys.readouterr().out
+    assert "only last right" in capsys.readouterr().out
     policy = policy_in("c/calibration.yaml")
     assert policy["score"] == "learned"
     assert set(policy["evidence"]) == {"calibration", "temperatures", "heads"}

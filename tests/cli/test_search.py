@@ -301,9 +301,7 @@ def test_the_baselines_of_the_summary(capsys):
     assert summary["holdout"] == 0
     for band in summary["bands"]:  # chosen on the very samples: no optimism to be seen
         assert band["held_out"]["optimism"] == pytest.approx(0, abs=1e-9)
-    assert (
-        "of the very samples that models and thresholds were chosen on" in capsys.readouterr().out
-    )
+    assert "of the samples that models and thresholds were chosen on" in capsys.readouterr().out
 
 
 def two_splits():
