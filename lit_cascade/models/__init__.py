@@ -1,7 +1,7 @@
 """Stages: the models of a cascade, each with its weights and its own preprocessing."""
 
-from lit_cascade.models.images import ImagePreprocessing
 from lit_cascade.models.networks import ConvNet, Perceptron, ResNet
+from lit_cascade.models.pretrained import TextPreprocessing
 from lit_cascade.models.stage import (
     BuiltStage,
     Stage,
@@ -10,8 +10,7 @@ from lit_cascade.models.stage import (
     load_weights,
 )
 from lit_cascade.models.text_networks import TextBag, TextConvNet
-from lit_cascade.models.texts import TextPreprocessing
-from lit_cascade.models.timm import Timm, timm_names
+from lit_cascade.models.timm import ImagePreprocessing, Timm, timm_names
 from lit_cascade.models.transformers import TextClassifier
 
 __all__ = [

@@ -15,7 +15,21 @@ __all__ = ["ConvNet", "Perceptron", "ResNet"]
 _FEW_CHANNELS = 8
 
 
-class Perceptron(nn.Module):
+class _Scaled(nn.Module):
+    """Layers on inputs that are divided by a constant."""
+
+    def __init__(self, layers: Sequence[nn.Module], scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of a batch of images (N, ...)."""
+        logits: Tensor = self.layers(images / self.scale)
+        return logits
+
+
+class Perceptron(_Scaled):
     """Fully connected network with batch normalisation.
 
     Args:
@@ -28,34 +42,27 @@ class Perceptron(nn.Module):
     def __init__(
         self, inputs: int, widths: Sequence[int], classes: int = 10, scale: float = 1.0
     ) -> None:
-        super().__init__()
-        self.scale = scale
         layers: list[nn.Module] = [nn.Flatten()]
         for width in widths:
             layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
             inputs = width
-        self.layers = nn.Sequential(*layers, nn.Linear(inputs, classes))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of a batch (N, ...)."""
-        logits: Tensor = self.layers(images / self.scale)
-        return logits
+        super().__init__([*layers, nn.Linear(inputs, classes)], scale)
 
 
-class ConvNet(nn.Module):
+class ConvNet(_Scaled):
     """3x3 convolutions with batch normalisation, then one linear layer over all positions.
 
     Args:
         side: height and width of the images.
         widths: channels of each convolution.
-        strides: of each convolution.
-        channels: of the images.
+        strides: stride of each convolution.
+        channels: channels of the images.
         classes: number of classes.
-        dropout: before the linear layer, 0 to 1.
+        dropout: dropout rate before the linear layer.
         scale: inputs are divided by this first.
 
     Raises:
-        UsageError: as many strides as widths are needed.
+        UsageError: `widths` and `strides` differ in length.
     """
 
     def __init__(
@@ -68,10 +75,8 @@ class ConvNet(nn.Module):
         dropout: float = 0.0,
         scale: float = 1.0,
     ) -> None:
-        super().__init__()
         if len(widths) != len(strides):
             raise UsageError(f"strides: expected {len(widths)}, one per width, got {len(strides)}.")
-        self.scale = scale
         layers: list[nn.Module] = []
         for width, stride in zip(widths, strides, strict=True):
             layers += [
@@ -81,16 +86,11 @@ class ConvNet(nn.Module):
             ]
             channels, side = width, (side + stride - 1) // stride
         head = nn.Linear(channels * side * side, classes)
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout), head)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of a batch (N, channels, height, width)."""
-        logits: Tensor = self.layers(images / self.scale)
-        return logits
+        super().__init__([*layers, nn.Flatten(), nn.Dropout(dropout), head], scale)
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut; a 1x1 convolution joins different shapes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where shapes differ."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -111,21 +111,22 @@ def _convolution(inputs: int, width: int, size: int, stride: int) -> nn.Sequenti
 
 
 class ResNet(nn.Module):
-    """A residual network for small images (arXiv:1512.03385, section 4.2).
+    """Residual network for small images (arXiv:1512.03385, section 4.2).
 
     With `widths` (16, 32, 64) and n blocks in each of the three groups it is that paper's network
-    of 6n + 2 layers, but for shortcuts, which are 1x1 convolutions here.
+    of 6n + 2 layers, except that shortcuts between groups are 1x1 convolutions.
 
     Args:
         widths: channels of each group of blocks; every group but the first halves the image.
         blocks: number of blocks in each group.
-        stem_stride: stride of the first convolution; 2 makes all that follows four times cheaper.
+        stem_stride: stride of the first convolution; 2 makes all later layers four times cheaper.
         classes: number of classes.
-        mean: of each channel of the images; subtracted first.
-        std: of each channel of the images; divided by next.
+        mean: mean of each channel of the images; subtracted first.
+        std: standard deviation of each channel; inputs are divided by it next.
 
     Raises:
-        UsageError: as many blocks as widths are needed, one or more, and as many `std` as `mean`.
+        UsageError: `widths` and `blocks` differ in length, a group has no block, or `mean` and
+            `std` differ in length.
     """
 
     mean: Tensor
@@ -158,14 +159,14 @@ class ResNet(nn.Module):
                 width = wide
         self.groups = nn.Sequential(*groups)
         self.head = nn.Linear(width, classes)
-        # what convolutions on CPU and GPU are fast in; but with so few channels torch 2.15 writes
-        # beyond its memory on the way back through a shortcut
+        # convolutions on CPU and GPU are faster in channels_last; but with few channels torch 2.15
+        # writes out of bounds in the backward pass of a shortcut
         few = min(widths) < _FEW_CHANNELS
         self._format = torch.contiguous_format if few else torch.channels_last
         self.to(memory_format=self._format)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of a batch (N, channels, height, width), of any number type."""
+        """Logits (N, classes) of images (N, channels, height, width) of any dtype."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=self._format)
         x = self.groups(relu(self.stem(x)))
         logits: Tensor = self.head(x.mean(dim=(2, 3)))

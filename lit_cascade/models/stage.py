@@ -1,4 +1,4 @@
-"""One stage of a cascade: how its network is built, and where its weights come from."""
+"""Stages of a cascade: building the network, loading and saving its weights."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ __all__ = [
 
 
 _HOLDERS = ("state_dict", "model", "model_state_dict")
-"""Where Lightning, timm and training scripts keep weights among other things."""
+"""Keys under which Lightning, timm and training scripts store weights in a checkpoint."""
 
 _WRAPPERS = ("network.", "model.", "module.", "_orig_mod.")
-"""How Lightning, timm's stage, DDP and torch.compile wrap a network."""
+"""Prefixes that Lightning, timm's stage, DDP and torch.compile add to names of weights."""
 
 
 class BuiltStage(nn.Module):
-    """A classifier in memory, whose logits are in the order of the classes that are wanted.
+    """Classifier in memory, with its logits in a chosen order of classes.
 
     Args:
-        name: of the stage.
-        network: takes a batch and returns logits, or something with an attribute `logits`. Where it
-            has an attribute `preprocessing`, the batch holds what that makes of raw samples.
+        name: name of the stage.
+        network: takes a batch and returns logits, or an output with an attribute `logits`. If it
+            has an attribute `preprocessing`, that is applied to raw samples before they are
+            batched.
         classes: names of the network's classes in the order of its logits; None if unknown.
 
     Attributes:
-        class_names: those that it answers among, in the order of its logits; None if unknown.
+        class_names: names of the classes in the order of the stage's logits; None if unknown.
     """
 
     columns: Tensor | None
@@ -61,17 +62,16 @@ class BuiltStage(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What raw samples go through first, if the network has such a thing."""
-        found: Preprocessing | None = getattr(self.network, "preprocessing", None)
-        return found
+        """Preprocessing of raw samples, if the network has one."""
+        return getattr(self.network, "preprocessing", None)
 
     def answer_among(self, classes: Sequence[str], whose: str, *, fewer: bool = False) -> None:
-        """Bring the logits into the order of other class names; if the own are unknown, do nothing.
+        """Reorder the logits by class names; without class names of its own, do nothing.
 
         Args:
-            classes: in label order.
-            whose: they are, for messages.
-            fewer: whether the network may know more classes, which it then never answers.
+            classes: class names in label order.
+            whose: owner of these classes, for messages.
+            fewer: whether the network may know more classes, whose logits are then dropped.
 
         Raises:
             CascadeError: the classes cannot be aligned by name.
@@ -92,18 +92,18 @@ class BuiltStage(nn.Module):
             return logits
         if self.known is not None and logits.shape[1] != len(self.known):
             raise CascadeError(
-                f"stage {self.name!r} gives {logits.shape[1]} logits and names "
-                f"{len(self.known)} classes."
+                f"stage {self.name!r}: expected {len(self.known)} logits, one per class name, got "
+                f"{logits.shape[1]}."
             )
         return logits.index_select(1, self.columns)
 
 
 @dataclass
 class Stage:
-    """A classifier: a network and its weights.
+    """Classifier: a network and its weights.
 
-    The network takes a batch as the data gives it, does its own normalisation, and returns logits.
-    Where it has an attribute `preprocessing`, raw samples go through that first.
+    The network takes a batch of the data, does its own normalisation, and returns logits. If it has
+    an attribute `preprocessing`, that is applied to raw samples first.
     """
 
     network: Callable[[], nn.Module]
@@ -111,17 +111,17 @@ class Stage:
 
     checkpoint: str | None = None
     """Weights: .safetensors, or a .pt or .ckpt file of tensors. A path, or the name of a bundled
-    checkpoint. Without it the network keeps the weights it was made with."""
+    checkpoint. Without it the network keeps its initial weights."""
 
     classes: list[str] | str | None = None
     """Names of the classes in logit order, the name of a list such as imagenet-1k, or a text file
-    with one per line; by default those in the checkpoint, or those that the network knows."""
+    with one per line; by default those in the checkpoint, or the network's own."""
 
     def build(self, name: str) -> BuiltStage:
-        """Make the network and load its weights.
+        """Create the network and load its weights.
 
         Args:
-            name: the stage's name, for messages.
+            name: name of the stage.
 
         Returns:
             The stage in evaluation mode.
@@ -145,14 +145,14 @@ def load_weights(
     """Load weights into a network.
 
     Args:
-        network: to load into.
+        network: network to load into.
         checkpoint: a path, or the name of a bundled checkpoint; None leaves the network as it is.
-        name: the stage's name, for messages.
-        argument: that names the checkpoint, for messages.
+        name: name of the stage, for messages.
+        argument: name of the option of the checkpoint, for messages.
 
     Returns:
-        Names of the network's classes in logit order: those in the checkpoint, or those that the
-        network knows; None if neither says.
+        Names of the network's classes in logit order: those in the checkpoint, or the network's
+        own; None if neither has any.
 
     Raises:
         UsageError: the checkpoint does not exist.
@@ -169,10 +169,10 @@ def load_weights(
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights and header strings of a checkpoint; no code in it is ever run.
+    """Read weights and header strings of a checkpoint, without running code in it.
 
     Raises:
-        CascadeError: the file is damaged, or holds something other than tensors.
+        CascadeError: the file is damaged, or holds anything but tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -201,7 +201,7 @@ def _load(network: nn.Module, weights: dict[str, Tensor], name: str, path: Path)
         wrapped = all(key.startswith(prefix) for key in weights)
         if wrapped and not set(weights) & set(wanted):
             weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    for prefix in _WRAPPERS:  # and the reverse: the file of a bare network that is wrapped here
+    for prefix in _WRAPPERS:  # the reverse: weights of a bare network for one that is wrapped
         if not set(weights) & set(wanted) and all(key.startswith(prefix) for key in wanted):
             weights = {prefix + key: value for key, value in weights.items()}
     missing = sorted(set(wanted) - set(weights))
@@ -225,7 +225,7 @@ def _load(network: nn.Module, weights: dict[str, Tensor], name: str, path: Path)
 
 
 def checkpoint_bytes(network: nn.Module, name: str, classes: Sequence[str] | None) -> bytes:
-    """A network's weights as a safetensors file, with name and class names in the header."""
+    """Weights of a network as a safetensors file, with name and class names in the header."""
     header = {"format": CHECKPOINT_FORMAT, "name": name}
     if classes is not None:
         header["classes"] = json.dumps(list(classes))
@@ -233,9 +233,9 @@ def checkpoint_bytes(network: nn.Module, name: str, classes: Sequence[str] | Non
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
-    """The network's class, a fingerprint that changes with any weight, and its own description.
+    """Describe a network for records: its class and a fingerprint of its weights.
 
-    A network may say more of itself by a method `description`, which returns plain JSON.
+    A network may add to this by a method `description` that returns plain JSON.
     """
     network = network.network if isinstance(network, BuiltStage) else network
     own = getattr(network, "description", None)

@@ -1,4 +1,4 @@
-"""Small networks for texts, over the word embeddings of a pretrained model: cheap first stages."""
+"""Small networks on the word embeddings of a pretrained model: cheap first stages for texts."""
 
 from __future__ import annotations
 
@@ -9,29 +9,42 @@ from torch import Tensor, nn
 from torch.nn.functional import glu
 
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.models.pretrained import load_tokenizer, word_embeddings
-from lit_cascade.models.texts import TextPreprocessing
+from lit_cascade.models.pretrained import TextPreprocessing, load_tokenizer, word_embeddings
 
 __all__ = ["TextBag", "TextConvNet"]
 
 _HEADS = 4
 _SPREAD = 0.5
-"""Standard deviation that pretrained embeddings are brought to."""
+"""Standard deviation to which pretrained embeddings are scaled."""
 
 
-class _OverEmbeddings(nn.Module):
-    """What both have: a tokenizer, word embeddings, and some words hidden while training."""
+class _OnEmbeddings(nn.Module):
+    """Base of networks with a tokenizer and word embeddings.
+
+    Args:
+        words: name on the hub, or folder, of a model whose tokenizer and word embeddings to take.
+        classes: names of the classes in logit order.
+        pretrained: begin with the word embeddings of that model. Otherwise they are random, or come
+            from the stage's `checkpoint`.
+        hidden_words: share of the words that are masked while training, 0 to 1.
+        max_length: most tokens of a text; longer ones are truncated.
+        num_classes: number of classes where `classes` does not name them.
+    """
 
     def __init__(
         self,
         words: str,
-        classes: list[str] | None,
+        classes: list[str] | None = None,
         *,
-        pretrained: bool,
-        max_length: int,
-        hidden_words: float,
+        pretrained: bool = True,
+        hidden_words: float = 0.1,
+        max_length: int = 512,
+        num_classes: int = 2,
     ) -> None:
         super().__init__()
+        if classes is not None and len(set(classes)) < 2:
+            raise UsageError(f"classes: expected two or more names, got {', '.join(classes)}.")
+        self.num_classes = num_classes if classes is None else len(classes)
         self.name = words
         self.class_names = None if classes is None else tuple(classes)
         tokenizer = load_tokenizer(words)
@@ -44,22 +57,19 @@ class _OverEmbeddings(nn.Module):
         self._mask = tokenizer.mask_token_id or tokenizer.unk_token_id
         if hidden_words and self._mask is None:
             raise CascadeError(
-                f"the tokenizer of {words!r} has no token for hidden or unknown words; "
-                "hidden_words must be 0."
+                f"hidden_words: expected 0, as the tokenizer of {words!r} has no token for masked "
+                f"or unknown words, got {hidden_words}."
             )
         self._special = sorted(set(tokenizer.all_special_ids))
         self.hidden_words = hidden_words
 
     def description(self) -> dict[str, Any]:
-        """Where the tokens come from, for records."""
-        steps = {"inputs": list(self.preprocessing.inputs)}
-        return {"words": self.name, "preprocessing": steps | {"max_length": self._limit}}
+        """Source and limit of the tokens, for records."""
+        inputs, limit = self.preprocessing.inputs, self.preprocessing.max_length
+        steps = {"inputs": list(inputs), "max_length": limit}
+        return {"words": self.name, "preprocessing": steps}
 
-    @property
-    def _limit(self) -> int | None:
-        return self.preprocessing.max_length
-
-    def _embedded(self, tokens: Tensor) -> Tensor:
+    def _embed(self, tokens: Tensor) -> Tensor:
         if self.training and self.hidden_words:
             drawn = torch.rand(tokens.shape, device=tokens.device) < self.hidden_words
             special = torch.isin(tokens, torch.tensor(self._special, device=tokens.device))
@@ -68,103 +78,71 @@ class _OverEmbeddings(nn.Module):
         return embedded
 
 
-def _width_of(classes: list[str] | None, num_classes: int) -> int:
-    if classes is not None and len(set(classes)) < 2:
-        raise UsageError(f"classes: expected two or more names, got {', '.join(classes)}.")
-    return num_classes if classes is None else len(classes)
+class TextBag(_OnEmbeddings):
+    """One hidden layer on the mean of a text's word embeddings, whatever their order.
 
-
-class TextBag(_OverEmbeddings):
-    """The mean of a text's word embeddings through one hidden layer; the order does not matter.
-
-    The cheapest there is: its cost does not depend on the length of the text.
+    The cheapest network for texts: its FLOPs do not depend on the length of the text.
 
     Args:
         words: name on the hub, or folder, of a model whose tokenizer and word embeddings to take.
         classes: names of the classes in logit order.
-        pretrained: begin with the word embeddings of that model; without, they are random, or come
-            from the stage's `checkpoint`.
         width: units of the hidden layer.
-        dropout: 0 to 1.
-        hidden_words: share of the words that are hidden while training, 0 to 1.
-        max_length: most tokens of a text; longer ones are cut.
-        num_classes: where `classes` does not name them.
+        dropout: dropout rate.
+        options: `pretrained`, `hidden_words`, `max_length` and `num_classes`.
     """
 
     def __init__(
         self,
         words: str,
         classes: list[str] | None = None,
-        pretrained: bool = True,  # noqa: FBT001, FBT002 - a setting
         width: int = 128,
         dropout: float = 0.2,
-        hidden_words: float = 0.1,
-        max_length: int = 512,
-        num_classes: int = 2,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            words,
-            classes,
-            pretrained=pretrained,
-            max_length=max_length,
-            hidden_words=hidden_words,
-        )
+        super().__init__(words, classes, **options)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.Sequential(
             nn.Linear(self.embeddings.embedding_dim, width),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(width, _width_of(classes, num_classes)),
+            nn.Linear(width, self.num_classes),
         )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits (N, C) of tokens and their mask, (N, length) int64."""
         present = attention_mask[:, :, None].to(self.embeddings.weight.dtype)
-        total = (self._embedded(input_ids) * present).sum(dim=1)
+        total = (self._embed(input_ids) * present).sum(dim=1)
         logits: Tensor = self.layers(self.dropout(total / present.sum(dim=1)))
         return logits
 
 
-class TextConvNet(_OverEmbeddings):
+class TextConvNet(_OnEmbeddings):
     """Gated convolutions over word embeddings (arXiv:1612.08083), pooled by attention and maximum.
 
-    Knows the order of neighbouring words, such as "not good", at a small part of what a layer of
-    self-attention costs.
+    Sees the order of neighbouring words, such as "not good", at a fraction of the cost of a layer
+    of self-attention.
 
     Args:
         words: name on the hub, or folder, of a model whose tokenizer and word embeddings to take.
         classes: names of the classes in logit order.
-        pretrained: begin with the word embeddings of that model; without, they are random, or come
-            from the stage's `checkpoint`.
-        width: channels; a multiple of 4.
+        width: number of channels; a multiple of 4.
         convolutions: number of layers.
-        kernel_size: words that one layer sees at once, odd.
-        dropout: 0 to 1.
-        hidden_words: share of the words that are hidden while training, 0 to 1.
-        max_length: most tokens of a text; longer ones are cut.
-        num_classes: where `classes` does not name them.
+        kernel_size: words in the window of a layer; odd.
+        dropout: dropout rate.
+        options: `pretrained`, `hidden_words`, `max_length` and `num_classes`.
     """
 
     def __init__(
         self,
         words: str,
         classes: list[str] | None = None,
-        pretrained: bool = True,  # noqa: FBT001, FBT002 - a setting
         width: int = 128,
         convolutions: int = 2,
         kernel_size: int = 3,
         dropout: float = 0.3,
-        hidden_words: float = 0.1,
-        max_length: int = 512,
-        num_classes: int = 2,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            words,
-            classes,
-            pretrained=pretrained,
-            max_length=max_length,
-            hidden_words=hidden_words,
-        )
+        super().__init__(words, classes, **options)
         if width % _HEADS or kernel_size % 2 == 0:
             raise UsageError(
                 f"width: expected a multiple of {_HEADS}, kernel_size: an odd number; got {width} "
@@ -184,18 +162,18 @@ class TextConvNet(_OverEmbeddings):
             nn.Linear(2 * width, width),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(width, _width_of(classes, num_classes)),
+            nn.Linear(width, self.num_classes),
         )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits (N, C) of tokens and their mask, (N, length) int64."""
-        # what is padding stays 0 throughout, as what lies beyond the ends of a text
+        # padding stays 0 throughout, like the positions beyond the ends of a text
         absent = attention_mask[:, :, None] == 0
-        hidden = self.narrow(self.dropout(self._embedded(input_ids))).masked_fill(absent, 0)
+        hidden = self.narrow(self.dropout(self._embed(input_ids))).masked_fill(absent, 0)
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            seen = norm(hidden).masked_fill(absent, 0).transpose(1, 2)
-            found = glu(convolution(seen), dim=1).transpose(1, 2)
-            hidden = (hidden + self.dropout(found)).masked_fill(absent, 0)
+            inputs = norm(hidden).masked_fill(absent, 0).transpose(1, 2)
+            gated = glu(convolution(inputs), dim=1).transpose(1, 2)
+            hidden = (hidden + self.dropout(gated)).masked_fill(absent, 0)
         hidden = self.norm(hidden)
         values = self.values(hidden)
         lowest = torch.finfo(values.dtype).min

@@ -2,46 +2,135 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.models.images import ImagePreprocessing
 from lit_cascade.utilities.class_names import class_list
 
-__all__ = ["Timm", "timm_names"]
+__all__ = ["ImagePreprocessing", "Timm", "timm_names"]
 
 _BACKGROUND = 1001
-"""Classes of a head that keeps the background of the first Inception models, before the 1,000."""
+"""Classes of the first Inception models: a background class before the 1,000 of ImageNet."""
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """Resize and crop by `timm.data.create_transform`; normalisation is left to the model.
+
+    Images stay uint8 until they are on the model's device, as in timm's own loader: a quarter of
+    the bytes are copied, and models that differ only in normalisation share a view.
+
+    Attributes:
+        input_size: channels, height and width.
+        interpolation: as timm names it.
+        crop_pct: share of the resized image that is kept.
+        crop_mode: `center`, `squash` or `border`.
+        fill: colour of the border in the mode `border`, 0 to 1 per channel.
+    """
+
+    input_size: tuple[int, int, int]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    fill: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ImagePreprocessing:
+        """Create from the output of `timm.data.resolve_data_config`."""
+        channels, height, width = config["input_size"]
+        mode = str(config["crop_mode"])
+        return cls(
+            input_size=(int(channels), int(height), int(width)),
+            interpolation=str(config["interpolation"]),
+            crop_pct=float(config["crop_pct"]),
+            crop_mode=mode,
+            fill=tuple(map(float, config["mean"])) if mode == "border" else None,
+        )
+
+    @property
+    def key(self) -> str:
+        """Identifier: the same for the same steps."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
+        return json.dumps(asdict(self))
+
+    @cached_property
+    def _transform(self) -> Callable[[Any], Any]:
+        from timm.data import create_transform
+
+        transform: Callable[[Any], Any] = create_transform(
+            self.input_size,
+            is_training=False,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+            **({} if self.fill is None else {"mean": self.fill}),
+            use_prefetcher=True,  # ends with the uint8 image
+        )
+        return transform
+
+    def __call__(self, sample: Any) -> Tensor:
+        """Transform an image to (channels, height, width) uint8.
+
+        Args:
+            sample: a PIL image, or a uint8 tensor (channels, height, width).
+
+        Raises:
+            CascadeError: neither of these.
+        """
+        from PIL.Image import Image
+        from torchvision.transforms.functional import to_pil_image
+
+        if isinstance(sample, Tensor) and sample.dtype == torch.uint8 and sample.ndim == 3:
+            sample = to_pil_image(sample)
+        if not isinstance(sample, Image):
+            what = (
+                f"{sample.dtype} of shape {tuple(sample.shape)}"
+                if isinstance(sample, Tensor)
+                else type(sample).__name__
+            )
+            raise CascadeError(
+                "the models' preprocessing takes images: PIL images, or uint8 tensors (channels, "
+                f"height, width); the data gave {what}."
+            )
+        mode = "L" if self.input_size[0] == 1 else "RGB"
+        return torch.as_tensor(
+            self._transform(sample if sample.mode == mode else sample.convert(mode))
+        )
 
 
 class Timm(nn.Module):
-    """A model of timm, by any name that `timm.create_model` takes.
+    """Model of timm, by any name that `timm.create_model` takes.
 
-    Its preprocessing is what timm's own evaluation does: input size, crop and interpolation of its
-    `pretrained_cfg` by `resolve_data_config` and `create_transform`, normalisation here.
+    The preprocessing is that of timm's own evaluation: input size, crop and interpolation of the
+    model's `pretrained_cfg` by `resolve_data_config` and `create_transform`, normalisation here.
 
     Args:
         model: such as `resnet50.a1_in1k`; `hf-hub:OWNER/NAME`; or `local-dir:FOLDER` with
             config.json and model.safetensors, as timm saves them.
-        pretrained: load the weights that belong to the name; from the hub where they are not yet at
-            hand. Without, they are random, or come from the stage's `checkpoint`.
-        use_test_size: evaluate at the size that timm publishes figures for, where a model has one
-            that is larger than that of its training.
+        pretrained: load the weights of that name, from the hub unless they are cached. Otherwise
+            the weights are random, or come from the stage's `checkpoint`.
+        use_test_size: evaluate at the input size of timm's published results, where it is larger
+            than that of training.
         img_size: height and width of the input, instead of the model's own.
-        num_classes: of the head, instead of the model's own; a new head is random.
+        num_classes: classes of the head, instead of the model's own; a new head is random.
         data_args: other settings of the preprocessing that override the model's own: `crop_pct`,
             `crop_mode`, `interpolation`, `mean`, `std`.
         model_args: further arguments of `timm.create_model`.
 
     Raises:
         UsageError: an unknown name.
-        CascadeError: weights that cannot be had, or a model without a classifier.
+        CascadeError: weights that cannot be loaded, or a model without a classifier.
     """
 
     def __init__(
@@ -58,7 +147,7 @@ class Timm(nn.Module):
         from timm.data import resolve_data_config
 
         self.name = model
-        self.model = _created(model, pretrained, img_size, num_classes, model_args or {})
+        self.model = _create(model, pretrained, img_size, num_classes, model_args or {})
         config = resolve_data_config(
             {**_channels(self.model), **(data_args or {})},
             model=self.model,
@@ -68,7 +157,7 @@ class Timm(nn.Module):
             config["input_size"] = (config["input_size"][0], img_size, img_size)
         self.preprocessing = ImagePreprocessing.of(config)
         self.class_names = _class_names(self.model)
-        # as timm's loader has them; no buffers, which half precision would round
+        # scaled as in timm's loader; no buffers, which half precision would round
         self._mean = [255 * float(value) for value in config["mean"]]
         self._std = [255 * float(value) for value in config["std"]]
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -95,7 +184,7 @@ class Timm(nn.Module):
         inputs = (
             images.float().sub_(mean).div_(std)
             if images.dtype == torch.uint8
-            else (images.float().sub(mean).div(std))
+            else images.float().sub(mean).div(std)
         )
         dtype = next((p.dtype for p in self.model.parameters()), torch.float32)
         logits: Tensor = self.model(inputs.to(dtype))
@@ -103,13 +192,13 @@ class Timm(nn.Module):
 
 
 def _channels(model: nn.Module) -> dict[str, Any]:
-    """Channels of the input, where the model has others than its `pretrained_cfg` says."""
-    said = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3,))[0]
-    has = getattr(model, "in_chans", None) or said
-    return {} if has == said else {"in_chans": has}
+    """Number of input channels, where it differs from that of `pretrained_cfg`."""
+    configured = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3,))[0]
+    channels = getattr(model, "in_chans", None) or configured
+    return {} if channels == configured else {"in_chans": channels}
 
 
-def _created(
+def _create(
     name: str,
     pretrained: bool,  # noqa: FBT001 - as timm has it
     img_size: int | None,
@@ -121,8 +210,7 @@ def _created(
     given = dict(model_args)
     if num_classes is not None:
         given["num_classes"] = num_classes
-    plain = ":" not in name
-    if plain:
+    if ":" not in name:
         _check_known(name)
         fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
         if img_size is not None and fixed:
@@ -136,12 +224,12 @@ def _created(
             else ""
         )
         reason = str(error).strip().split("\n", maxsplit=1)[0].rstrip(". ") or type(error).__name__
-        raise CascadeError(f"the timm model {name!r} cannot be had: {reason}.{hint}") from error
+        raise CascadeError(f"the timm model {name!r} cannot be loaded: {reason}.{hint}") from error
     config = getattr(model, "pretrained_cfg", None) or {}
     if not getattr(model, "num_classes", 0):
         raise CascadeError(
-            f"the timm model {name!r} has no classifier (num_classes is 0): it gives features. "
-            "Choose one that was fine-tuned, such as those with in1k in their tag."
+            f"the timm model {name!r} has no classifier (num_classes is 0), only features. Choose "
+            "one that was fine-tuned, such as those with in1k in their tag."
         )
     if pretrained and num_classes not in {None, config.get("num_classes")}:
         warnings.warn(
@@ -165,7 +253,7 @@ def _check_known(name: str) -> None:
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...] | None:
-    """Class names in logit order, if timm knows them: saved with the model, or ImageNet's."""
+    """Class names in logit order, saved with the model or of ImageNet; None if unknown."""
     from timm.data import infer_imagenet_subset
 
     config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
@@ -189,25 +277,24 @@ def timm_names(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[str
         exclude: patterns of names to leave out.
 
     Returns:
-        In the order of the patterns, each once; of a wildcard in alphabetical order.
+        Distinct names in the order of the patterns; those of a wildcard in alphabetical order.
 
     Raises:
         UsageError: an unknown name, or a pattern that no pretrained model fits.
     """
     import timm
 
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for pattern in patterns:
-        if ":" in pattern:
-            found[pattern] = None
-        elif set(pattern) & set("*?["):
+        if ":" not in pattern and set(pattern) & set("*?["):
             fitting = timm.list_models(pattern, pretrained=True, exclude_filters=list(exclude))
             if not fitting:
                 raise UsageError(
                     f"model.timm.models: no pretrained model of timm fits {pattern!r}."
                 )
-            found |= dict.fromkeys(sorted(fitting))
+            names |= dict.fromkeys(sorted(fitting))
         else:
-            _check_known(pattern)
-            found[pattern] = None
-    return list(found)
+            if ":" not in pattern:
+                _check_known(pattern)
+            names[pattern] = None
+    return list(names)

@@ -11,36 +11,40 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.models.pretrained import load_classifier, load_tokenizer, own_classes
-from lit_cascade.models.texts import TextPreprocessing
+from lit_cascade.models.pretrained import (
+    TextPreprocessing,
+    load_classifier,
+    load_tokenizer,
+    own_classes,
+)
 from lit_cascade.utilities.class_names import columns_of
 
 __all__ = ["TextClassifier"]
 
 _UNLIMITED = 10**9
-"""What tokenizers give as their limit if they have none is far beyond this."""
+"""Tokenizers without a limit report one far beyond this."""
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class TextClassifier(nn.Module):
-    """A sequence classifier of transformers: any that `AutoModelForSequenceClassification` loads.
+    """Sequence classifier of transformers: any that `AutoModelForSequenceClassification` loads.
 
-    Its tokenizer and class names come along. Class names are those of `id2label`; where a
-    checkpoint says only LABEL_0, LABEL_1, ..., `classes` says what these mean.
+    Its tokenizer and class names are loaded with it. Class names are those of `id2label`; where a
+    checkpoint has only LABEL_0, LABEL_1, ..., give their meaning by `classes`.
 
     Args:
         model: name on the hub, or a folder with config.json, weights and a tokenizer, as
             `save_pretrained` writes them.
-        pretrained: load the weights. Without, they are random, or come from the stage's
+        pretrained: load the weights. Otherwise they are random, or come from the stage's
             `checkpoint`.
         classes: names of the classes, instead of those of the model: a list in logit order, or a
-            map of the model's names to others. A list of another length than the model has classes
-            makes a new head, which is random until it is trained.
-        max_length: most tokens per sample; by default what the model can take. Longer texts are
-            cut, and it is said how many.
-        dtype: of the weights; `auto` keeps that of the file.
-        revision: of the model on the hub: a branch, a tag or a commit.
+            map of the model's names to others. A list whose length is not the model's number of
+            classes makes a new head, which is random until it is trained.
+        max_length: most tokens per sample; by default the model's limit. Longer texts are
+            truncated, and their number is reported.
+        dtype: type of the weights; `auto` keeps that of the file.
+        revision: revision of the model on the hub: a branch, a tag or a commit.
         tokenizer: name or folder of the tokenizer, if it is not that of the model.
         tokenizer_args: further arguments of `AutoTokenizer.from_pretrained`, such as `pad_token`.
         model_args: settings that override the model's config, such as `num_hidden_layers`: of a
@@ -48,7 +52,7 @@ class TextClassifier(nn.Module):
 
     Raises:
         UsageError: a limit of tokens beyond the model's, or classes that it does not have.
-        CascadeError: a model or tokenizer that cannot be had, a regression head, or no token to
+        CascadeError: a model or tokenizer that cannot be loaded, a regression head, or no token to
             pad with.
     """
 
@@ -78,7 +82,7 @@ class TextClassifier(nn.Module):
         config: Any = self.model.config
         _check_classifier(model, config)
         names = _class_names(model, config, classes)
-        # a new head learns the classes of the data, whatever these are
+        # a new head learns whatever classes the data have
         untrained = bool(fresh) or not pretrained
         bare = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
         self.class_names = None if untrained and bare else names
@@ -90,7 +94,7 @@ class TextClassifier(nn.Module):
                 stacklevel=2,
             )
         tokens = load_tokenizer(tokenizer or model, revision, tokenizer_args)
-        if config.pad_token_id is None:  # by which some models find the end of a text
+        if config.pad_token_id is None:  # some models find the end of a text by it
             config.pad_token_id = tokens.pad_token_id
         self.preprocessing = TextPreprocessing(
             tokenizer=tokens,
@@ -123,18 +127,18 @@ def _check_classifier(name: str, config: Any) -> None:
     if config.num_labels < 2 or kind == "regression":
         raise CascadeError(
             f"the model {name!r} has a regression head ({config.num_labels} output"
-            f"{'' if config.num_labels == 1 else 's'}); a cascade needs a classifier of two or "
-            "more classes."
+            f"{'' if config.num_labels == 1 else 's'}); expected a classifier of two or more "
+            "classes."
         )
     if kind == "multi_label_classification":
         raise CascadeError(
-            f"the model {name!r} gives each class a probability of its own (multi-label); a "
-            "cascade needs a classifier of which one class is the answer."
+            f"the model {name!r} gives each class a probability of its own (multi-label); expected "
+            "a classifier that chooses one class."
         )
 
 
 def _check_order(name: str, revision: str, classes: Sequence[str]) -> None:
-    """Check that a list of names does not contradict those that the checkpoint has itself."""
+    """Check that a list of names does not contradict the order of the checkpoint's own."""
     own = own_classes(name, revision)
     try:
         columns = None if own is None else columns_of(own, classes, "", "")
@@ -164,20 +168,20 @@ def _class_names(
 
 
 def _inputs(model: nn.Module, tokenizer: Any) -> tuple[str, ...]:
-    """What the model takes of what the tokenizer gives."""
+    """Names of the tokenizer's outputs that the model takes."""
     given = dict.fromkeys([*tokenizer.model_input_names, "input_ids", "attention_mask"])
     taken = inspect.signature(model.forward).parameters
     return tuple(name for name in given if name in taken)
 
 
 def _limit(model: nn.Module, tokenizer: Any, wanted: int | None) -> int | None:
-    """Most tokens per sample: what is wanted, within what the model has positions for."""
+    """Most tokens per sample: the number wanted, if the model and its tokenizer can take it."""
     limits = []
     if tokenizer.model_max_length < _UNLIMITED:
         limits.append(int(tokenizer.model_max_length))
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            # RoBERTa and its kin count positions from after the one of the padding
+            # RoBERTa and similar models number positions from padding_idx + 1
             taken = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - taken)
     most = min(limits, default=None)
@@ -185,7 +189,7 @@ def _limit(model: nn.Module, tokenizer: Any, wanted: int | None) -> int | None:
     if wanted is not None and (wanted < least or (most is not None and wanted > most)):
         upper = "" if most is None else f" to {most}"
         raise UsageError(
-            f"max_length: expected {least}{upper} tokens, as the model and its tokenizer need, "
+            f"max_length: expected {least}{upper} tokens for this model and its tokenizer, "
             f"got {wanted}."
         )
     return wanted if wanted is not None else most

@@ -92,5 +92,5 @@ def test_settings_that_do_not_fit(words):
         TextConvNet(str(words), kernel_size=4)
     with pytest.raises(UsageError, match="two or more names"):
         TextBag(str(words), ["one"])
-    with pytest.raises(CascadeError, match="cannot be had"):
+    with pytest.raises(CascadeError, match="cannot be loaded"):
         TextBag("no/such")

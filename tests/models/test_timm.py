@@ -341,11 +341,11 @@ def test_a_model_that_knows_more_than_the_folders_is_refused_unless_asked(folder
         (
             "resnet18.a1_in1k",
             CascadeError,
-            r"'resnet18.a1_in1k' cannot be had: .*pretrained: false",
+            r"'resnet18.a1_in1k' cannot be loaded: .*pretrained: false",
         ),
-        ("local-dir:/nowhere", CascadeError, "cannot be had: "),
-        ("hf-hub:timm/none", CascadeError, "cannot be had: "),
-        ("vit_small_patch14_dinov2.lvd142m", CascadeError, "cannot be had|has no classifier"),
+        ("local-dir:/nowhere", CascadeError, "cannot be loaded: "),
+        ("hf-hub:timm/none", CascadeError, "cannot be loaded: "),
+        ("vit_small_patch14_dinov2.lvd142m", CascadeError, "cannot be loaded|has no classifier"),
     ],
 )
 def test_names_and_weights_that_cannot_be_had(name, kind, says, monkeypatch, tmp_path):

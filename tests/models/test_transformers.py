@@ -342,10 +342,10 @@ def test_weights_in_a_file_of_their_own(saved, sentences, tmp_path):
 
 
 def test_what_cannot_be_had_is_said(tmp_path, sentences):
-    with pytest.raises(CascadeError, match="the model 'no/such' cannot be had"):
+    with pytest.raises(CascadeError, match="the model 'no/such' cannot be loaded"):
         TextClassifier("no/such")
     save_tokenizer("bert", tmp_path, sentences[0])
-    with pytest.raises(CascadeError, match="cannot be had"):
+    with pytest.raises(CascadeError, match="cannot be loaded"):
         TextClassifier(str(tmp_path))
 
 
