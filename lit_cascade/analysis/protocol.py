@@ -1,4 +1,4 @@
-"""Which samples a search chooses on, and which it reports on."""
+"""Records that a search chooses on and those that it reports on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import ModelCosts, RecordedZoo, find_records
 
-__all__ = ["Protocol", "Rule", "protocol_of"]
+__all__ = ["DecisionRule", "Protocol", "protocol_of"]
 
 _CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """How the cascades of a search decide.
 
     Attributes:
         score: a name in `lit_cascade.core.scores.SCORES`.
         combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
-        calibrate: whether each model gets a temperature, fitted on the samples of the choice.
+        calibrate: fit a temperature per model on the samples of the choice.
     """
 
     score: str = "max_softmax"
@@ -38,12 +38,12 @@ class Protocol:
     """Records to choose on and to report on.
 
     Attributes:
-        chosen_on: where temperatures, pairs and thresholds are chosen.
-        reported_on: of the same models in the same order; None if there are no others, so that the
-            samples of the choice are reported on, or parts of them are held out.
-        holdout: share of the samples to report on, where there are no others; 0 for none.
-        repeats: how often that share is drawn.
-        seed: of the drawing.
+        chosen_on: records on which temperatures, models and thresholds are chosen.
+        reported_on: records of the same models in the same order; None to report on the samples of
+            the choice, or to hold out parts of them.
+        holdout: share of the samples to hold out without `reported_on`; 0 for none.
+        repeats: number of times that this share is drawn.
+        seed: seed of the draws.
     """
 
     chosen_on: RecordedZoo
@@ -53,30 +53,32 @@ class Protocol:
     seed: int = 0
 
     @property
-    def honest(self) -> bool:
+    def holds_out(self) -> bool:
         """Whether `trials` report on other samples than they choose on."""
         return self.reported_on is not None or self.holdout > 0
 
-    def temperatures(self, rule: Rule, rows: Tensor | None = None) -> tuple[float, ...]:
-        """One per model, fitted on the samples of the choice, or some of them; or 1 for each."""
+    def temperatures(self, rule: DecisionRule, rows: Tensor | None = None) -> tuple[float, ...]:
+        """Return one temperature per model, fitted on the samples of the choice or some of them."""
         if not rule.calibrate:
             return (1.0,) * len(self.chosen_on)
         return self.chosen_on.temperatures(rows)
 
-    def zoos(self, rule: Rule) -> tuple[Zoo, Zoo]:
-        """All samples of the choice, and all that are reported on, which may be the same."""
+    def zoos(self, rule: DecisionRule) -> tuple[Zoo, Zoo]:
+        """Return the zoo to choose on and the zoo to report on, which may be the same."""
         temperatures = self.temperatures(rule)
         chosen = self.chosen_on.zoo(rule.score, rule.combine, temperatures)
         if self.reported_on is None:
             return chosen, chosen
         return chosen, self.reported_on.zoo(rule.score, rule.combine, temperatures)
 
-    def trials(self, rule: Rule, zoos: tuple[Zoo, Zoo] | None = None) -> Iterator[tuple[Zoo, Zoo]]:
-        """Zoos to choose on, each with one to report on.
+    def trials(
+        self, rule: DecisionRule, zoos: tuple[Zoo, Zoo] | None = None
+    ) -> Iterator[tuple[Zoo, Zoo]]:
+        """Yield pairs of a zoo to choose on and a zoo to report on.
 
         Args:
-            rule: of the cascades.
-            zoos: what `zoos` gave for this rule, if it is at hand.
+            rule: how the cascades decide.
+            zoos: `self.zoos(rule)`, if it is known.
         """
         chosen, reported = zoos or self.zoos(rule)
         if self.reported_on is not None or self.holdout == 0:
@@ -103,37 +105,36 @@ def protocol_of(
     costs: ModelCosts | None = None,
     **options: Any,
 ) -> Protocol:
-    """Find out what to choose on and what to report on.
+    """Read records and decide which splits to choose and to report on.
 
-    Records of one split are both. Where there is a split `calibration` and one other, the former is
+    Records of one split serve for both. Of a split `calibration` and one other, the former is
     chosen on and the latter reported on.
 
     Args:
         places: files and folders of records.
-        unit: of the cost.
-        split: to report on.
+        unit: unit of the cost.
+        split: the split to report on.
         choose_on: the split to choose on.
-        allow_overlap: whether the two may have samples in common.
+        allow_overlap: allow samples in common.
         costs: costs measured apart from the records; by default those of the records.
         options: `holdout`, `repeats` and `seed`.
 
     Raises:
-        UsageError: splits that are not there, or too many to tell which.
-        CascadeError: records that do not belong together, or samples in both splits.
+        UsageError: a split is missing, or there are too many to decide.
+        CascadeError: the records do not belong together, or samples are in both splits.
     """
     splits = find_records(places)
     for name, argument in ((split, "--split"), (choose_on, "--choose_on")):
         if name is not None:
             check_name(name, splits, argument)
-    others = [name for name in splits if name not in {_CALIBRATION, choose_on}]
     if split is None:
+        others = [name for name in splits if name not in {_CALIBRATION, choose_on}]
         if len(others) > 1:
             raise UsageError(
                 f"--split: the records are of the splits {', '.join(splits)}; "
-                "say which one to report on."
+                "choose one to report on."
             )
-        apart = others or [name for name in splits if name != choose_on]
-        split = apart[0] if apart else next(iter(splits))
+        split = next(iter([*others, *(name for name in splits if name != choose_on), *splits]))
     if choose_on is None:
         choose_on = _CALIBRATION if _CALIBRATION in splits else split
     chosen = RecordedZoo(splits[choose_on], unit, costs)
@@ -146,19 +147,17 @@ def protocol_of(
 
 
 def _check_apart(chosen: RecordedZoo, reported: RecordedZoo, *, allowed: bool) -> None:
+    names = f"{chosen.data.get('split')!r} and {reported.data.get('split')!r}"
     one, other = chosen.samples, reported.samples
     if one.classes != other.classes:
-        raise CascadeError(
-            f"records of the splits {chosen.data.get('split')!r} and "
-            f"{reported.data.get('split')!r} have different classes."
-        )
+        raise CascadeError(f"records of the splits {names} have different classes.")
     source = chosen.data.get("source")
     if allowed or source is None or source != reported.data.get("source"):
         return
     shared = sorted(set(one.ids) & set(other.ids))
     if shared:
         raise CascadeError(
-            f"{len(shared)} samples are in both splits, {chosen.data.get('split')!r} and "
-            f"{reported.data.get('split')!r} (first id {shared[0]!r}): what is chosen on them must "
-            "not be reported on them. Add --allow_overlap to do it all the same."
+            f"{len(shared)} samples are in both splits, {names} (first id {shared[0]!r}), but "
+            "reported samples must differ from those of the choice. Use other splits, or add "
+            "--allow_overlap."
         )

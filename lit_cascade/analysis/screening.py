@@ -1,6 +1,6 @@
-"""Tables of published single models, such as timm's: as a list, and as a front to compare with.
+"""Published tables of single models, and the models in them that are worth recording.
 
-Which published models are worth recording: those on or near the front of single models.
+These are on the Pareto front of single models or little below it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,16 +16,16 @@ from pathlib import Path
 
 import torch
 
-from lit_cascade.core.search import Front, pareto
+from lit_cascade.core.search import Front
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.utilities.units import unit_label
 
 __all__ = [
-    "Candidate",
     "Criteria",
-    "Published",
     "PublishedModel",
-    "Screen",
+    "PublishedTable",
+    "ScreenedModel",
+    "Screening",
     "front_of",
     "largest_sizes",
     "least_missed",
@@ -33,28 +34,31 @@ __all__ = [
     "screen",
 ]
 
-
 _Columns = Mapping[str, Callable[[float], float]]
-"""Columns that a quantity may stand in, the first before the others, and how to read them."""
+"""Columns that may hold a quantity, in order of preference, and their conversion."""
 
 _ACCURACY: _Columns = {"accuracy": float, "top1": lambda percent: percent / 100}
 _PARAMETERS: _Columns = {"parameters": float, "param_count": lambda millions: 1e6 * millions}
 _SIZES = ("img_size", "infer_img_size")
 _THROUGHPUT = "infer_samples_per_sec"
-# a comma is only taken for what it surely is: "0,8" may be 0.8 or a mistake
+# only commas between thousands are ignored: "0,8" may be 0.8 or a mistake
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+# Accuracies are decimals of few digits: this absorbs rounding, so that 0.80 is within 0.01 of 0.81.
+_TOLERANCE = 1e-9
+
+_Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """What tables say of one model at one image size.
+    """Published figures of a model at one image size.
 
     Attributes:
-        name: with its pretraining tag, if it has one.
-        img_size: in pixels, or None where the tables have no sizes.
-        accuracy: share of right answers, 0 to 1.
-        cost: per sample, in the unit that was asked for; above 0 and finite.
-        parameters: how many, or None where no table says.
+        name: name with its pretraining tag, if it has one.
+        img_size: in pixels; None if the tables have no sizes.
+        accuracy: fraction of correct answers, 0 to 1.
+        cost: per sample, positive and finite.
+        parameters: number of parameters; None if unknown.
     """
 
     name: str
@@ -65,13 +69,13 @@ class PublishedModel:
 
 
 @dataclass(frozen=True)
-class Published:
-    """Models that have both an accuracy and a cost, and how many had to be left out.
+class PublishedTable:
+    """Models that have both an accuracy and a cost, and the number of rows left out.
 
     Attributes:
         models: one or more, in the order of the tables.
-        without_cost: how many more have an accuracy, but no cost at their image size.
-        unreadable: rows under a column of accuracies that hold no number there.
+        without_cost: number of models with an accuracy, but no cost at their image size.
+        unreadable: number of rows without a number in their column of accuracies.
     """
 
     models: tuple[PublishedModel, ...]
@@ -79,14 +83,87 @@ class Published:
     unreadable: int = 0
 
 
+def published_models(
+    tables: Mapping[str, Sequence[str]], unit: str = "flops", *, throughput: bool = False
+) -> PublishedTable:
+    r"""Read tables of published models and join them by model and image size.
+
+    The image size is in the column `img_size` or `infer_img_size`. If tables differ in the cost of
+    a model, the first counts; if they differ in its accuracy, they are of different data sets.
+
+    Args:
+        tables: CSV files by the option that names them, for messages. Each has a column `model`.
+            Together they have `accuracy` (0 to 1) or `top1` (percent) and the cost: a column named
+            as the unit, or for FLOPs `gmacs`, `infer_gmacs` or `macs` (doubled). Costs and
+            parameters may be listed by architecture, the part of the name before the first dot.
+            `parameters`, or `param_count` in millions, are optional.
+        unit: unit of the cost.
+        throughput: for `latency_s`, also accept the inverse of `infer_samples_per_sec`.
+
+    Raises:
+        UsageError: a file does not exist.
+        CascadeError: a file is not such a table; no model has both an accuracy and a cost; a model
+            has two accuracies; or an accuracy is out of range.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+        ...     _ = file.write("model,img_size,top1,gmacs,param_count\na.x,224,75,4,25.6\n")
+        ...     file.flush()
+        ...     published_models({"--baseline": [file.name]}).models[0]
+        PublishedModel(name='a.x', img_size=224, accuracy=0.75, cost=8000000000.0,
+            parameters=25600000.0)
+    """
+    where, columns = ", ".join(tables), _cost_columns(unit, throughput=throughput)
+    costs: dict[_Key, float] = {}
+    parameters: dict[_Key, float] = {}
+    accuracies: dict[_Key, float] = {}
+    unreadable = 0
+    files = [(argument, path) for argument, paths in tables.items() for path in paths]
+    for argument, path in files:
+        for row in _rows(path, argument):
+            key = row["model"] or "", next((row[size] for size in _SIZES if row.get(size)), "")
+            accuracy = _number(row, _ACCURACY)
+            if accuracy is not None:
+                known = accuracies.setdefault(key, accuracy)
+                if known != accuracy and not math.isnan(accuracy):
+                    size = f" at size {key[1]}" if key[1] else ""
+                    raise CascadeError(
+                        f"{argument}: {key[0]!r}{size} has two accuracies, {known:g} and "
+                        f"{accuracy:g}, the latter in {path!r}; give tables of one data set."
+                    )
+            elif any(column in row for column in _ACCURACY):
+                unreadable += 1
+            for values, names in ((costs, columns), (parameters, _PARAMETERS)):
+                value = _number(row, names)
+                if value is not None and 0 < value < math.inf:
+                    values.setdefault(key, value)
+    models = [
+        PublishedModel(key[0], _size(key[1]), accuracy, cost, _lookup(parameters, key))
+        for key, accuracy in accuracies.items()
+        if (cost := _lookup(costs, key)) is not None
+    ]
+    if not models:
+        raise CascadeError(
+            f"{where}: no model of {', '.join(repr(path) for _, path in files)} has both an "
+            f"accuracy ({' or '.join(_ACCURACY)}) and a cost ({' or '.join(columns)}). They may be "
+            "in two tables, which are joined by model and image size."
+        )
+    if not all(0 <= model.accuracy <= 1 for model in models):
+        raise CascadeError(
+            f"{where}: accuracies must be shares from 0 to 1 (or percent, in a column 'top1')."
+        )
+    return PublishedTable(tuple(models), len(accuracies) - len(models), unreadable)
+
+
 def _cost_columns(unit: str, *, throughput: bool) -> _Columns:
-    found: dict[str, Callable[[float], float]] = {unit: float}
+    columns: dict[str, Callable[[float], float]] = {unit: float}
     if unit == "flops":
-        found |= dict.fromkeys(("gmacs", "infer_gmacs"), lambda giga: 2e9 * giga)
-        found["macs"] = lambda macs: 2 * macs
+        columns |= dict.fromkeys(("gmacs", "infer_gmacs"), lambda giga: 2e9 * giga)
+        columns["macs"] = lambda macs: 2 * macs
     if unit == "latency_s" and throughput:
-        found[_THROUGHPUT] = lambda rate: 1 / rate if rate else math.nan
-    return found
+        columns[_THROUGHPUT] = lambda rate: 1 / rate if rate else math.nan
+    return columns
 
 
 def _rows(path: str, argument: str) -> list[dict[str, str]]:
@@ -104,102 +181,23 @@ def _rows(path: str, argument: str) -> list[dict[str, str]]:
     return rows
 
 
-def _key(row: Mapping[str, str]) -> tuple[str, str]:
-    size = next((row[column] for column in _SIZES if row.get(column)), "")
-    return row["model"] or "", size
-
-
 def _number(row: Mapping[str, str], columns: _Columns) -> float | None:
-    """The number in the first of the columns that holds one."""
-    for column, read in columns.items():
+    """Return the number in the first column that holds one."""
+    for column, convert in columns.items():
         text = (row.get(column) or "").strip()
         if _THOUSANDS.fullmatch(text):
             text = text.replace(",", "")
         try:
             # tables hold decimals of few digits, and percent / 100 is often not one
-            return float(f"{read(float(text)):.12g}")
+            return float(f"{convert(float(text)):.12g}")
         except ValueError:
             continue
     return None
 
 
-def published_models(
-    tables: Mapping[str, Sequence[str]], unit: str = "flops", *, throughput: bool = False
-) -> Published:
-    r"""Read tables of published models and join them.
-
-    A row is known by `model` and its image size (`img_size` or `infer_img_size`). Of several costs
-    of one model that of the first table counts; several accuracies would be of different data.
-
-    Args:
-        tables: by the argument that names them, for messages: CSV files with a column `model`, and
-            between them `accuracy` (0 to 1) or `top1` (percent), and the cost: a column named as
-            the unit, or for FLOPs `gmacs`, `infer_gmacs` or `macs` (doubled). Two files are joined
-            on `model` and image size, as timm keeps accuracy and cost apart; the table of costs may
-            leave out a pretraining tag, which follows a dot. `parameters`, or `param_count` in
-            millions, are read where they are.
-        unit: of the cost.
-        throughput: for `latency_s` also take the inverse of `infer_samples_per_sec`.
-
-    Raises:
-        UsageError: no such file.
-        CascadeError: no table; no model with both an accuracy and a cost; one model with two
-            accuracies; or accuracies that are no shares.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
-        ...     _ = file.write("model,img_size,top1,gmacs,param_count\na.x,224,75,4,25.6\n")
-        ...     file.flush()
-        ...     published_models({"--baseline": [file.name]}).models[0]
-        PublishedModel(name='a.x', img_size=224, accuracy=0.75, cost=8000000000.0,
-            parameters=25600000.0)
-    """
-    where, columns = ", ".join(tables), _cost_columns(unit, throughput=throughput)
-    costs: dict[tuple[str, str], float] = {}
-    parameters: dict[tuple[str, str], float] = {}
-    accuracies: dict[tuple[str, str], float] = {}
-    unreadable = 0
-    for argument, path in [(name, path) for name, paths in tables.items() for path in paths]:
-        for row in _rows(path, argument):
-            key, accuracy, cost = _key(row), _number(row, _ACCURACY), _number(row, columns)
-            count = _number(row, _PARAMETERS)
-            if accuracy is not None:
-                known = accuracies.setdefault(key, accuracy)
-                if known != accuracy and not math.isnan(accuracy):
-                    raise CascadeError(
-                        f"{argument}: {_shown(key)} has two accuracies, {known:g} and "
-                        f"{accuracy:g}, the latter in {path!r}; give tables of one data set."
-                    )
-            elif any(column in row for column in _ACCURACY):
-                unreadable += 1
-            if cost is not None and 0 < cost < math.inf:
-                costs.setdefault(key, cost)
-            if count is not None and 0 < count < math.inf:
-                parameters.setdefault(key, count)
-    models = [
-        PublishedModel(key[0], _size(key[1]), accuracy, cost, _joined(parameters, key))
-        for key, accuracy in accuracies.items()
-        if (cost := _joined(costs, key)) is not None
-    ]
-    if not models:
-        paths = [path for given in tables.values() for path in given]
-        raise CascadeError(
-            f"{where}: no model of {', '.join(map(repr, paths))} has both an accuracy "
-            f"({' or '.join(_ACCURACY)}) and a cost ({' or '.join(columns)}). They may stand in "
-            "two tables, which are joined by model and image size."
-        )
-    if not all(0 <= model.accuracy <= 1 for model in models):
-        raise CascadeError(
-            f"{where}: accuracies must be shares from 0 to 1 (or percent, in a column 'top1')."
-        )
-    return Published(tuple(models), len(accuracies) - len(models), unreadable)
-
-
-def _joined(found: Mapping[tuple[str, str], float], key: tuple[str, str]) -> float | None:
-    """What is known of a model, or else of its architecture at that size."""
-    name, size = key
-    return found.get(key, found.get((name.partition(".")[0], size)))
+def _lookup(values: Mapping[_Key, float], key: _Key) -> float | None:
+    """Return the value of a model, or else of its architecture at that size."""
+    return values.get(key, values.get((key[0].partition(".")[0], key[1])))
 
 
 def _size(text: str) -> int | None:
@@ -209,59 +207,41 @@ def _size(text: str) -> int | None:
         return None
 
 
-def _shown(key: tuple[str, str]) -> str:
-    return f"{key[0]!r} at size {key[1]}" if key[1] else repr(key[0])
-
-
 def largest_sizes(models: Sequence[PublishedModel]) -> dict[str, int]:
-    """The largest image size that each model is listed at, by name; 0 where sizes are unknown."""
-    found: dict[str, int] = {}
+    """Return the largest listed image size of each model, by name; 0 if it is unknown."""
+    sizes: dict[str, int] = {}
     for model in models:
-        found[model.name] = max(found.get(model.name, 0), model.img_size or 0)
-    return found
+        sizes[model.name] = max(sizes.get(model.name, 0), model.img_size or 0)
+    return sizes
 
 
 def front_of(models: Sequence[PublishedModel]) -> Front:
-    """The Pareto front of one or more models."""
+    """Return the Pareto front of one or more models."""
     table = torch.tensor([(model.cost, model.accuracy) for model in models], dtype=torch.float64)
-    keep = pareto(table[:, 0], table[:, 1])
-    return Front(table[keep, 0], table[keep, 1])
+    return Front.of(table[:, 0], table[:, 1])
 
 
 def published_front(paths: Sequence[str], unit: str = "flops") -> Front:
-    """The Pareto front of published models.
-
-    Args:
-        paths: CSV files, as `published_models` reads them.
-        unit: of the cost.
-
-    Raises:
-        UsageError: no such file.
-        CascadeError: as `published_models`.
-    """
+    """Return the Pareto front of the models in CSV files; see `published_models`."""
     return front_of(published_models({"--baseline": paths}, unit).models)
-
-
-# Accuracies are decimals of few digits: this absorbs rounding, so that 0.80 is within 0.01 of 0.81.
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """What is asked of a model.
+    """Criteria of a screening.
 
     Attributes:
-        low: the least accuracy.
-        high: the greatest accuracy.
-        max_cost: per sample.
-        margin: how far below the front a model may be, as a share of right answers.
-        models: patterns of which a name must match one; none allows all.
-        exclude: patterns of which a name must match none.
-        at_most: how many models to keep, or None for all.
-        all_sizes: consider a model at every size that it is listed at, not only at the largest.
+        low: least accuracy.
+        high: greatest accuracy.
+        max_cost: greatest cost per sample.
+        margin: greatest distance below the front, as a fraction of correct answers.
+        models: patterns, one of which a name must match; by default all do.
+        exclude: patterns that a name must not match.
+        at_most: number of models to keep; None keeps all.
+        all_sizes: consider a model at every listed size, not only at the largest.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value is out of range.
     """
 
     low: float = 0.0
@@ -292,13 +272,13 @@ class Criteria:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model that is worth recording.
+class ScreenedModel:
+    """A model within the band of accuracies.
 
     Attributes:
-        model: as published.
-        below: how far its accuracy is below that of the front at its cost; 0 on the front, and for
-            a model that is as accurate as a cheaper one.
+        model: its published figures.
+        below: accuracy of the front at its cost less its own; 0 on the front, and for a model that
+            is as accurate as a cheaper one.
         on_front: whether no other model is cheaper and as accurate, or as cheap and more accurate.
     """
 
@@ -308,39 +288,39 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Screen:
-    """What a screening found.
+class Screening:
+    """Result of a screening.
 
     Attributes:
-        pool: the models that match the patterns and cost no more than was allowed, one or more.
-        front: of the pool, whatever the band of accuracies.
-        in_band: how many of the pool are within that band.
-        kept: one or more, in order of cost.
-        cut: how many more would qualify, but for the number that was asked for.
-        front_cut: how many of those are on the front.
+        pool: models that match the patterns and the cost, one or more.
+        front: Pareto front of the pool, whatever the band of accuracies.
+        in_band: number of models of the pool within that band.
+        kept: one or more models, in order of cost.
+        cut: number of models left out only because of `at_most`.
+        front_cut: number of those on the front.
     """
 
     pool: tuple[PublishedModel, ...]
     front: Front
     in_band: int
-    kept: tuple[Candidate, ...]
+    kept: tuple[ScreenedModel, ...]
     cut: int
     front_cut: int
 
 
-def screen(models: Sequence[PublishedModel], criteria: Criteria, unit: str = "flops") -> Screen:
-    """The models on the front of single models, and those that are below it by little.
+def screen(models: Sequence[PublishedModel], criteria: Criteria, unit: str = "flops") -> Screening:
+    """Choose the models on the front of single models, and those little below it.
 
-    A model is kept if its accuracy is at least that of the best one that costs no more, less the
-    margin: in a cascade a model that is a little worse alone may well be the better partner.
+    A model is kept if its accuracy is at least that of the best model that costs no more, less the
+    margin: a model that is slightly worse alone may be the better stage of a cascade.
 
     Args:
         models: one or more, in any order.
-        criteria: what is asked of them.
-        unit: of their cost, for messages.
+        criteria: criteria of the screening.
+        unit: unit of the cost, for messages.
 
     Raises:
-        UsageError: no model qualifies; the message says what would.
+        UsageError: no model qualifies; the message says which criterion to relax.
 
     Example:
         >>> table = [("a", 0.70, 1), ("b", 0.80, 4), ("c", 0.795, 5), ("d", 0.75, 6)]
@@ -353,25 +333,29 @@ def screen(models: Sequence[PublishedModel], criteria: Criteria, unit: str = "fl
     band = [model for model in pool if criteria.low <= model.accuracy <= criteria.high]
     if not band:
         raise UsageError(_no_accuracy(sorted(model.accuracy for model in pool), criteria))
-    candidates = _judged(band, front)
-    near = [found for found in candidates if found.below <= criteria.margin + _TOLERANCE]
+    costs, accuracies = front.cost.tolist(), front.accuracy.tolist()
+    ranked = sorted((_screened(model, costs, accuracies) for model in band), key=_rank)
+    near = [one for one in ranked if one.below <= criteria.margin + _TOLERANCE]
     if not near:
-        best = min(candidates, key=_order)
+        best = ranked[0]
         enough = math.ceil(1e4 * best.below) / 1e4
         raise UsageError(
             f"--margin: none of {len(band)} models with an accuracy from {criteria.low:g} to "
             f"{criteria.high:g} is within {criteria.margin:g} of the front; the nearest, "
             f"{best.model.name!r}, would be with --margin {enough:g}."
         )
-    kept = _picked(near, len(near) if criteria.at_most is None else criteria.at_most)
-    on_front = sum(found.on_front for found in near)
-    return Screen(
+    kept = near if criteria.at_most is None else near[: criteria.at_most]
+    on_front = sorted((one for one in near if one.on_front), key=lambda one: one.model.cost)
+    if len(on_front) > len(kept):
+        points = [(one.model.cost, one.model.accuracy) for one in on_front]
+        kept = [on_front[place] for place in least_missed(points, len(kept))]
+    return Screening(
         tuple(pool),
         front,
         len(band),
-        tuple(sorted(kept, key=lambda found: (found.model.cost, *_order(found)))),
+        tuple(sorted(kept, key=lambda one: (one.model.cost, *_rank(one)))),
         len(near) - len(kept),
-        on_front - sum(found.on_front for found in kept),
+        len(on_front) - sum(one.on_front for one in kept),
     )
 
 
@@ -410,7 +394,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _no_accuracy(reached: Sequence[float], criteria: Criteria) -> str:
-    """That no model is in the band, and where the nearest are."""
+    """Describe an empty band by the nearest accuracies."""
     under = [accuracy for accuracy in reached if accuracy < criteria.low]
     over = [accuracy for accuracy in reached if accuracy > criteria.high]
     between = f", none between {under[-1]:.4f} and {over[0]:.4f}" if under and over else ""
@@ -420,44 +404,31 @@ def _no_accuracy(reached: Sequence[float], criteria: Criteria) -> str:
     )
 
 
-def _judged(models: Sequence[PublishedModel], front: Front) -> list[Candidate]:
-    cost = torch.tensor([model.cost for model in models], dtype=torch.float64)
-    step = torch.searchsorted(front.cost, cost, right=True) - 1  # the pool has the models: never -1
-    costs, best = front.cost[step].tolist(), front.accuracy[step].tolist()
-    return [
-        Candidate(
-            model, accuracy - model.accuracy, (least, accuracy) == (model.cost, model.accuracy)
-        )
-        for model, least, accuracy in zip(models, costs, best, strict=True)
-    ]
+def _screened(
+    model: PublishedModel, costs: Sequence[float], accuracies: Sequence[float]
+) -> ScreenedModel:
+    """Compare a model of the pool with the pool's front."""
+    step = bisect_right(costs, model.cost) - 1  # never -1: the front starts at the least cost
+    on_front = (costs[step], accuracies[step]) == (model.cost, model.accuracy)
+    return ScreenedModel(model, accuracies[step] - model.accuracy, on_front)
 
 
-def _order(found: Candidate) -> tuple[bool, float, float, str, int]:
-    """Front first, then by the distance to it; the rest makes the order certain."""
-    model = found.model
-    return (not found.on_front, found.below, model.cost, model.name, model.img_size or 0)
-
-
-def _picked(near: Sequence[Candidate], at_most: int) -> list[Candidate]:
-    ranked = sorted(near, key=_order)
-    front = [found for found in ranked if found.on_front]
-    if len(front) <= at_most:
-        return ranked[:at_most]
-    front.sort(key=lambda found: found.model.cost)
-    points = [(found.model.cost, found.model.accuracy) for found in front]
-    return [front[place] for place in least_missed(points, at_most)]
+def _rank(one: ScreenedModel) -> tuple[bool, float, float, str, int]:
+    """Sort key: the front first, then by distance to it; the rest breaks ties."""
+    model = one.model
+    return (not one.on_front, one.below, model.cost, model.name, model.img_size or 0)
 
 
 def least_missed(points: Sequence[tuple[float, float]], count: int) -> list[int]:
-    """Places of the points of a front that keep its shape.
+    """Choose the places of the points of a front that preserve its shape.
 
-    One after the other goes the point that the front misses least: accuracy is lost up to the next
-    dearer point, so what is missed is that gain times the step in the logarithm of the cost. The
-    two ends stay; where only one may, it is the most accurate.
+    The point whose removal loses least is removed repeatedly. Without it, the accuracy gained over
+    its predecessor is lost up to the next dearer point: the loss is that gain times the difference
+    of the logarithms of their costs. Both ends are kept; of a single place, the most accurate.
 
     Args:
         points: (cost, accuracy) in order of cost, costs above 0.
-        count: of places, from 1 to the number of points.
+        count: number of places, from 1 to the number of points.
 
     Example:
         >>> least_missed([(1, 0.5), (2, 0.7), (4, 0.701), (8, 0.8)], 3)

@@ -1,23 +1,20 @@
-"""How ways to make cascades fare against the single models, and against each other.
-
-What a search over records finds: a front, its baselines beside it, and cascades to keep.
-"""
+"""Searches over records: the front, its baselines, and cascades worth keeping."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from lit_cascade.analysis.protocol import Protocol, Rule
+from lit_cascade.analysis.protocol import DecisionRule, Protocol
 from lit_cascade.core.search import (
     Band,
-    Cascades,
+    CascadeFront,
+    CascadePoint,
     Front,
     HeldOut,
-    OnePoint,
     Progress,
     SearchSettings,
     Zoo,
@@ -34,35 +31,33 @@ from lit_cascade.core.search import (
 
 __all__ = [
     "Bands",
-    "Contest",
-    "Frontier",
     "Pick",
     "Reduction",
-    "contest_of",
+    "SearchResult",
+    "Strategy",
+    "evaluate_strategy",
     "frontier_of",
-    "on_parts",
-    "reductions_of",
-    "reported_points",
     "variants",
 ]
 
-
 Bands = Callable[[Front], Sequence[Band]]
-"""Bands of accuracies, from the single models' front."""
+"""Maps the single models' front to bands of accuracies."""
 
 _RESAMPLES, _RESAMPLES_ALONE = 100, 1000
+_PICKS = 12
+_SHARED = "one threshold for all pairs"
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Average compute reductions of one way to make cascades, in one band.
+    """Average compute reductions of a strategy in one band.
 
     Attributes:
-        band: of accuracies, on the samples of the choice.
-        chosen: as defined, on the samples of the choice.
+        band: accuracies on the samples of the choice.
+        chosen: reduction on the samples of the choice.
         interpolated: the same against the interpolated front of the single models.
-        held_out: the same choice reported on other samples; None for bounds and expectations,
-            which choose nothing.
+        held_out: the same choice reported on other samples; None for bounds and expectations, which
+            choose nothing.
     """
 
     band: Band
@@ -72,13 +67,13 @@ class Reduction:
 
 
 @dataclass(frozen=True)
-class Contest:
-    """A way to make cascades, and how it fares.
+class Strategy:
+    """A strategy for making cascades, and its results.
 
     Attributes:
-        name: what to call it.
-        points: costs and accuracies on the samples of the report; where those are others than the
-            samples of the choice, no front any more.
+        name: name in tables.
+        points: costs and accuracies on the samples of the report; not a front if those differ from
+            the samples of the choice.
         reductions: one per band.
     """
 
@@ -87,72 +82,178 @@ class Contest:
     reductions: tuple[Reduction, ...]
 
 
-def on_parts(bands: Bands, singles: Front) -> Bands:
-    """Bands of parts of the samples: in a part one model may be both cheapest and most accurate."""
+@dataclass(frozen=True)
+class Pick:
+    """A cascade worth keeping: the cheapest that is as accurate as some single model.
+
+    Attributes:
+        point: stages, thresholds, cost and accuracy on the samples of the choice.
+        cost: mean cost per sample on the samples of the report.
+        accuracy: accuracy on the samples of the report.
+        single: the cheapest such model; for the most accurate cascade, the most accurate model.
+        saving: cost of that model over that of the cascade, on the samples of the report.
+        difference: accuracy less that model's, on the samples of the report.
+    """
+
+    point: CascadePoint
+    cost: float
+    accuracy: float
+    single: str
+    saving: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Result of a search over records.
+
+    Attributes:
+        protocol: the records.
+        rule: how the cascades decide.
+        settings: extent and resolution of the search.
+        temperatures: one per model.
+        zoo: the models on the samples of the report.
+        cascades: the front on the samples of the choice.
+        reported: its points on the samples of the report, (P,).
+        singles: front of the single models on the samples of the report.
+        strategies: the search first, then its baselines.
+        picks: cascades worth keeping.
+        shared: threshold of the baseline that shares one among all pairs.
+    """
+
+    protocol: Protocol
+    rule: DecisionRule
+    settings: SearchSettings
+    temperatures: tuple[float, ...]
+    zoo: Zoo
+    cascades: CascadeFront
+    reported: Front
+    singles: Front
+    strategies: tuple[Strategy, ...]
+    picks: tuple[Pick, ...]
+    shared: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the report is on other samples than the choice."""
+        return self.protocol.reported_on is not None
+
+
+def frontier_of(
+    protocol: Protocol,
+    rule: DecisionRule | None = None,
+    settings: SearchSettings | None = None,
+    bands: Bands = default_bands,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search the front of recorded models and compare it with its baselines.
+
+    Args:
+        protocol: the records.
+        rule: how the cascades decide.
+        settings: extent and resolution of the search.
+        bands: maps the single models' front on the samples of the choice to bands.
+        progress: called during the first search.
+
+    Raises:
+        UsageError: a band lies above every model.
+        CascadeError: the records lack what the rule needs.
+    """
+    rule, settings = rule or DecisionRule(), settings or SearchSettings()
+    zoos = protocol.zoos(rule)
+    chosen_on, reported_on = zoos
+    singles, _ = chosen_on.singles()
+    wanted = bands(singles)
+    for band in wanted:  # before the work: a band may be out of reach
+        average_compute_reduction(singles, singles, band)
+    cascades = search(chosen_on, settings, progress)
+    levels = settings.thresholds_for(chosen_on)
+    with_shared, threshold = shared_threshold(chosen_on, wanted[0])
+    bands_of = _bands_of_parts(bands, singles)
+
+    name = f"cascades of up to {settings.stages}{', window' if settings.window else ''}"
+    choices: dict[str, Callable[[Zoo], CascadeFront]] = {name: lambda zoo: search(zoo, settings)}
+    if settings.stages > 2 or settings.window:
+        pairs = f"cascades of up to 2{', no window' if settings.window else ''}"
+        choices[pairs] = lambda zoo: search(zoo, SearchSettings(levels=settings.levels))
+    choices["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, levels)
+    choices[_SHARED] = lambda zoo: shared_threshold(zoo, bands_of(zoo.singles()[0])[0])[0]
+    known = {name: cascades, _SHARED: with_shared}
+    strategies = [
+        evaluate_strategy(name, protocol, rule, choose, bands, zoos, known.get(name))
+        for name, choose in choices.items()
+    ]
+    unchosen = {"random deferral": random_pairs, "oracle deferral (bound)": oracle_pairs}
+    strategies += [
+        Strategy(name, front(reported_on), _reductions(chosen_on, front(chosen_on), bands))
+        for name, front in unchosen.items()
+    ]
+    reported = strategies[0].points
+    return SearchResult(
+        protocol=protocol,
+        rule=rule,
+        settings=settings,
+        temperatures=protocol.temperatures(rule),
+        zoo=reported_on,
+        cascades=cascades,
+        reported=reported,
+        singles=reported_on.singles()[0],
+        strategies=tuple(strategies),
+        picks=tuple(_picks(zoos, cascades, reported)),
+        shared=threshold,
+    )
+
+
+def evaluate_strategy(
+    name: str,
+    protocol: Protocol,
+    rule: DecisionRule,
+    choose: Callable[[Zoo], CascadeFront],
+    bands: Bands,
+    zoos: tuple[Zoo, Zoo] | None = None,
+    cascades: CascadeFront | None = None,
+) -> Strategy:
+    """Compute the points and the compute reductions of a strategy.
+
+    Args:
+        name: name in tables.
+        protocol: the records.
+        rule: how the cascades decide.
+        choose: chooses cascades from a zoo.
+        bands: maps the single models' front to bands.
+        zoos: `protocol.zoos(rule)`, if it is known.
+        cascades: `choose` of the first of them, if it is known.
+    """
+    chosen_on, reported_on = zoos = zoos or protocol.zoos(rule)
+    chosen = cascades or choose(chosen_on)
+    repeated = protocol.reported_on is None and protocol.holdout > 0
+    results = held_out(
+        protocol.trials(rule, zoos),
+        lambda zoo: chosen if zoo is chosen_on else choose(zoo),
+        _bands_of_parts(bands, chosen_on.singles()[0]),
+        resamples=_RESAMPLES if repeated else _RESAMPLES_ALONE,
+        seed=protocol.seed,
+    )
+    points = chosen.front
+    if reported_on is not chosen_on:  # in the order of the choice
+        each = [evaluate([point], reported_on) for point in chosen.points]
+        points = Front(
+            torch.stack([one.cost.mean() for one in each]),
+            torch.stack([one.correct.double().mean() for one in each]),
+        )
+    return Strategy(name, points, _reductions(chosen_on, chosen.front, bands, results))
+
+
+def _bands_of_parts(bands: Bands, singles: Front) -> Bands:
+    """Bands of parts of the samples, in which one model may be both cheapest and most accurate."""
     whole = bands(singles)
     return lambda part: bands(part) if len(part) > 1 else whole
 
 
-def contest_of(
-    name: str,
-    protocol: Protocol,
-    rule: Rule,
-    choose: Callable[[Zoo], Cascades],
-    bands: Bands,
-    zoos: tuple[Zoo, Zoo] | None = None,
-    found: Cascades | None = None,
-) -> Contest:
-    """How one way to make cascades fares.
-
-    Args:
-        name: what to call it.
-        protocol: the records.
-        rule: how the cascades decide.
-        choose: finds cascades in a zoo.
-        bands: of accuracies, from the single models' front.
-        zoos: what `protocol.zoos(rule)` gave, if it is at hand.
-        found: what `choose` gave for the first of them, if it is at hand.
-    """
-    zoos = zoos or protocol.zoos(rule)
-    all_found = found or choose(zoos[0])
-
-    def once(zoo: Zoo) -> Cascades:
-        return all_found if zoo is zoos[0] else choose(zoo)
-
-    many = protocol.reported_on is None and protocol.holdout > 0
-    results = held_out(
-        protocol.trials(rule, zoos),
-        once,
-        on_parts(bands, zoos[0].singles()[0]),
-        resamples=_RESAMPLES if many else _RESAMPLES_ALONE,
-        seed=protocol.seed,
-    )
-    points = reported_points(all_found, zoos)
-    return Contest(name, points, reductions_of(zoos[0], all_found.front, bands, results))
-
-
-def reported_points(found: Cascades, zoos: tuple[Zoo, Zoo]) -> Front:
-    """Costs and accuracies of cascades on the samples of the report, in the order of the choice."""
-    if zoos[0] is zoos[1]:
-        return found.front
-    judged = [evaluate([point], zoos[1]) for point in found.points]
-    return Front(
-        torch.stack([one.cost.mean() for one in judged]),
-        torch.stack([one.correct.double().mean() for one in judged]),
-    )
-
-
-def reductions_of(
+def _reductions(
     zoo: Zoo, front: Front, bands: Bands, results: Sequence[HeldOut | None] | None = None
 ) -> tuple[Reduction, ...]:
-    """What a front saves against the single models, one per band.
-
-    Args:
-        zoo: the models on the samples of the choice.
-        front: of cascades on them.
-        bands: of accuracies, from the single models' front.
-        results: the same held out, one per band; by default none is.
-    """
+    """Compute the reductions of a front of cascades on a zoo, one per band."""
     singles, _ = zoo.singles()
     wanted = bands(singles)
     return tuple(
@@ -166,184 +267,50 @@ def reductions_of(
     )
 
 
-def variants(settings: SearchSettings) -> Mapping[str, tuple[Rule, SearchSettings]]:
-    """Ways to decide that a search can compare, one change at a time."""
-    pairs = SearchSettings(levels=settings.levels)
-    window = SearchSettings(levels=settings.levels, window=64)
-    triples = SearchSettings(levels=settings.levels, stages=3, candidates=settings.candidates)
-    return {
-        "max softmax, later answer (default)": (Rule(), pairs),
-        "score: margin": (Rule(score="margin"), pairs),
-        "score: negative entropy": (Rule(score="negative_entropy"), pairs),
-        "calibrated": (Rule(calibrate=True), pairs),
-        "combine: average": (Rule(combine="average"), pairs),
-        "combine: average, calibrated": (Rule(combine="average", calibrate=True), pairs),
-        "combine: most confident": (Rule(combine="most_confident"), pairs),
-        "combine: most confident, calibrated": (
-            Rule(combine="most_confident", calibrate=True),
-            pairs,
-        ),
-        "window": (Rule(), window),
-        "3 stages": (Rule(), triples),
-        "3 stages, average, calibrated": (Rule(combine="average", calibrate=True), triples),
-    }
-
-
-_PICKS = 12
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A cascade worth keeping: the cheapest that is as accurate as some single model.
-
-    Attributes:
-        point: stages, thresholds, cost and accuracy on the samples of the choice.
-        cost: mean cost per sample on the samples of the report.
-        accuracy: on the samples of the report.
-        single: the model that it was to be as accurate as, which is the cheapest such; for the most
-            accurate cascade of all, the most accurate model.
-        saving: how many times less than that model it costs, on the samples of the report.
-        difference: its accuracy less that model's, on the samples of the report.
-    """
-
-    point: OnePoint
-    cost: float
-    accuracy: float
-    single: str
-    saving: float
-    difference: float
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """Everything that a search found.
-
-    Attributes:
-        protocol: the records.
-        rule: how the cascades decide.
-        settings: how widely the search went.
-        temperatures: one per model.
-        zoo: the models on the samples of the report.
-        cascades: the front on the samples of the choice.
-        reported: its points on the samples of the report, (P,).
-        singles: front of the single models on the samples of the report.
-        contests: the search first, then its baselines.
-        picks: cascades worth keeping.
-        shared: the threshold of the baseline that has one for all.
-    """
-
-    protocol: Protocol
-    rule: Rule
-    settings: SearchSettings
-    temperatures: tuple[float, ...]
-    zoo: Zoo
-    cascades: Cascades
-    reported: Front
-    singles: Front
-    contests: tuple[Contest, ...]
-    picks: tuple[Pick, ...]
-    shared: float
-
-    @property
-    def apart(self) -> bool:
-        """Whether the report is on other samples than the choice."""
-        return self.protocol.reported_on is not None
-
-
-def frontier_of(
-    protocol: Protocol,
-    rule: Rule | None = None,
-    settings: SearchSettings | None = None,
-    bands: Bands = default_bands,
-    progress: Progress | None = None,
-) -> Frontier:
-    """Search records, and put what is found beside its baselines.
-
-    Args:
-        protocol: the records.
-        rule: how the cascades decide.
-        settings: how widely and finely to search.
-        bands: of accuracies, from the single models' front on the samples of the choice.
-        progress: is told how much of the first search is done.
-
-    Raises:
-        UsageError: a band above every model.
-        CascadeError: records without what the rule needs.
-    """
-    rule, settings = rule or Rule(), settings or SearchSettings()
-    zoos = protocol.zoos(rule)
-    chosen_on, reported_on = zoos
-    singles, _ = chosen_on.singles()
-    wanted = bands(singles)
-    for band in wanted:  # before the work: a band may be out of reach
-        average_compute_reduction(singles, singles, band)
-    found = search(chosen_on, settings, progress)
-    levels = settings.thresholds_for(chosen_on)
-    pairs = SearchSettings(levels=settings.levels)
-
-    bands_of = on_parts(bands, singles)
-
-    def shared(zoo: Zoo) -> Cascades:
-        return shared_threshold(zoo, bands_of(zoo.singles()[0])[0])[0]
-
-    window = ", window" if settings.window else ""
-    ways: dict[str, Callable[[Zoo], Cascades]] = {
-        f"cascades of up to {settings.stages}{window}": lambda zoo: search(zoo, settings)
-    }
-    if settings.stages > 2 or settings.window:
-        plain = "cascades of up to 2" + (", no window" if settings.window else "")
-        ways[plain] = lambda zoo: search(zoo, pairs)
-    ways["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, levels)
-    ways["one threshold for all pairs"] = shared
-    with_one, threshold = shared_threshold(chosen_on, wanted[0])
-    at_hand = {next(iter(ways)): found, "one threshold for all pairs": with_one}
-    contests = [
-        contest_of(name, protocol, rule, choose, bands, zoos, at_hand.get(name))
-        for name, choose in ways.items()
-    ]
-    unchosen = {"random deferral": random_pairs, "oracle deferral (bound)": oracle_pairs}
-    contests += [
-        Contest(name, front(reported_on), reductions_of(chosen_on, front(chosen_on), bands))
-        for name, front in unchosen.items()
-    ]
-    reported = contests[0].points
-    return Frontier(
-        protocol=protocol,
-        rule=rule,
-        settings=settings,
-        temperatures=protocol.temperatures(rule),
-        zoo=reported_on,
-        cascades=found,
-        reported=reported,
-        singles=reported_on.singles()[0],
-        contests=tuple(contests),
-        picks=tuple(_picks(zoos, found, reported)),
-        shared=threshold,
-    )
-
-
-def _picks(zoos: tuple[Zoo, Zoo], found: Cascades, reported: Front) -> list[Pick]:
+def _picks(zoos: tuple[Zoo, Zoo], cascades: CascadeFront, reported: Front) -> list[Pick]:
     chosen_on, reported_on = zoos
     singles, models = chosen_on.singles()
     # the last stands for the most accurate cascade of all
     wanted = [*zip(singles.accuracy.tolist(), models, strict=True)]
-    wanted.append((found.points[-1].accuracy, models[-1]))
+    wanted.append((cascades.points[-1].accuracy, models[-1]))
     if len(wanted) > _PICKS:
         some = torch.linspace(0, len(wanted) - 1, _PICKS).round().long().tolist()
         wanted = [wanted[i] for i in some]
-    picks: dict[OnePoint, Pick] = {}
-    for accuracy, model in wanted:
-        point = found.cheapest(accuracy)
+    picks: dict[CascadePoint, Pick] = {}
+    for least, model in wanted:
+        point = cascades.cheapest(least)
         if point is None or point in picks:
             continue
-        row = found.points.index(point)
-        cost, reached = float(reported.cost[row]), float(reported.accuracy[row])
+        row = cascades.points.index(point)
+        cost, accuracy = float(reported.cost[row]), float(reported.accuracy[row])
         picks[point] = Pick(
             point=point,
             cost=cost,
-            accuracy=reached,
+            accuracy=accuracy,
             single=chosen_on.names[model],
             saving=float(reported_on.mean_cost[model]) / cost if cost else math.inf,
-            difference=reached - float(reported_on.accuracy[model]),
+            difference=accuracy - float(reported_on.accuracy[model]),
         )
     return list(picks.values())
+
+
+def variants(settings: SearchSettings) -> Mapping[str, tuple[DecisionRule, SearchSettings]]:
+    """Return decision rules and settings to compare, most of them one change from the default."""
+    pairs = SearchSettings(levels=settings.levels)
+    window = replace(pairs, window=64)
+    triples = replace(pairs, stages=3, candidates=settings.candidates)
+    rule, average = DecisionRule(), DecisionRule(combine="average")
+    confident = DecisionRule(combine="most_confident")
+    return {
+        "max softmax, later answer (default)": (rule, pairs),
+        "score: margin": (replace(rule, score="margin"), pairs),
+        "score: negative entropy": (replace(rule, score="negative_entropy"), pairs),
+        "calibrated": (replace(rule, calibrate=True), pairs),
+        "combine: average": (average, pairs),
+        "combine: average, calibrated": (replace(average, calibrate=True), pairs),
+        "combine: most confident": (confident, pairs),
+        "combine: most confident, calibrated": (replace(confident, calibrate=True), pairs),
+        "window": (rule, window),
+        "3 stages": (rule, triples),
+        "3 stages, average, calibrated": (replace(average, calibrate=True), triples),
+    }

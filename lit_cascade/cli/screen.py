@@ -6,8 +6,8 @@ import math
 
 from lit_cascade.analysis import (
     Criteria,
-    Published,
-    Screen,
+    PublishedTable,
+    Screening,
     largest_sizes,
     published_models,
     screen,
@@ -25,7 +25,7 @@ _NAMED = 5
 
 
 def run_files(options: ScreenOptions) -> None:
-    """Screen tables of published models."""
+    """Screening tables of published models."""
     criteria = _criteria(options)
     tables = _tables(options)
     output = Output("screen", options, _FILES)
@@ -85,7 +85,7 @@ def _tables(options: ScreenOptions) -> dict[str, list[str]]:
 
 
 def _notes(
-    options: ScreenOptions, published: Published, criteria: Criteria, result: Screen
+    options: ScreenOptions, published: PublishedTable, criteria: Criteria, result: Screening
 ) -> list[str]:
     """Notes on the sources of the list, and on models that are not on it."""
     rows = len(published.models) + published.without_cost

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from lit_cascade.analysis import (
-    Contest,
-    Frontier,
+    DecisionRule,
     Pick,
-    Rule,
-    contest_of,
+    SearchResult,
+    Strategy,
+    evaluate_strategy,
     fitted_on,
     frontier_of,
     protocol_of,
@@ -38,12 +38,12 @@ from lit_cascade.core.search import (
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, read_costs
 from lit_cascade.report import (
-    contest_summary,
     draw_frontier,
     frontier_csv,
     frontier_summary,
     print_comparison,
     print_frontier,
+    strategy_summary,
 )
 
 __all__ = ["run_files"]
@@ -78,18 +78,18 @@ def run_files(options: SearchOptions) -> None:
         repeats=options.repeats,
         seed=options.seed,
     )
-    rule = Rule(options.score, options.combine, options.calibrate)
+    rule = DecisionRule(options.score, options.combine, options.calibrate)
     with _progress() as progress:
         frontier = frontier_of(protocol, rule, settings, bands, progress)
-        contests = _compare(frontier, bands) if options.compare else []
+        strategies = _compare(frontier, bands) if options.compare else []
     cascades = [pick for pick in frontier.picks if len(pick.point.stages) > 1]
     configs = {pick: _config_name(number) for number, pick in enumerate(cascades, start=1)}
     notes = _notes(frontier)
     print_frontier(frontier, configs, notes)
     summary = frontier_summary(frontier, configs) | {"notes": notes}
-    if contests:
-        print_comparison(contests, frontier)
-        summary["comparison"] = contest_summary(contests)
+    if strategies:
+        print_comparison(strategies, frontier)
+        summary["comparison"] = strategy_summary(strategies)
     output.add("frontier.csv", frontier_csv(frontier))
     output.add("frontier.png", draw_frontier(frontier, published))
     output.add_json("summary.json", summary)
@@ -134,18 +134,18 @@ def _progress() -> Iterator[Progress]:
         yield tick
 
 
-def _compare(frontier: Frontier, bands: Callable[[Front], list[Band]]) -> list[Contest]:
-    contests = []
+def _compare(frontier: SearchResult, bands: Callable[[Front], list[Band]]) -> list[Strategy]:
+    strategies = []
     for name, (rule, settings) in variants(frontier.settings).items():
         choose = partial(search, settings=settings)
         try:
-            contests.append(contest_of(name, frontier.protocol, rule, choose, bands))
+            strategies.append(evaluate_strategy(name, frontier.protocol, rule, choose, bands))
         except CascadeError as error:  # records without logits allow only some of them
             sys.stderr.write(f"not compared: {name}: {error}\n")
-    return contests
+    return strategies
 
 
-def _notes(frontier: Frontier) -> list[str]:
+def _notes(frontier: SearchResult) -> list[str]:
     chosen = frontier.protocol.chosen_on
     singles = frontier.zoo.singles()[1]
     beaten = len(frontier.zoo) - len(singles)
@@ -170,7 +170,7 @@ def _config_name(number: int) -> str:
     return f"cascade-{number}.yaml"
 
 
-def _comment(frontier: Frontier, pick: Pick, name: str) -> str:
+def _comment(frontier: SearchResult, pick: Pick, name: str) -> str:
     live = _stage_configs(frontier, pick) is not None
     commands = ("validate", "test") if live else ("validate",)
     names = " → ".join(frontier.zoo.names[model] for model in pick.point.stages)
@@ -181,13 +181,13 @@ def _comment(frontier: Frontier, pick: Pick, name: str) -> str:
     )
 
 
-def _split(frontier: Frontier) -> str | None:
+def _split(frontier: SearchResult) -> str | None:
     reported = frontier.protocol.reported_on or frontier.protocol.chosen_on
     split = reported.data.get("split")
     return None if split is None else str(split)
 
 
-def _stage_configs(frontier: Frontier, pick: Pick) -> dict[str, Any] | None:
+def _stage_configs(frontier: SearchResult, pick: Pick) -> dict[str, Any] | None:
     """Configs of the stages; None if they cannot run live or a live run has no such cost."""
     if frontier.protocol.chosen_on.unit != "flops":
         return None
@@ -197,7 +197,7 @@ def _stage_configs(frontier: Frontier, pick: Pick) -> dict[str, Any] | None:
     return stages if data and all(stages.values()) else None
 
 
-def _config(frontier: Frontier, pick: Pick) -> dict[str, Any]:
+def _config(frontier: SearchResult, pick: Pick) -> dict[str, Any]:
     """A config for `validate`, and for `test` too if the records hold the models' configs."""
     protocol, point = frontier.protocol, pick.point
     reported = protocol.reported_on or protocol.chosen_on

@@ -21,12 +21,12 @@ from lit_cascade.report.scores import (
 )
 from lit_cascade.report.screen import draw_screen, print_screen, screen_csv, screen_summary
 from lit_cascade.report.search import (
-    contest_summary,
     draw_frontier,
     frontier_csv,
     frontier_summary,
     print_comparison,
     print_frontier,
+    strategy_summary,
 )
 from lit_cascade.report.selection import (
     Subject,
@@ -75,7 +75,6 @@ __all__ = [
     "benchmark_notes",
     "calibration_summary",
     "check_summary",
-    "contest_summary",
     "data_notes",
     "draw_calibration",
     "draw_curve",
@@ -119,6 +118,7 @@ __all__ = [
     "selection_summary",
     "show",
     "speed_summary",
+    "strategy_summary",
     "typed_thresholds",
     "validation_summary",
     "verdict_line",

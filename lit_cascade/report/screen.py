@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from lit_cascade.analysis import (
-    Candidate,
     Criteria,
-    Published,
     PublishedModel,
-    Screen,
+    PublishedTable,
+    ScreenedModel,
+    Screening,
     least_missed,
 )
 from lit_cascade.report.pictures import BLACK, BLUE, LIGHT_GREY, figure_of, png_of, quiet
@@ -40,7 +40,7 @@ __all__ = ["draw_screen", "print_screen", "screen_csv", "screen_summary"]
 _MOST_NAMES = 30
 
 
-def print_screen(found: Screen, unit: str, notes: Sequence[str] = ()) -> None:
+def print_screen(found: Screening, unit: str, notes: Sequence[str] = ()) -> None:
     """Print the models in order of cost, and the notes."""
     table = new_table(
         f"Published models worth recording: {len(found.kept):,}",
@@ -63,7 +63,7 @@ def print_screen(found: Screen, unit: str, notes: Sequence[str] = ()) -> None:
     )
 
 
-def _columns(kept: Candidate, unit: str) -> dict[str, Any]:
+def _columns(kept: ScreenedModel, unit: str) -> dict[str, Any]:
     """One row of `screen.csv`: values by column name."""
     model = kept.model
     return {
@@ -76,7 +76,7 @@ def _columns(kept: Candidate, unit: str) -> dict[str, Any]:
     }
 
 
-def screen_csv(found: Screen, unit: str) -> str:
+def screen_csv(found: Screening, unit: str) -> str:
     """The content of `screen.csv`: one row per model, in order of cost.
 
     Columns: `model, img_size, accuracy, flops, parameters, below_front`, the fourth named after the
@@ -91,8 +91,8 @@ def screen_csv(found: Screen, unit: str) -> str:
 
 
 def screen_summary(
-    published: Published,
-    found: Screen,
+    published: PublishedTable,
+    found: Screening,
     criteria: Criteria,
     tables: Mapping[str, Sequence[str]],
     unit: str,
@@ -124,7 +124,7 @@ def screen_summary(
     }
 
 
-def draw_screen(published: Sequence[PublishedModel], found: Screen, unit: str) -> bytes:
+def draw_screen(published: Sequence[PublishedModel], found: Screening, unit: str) -> bytes:
     """Accuracy against cost as a PNG, on a logarithmic axis of cost.
 
     Args:
@@ -171,7 +171,7 @@ def _dots(
     )  # fmt: skip
 
 
-def _zoom(axes: Axes, published: Sequence[PublishedModel], found: Screen) -> None:
+def _zoom(axes: Axes, published: Sequence[PublishedModel], found: Screening) -> None:
     """Limit the axes to the chosen models and their surroundings."""
     dearest = 2.5 * max(kept.model.cost for kept in found.kept)
     near = [model for model in published if model.cost <= dearest]
@@ -184,7 +184,7 @@ def _zoom(axes: Axes, published: Sequence[PublishedModel], found: Screen) -> Non
     axes.set_xlim(min(costs) / 2.5, max(costs) * 1.3)
 
 
-def _name(figure: Figure, axes: Axes, on_front: Sequence[Candidate]) -> None:
+def _name(figure: Figure, axes: Axes, on_front: Sequence[ScreenedModel]) -> None:
     """Label points of the front where there is room, the most important for the front first."""
     points = [(kept.model.cost, kept.model.accuracy) for kept in on_front]
     order: list[int] = []

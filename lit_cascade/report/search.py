@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.analysis import Contest, Frontier, Pick, Reduction
+from lit_cascade.analysis import Pick, Reduction, SearchResult, Strategy
 from lit_cascade.core.search import Front, HeldOut
 from lit_cascade.report.pictures import (
     BLACK,
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
-    "contest_summary",
     "draw_frontier",
     "frontier_csv",
     "frontier_summary",
     "print_comparison",
     "print_frontier",
+    "strategy_summary",
 ]
 
 
-def frontier_csv(found: Frontier) -> str:
+def frontier_csv(found: SearchResult) -> str:
     """The content of `frontier.csv`: one row per point of the front.
 
     Columns: `flops` (named after the unit), `accuracy`, `stages`, `thresholds`, the last two joined
@@ -103,15 +103,15 @@ def _reduction_summary(found: Reduction) -> dict[str, Any]:
     }
 
 
-def contest_summary(contests: Sequence[Contest]) -> dict[str, Any]:
+def strategy_summary(strategies: Sequence[Strategy]) -> dict[str, Any]:
     """Average compute reductions by the name of the way, band by band."""
     return {
-        contest.name: [_reduction_summary(reduction) for reduction in contest.reductions]
-        for contest in contests
+        strategy.name: [_reduction_summary(reduction) for reduction in strategy.reductions]
+        for strategy in strategies
     }
 
 
-def _pick_summary(found: Frontier, pick: Pick, config: str | None) -> dict[str, Any]:
+def _pick_summary(found: SearchResult, pick: Pick, config: str | None) -> dict[str, Any]:
     unit = found.protocol.chosen_on.unit
     names = [found.zoo.names[model] for model in pick.point.stages]
     return {
@@ -129,7 +129,7 @@ def _pick_summary(found: Frontier, pick: Pick, config: str | None) -> dict[str, 
     }
 
 
-def frontier_summary(found: Frontier, configs: Mapping[Pick, str]) -> dict[str, Any]:
+def frontier_summary(found: SearchResult, configs: Mapping[Pick, str]) -> dict[str, Any]:
     """The content of `summary.json`."""
     chosen = found.protocol.chosen_on
     unit = chosen.unit
@@ -160,8 +160,8 @@ def frontier_summary(found: Frontier, configs: Mapping[Pick, str]) -> dict[str, 
             )
         ],
         "points": len(found.cascades),
-        "bands": [_reduction_summary(reduction) for reduction in found.contests[0].reductions],
-        "baselines": contest_summary(found.contests[1:]),
+        "bands": [_reduction_summary(reduction) for reduction in found.strategies[0].reductions],
+        "baselines": strategy_summary(found.strategies[1:]),
         "shared_threshold": json_number(found.shared),
         "cascades": [_pick_summary(found, pick, configs.get(pick)) for pick in found.picks],
         "provenance": {
@@ -182,7 +182,7 @@ def _where(data: Mapping[str, Any], n: int) -> str:
     return f"{name}{f', split {split!r}' if split else ''}: {n:,} samples"
 
 
-def _thresholds_of(found: Frontier, pick: Pick) -> str:
+def _thresholds_of(found: SearchResult, pick: Pick) -> str:
     """The shortest decimals that defer the same samples."""
     shown = []
     for model, threshold in zip(pick.point.stages, pick.point.thresholds, strict=False):
@@ -193,7 +193,9 @@ def _thresholds_of(found: Frontier, pick: Pick) -> str:
     return ", ".join(shown)
 
 
-def print_frontier(found: Frontier, configs: Mapping[Pick, str], notes: Sequence[str] = ()) -> None:
+def print_frontier(
+    found: SearchResult, configs: Mapping[Pick, str], notes: Sequence[str] = ()
+) -> None:
     """Print the front, the average compute reductions, the verdicts and the notes."""
     protocol = found.protocol
     unit = protocol.chosen_on.unit
@@ -218,7 +220,7 @@ def print_frontier(found: Frontier, configs: Mapping[Pick, str], notes: Sequence
         "Saving: cost of the cheapest single model of equal accuracy over that of the cascade; "
         "points: accuracy of the cascade minus that of the single model.",
     )
-    print_comparison(found.contests, found)
+    print_comparison(found.strategies, found)
     show(*_verdicts(found), *notes)
 
 
@@ -244,28 +246,28 @@ def _cells(reduction: Reduction, *, honest: bool) -> list[str]:
     return cells
 
 
-def print_comparison(contests: Sequence[Contest], found: Frontier) -> None:
+def print_comparison(strategies: Sequence[Strategy], found: SearchResult) -> None:
     """Print the average compute reduction of each strategy, band by band."""
-    honest = found.protocol.honest
-    bands = [reduction.band for reduction in contests[0].reductions]
+    honest = found.protocol.holds_out
+    bands = [reduction.band for reduction in strategies[0].reductions]
     columns = []
     for band in bands:
         what = band.name or f"{percent(band.low)} to {percent(band.high)}"
         columns += [what, *(["held out", "95 %"] if honest else [])]
     table = new_table("Average compute reduction at equal accuracy", "", *columns)
-    for contest in contests:
-        cells = [_cells(reduction, honest=honest) for reduction in contest.reductions]
-        table.add_row(contest.name, *[cell for some in cells for cell in some])
+    for strategy in strategies:
+        cells = [_cells(reduction, honest=honest) for reduction in strategy.reductions]
+        table.add_row(strategy.name, *[cell for some in cells for cell in some])
     ranges = (f"{band.name}: {percent(band.low)} to {percent(band.high)}" for band in bands)
     show(table, f"Bands of accuracy: {'; '.join(ranges)}.")
 
 
-def _verdicts(found: Frontier) -> list[str]:
+def _verdicts(found: SearchResult) -> list[str]:
     what = unit_label(found.protocol.chosen_on.unit)
     sentences = []
-    for reduction in found.contests[0].reductions:
+    for reduction in found.strategies[0].reductions:
         held_out, band = reduction.held_out, reduction.band
-        if held_out is None or not found.protocol.honest:
+        if held_out is None or not found.protocol.holds_out:
             continue
         sentences.append(
             f"{(band.name or 'Band').capitalize()}: {held_out.reported:.2f}x fewer {what} than a "
@@ -282,7 +284,7 @@ def _verdicts(found: Frontier) -> list[str]:
             f"on the split {split!r} ({protocol.chosen_on.n:,} samples), which also promised the "
             "accuracies."
         )
-    elif protocol.honest:
+    elif protocol.holds_out:
         sentences.append(
             f"Held out: chosen on {percent(1 - protocol.holdout, 0)} of the samples and reported "
             f"on the rest, {protocol.repeats} times. The front above was chosen on all of the "
@@ -318,7 +320,7 @@ def _draw(axes: Axes, points: Front, label: str, look: tuple[str, str, float], s
     )  # fmt: skip
 
 
-def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
+def draw_frontier(found: SearchResult, published: Front | None = None) -> bytes:
     """Accuracy against cost as a PNG, on a logarithmic axis of cost.
 
     Args:
@@ -335,12 +337,12 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
     # between two points there is no cascade, so the curve is a step; on other samples than those of
     # the choice it need not rise
     steps = "default" if found.apart else "steps-post"
-    for number, contest in enumerate(found.contests):
-        chosen = contest.reductions[0].held_out is not None
-        look = _LOOKS[contest.name] if number else _FOUND
-        if found.apart and chosen and len(contest.points) < _FEW:
+    for number, strategy in enumerate(found.strategies):
+        chosen = strategy.reductions[0].held_out is not None
+        look = _LOOKS[strategy.name] if number else _FOUND
+        if found.apart and chosen and len(strategy.points) < _FEW:
             look = (look[0], "x", look[2])  # a line would suggest points in between
-        _draw(axes, contest.points, contest.name, look, steps if chosen else "steps-post")
+        _draw(axes, strategy.points, strategy.name, look, steps if chosen else "steps-post")
     _draw(axes, found.singles, "single models", (BLACK, "-", 1.2), "steps-post")
     if published is not None:
         _draw(axes, published, "published single models", (GREY, "-.", 1.2), "steps-post")
@@ -363,7 +365,7 @@ def draw_frontier(found: Frontier, published: Front | None = None) -> bytes:
     return png_of(figure)
 
 
-def _mark_models(axes: Axes, found: Frontier) -> None:
+def _mark_models(axes: Axes, found: SearchResult) -> None:
     """Draw a dot per model; label all of them if they are few, else those of the front."""
     cost, accuracy = found.zoo.mean_cost.tolist(), (100 * found.zoo.accuracy).tolist()
     axes.plot(cost, accuracy, "o", color=BLACK, markersize=4, zorder=5)

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from lit_cascade.analysis.protocol import Protocol, Rule, protocol_of
+from lit_cascade.analysis.protocol import DecisionRule, Protocol, protocol_of
 from lit_cascade.core.calibration import fit_temperature
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
@@ -80,7 +80,7 @@ def test_a_choice_must_be_there_and_unmistakable(tmp_path):
             protocol_of([str(tmp_path)], **{argument: "tset"})
     with pytest.raises(UsageError, match="--split: the records are of the splits calibration, t"):
         protocol_of([str(tmp_path)])
-    with pytest.raises(UsageError, match="say which one to report on"):
+    with pytest.raises(UsageError, match="choose one to report on"):
         protocol_of([str(tmp_path)], choose_on="calibration")
 
 
@@ -93,8 +93,8 @@ def test_samples_in_both_splits_are_refused_unless_allowed(tmp_path):
     with pytest.raises(CascadeError) as error:
         protocol_of([str(tmp_path)])
     assert str(error.value) == (
-        f"2 samples are in both splits, 'calibration' and 'test' (first id {N - 2}): what is "
-        "chosen on them must not be reported on them. Add --allow_overlap to do it all the same."
+        f"2 samples are in both splits, 'calibration' and 'test' (first id {N - 2}), but reported "
+        "samples must differ from those of the choice. Use other splits, or add --allow_overlap."
     )
     found = protocol_of([str(tmp_path)], allow_overlap=True)
     assert splits_of(found) == ("calibration", "test")
@@ -135,19 +135,19 @@ def test_the_order_of_the_choice_holds_on_both(tmp_path):
     for k, name in enumerate("abc"):
         write(tmp_path, "test", models=name, first=100, flops=10.0 - k)
     found = protocol_of([str(tmp_path)])
-    chosen, reported = found.zoos(Rule())
+    chosen, reported = found.zoos(DecisionRule())
     assert chosen.names == reported.names == ("a", "b", "c")
     assert reported.mean_cost.tolist() == [10, 9, 8]
-    assert list(found.trials(Rule(), (chosen, reported))) == [(chosen, reported)]
-    assert found.honest
+    assert list(found.trials(DecisionRule(), (chosen, reported))) == [(chosen, reported)]
+    assert found.holds_out
 
 
 def test_temperatures_of_the_choice_are_used_on_both(tmp_path):
     write(tmp_path, "calibration", seed=1)
     write(tmp_path, "test", first=100, seed=2)
     found = protocol_of([str(tmp_path)])
-    assert found.temperatures(Rule()) == (1, 1, 1)
-    zoos = found.zoos(Rule(calibrate=True))
+    assert found.temperatures(DecisionRule()) == (1, 1, 1)
+    zoos = found.zoos(DecisionRule(calibrate=True))
     for k, name in enumerate("abc"):
         one = Record.load(tmp_path / f"{name}-calibration.safetensors")
         temperature = fit_temperature(one.logits, one.labels).temperature
@@ -169,9 +169,9 @@ def single(folder, **options):
 def test_a_share_of_the_samples_is_held_out(tmp_path, holdout, reported):
     write(tmp_path, "test", flops=[float(i) for i in range(N)])  # the cost says which sample it is
     found = single(tmp_path, holdout=holdout, repeats=3, seed=4)
-    assert found.honest
+    assert found.holds_out
     drawn = []
-    for chosen_on, reported_on in found.trials(Rule()):
+    for chosen_on, reported_on in found.trials(DecisionRule()):
         one, other = chosen_on.costs[0].tolist(), reported_on.costs[0].tolist()
         assert (len(one), len(other)) == (N - reported, reported)
         assert sorted(one + other) == list(range(N))
@@ -181,19 +181,19 @@ def test_a_share_of_the_samples_is_held_out(tmp_path, holdout, reported):
     assert len(drawn) == 3
     if reported > 1:
         assert len(set(drawn)) == 3
-    again = [r.costs[0].tolist() for _, r in found.trials(Rule())]
+    again = [r.costs[0].tolist() for _, r in found.trials(DecisionRule())]
     assert again == [list(rows) for rows in drawn]
-    others = single(tmp_path, holdout=holdout, repeats=3, seed=5).trials(Rule())
+    others = single(tmp_path, holdout=holdout, repeats=3, seed=5).trials(DecisionRule())
     assert [tuple(r.costs[0].tolist()) for _, r in others] != drawn
 
 
 def test_nothing_is_held_out_if_so_asked(tmp_path):
     write(tmp_path, "test")
     found = single(tmp_path, holdout=0)
-    zoos = found.zoos(Rule())
+    zoos = found.zoos(DecisionRule())
     assert zoos[0] is zoos[1]
-    assert list(found.trials(Rule(), zoos)) == [zoos]
-    assert not found.honest
+    assert list(found.trials(DecisionRule(), zoos)) == [zoos]
+    assert not found.holds_out
     assert found.reported_on is None
 
 
@@ -201,7 +201,7 @@ def test_nothing_is_held_out_if_so_asked(tmp_path):
 def test_in_each_trial_temperatures_are_fitted_on_the_samples_of_the_choice(tmp_path, combine):
     costs = [float(i) for i in range(N)]
     write(tmp_path, "test", flops=costs)
-    rule = Rule(calibrate=True, combine=combine)
+    rule = DecisionRule(calibrate=True, combine=combine)
     records = [Record.load(tmp_path / f"{name}-test.safetensors") for name in "abc"]
     for chosen_on, reported_on in single(tmp_path, repeats=2).trials(rule):
         rows, others = chosen_on.costs[0].long(), reported_on.costs[0].long()
@@ -219,7 +219,7 @@ def test_in_each_trial_temperatures_are_fitted_on_the_samples_of_the_choice(tmp_
 def test_what_is_held_out_does_not_touch_the_choice(tmp_path):
     """The samples of the report are replaced by others: the choice sees the very same zoo."""
     write(tmp_path / "one", "test")
-    rule = Rule(calibrate=True)
+    rule = DecisionRule(calibrate=True)
     generator = torch.Generator().manual_seed(0)
     held_out = torch.randperm(N, generator=generator)[: N // 2]
     (tmp_path / "two").mkdir()
@@ -240,9 +240,9 @@ def test_a_protocol_of_one_split_may_be_made_by_hand(tmp_path):
     write(tmp_path, "test")
     zoo = RecordedZoo(sorted(tmp_path.glob("*.safetensors")))
     found = Protocol(zoo, None, holdout=0.5, repeats=2, seed=0)
-    same = single(tmp_path, repeats=2).trials(Rule())
-    for (a, b), (c, d) in zip(found.trials(Rule()), same, strict=True):
+    same = single(tmp_path, repeats=2).trials(DecisionRule())
+    for (a, b), (c, d) in zip(found.trials(DecisionRule()), same, strict=True):
         assert a.scores.equal(c.scores)
         assert b.scores.equal(d.scores)
-    for first, second in itertools.pairwise(b.scores for _, b in found.trials(Rule())):
+    for first, second in itertools.pairwise(b.scores for _, b in found.trials(DecisionRule())):
         assert not first.equal(second)

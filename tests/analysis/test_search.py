@@ -3,12 +3,11 @@ import math
 import pytest
 import torch
 
-from lit_cascade.analysis import search as contests
-from lit_cascade.analysis import search as frontiers
-from lit_cascade.analysis.protocol import Rule, protocol_of
-from lit_cascade.analysis.search import contest_of, frontier_of, reported_points, variants
+from lit_cascade.analysis import search as searching
+from lit_cascade.analysis.protocol import DecisionRule, Protocol, protocol_of
+from lit_cascade.analysis.search import evaluate_strategy, frontier_of, variants
 from lit_cascade.core.search.front import Band, default_bands
-from lit_cascade.core.search.points import Cascades, OnePoint
+from lit_cascade.core.search.points import CascadeFront, CascadePoint
 from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
@@ -18,8 +17,8 @@ from tests.search_oracles import Plain
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr(contests, "_RESAMPLES", 3)
-    monkeypatch.setattr(contests, "_RESAMPLES_ALONE", 5)
+    monkeypatch.setattr(searching, "_RESAMPLES", 3)
+    monkeypatch.setattr(searching, "_RESAMPLES_ALONE", 5)
 
 
 def write(
@@ -63,18 +62,18 @@ def test_the_search_comes_first_and_its_baselines_after_it(tmp_path, stages, win
     found = found_in(
         write(tmp_path, "test"), settings=SearchSettings(stages=stages, window=window, grid=8)
     )
-    assert [one.name for one in found.contests] == NAMES[stages, window] + BASELINES
-    reductions = {one.name: [r.chosen for r in one.reductions] for one in found.contests}
+    assert [one.name for one in found.strategies] == NAMES[stages, window] + BASELINES
+    reductions = {one.name: [r.chosen for r in one.reductions] for one in found.strategies}
     first, *others, bound = reductions.values()
     for band in range(2):
         assert all(first[band] >= other[band] - 1e-12 for other in others)
         assert bound[band] >= reductions[NAMES[stages, window][-1]][band] or window
         assert all(other[band] >= 1 - 1e-12 for other in others)
-    for one in found.contests:
+    for one in found.strategies:
         assert [r.band for r in one.reductions] == default_bands(found.singles)
         for reduction in one.reductions:
             assert (reduction.held_out is None) == (one.name in BASELINES[2:])
-    assert found.contests[0].points.cost.equal(found.reported.cost)
+    assert found.strategies[0].points.cost.equal(found.reported.cost)
     assert not found.apart
 
 
@@ -88,7 +87,7 @@ def test_on_one_split_what_is_reported_is_what_was_promised(tmp_path):
 def test_on_two_splits_the_points_of_the_choice_are_reported_as_they_are(tmp_path, combine):
     write(tmp_path, "calibration")
     place = write(tmp_path, "test", seed=1, first=100)
-    found = found_in(place, Rule(combine=combine))
+    found = found_in(place, DecisionRule(combine=combine))
     assert found.apart
     plain = Plain(found.zoo)
     points = zip(found.cascades.points, found.reported.cost, found.reported.accuracy, strict=True)
@@ -96,13 +95,13 @@ def test_on_two_splits_the_points_of_the_choice_are_reported_as_they_are(tmp_pat
         expected = plain.means(plain.point(point.stages, point.thresholds, point.floors))
         assert (float(cost), float(accuracy)) == pytest.approx(expected, rel=1e-12)
     assert found.singles.accuracy.tolist() == found.zoo.singles()[0].accuracy.tolist()
-    names = [one.name for one in found.contests]
-    for one in found.contests[: len(names) - 2]:
+    names = [one.name for one in found.strategies]
+    for one in found.strategies[: len(names) - 2]:
         for reduction in one.reductions:
             assert reduction.held_out.repeats == 1
             assert reduction.held_out.spread is None
             assert reduction.held_out.chosen == pytest.approx(reduction.chosen, rel=1e-12)
-    chance = found.contests[-2].points
+    chance = found.strategies[-2].points
     assert chance.cost[0] == found.zoo.mean_cost[0]
     assert chance.accuracy[0] == found.zoo.accuracy[0]
 
@@ -112,22 +111,28 @@ def test_points_are_reported_in_the_order_of_the_choice():
     costs = torch.tensor([[1.0], [10.0]]).double()
     zoo = Zoo(("a", "b"), torch.tensor([[0.9, 0.2], [0.9, 0.9]]), correct, costs)
     other = Zoo(("a", "b"), torch.tensor([[0.1, 0.2], [0.9, 0.9]]), ~correct, costs)
-    found = Cascades(
+    found = CascadeFront(
         (
-            OnePoint((0,), (), (), 1.0, 0.5),
-            OnePoint((0, 1), (0.5,), (-math.inf,), 6.0, 1.0),
+            CascadePoint((0,), (), (), 1.0, 0.5),
+            CascadePoint((0, 1), (0.5,), (-math.inf,), 6.0, 1.0),
         )
     )
-    reported = reported_points(found, (zoo, other))
+
+    def points(reported, **options):
+        protocol = Protocol(None, **options)
+        parts = (DecisionRule(), lambda _: found, lambda _: [Band(0.4, 0.5)])
+        return evaluate_strategy("x", protocol, *parts, (zoo, reported)).points
+
+    reported = points(other, reported_on="another split")
     assert reported.cost.tolist() == [1, 11]
     assert reported.accuracy.tolist() == [0.5, 0]
-    assert reported_points(found, (zoo, zoo)).cost.tolist() == [1, 6]
+    assert points(zoo, reported_on=None, holdout=0).cost.tolist() == [1, 6]
 
 
 def test_picks_are_the_cheapest_that_are_as_accurate_as_some_model(tmp_path):
     write(tmp_path, "calibration", vary=True)
     found = found_in(write(tmp_path, "test", seed=1, first=100, vary=True))
-    chosen = found.protocol.zoos(Rule())[0]
+    chosen = found.protocol.zoos(DecisionRule())[0]
     plain, judge = Plain(chosen), Plain(found.zoo)
     alone = [plain.means(plain.point((m,), ())) for m in range(4)]
     front = [m for m in range(4) if not any(
@@ -177,10 +182,10 @@ def test_of_many_models_a_dozen_picks_are_kept_from_end_to_end(tmp_path):
 @pytest.mark.parametrize("way", ["later", "average"])
 def test_a_contest_is_the_same_whatever_is_at_hand(tmp_path, way):
     protocol = protocol_of([write(tmp_path, "test")], repeats=2)
-    rule = Rule(combine=way, calibrate=True)
+    rule = DecisionRule(combine=way, calibrate=True)
     zoos = protocol.zoos(rule)
-    one = contest_of("x", protocol, rule, search, default_bands)
-    two = contest_of("x", protocol, rule, search, default_bands, zoos, search(zoos[0]))
+    one = evaluate_strategy("x", protocol, rule, search, default_bands)
+    two = evaluate_strategy("x", protocol, rule, search, default_bands, zoos, search(zoos[0]))
     assert one.reductions == two.reductions
     assert one.points.cost.equal(two.points.cost)
     assert one.reductions[0].held_out.repeats == 2
@@ -188,18 +193,18 @@ def test_a_contest_is_the_same_whatever_is_at_hand(tmp_path, way):
 
 def test_the_default_rule_and_settings(tmp_path):
     place = write(tmp_path, "test")
-    one, two = found_in(place), found_in(place, Rule(), SearchSettings())
-    assert (one.rule, one.settings) == (Rule(), SearchSettings())
+    one, two = found_in(place), found_in(place, DecisionRule(), SearchSettings())
+    assert (one.rule, one.settings) == (DecisionRule(), SearchSettings())
     assert one.temperatures == (1, 1, 1, 1)
     assert one.cascades == two.cascades
-    warm = found_in(place, Rule(calibrate=True))
+    warm = found_in(place, DecisionRule(calibrate=True))
     assert warm.temperatures == warm.protocol.chosen_on.temperatures()
     assert warm.cascades != one.cascades
 
 
 def test_the_shared_threshold_is_named(tmp_path):
     found = found_in(write(tmp_path, "test"))
-    (shared,) = (one for one in found.contests if one.name == BASELINES[1])
+    (shared,) = (one for one in found.strategies if one.name == BASELINES[1])
     plain = Plain(found.zoo)
     costs = {cost for cost, _ in (plain.means(plain.point((m,), ())) for m in range(4))}
     for first in range(3):
@@ -214,7 +219,7 @@ def test_the_shared_threshold_is_named(tmp_path):
 
 def test_a_band_out_of_reach_is_said_before_the_work(tmp_path, monkeypatch):
     place = write(tmp_path, "test")
-    monkeypatch.setattr(frontiers, "search", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr(searching, "search", lambda *_: pytest.fail("searched"))
     with pytest.raises(
         UsageError, match=r"0\.9 to 1 reaches above the most accurate of the single"
     ):
@@ -225,7 +230,7 @@ def test_a_band_up_to_the_best_model_may_be_beyond_some_of_the_halves(tmp_path):
     place = write(tmp_path, "test")
     best = max(m for m in found_in(place).zoo.accuracy.tolist())
     found = found_in(place, bands=lambda _: [Band(best - 0.1, best)], repeats=6)
-    for one in found.contests[:-2]:
+    for one in found.strategies[:-2]:
         assert one.reductions[0].held_out.repeats == 6
         assert math.isfinite(one.reductions[0].held_out.reported)
 
@@ -241,7 +246,7 @@ def test_in_some_halves_the_cheapest_model_may_be_the_most_accurate(tmp_path):
             tmp_path / f"{name}.safetensors"
         )
     found = found_in(str(tmp_path), repeats=8)
-    for one in found.contests[:-2]:
+    for one in found.strategies[:-2]:
         for reduction in one.reductions:
             assert reduction.held_out.repeats == 8
             assert math.isfinite(reduction.held_out.reported)
@@ -259,9 +264,9 @@ def test_one_model_that_beats_all_is_nothing_to_trade(tmp_path):
 def test_variants_change_one_thing_at_a_time():
     found = variants(SearchSettings(levels=7, stages=3, candidates=5))
     rules = {name: rule for name, (rule, _) in found.items()}
-    assert rules["max softmax, later answer (default)"] == Rule()
-    assert rules["score: margin"] == Rule(score="margin")
-    assert rules["combine: most confident, calibrated"] == Rule(
+    assert rules["max softmax, later answer (default)"] == DecisionRule()
+    assert rules["score: margin"] == DecisionRule(score="margin")
+    assert rules["combine: most confident, calibrated"] == DecisionRule(
         combine="most_confident", calibrate=True
     )
     for name, (rule, settings) in found.items():
@@ -285,11 +290,11 @@ def test_what_costs_nothing_is_searched_too(tmp_path):
         ).save(tmp_path / f"{k}.safetensors")
     found = found_in(str(tmp_path))
     assert found.picks[0].saving == math.inf
-    for one in found.contests:
+    for one in found.strategies:
         for reduction in one.reductions:
             assert reduction.chosen >= 1
             assert math.isfinite(reduction.chosen)
             assert math.isfinite(reduction.interpolated)
     low = float(found.singles.accuracy[0])
     cheap = found_in(str(tmp_path), bands=lambda _: [Band(low - 0.1, low)])
-    assert cheap.contests[0].reductions[0].chosen == 1
+    assert cheap.strategies[0].reductions[0].chosen == 1

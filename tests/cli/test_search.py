@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import save_file
 
 from lit_cascade import Record
-from lit_cascade.analysis import search as contests
+from lit_cascade.analysis import search as searching
 from lit_cascade.cli import main
 from lit_cascade.core.contract import replay
 from lit_cascade.core.policy import Policy
@@ -37,8 +37,8 @@ def here(tmp_path, monkeypatch):
     """An empty folder, and few resamples."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["lit-cascade"])
-    monkeypatch.setattr(contests, "_RESAMPLES", 3)
-    monkeypatch.setattr(contests, "_RESAMPLES_ALONE", 3)
+    monkeypatch.setattr(searching, "_RESAMPLES", 3)
+    monkeypatch.setattr(searching, "_RESAMPLES_ALONE", 3)
     return tmp_path
 
 

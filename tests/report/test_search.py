@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_cascade.analysis import search as contests
+from lit_cascade.analysis import search as searching
 from lit_cascade.analysis.protocol import protocol_of
 from lit_cascade.analysis.search import Reduction, frontier_of
 from lit_cascade.core.search.front import Band, Front
@@ -15,12 +15,12 @@ from lit_cascade.core.search.heldout import HeldOut
 from lit_cascade.core.search.search import SearchSettings
 from lit_cascade.records.record import Record
 from lit_cascade.report.search import (
-    contest_summary,
     draw_frontier,
     frontier_csv,
     frontier_summary,
     print_comparison,
     print_frontier,
+    strategy_summary,
 )
 
 SIZE = (1440, 1000)
@@ -30,7 +30,7 @@ SIZE = (1440, 1000)
 def found(tmp_path_factory):
     """Two models, two splits of four samples: every figure can be checked by hand."""
     folder = tmp_path_factory.mktemp("records")
-    few, contests._RESAMPLES_ALONE = contests._RESAMPLES_ALONE, 3
+    few, searching._RESAMPLES_ALONE = searching._RESAMPLES_ALONE, 3
     margins = {
         ("calibration", "small"): [4.0, 3.0, -2.0, -1.0],
         ("calibration", "large"): [5.0, 5.0, 5.0, 5.0],
@@ -46,7 +46,7 @@ def found(tmp_path_factory):
                 folder / f"{name}-{split}.safetensors"
             )
     result = frontier_of(protocol_of([str(folder)]), settings=SearchSettings(window=2))
-    contests._RESAMPLES_ALONE = few
+    searching._RESAMPLES_ALONE = few
     return result
 
 
@@ -91,8 +91,8 @@ def test_numbers_without_end_can_be_written(found):
     band = Band(0.5, 0.6, "b")
     held = HeldOut(band, math.inf, 1.0, math.nan, 0.0, math.inf, (0.5, math.inf), 2)
     reduction = Reduction(band, math.inf, 0.0, held)
-    contest = replace(found.contests[0], reductions=(reduction,))
-    (written,) = contest_summary([contest])[contest.name]
+    strategy = replace(found.strategies[0], reductions=(reduction,))
+    (written,) = strategy_summary([strategy])[strategy.name]
     assert written["average_compute_reduction"] == "inf"
     assert written["held_out"] == {
         "chosen": "inf",
@@ -105,9 +105,9 @@ def test_numbers_without_end_can_be_written(found):
         "repeats": 2,
     }
     json.dumps(written, allow_nan=False)
-    (bound,) = contest_summary([replace(contest, reductions=(replace(reduction, held_out=None),))])[
-        contest.name
-    ]
+    (bound,) = strategy_summary(
+        [replace(strategy, reductions=(replace(reduction, held_out=None),))]
+    )[strategy.name]
     assert bound["held_out"] is None
 
 
@@ -123,7 +123,7 @@ def test_what_is_printed(found, capsys):
     assert "Bands of accuracy: top half: 75.0 % to 100.0 %; top quarter: 87.5 % to 100.0 %." in text
     assert "on the split 'calibration' (4 samples), which also promised the accuracies." in text
     assert text.rstrip().endswith("Note: a note.")
-    print_comparison(found.contests[:1], found)
+    print_comparison(found.strategies[:1], found)
     assert "cascades of up to 2, window" in capsys.readouterr().out
 
 

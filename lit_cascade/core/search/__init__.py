@@ -6,25 +6,19 @@ from lit_cascade.core.search.baselines import (
     random_pairs,
     shared_threshold,
 )
-from lit_cascade.core.search.front import (
-    Band,
-    Front,
-    average_compute_reduction,
-    default_bands,
-    pareto,
-)
+from lit_cascade.core.search.front import Band, Front, average_compute_reduction, default_bands
 from lit_cascade.core.search.heldout import HeldOut, held_out
 from lit_cascade.core.search.pairs import Progress
-from lit_cascade.core.search.points import Cascades, OnePoint, evaluate
+from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate
 from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.zoo import Zoo
 
 __all__ = [
     "Band",
-    "Cascades",
+    "CascadeFront",
+    "CascadePoint",
     "Front",
     "HeldOut",
-    "OnePoint",
     "Progress",
     "SearchSettings",
     "Zoo",
@@ -34,7 +28,6 @@ __all__ = [
     "held_out",
     "neighbour_pairs",
     "oracle_pairs",
-    "pareto",
     "random_pairs",
     "search",
     "shared_threshold",

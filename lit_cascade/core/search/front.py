@@ -1,4 +1,4 @@
-"""The Pareto front of accuracy against cost, and how much less one front costs than another."""
+"""Pareto fronts of accuracy against cost, and the compute that one front saves over another."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ __all__ = [
     "Band",
     "Front",
     "average_compute_reduction",
+    "compute_reduction",
     "default_bands",
-    "pareto",
-    "times_less",
+    "held_out_reduction",
+    "pareto_rows",
 ]
 
 # An accuracy is a count over n: this absorbs rounding, and admits no sample too few.
@@ -24,44 +25,57 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Front:
-    """Points of which none is both cheaper and more accurate than another.
+    """Operating points of which none is both cheaper and more accurate than another.
 
     Attributes:
         cost: mean cost per sample, (P,) float64, strictly rising.
-        accuracy: share of correct answers, (P,) float64, strictly rising.
+        accuracy: fraction of correct answers, (P,) float64, strictly rising.
     """
 
     cost: Tensor
     accuracy: Tensor
 
+    @classmethod
+    def of(cls, cost: Tensor, accuracy: Tensor) -> Front:
+        """Return the front of points of any shape."""
+        rows = pareto_rows(cost.flatten(), accuracy.flatten())
+        return cls(cost.flatten()[rows], accuracy.flatten()[rows])
+
     def __len__(self) -> int:
         return len(self.cost)
 
-    def least_cost(self, accuracy: Tensor) -> Tensor:
-        """F(a): the least cost of any point with at least an accuracy; infinite if there is none.
+    def first_row(self, accuracy: Tensor) -> Tensor:
+        """Return the first row with at least an accuracy; the number of points if there is none.
 
         Args:
-            accuracy: any shape, float64; (R, A) where the points are of R fronts, (R, P).
+            accuracy: any shape, float64; (R, A) if the points are those of R fronts, (R, P).
+        """
+        return torch.searchsorted(self.accuracy, accuracy - _TOLERANCE)
+
+    def least_cost(self, accuracy: Tensor) -> Tensor:
+        """Return F(a), the least cost of a point with at least accuracy a; infinite if none.
+
+        Args:
+            accuracy: as for `first_row`.
 
         Example:
             >>> front = Front(torch.tensor([1.0, 5.0]), torch.tensor([0.5, 0.9]))
             >>> front.least_cost(torch.tensor([0.4, 0.5, 0.6, 0.95]))
             tensor([1., 1., 5., inf])
         """
-        at = torch.searchsorted(self.accuracy, accuracy - _TOLERANCE)
-        beyond = torch.cat(
-            [self.cost, self.cost.new_full((*self.cost.shape[:-1], 1), torch.inf)], -1
-        )
-        return beyond[at] if beyond.ndim == 1 else beyond.gather(-1, at)
+        rows = self.first_row(accuracy)
+        beyond = self.cost.new_full((*self.cost.shape[:-1], 1), torch.inf)
+        cost = torch.cat([self.cost, beyond], dim=-1)
+        return cost[rows] if cost.ndim == 1 else cost.gather(-1, rows)
 
     def interpolated_cost(self, accuracy: Tensor) -> Tensor:
-        """The cost between points, linear in accuracy on a logarithmic scale of cost.
+        """Return the cost between points, log-linear in accuracy.
 
         It is below `least_cost` everywhere between two points: no single model costs this little
-        for that accuracy, but one might be made.
+        for that accuracy, but one might be trained.
 
         Args:
-            accuracy: (A,) float64; outside the front as at its nearer end.
+            accuracy: (A,) float64; clamped to the accuracies of the front.
 
         Example:
             >>> front = Front(torch.tensor([1.0, 100.0]), torch.tensor([0.5, 0.9]))
@@ -78,8 +92,10 @@ class Front:
         return torch.where(share < 1, between.exp(), self.cost[right])  # 0 * log(0) is NaN
 
 
-def pareto(cost: Tensor, accuracy: Tensor) -> Tensor:
-    """The points that no other is both at most as costly and at least as accurate as.
+def pareto_rows(cost: Tensor, accuracy: Tensor) -> Tensor:
+    """Return the points that no other dominates, by sorting (Kung et al., 1975).
+
+    A point dominates another if it is at most as costly and at least as accurate.
 
     Args:
         cost: (P,).
@@ -89,7 +105,7 @@ def pareto(cost: Tensor, accuracy: Tensor) -> Tensor:
         Their indices in order of cost, int64. Of equal points the first is kept.
 
     Example:
-        >>> pareto(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.9, 0.5, 0.5]))
+        >>> pareto_rows(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.9, 0.5, 0.5]))
         tensor([1, 0])
     """
     order = accuracy.sort(descending=True, stable=True).indices
@@ -105,12 +121,12 @@ class Band:
     """A range of accuracies.
 
     Attributes:
-        low: where it begins.
-        high: where it ends.
-        name: what to call it.
+        low: lower end.
+        high: upper end.
+        name: name in tables.
 
     Raises:
-        UsageError: `low` is not below `high`, or they are no accuracies.
+        UsageError: the ends are not accuracies with `low < high`.
     """
 
     low: float
@@ -126,28 +142,18 @@ class Band:
             )
 
     def accuracies(self, count: int = 1000) -> Tensor:
-        """Equally spaced accuracies from end to end, (count,) float64."""
+        """Return equally spaced accuracies, ends included, (count,) float64."""
         return torch.linspace(self.low, self.high, count, dtype=torch.float64)
 
     def within(self, *fronts: Front) -> Band:
-        """The part of the band that all fronts reach, or the uppermost that they do."""
+        """Return the part of the band that all fronts reach, or a sliver at their common top."""
         high = min(self.high, *(float(front.accuracy[-1]) for front in fronts))
         high = max(high, _TOLERANCE / 2)  # where nothing is ever right
         return Band(max(0.0, min(self.low, high - 1e-6)), high, self.name)
 
 
-def times_less(cost: Tensor, other: Tensor) -> Tensor:
-    """How many times less than the first cost the second is: 1 where both are 0.
-
-    Example:
-        >>> times_less(torch.tensor([6.0, 0.0, 0.0, 2.0]), torch.tensor([2.0, 0.0, 2.0, 0.0]))
-        tensor([3., 1., 0., inf])
-    """
-    return (cost / other).masked_fill((cost == 0) & (other == 0), 1.0)
-
-
 def default_bands(singles: Front) -> list[Band]:
-    """The top half and the top quarter of the accuracies of the single models' front.
+    """Return the top half and the top quarter of the accuracies of the single models' front.
 
     Raises:
         CascadeError: one model is both the cheapest and the most accurate.
@@ -166,22 +172,76 @@ def default_bands(singles: Front) -> list[Band]:
     return [Band(high - share * (high - low), high, name) for name, share in names]
 
 
+def compute_reduction(cost: Tensor, other: Tensor) -> Tensor:
+    """Return the factor by which `other` is cheaper than `cost`: 1 where both are 0.
+
+    Example:
+        >>> cost, other = torch.tensor([6.0, 0.0, 0.0, 2.0]), torch.tensor([2.0, 0.0, 2.0, 0.0])
+        >>> compute_reduction(cost, other)
+        tensor([3., 1., 0., inf])
+    """
+    return (cost / other).masked_fill((cost == 0) & (other == 0), 1.0)
+
+
+def held_out_reduction(
+    singles: Front, chosen: Front, reported: Front, band: Band, *, interpolated: bool = False
+) -> Tensor:
+    """Compute the average compute reduction of cascades on other samples than they were chosen on.
+
+    For each of 1,000 equally spaced accuracies a of the band, take the cheapest cascade with at
+    least accuracy a on the samples of the choice. On the samples of the report its accuracy is
+    lower by a shortfall e, which may be negative. Divide the cost there of the cheapest single
+    model with at least accuracy a - e (of the most accurate one if there is none) by the cost of
+    the cascade, and average. If both sets of samples are the same, this is
+    `average_compute_reduction`.
+
+    Args:
+        singles: front of the single models on the samples of the report, or R fronts (R, M).
+        chosen: front of the cascades on the samples of the choice, (P,).
+        reported: the same P cascades on the samples of the report, not a front; (P,) or (R, P).
+        band: accuracies on the samples of the choice.
+        interpolated: as for `average_compute_reduction`; for one front of single models only.
+
+    Returns:
+        A float64 scalar, or (R,).
+
+    Example:
+        >>> half = torch.tensor([0.5, 0.9], dtype=torch.float64)
+        >>> cascades = Front(torch.tensor([1.0, 3.0]), half)
+        >>> worse = Front(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.4], dtype=torch.float64))
+        >>> singles = Front(torch.tensor([1.0, 9.0]), half)
+        >>> held_out_reduction(singles, cascades, cascades, Band(0.7, 0.9))
+        tensor(3.)
+        >>> held_out_reduction(singles, cascades, worse, Band(0.7, 0.9))
+        tensor(0.3333)
+    """
+    wanted = band.accuracies()
+    rows = chosen.first_row(wanted).clamp(max=len(chosen) - 1)
+    shortfall = chosen.accuracy[rows] - reported.accuracy.index_select(-1, rows)
+    accuracy = wanted - shortfall
+    if interpolated:
+        cost = singles.interpolated_cost(accuracy)
+    else:
+        cost = torch.minimum(singles.least_cost(accuracy), singles.cost[..., -1:])
+    return compute_reduction(cost, reported.cost.index_select(-1, rows)).mean(dim=-1)
+
+
 def average_compute_reduction(
     singles: Front, cascades: Front, band: Band, *, interpolated: bool = False
 ) -> float:
-    """How many times less a cascade costs than a single model, on average over a band.
+    """Compute how many times less a cascade costs than a single model, on average over a band.
 
-    The mean over 1,000 equally spaced accuracies `a` of the band of `F_single(a) / F_cascade(a)`,
-    where F(a) is the least cost of any operating point with accuracy at least `a`. The figure of
-    "Efficient Inference With Model Cascades" (TMLR 2023).
+    The mean of F_single(a) / F_cascade(a) over 1,000 equally spaced accuracies a of the band, where
+    F(a) is the least cost of an operating point with at least accuracy a ("Efficient Inference With
+    Model Cascades", TMLR 2023).
 
     Args:
         singles: front of the single models.
-        cascades: front of the cascades, which single models may be part of.
-        band: of accuracies.
-        interpolated: take for F_single the log-linear interpolation between single models instead.
-            It is stricter: a step function makes an accuracy a hair above a model's cost as much as
-            the next model.
+        cascades: front of the cascades, which may include single models.
+        band: range of accuracies.
+        interpolated: use the log-linear interpolation between single models as F_single. This is
+            stricter: by the step function, an accuracy just above that of one model costs as much
+            as the next model.
 
     Raises:
         UsageError: the band reaches above the most accurate single model or cascade.
@@ -200,6 +260,4 @@ def average_compute_reduction(
                 f"bands: {band.low:g} to {band.high:g} reaches above the most accurate of the "
                 f"{what}, {best:.4f}."
             )
-    accuracies = band.accuracies()
-    single = (singles.interpolated_cost if interpolated else singles.least_cost)(accuracies)
-    return float(times_less(single, cascades.least_cost(accuracies)).mean())
+    return float(held_out_reduction(singles, cascades, cascades, band, interpolated=interpolated))

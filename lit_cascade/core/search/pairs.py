@@ -1,10 +1,8 @@
-"""Sums over what a threshold defers, for many thresholds and many models at once.
+"""Cascades of two models at many thresholds, with exact counts of correct answers.
 
-Every cascade of two models of a zoo, at many thresholds, exactly at those.
-
-The samples are put in the order of the first model's score. What a threshold defers is then the
-beginning of that order, and what any second model gets right there is a running sum: one gather and
-one sum over blocks answer for all second models at once.
+The samples are sorted by the first model's score. A threshold then defers the beginning of that
+order, and the correct answers of a second model there are a running sum: one gather and one sum
+over blocks serve all second models at once.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from lit_cascade.core.search.points import BestSoFar
+from lit_cascade.core.search.points import ParetoArchive
 from lit_cascade.core.search.zoo import Zoo
 
 __all__ = [
@@ -25,26 +23,28 @@ __all__ = [
     "PairSums",
     "Progress",
     "add_pairs",
-    "add_singles",
     "block_sums",
-    "cuts_at",
+    "by_beginning",
     "cuts_of",
-    "cuts_of_each",
     "pair_sums",
     "running_sums",
 ]
 
+Progress = Callable[[int, int], None]
+"""Called with the number of steps done and their total."""
 
 _AT_ONCE = 16
-_EXACT_HALF = 2048  # up to here float16 holds every integer
+_EXACT_HALF = 2048  # float16 holds every integer up to here
+_SHRINK_EVERY = 32
 
 
 class Cuts(NamedTuple):
-    """Where thresholds cut the samples of a model, in rising order of its score.
+    """Thresholds of a model, and how many samples each defers.
 
     Attributes:
-        order: the samples in that order, (N,) int64.
-        at: how many of them each threshold defers, (T,) int64, from 0 to N.
+        order: sample numbers by rising score, (N,) int64.
+        at: number of samples that each threshold defers, the first of `order`; (T,) int64, from 0
+            to N.
         thresholds: (T,) float64, from -inf to +inf.
     """
 
@@ -53,34 +53,33 @@ class Cuts(NamedTuple):
     thresholds: Tensor
 
 
-def cuts_of(scores: Tensor, levels: int) -> Cuts:
-    """The thresholds of one model: all that differ, or `levels` + 1 of them at even distances.
-
-    Args:
-        scores: (N,).
-        levels: at least 1.
-
-    Example:
-        >>> cuts_of(torch.tensor([0.5, 0.2, 0.5]), 10).thresholds
-        tensor([  -inf, 0.5000,    inf], dtype=torch.float64)
-    """
-    return next(cuts_of_each(scores[None], levels))
-
-
-def cuts_of_each(scores: Tensor, levels: int) -> Iterator[Cuts]:
-    """The thresholds of many models, sorted some at a time.
+def cuts_of(scores: Tensor, levels: int | Tensor) -> Iterator[Cuts]:
+    """Yield the thresholds of each model.
 
     Args:
         scores: (M, N).
-        levels: as for `cuts_of`.
+        levels: every distinct threshold is used, or `levels` + 1 evenly spaced ones if there are
+            more; or the thresholds of all models, (T,) float64, rising from -inf to +inf.
+
+    Example:
+        >>> [cuts] = cuts_of(torch.tensor([[0.5, 0.2, 0.5]]), 10)
+        >>> cuts.thresholds
+        tensor([  -inf, 0.5000,    inf], dtype=torch.float64)
+        >>> cuts.at
+        tensor([0, 1, 3])
     """
     for some in scores.split(_AT_ONCE):
         ordered, orders = some.sort(dim=1)
         for values, order in zip(ordered, orders, strict=True):
-            yield _cut(values, order, levels)
+            if isinstance(levels, Tensor):
+                # in the precision of the scores, as the contract compares them
+                at, thresholds = torch.searchsorted(values, levels.to(values.dtype)), levels
+            else:
+                at, thresholds = _distinct(values, levels)
+            yield Cuts(order, at, thresholds)
 
 
-def _cut(values: Tensor, order: Tensor, levels: int) -> Cuts:
+def _distinct(values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     n = len(values)
     starts = torch.ones(n, dtype=torch.bool)
     torch.gt(values[1:], values[:-1], out=starts[1:])
@@ -88,36 +87,19 @@ def _cut(values: Tensor, order: Tensor, levels: int) -> Cuts:
     if len(at) > levels + 1:
         at = at[torch.linspace(0, len(at) - 1, levels + 1, dtype=torch.float64).round().long()]
     ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
-    return Cuts(order, at, torch.cat([ends[:1], values[at[1:-1]].double(), ends[1:]]))
-
-
-def cuts_at(scores: Tensor, thresholds: Tensor) -> Cuts:
-    """Where given thresholds cut the samples of a model.
-
-    Args:
-        scores: (N,).
-        thresholds: (T,) float64, rising, from -inf to +inf.
-
-    Example:
-        >>> inf = float("inf")
-        >>> cuts_at(torch.tensor([0.5, 0.2]), torch.tensor([-inf, 0.5, inf])).at
-        tensor([0, 1, 2])
-    """
-    values, order = scores.sort()
-    # in the precision of the scores, as the contract compares them
-    return Cuts(order, torch.searchsorted(values, thresholds.to(values.dtype)), thresholds)
+    return at, torch.cat([ends[:1], values[at[1:-1]].double(), ends[1:]])
 
 
 def block_sums(table: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-    """Sums over consecutive blocks of an order; a block may be empty.
+    """Sum the rows of a table over consecutive blocks of an order; a block may be empty.
 
     Args:
         table: (N, J): float16 zeros and ones, or float64 costs.
         order: (N,) int64.
-        starts: where each block begins, (B,) int64, rising from 0.
+        starts: first position of each block, (B,) int64, rising from 0.
 
     Returns:
-        Shape (B, J): int32 of a float16 table, float64 of another.
+        Shape (B, J): int32 for a float16 table, else float64.
 
     Example:
         >>> ones = torch.ones(3, 1, dtype=torch.float16)
@@ -126,7 +108,7 @@ def block_sums(table: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     """
     if table.dtype != torch.float16:
         return embedding_bag(order, table, starts, mode="sum")
-    # a long block is split: sums of ones are exact in float16 up to a point
+    # long blocks are split, so that sums of ones are exact in float16
     lengths = torch.cat([starts[1:], starts.new_tensor([len(order)])]) - starts
     long = (lengths > _EXACT_HALF).nonzero().squeeze(1).tolist()
     if not long:
@@ -142,20 +124,20 @@ def block_sums(table: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     fine, place = torch.cat([starts, begins]).sort(stable=True)
     sums = embedding_bag(order, table, fine, mode="sum").int()
     whole = place < len(starts)
-    # equal beginnings are of empty blocks, which stay in front of the one that is split
+    # of equal starts those of empty blocks come first
     return sums[whole].index_add_(0, owner, sums[~whole])
 
 
 def running_sums(table: Tensor, order: Tensor, at: Tensor) -> Tensor:
-    """Sums over the beginnings of an order.
+    """Sum the rows of a table over the beginnings of an order.
 
     Args:
         table: as for `block_sums`.
         order: (N,) int64.
-        at: how many rows each sum takes, (T,) int64, rising from 0 to N.
+        at: number of rows in each sum, (T,) int64, rising from 0 to N.
 
     Returns:
-        Shape (T, J), of the type that `block_sums` has.
+        Shape (T, J), with the dtype of `block_sums`.
 
     Example:
         >>> ones = torch.ones(3, 1, dtype=torch.float16)
@@ -168,18 +150,12 @@ def running_sums(table: Tensor, order: Tensor, at: Tensor) -> Tensor:
     return sums
 
 
-Progress = Callable[[int, int], None]
-"""Called with how much is done, and how much there is."""
-
-_SHRINK_EVERY = 32
-
-
 class PairSums(NamedTuple):
-    """The cascades of one first model with J second ones, at T thresholds.
+    """Cascades of one first model with J second ones, at T thresholds.
 
     Attributes:
         first: number of the first model.
-        seconds: numbers of the second ones, (J,) int64.
+        seconds: numbers of the second models, (J,) int64.
         thresholds: (T,) float64, from -inf to +inf.
         correct: numbers of correct answers, (T, J) int32.
         cost: mean cost per sample, (T, J) float64.
@@ -191,53 +167,61 @@ class PairSums(NamedTuple):
     correct: Tensor
     cost: Tensor
 
-    def add_row(self, best: BestSoFar, row: int) -> None:
-        """Offer the cascades with one of the thresholds."""
-        one = slice(row, row + 1)
-        _offer(best, self, row, self.correct[one], self.cost[one])
+    def offer_to(
+        self, archive: ParetoArchive, start: int, stop: int | None = None, floor: int = 0
+    ) -> None:
+        """Offer the cascades with a range of thresholds above one floor.
+
+        Args:
+            archive: takes the points.
+            start: first threshold.
+            stop: end of the thresholds; by default all that follow.
+            floor: number of the threshold that is the floor; by default -inf.
+        """
+        correct, cost = self.correct[start:stop], self.cost[start:stop]
+        if floor:  # the first model answers below the floor too
+            correct = correct - (self.correct[floor] - self.correct[0])
+            cost = cost - (self.cost[floor] - self.cost[0])
+
+        def describe(rows: Tensor) -> tuple[Tensor, Tensor]:
+            thresholds = self.thresholds[start + rows // len(self.seconds)]
+            seconds = self.seconds[rows % len(self.seconds)]
+            floors = torch.full_like(thresholds, float(self.thresholds[floor]))
+            stages = torch.stack([torch.full_like(seconds, self.first), seconds], dim=1)
+            return stages, torch.stack([thresholds, floors], dim=1)
+
+        archive.offer(correct, cost, describe)
 
 
-def add_singles(zoo: Zoo, best: BestSoFar) -> None:
-    """Let the single models take part, as cascades of one stage."""
-    correct, cost = zoo.correct.sum(dim=1), zoo.mean_cost
-    for model in range(len(zoo)):  # one by one: of equal ones the first stays
-        one = slice(model, model + 1)
-        if len(best.compare(correct[one, None].int(), cost[one, None])[0]):
-            best.add(correct[one], cost[one], torch.tensor([[model]]), torch.zeros(1, 0))
-
-
-def _by_first(zoo: Zoo, pairs: Iterable[tuple[int, int]] | None) -> dict[int, list[int]]:
-    if pairs is None:
-        return {i: list(range(i + 1, len(zoo))) for i in range(len(zoo) - 1)}
-    found: dict[int, list[int]] = {}
-    for first, second in sorted(set(pairs)):
-        found.setdefault(first, []).append(second)
-    return found
+def by_beginning(cascades: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    """Group the last stages of cascades by the stages before them, both in rising order."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for *beginning, last in sorted(set(cascades)):
+        groups.setdefault(tuple(beginning), []).append(last)
+    return groups
 
 
 def pair_sums(
     zoo: Zoo, levels: int | Tensor, pairs: Iterable[tuple[int, int]] | None = None
 ) -> Iterator[PairSums]:
-    """Correct answers and costs of cascades of two, one first model at a time.
+    """Yield correct answers and costs of cascades of two, one first model at a time.
 
     Args:
-        zoo: in order of cost; the second stage comes after the first in it.
-        levels: thresholds per first model, as for `cuts_of`; or the thresholds of all of them, as
-            for `cuts_at`.
+        zoo: models in order of cost.
+        levels: thresholds per first model, as for `cuts_of`.
         pairs: (first, second) to try; by default all.
     """
     whole = zoo.correct.t().half() if zoo.combine == "later" and pairs is None else None
     base = 0  # the first model that `whole` still has a column for
-    firsts = _by_first(zoo, pairs)
-    scores = zoo.scores[list(firsts)]
-    every_cut = (
-        (cuts_at(row, levels) for row in scores)
-        if isinstance(levels, Tensor)
-        else cuts_of_each(scores, levels)
+    groups: dict[tuple[int, ...], list[int]] = (
+        {(i,): list(range(i + 1, len(zoo))) for i in range(len(zoo) - 1)}
+        if pairs is None
+        else by_beginning(pairs)
     )
-    for (first, seconds), cuts in zip(firsts.items(), every_cut, strict=True):
+    every_cut = cuts_of(zoo.scores[[first for (first,) in groups]], levels)
+    for ((first,), seconds), cuts in zip(groups.items(), every_cut, strict=True):
         if whole is None:
-            table = zoo.after([first], seconds).t().half().contiguous()
+            table = zoo.correct_after([first], seconds).t().half().contiguous()
             gain = running_sums(table, cuts.order, cuts.at)
         else:
             if first + 1 - base >= _SHRINK_EVERY or base == 0:  # columns no longer needed
@@ -261,58 +245,29 @@ def pair_sums(
 
 def add_pairs(
     zoo: Zoo,
-    best: BestSoFar,
+    archive: ParetoArchive,
     *,
     levels: int,
     window: int = 0,
     pairs: Iterable[tuple[int, int]] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Let cascades of two models take part.
+    """Archive the cascades of two models that are on the front.
 
     Args:
-        zoo: in order of cost; the second stage comes after the first in it.
-        best: takes the points that are better than all so far.
+        zoo: models in order of cost.
+        archive: takes the points.
         levels: thresholds per first model, as for `cuts_of`.
         window: floors to try under each threshold; 0 tries none.
         pairs: (first, second) to try; by default all.
-        progress: is told how many first models are done.
+        progress: called with the number of first models done.
     """
     for done, sums in enumerate(pair_sums(zoo, levels, pairs), start=1):
-        # row 0 has threshold -inf: the first model alone
-        _offer(best, sums, 1, sums.correct[1:], sums.cost[1:])
-        last = len(sums.thresholds) - 1
-        floors = torch.linspace(0, last, min(window, last - 1) + 2).round().long().unique()
-        for floor in floors[1:-1].tolist() if window else []:
-            # what lies below the floor is answered by the first model after all
-            _offer(
-                best,
-                sums,
-                floor + 1,
-                sums.correct[floor + 1 :] - (sums.correct[floor] - sums.correct[0]),
-                sums.cost[floor + 1 :] - (sums.cost[floor] - sums.cost[0]),
-                float(sums.thresholds[floor]),
-            )
+        sums.offer_to(archive, 1)  # row 0 has threshold -inf: the first model alone
+        if window:
+            last = len(sums.thresholds) - 1
+            floors = torch.linspace(0, last, min(window, last - 1) + 2).round().long().unique()
+            for floor in floors[1:-1].tolist():
+                sums.offer_to(archive, floor + 1, floor=floor)
         if progress is not None:
             progress(done, len(zoo) - 1)
-
-
-def _offer(
-    best: BestSoFar,
-    sums: PairSums,
-    start: int,
-    correct: Tensor,
-    cost: Tensor,
-    floor: float = -math.inf,
-) -> None:
-    rows, _ = best.compare(correct, cost)
-    if len(rows) == 0:
-        return
-    thresholds = sums.thresholds[start + rows // correct.shape[1]]
-    seconds = sums.seconds[rows % correct.shape[1]]
-    best.add(
-        correct.flatten()[rows],
-        cost.flatten()[rows],
-        torch.stack([torch.full_like(seconds, sums.first), seconds], dim=1),
-        torch.stack([thresholds, torch.full_like(thresholds, floor)], dim=1),
-    )

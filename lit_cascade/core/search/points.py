@@ -1,35 +1,37 @@
-"""Operating points of many cascades, and the best of them while a search goes on."""
+"""Operating points of cascades, and the archive of the best of them during a search."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_cascade.core import above_floor, route
+from lit_cascade.core import route
 from lit_cascade.core.search.front import Front
 from lit_cascade.core.search.zoo import Zoo
 
-__all__ = ["BestSoFar", "Cascades", "Evaluated", "OnePoint", "evaluate"]
+__all__ = ["CascadeFront", "CascadePoint", "ParetoArchive", "PerSample", "evaluate"]
 
 # A cost that is lower by no more than rounding does not make another cascade better.
 _ROUNDING = 1e-12
-_BLOCK = 2**16
+_BLOCK = 2**16  # points compared at once: they stay in a core's cache
+
+Describe = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class OnePoint(NamedTuple):
-    """One operating point of one cascade; a single model is a cascade of one stage.
+class CascadePoint(NamedTuple):
+    """An operating point of a cascade; a single model is a cascade of one stage.
 
     Attributes:
-        stages: numbers of the models in the zoo, in order.
+        stages: model numbers in the zoo, in stage order.
         thresholds: one per stage but the last.
         floors: as many.
         cost: mean cost per sample.
-        accuracy: share of correct answers.
+        accuracy: fraction of correct answers.
     """
 
     stages: tuple[int, ...]
@@ -40,34 +42,34 @@ class OnePoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cascades:
-    """The Pareto front of a search: operating points, rising in cost and accuracy.
+class CascadeFront:
+    """The Pareto front of a search.
 
     Attributes:
-        points: of single models and cascades.
+        points: operating points of single models and cascades, rising in cost and accuracy.
     """
 
-    points: tuple[OnePoint, ...]
+    points: tuple[CascadePoint, ...]
 
     def __len__(self) -> int:
         return len(self.points)
 
     @property
     def front(self) -> Front:
-        """Costs and accuracies alone."""
+        """Costs and accuracies of the points."""
         return Front(
             torch.tensor([point.cost for point in self.points], dtype=torch.float64),
             torch.tensor([point.accuracy for point in self.points], dtype=torch.float64),
         )
 
-    def cheapest(self, accuracy: float) -> OnePoint | None:
-        """The cheapest point with at least an accuracy."""
-        enough = (point for point in self.points if point.accuracy >= accuracy - 1e-9)
-        return next(enough, None)
+    def cheapest(self, accuracy: float) -> CascadePoint | None:
+        """Return the cheapest point with at least an accuracy, or None."""
+        row = int(self.front.first_row(torch.tensor([accuracy], dtype=torch.float64)))
+        return self.points[row] if row < len(self) else None
 
 
-class BestSoFar:
-    """The least cost seen for every number of correct answers, and which cascade it was.
+class ParetoArchive:
+    """Least cost seen for each number of correct answers, and the cascades that reach it.
 
     Args:
         n: number of samples.
@@ -79,77 +81,86 @@ class BestSoFar:
         """Least cost with at least so many correct answers, (N + 2,)."""
         self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
+    @classmethod
+    def of_singles(cls, zoo: Zoo) -> ParetoArchive:
+        """Return an archive of the single models, as cascades of one stage."""
+        archive = cls(zoo.n)
+        front, models = zoo.singles()
+        stages = torch.tensor(models)[:, None]
+        archive._add(zoo.correct.sum(dim=1)[models], front.cost, stages, torch.zeros(len(front), 0))
+        return archive
+
     def compare(self, correct: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare points with all seen so far that are at least as accurate.
+        """Compare points with all archived ones that are at least as accurate.
 
         Args:
             correct: numbers of correct answers, (R, J) int32.
             cost: mean cost per sample, (R, J) float64.
 
         Returns:
-            The indices of the cheaper points into the flattened tensors, int64; and for each column
-            the least ratio of its cost to the best seen, (J,) float64.
+            Indices of the cheaper points into the flattened tensors, int64; and for each column the
+            least ratio of its cost to the archived one, (J,) float64.
         """
         columns = correct.shape[1]
-        rows = max(1, _BLOCK // columns)  # a block stays in a core's cache
-        found, ratios = [], []
+        rows = max(1, _BLOCK // columns)
+        cheaper, ratios = [torch.zeros(0, dtype=torch.int64)], []
         for start in range(0, len(correct), rows):
             least = self.least.index_select(0, correct[start : start + rows].flatten())
             ratio = cost[start : start + rows].flatten().div(least)
-            if float(self.least[0]) == 0:  # what costs nothing is no better than its like
+            if float(self.least[0]) == 0:  # a free point is no better than another
                 ratio.nan_to_num_(nan=1.0, posinf=math.inf)
             ratios.append(ratio.view(-1, columns).amin(dim=0))
             if float(ratios[-1].min()) < 1 - _ROUNDING:
-                found.append((ratio < 1 - _ROUNDING).nonzero().squeeze(1) + start * columns)
-        empty = torch.zeros(0, dtype=torch.int64)
-        return torch.cat([empty, *found]), torch.stack(ratios).amin(dim=0)
+                cheaper.append((ratio < 1 - _ROUNDING).nonzero().squeeze(1) + start * columns)
+        return torch.cat(cheaper), torch.stack(ratios).amin(dim=0)
 
-    def add(self, correct: Tensor, cost: Tensor, stages: Tensor, limits: Tensor) -> None:
-        """Keep points that `compare` found cheaper.
+    def offer(self, correct: Tensor, cost: Tensor, describe: Describe) -> Tensor:
+        """Archive the points that are cheaper than all archived ones of at least their accuracy.
 
         Args:
-            correct: (S,) integers.
-            cost: (S,) float64.
-            stages: (S, K) int64.
-            limits: thresholds, then floors, (S, 2 (K - 1)) float64.
+            correct: as for `compare`.
+            cost: as for `compare`.
+            describe: maps S indices into the flattened points to stages, (S, K) int64, and limits,
+                thresholds before floors, (S, 2 (K - 1)) float64.
+
+        Returns:
+            The ratios of `compare`.
         """
-        if len(cost) == 0:
-            return
+        rows, ratio = self.compare(correct, cost)
+        if len(rows):
+            self._add(correct.flatten()[rows], cost.flatten()[rows], *describe(rows))
+        return ratio
+
+    def _add(self, correct: Tensor, cost: Tensor, stages: Tensor, limits: Tensor) -> None:
         correct = correct.long()
         self.least.scatter_reduce_(0, correct, cost, "amin")
         self.least = self.least.flip(0).cummin(dim=0).values.flip(0)
         best = cost <= self.least[correct]
         self._kept.append((correct[best], cost[best], stages[best], limits[best]))
 
-    def front(self) -> Cascades:
-        """The front of all that was seen. Of equal points the one that was added first stays."""
-        chosen: dict[int, OnePoint] = {}
+    def front(self) -> CascadeFront:
+        """Return the front of all archived points. Of equal ones the first is kept."""
+        points: dict[int, CascadePoint] = {}
         for correct, cost, stages, limits in self._kept:
             beyond = self.least[correct + 1] * (1 - _ROUNDING)
             top = (cost <= self.least[correct]) & (cost < beyond)
-            rows = zip(
-                correct[top].tolist(),
-                cost[top].tolist(),
-                stages[top].tolist(),
-                limits[top].tolist(),
-                strict=True,
-            )
-            for right, price, models, numbers in rows:
+            columns = (column[top].tolist() for column in (correct, cost, stages, limits))
+            for count, price, models, numbers in zip(*columns, strict=True):
                 k = len(models) - 1
-                point = OnePoint(
-                    tuple(models), tuple(numbers[:k]), tuple(numbers[k:]), price, right / self._n
+                point = CascadePoint(
+                    tuple(models), tuple(numbers[:k]), tuple(numbers[k:]), price, count / self._n
                 )
-                chosen.setdefault(right, point)
-        return Cascades(tuple(chosen[right] for right in sorted(chosen)))
+                points.setdefault(count, point)
+        return CascadeFront(tuple(points[count] for count in sorted(points)))
 
 
-class Evaluated(NamedTuple):
-    """What cascades do to samples, one by one.
+class PerSample(NamedTuple):
+    """Results of P cascades on each of N samples.
 
     Attributes:
-        correct: (P, N) bool.
-        cost: (P, N) float64.
-        stage: which stage answers, (P, N) int64.
+        correct: whether the cascade is right, (P, N) bool.
+        cost: cost of the stages that ran, (P, N) float64.
+        stage: the stage that answered, (P, N) int64.
     """
 
     correct: Tensor
@@ -157,28 +168,24 @@ class Evaluated(NamedTuple):
     stage: Tensor
 
 
-def evaluate(points: Sequence[OnePoint], zoo: Zoo) -> Evaluated:
-    """Apply cascades to the samples of a zoo, which may be others than they were found on.
+def evaluate(points: Sequence[CascadePoint], zoo: Zoo) -> PerSample:
+    """Apply cascades to the samples of a zoo, which may differ from those they were chosen on.
 
     Args:
-        points: stages, thresholds and floors.
-        zoo: of the same models.
+        points: stages, thresholds and floors; costs and accuracies are not read.
+        zoo: the same models.
     """
     correct, costs, stages = [], [], []
     for point in points:
         stage = torch.zeros(zoo.n, dtype=torch.int64)
-        if len(point.stages) > 1:
-            scores = [
-                above_floor(zoo.scores[model], floor)
-                for model, floor in zip(point.stages, point.floors, strict=False)
-            ]
-            stage = route(scores, point.thresholds)
+        if point.thresholds:
+            scores = [zoo.scores[model] for model in point.stages[:-1]]
+            stage = route(scores, point.thresholds, point.floors)
         right, cost = torch.zeros(zoo.n, dtype=torch.bool), torch.zeros(zoo.n, dtype=torch.float64)
         for k, model in enumerate(point.stages):
-            here = stage == k
-            right |= here & zoo.after(point.stages[:k], [model])[0]
+            right |= (stage == k) & zoo.correct_after(point.stages[:k], [model])[0]
             cost += zoo.costs[model] * (stage >= k)
         correct.append(right)
         costs.append(cost)
         stages.append(stage)
-    return Evaluated(torch.stack(correct), torch.stack(costs), torch.stack(stages))
+    return PerSample(torch.stack(correct), torch.stack(costs), torch.stack(stages))

@@ -1,4 +1,4 @@
-"""The Pareto front of all cascades of a zoo."""
+"""Search of the Pareto front of all cascades of a zoo."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from lit_cascade.core.search.pairs import Progress, add_pairs, add_singles
-from lit_cascade.core.search.points import BestSoFar, Cascades
-from lit_cascade.core.search.triples import add_triples, nearest_to_the_front
+from lit_cascade.core.search.pairs import Progress, add_pairs
+from lit_cascade.core.search.points import CascadeFront, ParetoArchive
+from lit_cascade.core.search.triples import add_triples, triple_candidates
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = ["SearchSettings", "search"]
 
+# Points of all pairs, and of all triples at a coarse grid, that take a second or two.
 _POINTS = 2**25
 _CELLS = 2**22
-"""Points of all pairs, and of all triples at a coarse grid, that take a second or two."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How widely and how finely to search.
+    """Extent and resolution of a search.
 
     Attributes:
         stages: the most stages of a cascade, 2 or 3.
-        levels: thresholds per pair; by default every distinct one in a small zoo, and 1,000 where
+        levels: thresholds per pair; by default every distinct one in a small zoo, and 1,000 if
             those would take long.
         window: floors to try under each threshold of a pair; 0 tries none.
-        candidates: of how many models triples are made: of those that pairs bring nearest to the
-            front. All triples of them are tried.
-        grid: thresholds of each of a triple's deferring stages; by default as many as `candidates`
+        candidates: number of models from which triples are made: those that pairs bring nearest to
+            the front. All of their triples are tried.
+        grid: thresholds of each deferring stage of a triple; by default as many as `candidates`
             allow in a few seconds, 48 to 512.
-        fine: the same for the triples that come within `slack` of the front, tried again.
+        fine: the same for the triples within `slack` of the front, which are tried again.
         slack: relative cost above the front.
 
     Raises:
-        UsageError: a number out of range.
+        UsageError: a number is out of range.
     """
 
     stages: int = 2
@@ -64,19 +64,19 @@ class SearchSettings:
             raise UsageError(f"candidates: a triple needs at least 3, got {self.candidates}.")
 
     def thresholds_for(self, zoo: Zoo) -> int:
-        """`levels`, or what the default comes to."""
+        """Return `levels`, or its default for a zoo."""
         return self.levels or max(1000, min(zoo.n, _POINTS // len(zoo) ** 2))
 
 
 def search(
     zoo: Zoo, settings: SearchSettings | None = None, progress: Progress | None = None
-) -> Cascades:
-    """The front of all single models and cascades, exact at the thresholds that are tried.
+) -> CascadeFront:
+    """Search the front of all single models and cascades, exact at the thresholds that are tried.
 
     Args:
-        zoo: in order of cost; a later stage comes after an earlier one in it.
-        settings: how widely and how finely.
-        progress: is told how much of the pairs, and then of the triples, is done.
+        zoo: models in order of cost; stages follow that order.
+        settings: extent and resolution.
+        progress: called with the share of the pairs, and then of the triples, that is done.
 
     Raises:
         CascadeError: fewer than two models.
@@ -95,23 +95,22 @@ def search(
     settings = settings or SearchSettings()
     if len(zoo) < 2:
         raise CascadeError(f"a search needs at least 2 models, got {len(zoo)}.")
-    best = BestSoFar(zoo.n)
-    add_singles(zoo, best)
+    archive = ParetoArchive.of_singles(zoo)
     levels = settings.thresholds_for(zoo)
-    add_pairs(zoo, best, levels=levels, window=settings.window, progress=progress)
+    add_pairs(zoo, archive, levels=levels, window=settings.window, progress=progress)
     if settings.stages == 3:
-        _add_all_triples(zoo, best, settings, progress)
-    return best.front()
+        _add_all_triples(zoo, archive, settings, progress)
+    return archive.front()
 
 
 def _add_all_triples(
-    zoo: Zoo, best: BestSoFar, settings: SearchSettings, progress: Progress | None
+    zoo: Zoo, archive: ParetoArchive, settings: SearchSettings, progress: Progress | None
 ) -> None:
-    models = nearest_to_the_front(zoo, best, settings.candidates, 1000)
+    models = triple_candidates(zoo, archive, settings.candidates, 1000)
     triples = list(itertools.combinations(models, 3))
     affordable = int(math.sqrt(_CELLS / max(1, len(triples))))
     grid = settings.grid or min(max(affordable, 48), settings.fine)
-    ratios = add_triples(zoo, best, triples, levels=grid, progress=progress)
+    ratios = add_triples(zoo, archive, triples, levels=grid, progress=progress)
     if grid < min(settings.fine, zoo.n):
         near = [triple for triple, ratio in ratios.items() if ratio <= 1 + settings.slack]
-        add_triples(zoo, best, near, levels=settings.fine, progress=progress)
+        add_triples(zoo, archive, near, levels=settings.fine, progress=progress)

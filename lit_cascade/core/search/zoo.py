@@ -1,4 +1,4 @@
-"""A zoo: what many models said about the same samples, reduced to what a search needs."""
+"""A zoo of models, reduced to what a search needs: scores, correctness and costs."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core import answers_of, check_combination, is_right, prefer_later
-from lit_cascade.core.search.front import Front, pareto
+from lit_cascade.core.search.front import Front, pareto_rows
 from lit_cascade.errors import CascadeError
 
 __all__ = ["Zoo"]
 
-Probabilities = Callable[[int], Tensor]
-
 
 @dataclass(frozen=True)
 class Zoo:
-    """M models on N samples, in order of mean cost: an earlier stage comes first.
+    """M models on the same N samples, sorted by mean cost: a stage defers to a later model.
 
     Attributes:
-        names: of the models.
-        scores: how sure each is, (M, N) float32.
-        correct: whether each is right, (M, N) bool.
-        costs: of each model, (M, N) float64, or (M, 1) where each costs the same on every sample.
-        combine: how the answers of the stages that ran make one, a name in
+        names: one per model.
+        scores: confidence of each model, (M, N) float32.
+        correct: whether each model is right, (M, N) bool.
+        costs: (M, N) float64, or (M, 1) if each model costs the same on every sample.
+        combine: how the stages that ran agree on an answer, a name in
             `lit_cascade.core.combination.COMBINATIONS`.
-        probabilities: of a model by its number, (N, C) float32; read by `average`.
-        labels: (N,) int64, or (N, M) filled up with -1; read by `average`.
+        probabilities: maps a model number to probabilities (N, C) float32; read by `average`.
+        labels: (N,) int64, or (N, L) padded with -1; read by `average`.
 
     Raises:
-        CascadeError: shapes that do not fit, scores of NaN or +inf, costs that are not finite or
-            below 0, or an average without probabilities.
-        UsageError: an unknown combination.
+        CascadeError: shapes do not match, a score is NaN or +inf, a cost is negative or not finite,
+            or an average lacks probabilities or labels.
+        UsageError: the combination is unknown.
     """
 
     names: tuple[str, ...]
@@ -43,21 +41,19 @@ class Zoo:
     correct: Tensor
     costs: Tensor
     combine: str = "later"
-    probabilities: Probabilities | None = None
+    probabilities: Callable[[int], Tensor] | None = None
     labels: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check that the parts belong together."""
+        """Check shapes and values."""
         check_combination(self.combine)
         if self.scores.ndim != 2:
             raise CascadeError(
                 f"scores must have shape (models, samples), got {tuple(self.scores.shape)}."
             )
         models, samples = self.scores.shape
-        if self.correct.shape != self.scores.shape or self.costs.shape not in {
-            (models, samples),
-            (models, 1),
-        }:
+        costs = {(models, samples), (models, 1)}
+        if self.correct.shape != self.scores.shape or self.costs.shape not in costs:
             raise CascadeError(
                 f"a zoo of {models} models on {samples} samples needs correctness of that shape "
                 f"and costs of it or of {(models, 1)}, got {tuple(self.correct.shape)} and "
@@ -66,7 +62,7 @@ class Zoo:
         if samples == 0 or len(self.names) != models:
             raise CascadeError(f"expected names of {models} models and at least one sample.")
         if not bool((self.scores < math.inf).all()):  # +inf would answer at every threshold
-            raise CascadeError("a score is NaN or +inf: it has no place in an order.")
+            raise CascadeError("a score is NaN or +inf: scores must have an order below +inf.")
         if not bool((self.costs.isfinite() & (self.costs >= 0)).all()):
             raise CascadeError("costs must be finite numbers of at least 0.")
         if self.combine == "average" and (self.probabilities is None or self.labels is None):
@@ -92,49 +88,49 @@ class Zoo:
 
     @property
     def accuracy(self) -> Tensor:
-        """Share of correct answers of each model, (M,) float64."""
+        """Fraction of correct answers of each model, (M,) float64."""
         return self.correct.sum(dim=1).double() / self.n
 
     def singles(self) -> tuple[Front, list[int]]:
-        """The Pareto front of the single models, and which models make it."""
+        """Return the Pareto front of the single models and their numbers, cheapest first."""
         cost, accuracy = self.mean_cost, self.accuracy
-        chosen = pareto(cost, accuracy)
-        return Front(cost[chosen], accuracy[chosen]), chosen.tolist()
+        rows = pareto_rows(cost, accuracy)
+        return Front(cost[rows], accuracy[rows]), rows.tolist()
 
-    def after(self, stages: Sequence[int], last: Sequence[int]) -> Tensor:
-        """Whether cascades are right if they stop after their last stage.
+    def correct_after(self, stages: Sequence[int], last: Sequence[int]) -> Tensor:
+        """Return whether cascades are right on samples that reach their last stage.
 
         Args:
             stages: the models that ran before it, in order.
-            last: models, each the last stage of one cascade.
+            last: the last model of each cascade.
 
         Returns:
             Shape (len(last), N) bool.
         """
+        correct = self.correct[list(last)]
         if self.combine == "later" or not stages:
-            return self.correct[list(last)]
+            return correct
         if self.combine == "average":
             return self._average(stages, last)
         best, right = self.scores[stages[0]], self.correct[stages[0]]
         for stage in stages[1:]:
-            chosen = prefer_later(best, self.scores[stage])
-            right = torch.where(chosen, self.correct[stage], right)
-            best = torch.where(chosen, self.scores[stage], best)
-        scores, correct = self.scores[list(last)], self.correct[list(last)]
-        return torch.where(prefer_later(best, scores), correct, right)
+            later = prefer_later(best, self.scores[stage])
+            right = torch.where(later, self.correct[stage], right)
+            best = torch.where(later, self.scores[stage], best)
+        return torch.where(prefer_later(best, self.scores[list(last)]), correct, right)
 
     def _average(self, stages: Sequence[int], last: Sequence[int]) -> Tensor:
         if self.probabilities is None or self.labels is None:  # checked when the zoo was made
             raise CascadeError("an average needs the probabilities of every model, and labels.")
         total = self.probabilities(stages[0])
-        for stage in stages[1:]:  # in the order in which the policy adds them up
+        for stage in stages[1:]:  # in stage order, so that sums round as in a policy
             total = total + self.probabilities(stage)
         return torch.stack(
             [is_right(answers_of(total + self.probabilities(stage)), self.labels) for stage in last]
         )
 
     def rows(self, rows: Tensor) -> Zoo:
-        """The same models, in the same order, on some of the samples."""
+        """Return the same models on some of the samples."""
         whole = self.probabilities
         return replace(
             self,
@@ -146,7 +142,7 @@ class Zoo:
         )
 
     def models(self, chosen: Sequence[int]) -> Zoo:
-        """Some of the models, in the same order, on all samples."""
+        """Return some of the models, in the same order, on all samples."""
         whole, kept = self.probabilities, list(chosen)
         return replace(
             self,

@@ -249,7 +249,7 @@ def test_a_score_of_no_worth_defers_by_chance_on_average():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_bound_of_one_pair_is_that_of_the_sweep(seed, combine):
     zoo = some_zoo(seed, models=2, combine=combine)
-    right = torch.stack([zoo.correct[0], zoo.after([0], [1])[0]], dim=1)
+    right = torch.stack([zoo.correct[0], zoo.correct_after([0], [1])[0]], dim=1)
     costs = zoo.costs.expand(-1, zoo.n).t()
     curve = oracle_deferral(right, costs)
     points = list(zip(curve.cost.tolist(), curve.accuracy.tolist(), strict=True))

@@ -8,9 +8,9 @@ from lit_cascade.core.search.front import (
     Band,
     Front,
     average_compute_reduction,
+    compute_reduction,
     default_bands,
-    pareto,
-    times_less,
+    pareto_rows,
 )
 from lit_cascade.errors import CascadeError, UsageError
 
@@ -46,7 +46,7 @@ def undominated(cost, accuracy):
 def test_pareto_equals_loops(size, values, seed):
     torch.manual_seed(seed)
     cost, accuracy = torch.randint(values, (2, size)).double()
-    assert pareto(cost, accuracy).tolist() == undominated(cost.tolist(), accuracy.tolist())
+    assert pareto_rows(cost, accuracy).tolist() == undominated(cost.tolist(), accuracy.tolist())
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_pareto_equals_loops(size, values, seed):
     ],
 )
 def test_pareto_by_hand(cost, accuracy, kept):
-    assert pareto(doubles(*cost), doubles(*accuracy)).tolist() == kept
+    assert pareto_rows(doubles(*cost), doubles(*accuracy)).tolist() == kept
 
 
 def test_pareto_rises_strictly_and_of_equal_points_keeps_the_first():
     cost, accuracy = torch.randint(5, (2, 200)).double()
-    kept = pareto(cost, accuracy)
+    kept = pareto_rows(cost, accuracy)
     assert (cost[kept].diff() > 0).all()
     assert (accuracy[kept].diff() > 0).all()
     for i in kept.tolist():
@@ -242,7 +242,7 @@ def test_what_is_within_reach_of_a_band():
 
 
 def test_times_less_than_nothing():
-    some = times_less(doubles(6, 0, 0, 2), doubles(2, 0, 2, 0))
+    some = compute_reduction(doubles(6, 0, 0, 2), doubles(2, 0, 2, 0))
     assert some.tolist() == [3, 1, 0, math.inf]
     free, cascades = front_of((0, 0.5), (4, 0.9)), front_of((0, 0.5), (2, 0.9))
     assert average_compute_reduction(free, cascades, Band(0.1, 0.5)) == 1

@@ -6,9 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_cascade.core.search.front import Band, Front, average_compute_reduction, default_bands
-from lit_cascade.core.search.heldout import held_out, reported_reduction
-from lit_cascade.core.search.points import Cascades
+from lit_cascade.core.search.front import (
+    Band,
+    Front,
+    average_compute_reduction,
+    default_bands,
+    held_out_reduction,
+)
+from lit_cascade.core.search.heldout import held_out
+from lit_cascade.core.search.points import CascadeFront
 from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError
@@ -79,7 +85,7 @@ def test_the_reported_reduction_equals_loops(seed, interpolated):
     reported = Front(chosen.cost * (1 + torch.rand(25) / 5), chosen.accuracy - torch.rand(25) / 9)
     low = torch.rand(1).item() / 2
     band = Band(low, low + 0.4)
-    got = reported_reduction(singles, chosen, reported, band, interpolated=interpolated)
+    got = float(held_out_reduction(singles, chosen, reported, band, interpolated=interpolated))
     parts = map(points_of, (singles, chosen, reported))
     assert got == pytest.approx(plain_reduction(*parts, band, interpolated=interpolated)[0])
 
@@ -90,7 +96,7 @@ def test_on_the_same_samples_it_is_the_average_compute_reduction(seed, interpola
     zoo = latent_zoo(5, 80, seed)
     singles, found = zoo.singles()[0], search(zoo).front
     for band in default_bands(singles):
-        got = reported_reduction(singles, found, found, band, interpolated=interpolated)
+        got = held_out_reduction(singles, found, found, band, interpolated=interpolated)
         assert got == average_compute_reduction(singles, found, band, interpolated=interpolated)
 
 
@@ -100,7 +106,7 @@ def test_what_costs_nothing():
     low, whole = Band(0.1, 0.5), Band(0.5, 0.9)
     for interpolated in (False, True):
         assert average_compute_reduction(free, free, low, interpolated=interpolated) == 1
-        assert reported_reduction(free, free, free, low, interpolated=interpolated) == 1
+        assert held_out_reduction(free, free, free, low, interpolated=interpolated) == 1
         assert average_compute_reduction(free, paid, low, interpolated=interpolated) == 0
         assert average_compute_reduction(paid, free, low, interpolated=interpolated) == math.inf
     assert average_compute_reduction(free, free, whole) == 1
@@ -331,7 +337,7 @@ def test_what_is_chosen_beforehand_is_not_flattered():
         point = search(zoo).points[-1]
         plain = Plain(one)
         cost, accuracy = plain.means(plain.point(point.stages, point.thresholds))
-        fixed = Cascades((point._replace(cost=cost, accuracy=accuracy),))
+        fixed = CascadeFront((point._replace(cost=cost, accuracy=accuracy),))
         shortfall += [
             found.shortfall
             for found in held_out(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_cascade.core.contract import answers_here
-from lit_cascade.core.search.pairs import block_sums, cuts_at, cuts_of, cuts_of_each, running_sums
+from lit_cascade.core.search.pairs import block_sums, cuts_of, running_sums
 
 
 def ones(n, columns=3):
@@ -22,6 +22,12 @@ def sums_by_loops(table, order, starts):
 
 
 # cuts
+
+
+def one_of(scores, levels):
+    """The cuts of one model."""
+    (cuts,) = cuts_of(scores[None], levels)
+    return cuts
 
 
 def check_cuts(cuts, scores):
@@ -60,7 +66,7 @@ SCORES = {
 def test_with_enough_levels_every_distinct_score_cuts(scores):
     distinct = sorted(set(scores.tolist()))
     for levels in (len(distinct), len(distinct) + 1, 10**6):
-        cuts = cuts_of(scores, levels)
+        cuts = one_of(scores, levels)
         check_cuts(cuts, scores)
         assert cuts.thresholds.tolist() == [-math.inf, *distinct[1:], math.inf]
 
@@ -69,7 +75,7 @@ def test_with_enough_levels_every_distinct_score_cuts(scores):
 def test_with_fewer_levels_they_are_spaced_evenly_among_the_distinct(scores):
     every = [-math.inf, *sorted(set(scores.tolist()))[1:], math.inf]
     for levels in range(1, len(every) - 1):
-        cuts = cuts_of(scores, levels)
+        cuts = one_of(scores, levels)
         check_cuts(cuts, scores)
         assert len(cuts.thresholds) == levels + 1
         places = [every.index(threshold) for threshold in cuts.thresholds.tolist()]
@@ -79,15 +85,15 @@ def test_with_fewer_levels_they_are_spaced_evenly_among_the_distinct(scores):
 
 def test_levels_are_spaced_by_scores_and_not_by_samples():
     scores = torch.cat([torch.zeros(100), torch.arange(1, 9).float()])
-    assert cuts_of(scores, 3).thresholds.tolist() == [-math.inf, 3, 6, math.inf]
-    assert cuts_of(scores, 3).at.tolist() == [0, 102, 105, 108]
+    assert one_of(scores, 3).thresholds.tolist() == [-math.inf, 3, 6, math.inf]
+    assert one_of(scores, 3).at.tolist() == [0, 102, 105, 108]
 
 
 @pytest.mark.parametrize("n", [99_991, 2**17 + 1])
 def test_many_levels_never_repeat(n):
     scores = torch.arange(n).flip(0).float()
     for levels in (n - 1, n - 2, n // 2, 1000):
-        at = cuts_of(scores, levels).at
+        at = one_of(scores, levels).at
         assert len(at) == levels + 1
         assert (at.diff() > 0).all()
 
@@ -95,17 +101,17 @@ def test_many_levels_never_repeat(n):
 @pytest.mark.parametrize("models", [1, 16, 17, 40])
 def test_cuts_of_many_models_are_those_of_each(models):
     scores = torch.randint(9, (models, 30)) / 9
-    for found, row in zip(cuts_of_each(scores, 4), scores, strict=True):
+    for found, row in zip(cuts_of(scores, 4), scores, strict=True):
         check_cuts(found, row)
-        assert found.at.tolist() == cuts_of(row, 4).at.tolist()
-        assert found.thresholds.tolist() == cuts_of(row, 4).thresholds.tolist()
+        assert found.at.tolist() == one_of(row, 4).at.tolist()
+        assert found.thresholds.tolist() == one_of(row, 4).thresholds.tolist()
 
 
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 def test_given_thresholds_cut_by_the_contract(scores):
     given = sorted([*scores.double().tolist(), 0.1, 0.7, 0.7 + 1e-12, 99.0, -99.0])
     thresholds = torch.tensor([-math.inf, *given, math.inf], dtype=torch.float64)
-    check_cuts(cuts_at(scores, thresholds), scores)
+    check_cuts(one_of(scores, thresholds), scores)
 
 
 # sums

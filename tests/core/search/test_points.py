@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from lit_cascade.core.search.pairs import add_pairs, add_singles, pair_sums
-from lit_cascade.core.search.points import BestSoFar, Cascades, OnePoint, evaluate
+from lit_cascade.core.search.pairs import add_pairs, pair_sums
+from lit_cascade.core.search.points import CascadeFront, CascadePoint, ParetoArchive, evaluate
 from lit_cascade.core.search.search import SearchSettings, search
-from lit_cascade.core.search.triples import add_triples, nearest_to_the_front
+from lit_cascade.core.search.triples import add_triples, triple_candidates
 from tests.search_oracles import Plain, latent_zoo, plain_zoo
 
 INF = math.inf
@@ -17,7 +17,8 @@ def offer(best, *points):
     correct = torch.tensor([[right] for right, _ in points], dtype=torch.int32)
     cost = torch.tensor([[price] for _, price in points], dtype=torch.float64)
     rows, ratio = best.compare(correct, cost)
-    best.add(correct[rows, 0], cost[rows, 0], rows[:, None], torch.zeros(len(rows), 0))
+    offered = best.offer(correct, cost, lambda rows: (rows[:, None], torch.zeros(len(rows), 0)))
+    assert offered.equal(ratio)
     return rows.tolist(), ratio.tolist()
 
 
@@ -29,7 +30,7 @@ def front_of(best):
 
 
 def test_the_best_so_far_by_hand():
-    best = BestSoFar(10)
+    best = ParetoArchive(10)
     assert best.least.tolist() == [INF] * 12
     assert offer(best, (5, 2.0)) == ([0], [0.0])
     assert best.least.tolist() == [2.0] * 6 + [INF] * 6
@@ -45,7 +46,7 @@ def test_the_best_so_far_by_hand():
 @pytest.mark.parametrize(("times", "size"), [(1, 30), (5, 12), (30, 1)])
 def test_what_is_offered_makes_the_front_whatever_the_order(times, size, seed):
     torch.manual_seed(seed)
-    best, seen = BestSoFar(9), []
+    best, seen = ParetoArchive(9), []
     for _ in range(times):
         points = list(
             zip(
@@ -67,7 +68,7 @@ def test_what_is_offered_makes_the_front_whatever_the_order(times, size, seed):
 
 
 def test_of_equal_points_the_first_stays():
-    best = BestSoFar(4)
+    best = ParetoArchive(4)
     offer(best, (1, 9.0), (2, 5.0), (2, 5.0))
     offer(best, (3, 5.0), (2, 5.0), (3, 5.0))
     assert [point.stages for point in best.front().points] == [(0,)]
@@ -75,7 +76,7 @@ def test_of_equal_points_the_first_stays():
 
 
 def test_rounding_makes_no_cascade_better():
-    best = BestSoFar(4)
+    best = ParetoArchive(4)
     offer(best, (2, 1.0))
     assert offer(best, (2, 1 - 1e-13), (1, 1 - 1e-13)) == ([], [1 - 1e-13])
     assert offer(best, (2, 1 - 1e-11))[0] == [0]
@@ -83,7 +84,7 @@ def test_rounding_makes_no_cascade_better():
 
 
 def test_a_point_that_only_rounding_makes_cheaper_is_not_on_the_front():
-    best = BestSoFar(4)
+    best = ParetoArchive(4)
     offer(best, (2, 1.0))
     offer(best, (3, math.nextafter(1, 2)))
     assert front_of(best) == [(math.nextafter(1, 2), 0.75)]
@@ -92,7 +93,7 @@ def test_a_point_that_only_rounding_makes_cheaper_is_not_on_the_front():
 
 
 def test_what_costs_nothing_hides_nothing():
-    best = BestSoFar(4)
+    best = ParetoArchive(4)
     offer(best, (1, 0.0))
     assert offer(best, (1, 0.0), (0, 0.0), (1, 2.0), (2, 0.0), (4, 3.0)) == ([3, 4], [0.0])
     assert front_of(best) == [(0.0, 0.5), (3.0, 1.0)]
@@ -105,7 +106,7 @@ def test_many_points_are_compared_as_few_are(columns):
     rows = 200_000 // columns + 3
     correct = torch.randint(50, (rows, columns), dtype=torch.int32)
     cost = torch.rand(rows, columns, dtype=torch.float64) + 1
-    best = BestSoFar(50)
+    best = ParetoArchive(50)
     offer(best, (20, 1.2), (30, 1.6))
     found, ratio = best.compare(correct, cost)
     least = torch.tensor([1.2] * 21 + [1.6] * 10 + [INF] * 20, dtype=torch.float64)
@@ -117,8 +118,8 @@ def test_many_points_are_compared_as_few_are(columns):
 
 
 def test_the_cheapest_point_of_an_accuracy():
-    points = tuple(OnePoint((k,), (), (), float(k + 1), (k + 5) / 10) for k in range(3))
-    cascades = Cascades(points)
+    points = tuple(CascadePoint((k,), (), (), float(k + 1), (k + 5) / 10) for k in range(3))
+    cascades = CascadeFront(points)
     assert len(cascades) == 3
     assert cascades.cheapest(0.1) is points[0]
     assert cascades.cheapest(0.5) is points[0]
@@ -144,12 +145,12 @@ def test_cascades_do_to_samples_what_loops_do(combine, constant):
     )
     plain, sixth = Plain(zoo), torch.tensor(1 / 6).item()
     points = [
-        OnePoint((3,), (), (), 0, 0),
-        OnePoint((0, 1), (0.5,), (-INF,), 0, 0),
-        OnePoint((0, 4), (INF,), (sixth,), 0, 0),
-        OnePoint((0, 4), (-INF,), (-INF,), 0, 0),
-        OnePoint((1, 2, 4), (0.5, INF), (sixth, 0.3), 0, 0),
-        OnePoint((0, 1, 2, 4), (0.9, 0.5, INF), (-INF, sixth, 0.1), 0, 0),
+        CascadePoint((3,), (), (), 0, 0),
+        CascadePoint((0, 1), (0.5,), (-INF,), 0, 0),
+        CascadePoint((0, 4), (INF,), (sixth,), 0, 0),
+        CascadePoint((0, 4), (-INF,), (-INF,), 0, 0),
+        CascadePoint((1, 2, 4), (0.5, INF), (sixth, 0.3), 0, 0),
+        CascadePoint((0, 1, 2, 4), (0.9, 0.5, INF), (-INF, sixth, 0.1), 0, 0),
     ]
     judged = evaluate(points, zoo)
     assert judged.correct.shape == judged.cost.shape == (len(points), n)
@@ -201,15 +202,14 @@ def test_pair_sums_equal_loops(given, chosen, combine, constant):
 
 def test_only_the_pairs_that_are_named_take_part():
     zoo = latent_zoo(6, 100, 1)
-    best = BestSoFar(zoo.n)
+    best = ParetoArchive(zoo.n)
     add_pairs(zoo, best, levels=50, pairs=[(1, 3), (0, 5)])
     assert {point.stages for point in best.front().points} == {(1, 3), (0, 5)}
 
 
 def test_a_ratio_says_how_near_a_triple_comes_to_the_front():
     zoo = latent_zoo(5, 40, 2)
-    plain, best = Plain(zoo), BestSoFar(zoo.n)
-    add_singles(zoo, best)
+    plain, best = Plain(zoo), ParetoArchive.of_singles(zoo)
     triples = [(0, 1, 2), (0, 1, 4), (1, 3, 4)]
     least = best.least.clone()
     for triple in triples:
@@ -224,8 +224,7 @@ def test_a_ratio_says_how_near_a_triple_comes_to_the_front():
         assert ratios == {triple: pytest.approx(expected, rel=1e-12)}
     assert (best.least <= least).all()
     assert (best.least < least).any()
-    together = BestSoFar(zoo.n)
-    add_singles(zoo, together)
+    together = ParetoArchive.of_singles(zoo)
     assert list(add_triples(zoo, together, triples[::-1], levels=40)) == triples
     assert torch.equal(together.least, best.least)
 
@@ -233,8 +232,7 @@ def test_a_ratio_says_how_near_a_triple_comes_to_the_front():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_models_nearest_to_the_front_equal_loops(seed):
     zoo = latent_zoo(7, 50, seed, poor=3)
-    plain, best = Plain(zoo), BestSoFar(zoo.n)
-    add_singles(zoo, best)
+    plain, best = Plain(zoo), ParetoArchive.of_singles(zoo)
     add_pairs(zoo, best, levels=50)
     least = best.least.tolist()
 
@@ -251,21 +249,20 @@ def test_the_models_nearest_to_the_front_equal_loops(seed):
     order = sorted(range(7), key=lambda model: (round(distance[model], 12), model))
     for count in (1, 3, 6):
         cut = round(distance[order[count - 1]], 12) < round(distance[order[count]], 12)
-        found = nearest_to_the_front(zoo, best, count, 50)
+        found = triple_candidates(zoo, best, count, 50)
         assert found == sorted(order[:count]) or not cut
         assert len(found) == count
-    assert nearest_to_the_front(zoo, best, 7, 50) == list(range(7))
-    assert nearest_to_the_front(zoo, best, 99, 50) == list(range(7))
+    assert triple_candidates(zoo, best, 7, 50) == list(range(7))
+    assert triple_candidates(zoo, best, 99, 50) == list(range(7))
 
 
 def nearest_of(scores, right, costs, count):
     """Which models are nearest if model k is right on the first `right[k]` of ten samples."""
     correct = torch.arange(10) < torch.tensor(right)[:, None]
     zoo = plain_zoo(scores, correct, torch.tensor(costs)[:, None].double())
-    best = BestSoFar(zoo.n)
-    add_singles(zoo, best)
+    best = ParetoArchive.of_singles(zoo)
     add_pairs(zoo, best, levels=50)
-    return nearest_to_the_front(zoo, best, count, 50)
+    return triple_candidates(zoo, best, count, 50)
 
 
 def test_a_model_that_is_near_alone_counts():
@@ -284,12 +281,11 @@ def test_a_model_that_is_near_as_a_first_stage_counts():
 
 def test_rows_of_pair_sums_are_offered_with_their_threshold():
     zoo = latent_zoo(5, 60, 3)
-    plain, best = Plain(zoo), BestSoFar(zoo.n)
-    add_singles(zoo, best)
+    plain, best = Plain(zoo), ParetoArchive.of_singles(zoo)
     thresholds = torch.tensor([-INF, 0.5, 0.6, 0.7, INF], dtype=torch.float64)
     for sums in pair_sums(zoo, thresholds):
         for row in (2, 3):
-            sums.add_row(best, row)
+            sums.offer_to(best, row, row + 1)
     points = best.front().points
     assert {point.thresholds for point in points} == {(), (0.6,), (0.7,)}
     for point in points:
@@ -303,7 +299,6 @@ def test_a_free_model_is_near_to_the_front():
     costs = zoo.costs.clone()
     costs[:2] = 0
     zoo = plain_zoo(zoo.scores, zoo.correct, costs)
-    best = BestSoFar(zoo.n)
-    add_singles(zoo, best)
+    best = ParetoArchive.of_singles(zoo)
     add_pairs(zoo, best, levels=50)
-    assert {0, 1} < set(nearest_to_the_front(zoo, best, 4, 50))
+    assert {0, 1} < set(triple_candidates(zoo, best, 4, 50))

@@ -1,3 +1,4 @@
+import importlib
 import itertools
 import math
 from dataclasses import replace
@@ -8,7 +9,6 @@ import torch
 from lit_cascade.core.contract import replay
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
-from lit_cascade.core.search import search as searching
 from lit_cascade.core.search.front import average_compute_reduction, default_bands
 from lit_cascade.core.search.points import evaluate
 from lit_cascade.core.search.search import SearchSettings, search
@@ -16,6 +16,8 @@ from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
 from tests.search_oracles import Plain, latent_zoo, plain_zoo, zoo_of_logits
 
+# the package has a function of that name
+searching = importlib.import_module("lit_cascade.core.search.search")
 COMBINED_SCORES = ("later", "most_confident")
 
 
@@ -359,7 +361,7 @@ def test_candidates_are_told_apart_by_many_thresholds(monkeypatch):
         asked.append((count, levels >= 100))
         return [1, 2, 4]
 
-    monkeypatch.setattr(searching, "nearest_to_the_front", spy)
+    monkeypatch.setattr(searching, "triple_candidates", spy)
     points = search(random_zoo(40), SearchSettings(stages=3, candidates=3)).points
     assert asked == [(3, True)]
     assert {point.stages for point in points if len(point.stages) == 3} <= {(1, 2, 4)}

@@ -63,7 +63,7 @@ def test_after_equals_loops(stages, combine, score):
     zoo, plain = zoo_and_oracle(combine, score=score)
     last = [model for model in (3, 2, 1) if model not in stages]
     expected = [[plain.right([*stages, model], i) for i in range(zoo.n)] for model in last]
-    found = zoo.after(stages, last)
+    found = zoo.correct_after(stages, last)
     assert (found.dtype, found.tolist()) == (torch.bool, expected)
 
 
@@ -72,9 +72,9 @@ def test_the_most_confident_of_equals_is_the_last():
         **parts(3, 1, scores=torch.full((3, 1), 0.5), combine="most_confident")
         | {"correct": torch.tensor([[False], [False], [True]])}
     )
-    assert zoo.after([0], [1, 2]).tolist() == [[False], [True]]
-    assert zoo.after([0, 2], [1]).tolist() == [[False]]
-    assert zoo.after([1, 0], [2]).tolist() == [[True]]
+    assert zoo.correct_after([0], [1, 2]).tolist() == [[False], [True]]
+    assert zoo.correct_after([0, 2], [1]).tolist() == [[False]]
+    assert zoo.correct_after([1, 0], [2]).tolist() == [[True]]
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
@@ -91,7 +91,7 @@ def test_rows_are_some_of_the_samples(combine, constant):
     assert torch.equal(some.costs, zoo.costs if constant else zoo.costs[:, rows])
     assert torch.equal(some.accuracy, zoo.correct[:, rows].double().mean(dim=1))
     for stages in ([], [0], [0, 2]):
-        assert torch.equal(some.after(stages, [3]), zoo.after(stages, [3])[:, rows])
+        assert torch.equal(some.correct_after(stages, [3]), zoo.correct_after(stages, [3])[:, rows])
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
@@ -102,9 +102,10 @@ def test_models_are_some_of_the_models(combine):
     assert torch.equal(some.scores, zoo.scores[2:])
     assert torch.equal(some.mean_cost, zoo.mean_cost[2:])
     assert torch.equal(some.accuracy, zoo.accuracy[2:])
-    assert torch.equal(some.after([0], [1]), zoo.after([2], [3]))
+    assert torch.equal(some.correct_after([0], [1]), zoo.correct_after([2], [3]))
     assert torch.equal(
-        some.rows(torch.tensor([3, 1])).after([0], [1]), zoo.after([2], [3])[:, [3, 1]]
+        some.rows(torch.tensor([3, 1])).correct_after([0], [1]),
+        zoo.correct_after([2], [3])[:, [3, 1]],
     )
 
 
