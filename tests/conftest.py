@@ -1,13 +1,34 @@
-"""What every test starts from: no network and one seed."""
+"""What every test starts from: no network, one thread and one seed."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
+
+from tests import forks
+
+
+def pytest_configure(config):
+    if getattr(config.option, "numprocesses", None):  # workers share the server of their starter
+        forks.start()
+
+
+def pytest_collection_finish():
+    # what torch and others have made stays: to look through it takes a third of a second each time
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
+    forks.stop()
 
 
 @pytest.fixture(autouse=True)
 def seeded():
+    import torch
+
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """The wheel, the configs and the README hold what they promise."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import yaml
 
 from lit_cascade import Record
 from lit_cascade.cli import main
-from tests.cli.runs import done, lit_cascade, within
+from tests.cli.runs import done, within
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT / "configs") for path in ROOT.glob("configs/**/*.yaml"))
@@ -41,15 +42,16 @@ def test_the_wheel_runs_without_the_checkout(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     unpacked = str(tmp_path / "unpacked")
-    run = lit_cascade(
-        "validate", "--config", "digits_pair.yaml", "--out", "o", cwd=elsewhere, PYTHONPATH=unpacked
-    )
-    assert "For the accuracy of 'large'" in done(run).stdout
-    where = subprocess.run(
-        [sys.executable, "-c", "import lit_cascade; print(lit_cascade.__file__)"],
-        capture_output=True, text=True, check=True, cwd=elsewhere, env={"PYTHONPATH": unpacked},
+    program = "from lit_cascade import __file__, cli; print(__file__, cli.main())"
+    run = subprocess.run(
+        [sys.executable, "-c", program, "validate", "--config", "digits_pair.yaml", "--out", "o"],
+        capture_output=True, text=True, check=False, cwd=elsewhere,
+        env=os.environ | {"PYTHONPATH": unpacked},
     )  # fmt: skip
-    assert where.stdout.startswith(unpacked)
+    assert "For the accuracy of 'large'" in run.stdout, run.stderr
+    last = run.stdout.splitlines()[-1]
+    assert last.startswith(unpacked)
+    assert last.endswith(" 0")
 
 
 def printed_config(command, *configs):
@@ -167,15 +169,12 @@ def test_the_readme_shows_both_commands_on_its_first_screen():
     assert "make test" in first_screen
 
 
-def test_the_python_of_the_readme_runs(tmp_path):
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     programs = blocks("python")
     assert programs
-    each = "import sys\nfor program in sys.argv[1:]: exec(program, {'__name__': '__main__'})"
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", each, *programs],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    monkeypatch.chdir(tmp_path)
+    for program in programs:
+        exec(program, {"__name__": "__main__"})  # noqa: S102
 
 
 def test_the_commands_of_the_readme_run_in_order(tmp_path):

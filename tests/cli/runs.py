@@ -2,11 +2,12 @@
 
 import contextlib
 import io
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -15,37 +16,78 @@ from unittest import mock
 import torch
 
 from lit_cascade.cli import main
+from tests.forks import ROOT, Process
 
-ROOT = Path(__file__).parents[2]
-_PATIENCE = 300
+PATIENCE = 300
+"""Seconds after which a process that does not end is stopped."""
 
 
 def lit_cascade(*words, cwd, **environment):
     """Run `python -m lit_cascade` and return the finished process, with its output as text.
 
-    A process of its own takes seconds to import everything: it is for what is about processes.
     An environment variable of None is taken away.
     """
-    return finished(["lit_cascade", *words], cwd, environment)
+    return finished("lit_cascade", *words, cwd=cwd, **environment)
 
 
-def together(count, *commands, cwd, **environment):
+def finished(module, *words, cwd, **environment):
+    """Run a Python module to its end, in a process of its own."""
+    with outputs() as (out, err):
+        process = Process(
+            module, *words, cwd=cwd, env=variables(environment), stdout=out, stderr=err
+        )
+        code = ended(process, err)
+        return subprocess.CompletedProcess(words, code, text(out), text(err))
+
+
+def as_torchrun(rank, count):
+    """What `torchrun` tells a process on one machine."""
+    return {
+        "WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0,
+        "LOCAL_WORLD_SIZE": count, "TORCHELASTIC_RUN_ID": "several",
+    }  # fmt: skip
+
+
+def as_srun(rank, count):
+    """What `srun` tells a process that is alone on its machine."""
+    return {
+        "SLURM_JOB_ID": 4711, "SLURM_JOB_NAME": "cascade", "SLURM_NNODES": count,
+        "SLURM_NTASKS": count, "SLURM_NTASKS_PER_NODE": 1, "SLURM_STEP_NUM_TASKS": count,
+        "SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": 0,
+    }  # fmt: skip
+
+
+def together(count, *commands, cwd, starter=as_torchrun, **environment):
     """Run commands one after the other, each by several processes, as `torchrun` would.
 
-    They get as many threads as this process has, and have imported everything together. `{rank}` in
-    a word is the number of the process. The last line of stdout is JSON: of each command the exit
-    codes of the processes, and the seconds until the last one was done.
+    `{rank}` in a word is the number of the process. Of each command, `ended` of the result holds
+    the exit codes of the processes, and the seconds until the last one was done.
     """
-    words = [[str(word) for word in command] for command in commands]
-    given = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT} | environment
-    return finished(["tests.cli.several", count, json.dumps(words)], cwd, given)
+    nodes = count if starter is as_srun else 1
+    devices = ["--trainer.strategy", "ddp", "--trainer.devices", count // nodes]
+    devices += ["--trainer.num_nodes", nodes]
+    runs = [["lit_cascade", *command, *devices] for command in commands]
+    return modules_together(count, *runs, cwd=cwd, starter=starter, **environment)
 
 
-def in_turn(*commands, cwd, **environment):
-    """Run commands one after the other in one process of its own."""
-    words = [[str(word) for word in command] for command in commands]
-    given = {"OMP_NUM_THREADS": torch.get_num_threads(), "PYTHONPATH": ROOT} | environment
-    return finished(["tests.cli.in_turn", json.dumps(words)], cwd, given)
+def modules_together(count, *runs, cwd, starter=as_torchrun, **environment):
+    """Do as `together`, for other modules: each run is a module and its words."""
+    codes_and_seconds = []
+    with outputs() as (out, err):
+        for module, *words in runs:
+            start, port = time.monotonic(), free_port()
+            processes = []
+            for rank in range(count):
+                env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | starter(rank, count)
+                own = [str(word).replace("{rank}", str(rank)) for word in words]
+                env = variables(env | environment)
+                processes.append(Process(module, *own, cwd=cwd, env=env, stdout=out, stderr=err))
+            codes = [ended(process, err) for process in processes]
+            codes_and_seconds.append((codes, time.monotonic() - start))
+        code = any(code != 0 for codes, _ in codes_and_seconds for code in codes)
+        run = subprocess.CompletedProcess(runs, int(code), text(out), text(err))
+    run.ended = codes_and_seconds
+    return run
 
 
 def within(*words, cwd):
@@ -75,50 +117,16 @@ def within(*words, cwd):
     return subprocess.CompletedProcess(list(words), code, out.getvalue(), err.getvalue())
 
 
-def finished(words, cwd, environment):
-    """A Python module run to its end.
-
-    One that does not end is stopped with all that it started, and each process says where it was.
-    """
-    given = {"CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1"} | environment
-    run = subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)],
-        cwd=cwd,
-        env={k: str(v) for k, v in (os.environ | given).items() if v is not None},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        stdout, stderr = run.communicate(timeout=_PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(run.pid, signal.SIGABRT)  # the fault handler prints every thread's stack
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            run.wait(timeout=20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-        stdout, stderr = run.communicate()
-        raise AssertionError(f"no end after {_PATIENCE} s.\n{stdout}{stderr}") from None
-    return subprocess.CompletedProcess(run.args, run.returncode, stdout, stderr)
-
-
-def killed_once(there, *words, cwd):
+def killed_once(there, *words, cwd, **environment):
     """Run a command in a process of its own, and kill it as soon as `there()` is true."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lit_cascade", *words],
-        cwd=cwd,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Process("lit_cascade", *words, cwd=cwd, env=variables(environment))
     try:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not there() and time.monotonic() < deadline:
             assert process.poll() is None, "it was done before it could be killed"
             time.sleep(0.002)
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGKILL, group=True)
         process.wait()
 
 
@@ -126,3 +134,50 @@ def done(run):
     """The process, after checking that it succeeded."""
     assert run.returncode == 0, run.stdout + run.stderr
     return run
+
+
+def variables(environment):
+    """All environment variables of a process on the CPU that finds the modules of the tests.
+
+    It has as many threads as this process.
+    """
+    given = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": torch.get_num_threads(),
+        "PYTHONFAULTHANDLER": "1",
+        "PYTHONPATH": ROOT,
+    }
+    both = os.environ | given | environment
+    return {name: str(value) for name, value in both.items() if value is not None}
+
+
+@contextlib.contextmanager
+def outputs():
+    """Two files that several processes may write into."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        yield out, err
+
+
+def text(file):
+    file.seek(0)
+    return file.read()
+
+
+def ended(process, err):
+    """The exit code of a process, which is stopped if it does not end, and says where it was."""
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        # the fault handler prints every thread's stack
+        process.send_signal(signal.SIGABRT, group=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        process.send_signal(signal.SIGKILL, group=True)
+        raise AssertionError(f"no end after {PATIENCE} s.\n{text(err)}") from None
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

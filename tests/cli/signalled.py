@@ -1,21 +1,19 @@
-"""Commands in processes that are forked when everything is imported, and what ends them there.
+"""Commands in processes of their own, and what ends them there.
 
-python -m tests.cli.signalled JSON, a list of `Ending`s; prints a list of what came of each.
+python -m tests.cli.signalled FUNCTION COUNT WORDS... is a command that kills itself: see `Ending`.
 """
 
-import importlib
-import json
-import multiprocessing
 import os
 import pkgutil
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from unittest import mock
 
 from lit_cascade.cli import main
+from tests.cli.runs import outputs, text, variables
+from tests.forks import Process
 
 PATIENCE = 60
 
@@ -55,64 +53,45 @@ class Ended:
     seconds: float
 
 
-def _work(ending: Ending, out: str, err: str) -> None:
-    os.setsid()
-    # a shell that started the tests in the background has had it ignored
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for path, stream in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    os.environ |= ending.environment
-    sys.argv = ["lit-cascade"]
-    if ending.at:
-        owner, name = ending.at.rsplit(".", 1)
-        kept, calls = getattr(pkgutil.resolve_name(owner), name), []
-
-        def kill(*arguments, **options):
-            calls.append(1)
-            if len(calls) == ending.count:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return kept(*arguments, **options)
-
-        mock.patch(ending.at, kill).start()
-    sys.exit(main(ending.words))
-
-
-def _alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def end(ending: Ending) -> Ended:
+def end(ending: Ending, folder) -> Ended:
     """Run a command to that end."""
-    out, err = "out.txt", "err.txt"
-    process = multiprocessing.get_context("fork").Process(target=_work, args=(ending, out, err))
-    process.start()
-    start = deadline = time.monotonic()
-    deadline += PATIENCE
-    while ending.seen and process.is_alive() and time.monotonic() < deadline:
-        if len(list(Path().glob(ending.seen))) >= ending.count:
-            (os.killpg if ending.group else os.kill)(process.pid, ending.number)
-            break
-        time.sleep(0.002)
-    start = time.monotonic()
-    process.join(PATIENCE)
-    seconds = time.monotonic() - start
-    time.sleep(0.1)
-    deadline = time.monotonic() + 15
-    while _alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    left = _alive(process.pid)
-    if left:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-    code, said, complained = process.exitcode, Path(out).read_text(), Path(err).read_text()
-    return Ended(code, said, complained, left, seconds)
+    run = ["tests.cli.signalled", ending.at, ending.count] if ending.at else ["lit_cascade"]
+    env = variables(ending.environment)
+    with outputs() as (out, err):
+        process = Process(*run, *ending.words, cwd=folder, env=env, stdout=out, stderr=err)
+        deadline = time.monotonic() + PATIENCE
+        while ending.seen and process.poll() is None and time.monotonic() < deadline:
+            if len(list(folder.glob(ending.seen))) >= ending.count:
+                process.send_signal(ending.number, group=ending.group)
+                break
+            time.sleep(0.002)
+        start = time.monotonic()
+        code = process.wait(PATIENCE)
+        seconds = time.monotonic() - start
+        deadline = time.monotonic() + 15
+        while process.group_lives() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = process.group_lives()
+        if left:
+            os.killpg(process.pid, signal.SIGKILL)
+        return Ended(code, text(out), text(err), left, seconds)
+
+
+def kill_at(function, count):
+    """Let the process kill itself as a function is called for the so manyth time."""
+    owner, name = function.rsplit(".", 1)
+    kept, calls = getattr(pkgutil.resolve_name(owner), name), []
+
+    def kill(*arguments, **options):
+        calls.append(1)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return kept(*arguments, **options)
+
+    mock.patch(function, kill).start()
 
 
 if __name__ == "__main__":
-    importlib.import_module("lit_cascade.cli.lightning")
-    endings = [Ending(**one) for one in json.loads(sys.argv[1])]
-    sys.stdout.write(json.dumps([asdict(end(one)) for one in endings]))
+    kill_at(sys.argv[1], int(sys.argv[2]))
+    del sys.argv[1:3]
+    sys.exit(main())

@@ -171,8 +171,7 @@ def test_several_processes_write_the_numbers_of_one(tmp_path):
     words = ("validate", "--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")
     words += ("--split", "calibration", "--out")  # 449 samples, which neither 2 nor 3 divides
     done(within(*words, "one", cwd=tmp_path))
-    two = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
-    done(lit_cascade(*words, "two", *two, cwd=tmp_path))
+    done(together(2, [*words, "two"], cwd=tmp_path))
     done(together(3, [*words, "three"], cwd=tmp_path))
     assert numbers(tmp_path / "one")["n"] == 449
     for out in ("two", "three"):
@@ -414,7 +413,7 @@ def test_fit_needs_no_calibration_split(tmp_path):
         "trainer": {"max_epochs": 1, "accelerator": "cpu"},
     }
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
-    run = lit_cascade("fit", "--config", "fit.yaml", "--out", ".", cwd=tmp_path, PYTHONPATH=ROOT)
+    run = lit_cascade("fit", "--config", "fit.yaml", "--out", ".", cwd=tmp_path)
     assert "net, trained on data" in done(run).stdout
     head = yaml.safe_load((tmp_path / "net.md").read_text().split("---")[1])
     assert list(head["samples"]) == ["train"]

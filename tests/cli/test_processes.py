@@ -1,6 +1,5 @@
 """Several processes give what one gives, and end together when one of them ends."""
 
-import json
 import math
 import subprocess
 import time
@@ -10,10 +9,9 @@ import pytest
 import yaml
 
 from lit_cascade.lit.predicting import PARTS
-from tests.cli.runs import done, finished, lit_cascade, together, within
+from tests.cli.runs import as_srun, done, lit_cascade, modules_together, together, within
 from tests.lit.split_work import SIZES, work
 
-ROOT = Path(__file__).parents[2]
 BOUND = 60
 """Seconds within which a run has ended after one of its processes has."""
 
@@ -77,7 +75,7 @@ def test_the_processes_have_different_work(alone):
 @pytest.mark.parametrize(("count", "sizes"), [(2, ["one"]), (3, list(SIZES))])
 def test_several_processes_make_the_bytes_of_one(alone, tmp_path, count, sizes):
     """Also where there are fewer samples than processes, and where a process defers nothing."""
-    done(finished(["tests.lit.split_work", count, tmp_path, *sizes], ROOT, {}))
+    done(modules_together(count, ["tests.lit.split_work", count, tmp_path, *sizes], cwd=tmp_path))
     for size in sizes:
         one, several = files(alone / size), files(tmp_path / size)
         for rank in range(1, count):  # every process is told what was fitted
@@ -99,7 +97,7 @@ def test_all_processes_write_into_the_folder_of_the_main_one(tmp_path, monkeypat
     for name in ("record", "predict"):
         done(within(name, *both, "--out", f"{name}-alone", cwd=tmp_path))
     runs = [[name, *both, "--out", f"runs/{name}-{{rank}}"] for name in ("record", "predict")]
-    done(together(2, *runs, cwd=tmp_path, SEVERAL_AS="srun"))
+    done(together(2, *runs, cwd=tmp_path, starter=as_srun))
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"record-0", "predict-0"}
     for name in ("record", "predict"):
         assert files(tmp_path / "runs" / f"{name}-0") == files(tmp_path / f"{name}-alone")
@@ -157,8 +155,7 @@ def test_a_killed_process_ends_every_command_and_leaves_nothing_half_written(tmp
     runs = [[*command, "--out", out] for out, command in commands.items()]
     run = together(2, *runs, cwd=tmp_path, DYING=tmp_path / "pids")
     assert run.returncode != 0
-    ended = json.loads(run.stdout.splitlines()[-1])
-    for (out, command), (codes, seconds) in zip(commands.items(), ended, strict=True):
+    for (out, command), (codes, seconds) in zip(commands.items(), run.ended, strict=True):
         victim = int(out[-1])
         assert codes[victim] == -9, out
         assert codes[1 - victim] == 1, out
@@ -186,7 +183,7 @@ def test_what_fails_in_one_process_is_said_by_it_alone(tmp_path):
     huge = pair(tmp_path, "huge", toy("Points", n=40), math.inf, large=stage("BadNet"))
     runs = [["validate", *bad, "--out", "o"], ["test", *huge, "--gather", "1", "--out", "o"]]
     run = together(2, *runs, cwd=tmp_path)
-    (read, ran) = json.loads(run.stdout.splitlines()[-1])
+    read, ran = run.ended
     assert set(read[0]) == set(ran[0]) == {1}
     assert max(read[1], ran[1]) < BOUND
     assert run.stderr.count("ValueError: bad point") == 1
@@ -202,7 +199,7 @@ def test_a_killed_process_that_lightning_started_ends_the_run(tmp_path):
     start = time.monotonic()
     run = lit_cascade(
         "validate", *dying(tmp_path, 1), *LIGHTNING, "--out", "o",
-        cwd=tmp_path, PYTHONPATH=ROOT, DYING=tmp_path / "pids",
+        cwd=tmp_path, DYING=tmp_path / "pids",
     )  # fmt: skip
     print(f"ended after {time.monotonic() - start:.0f} s with {run.returncode}")
     assert run.returncode != 0
@@ -217,9 +214,7 @@ def test_the_processes_that_lightning_started_end_with_the_main_one(tmp_path):
     words = ("predict", *dying(tmp_path, 0, linger=30), "--gather", "1", "--out")
     done(within(*words, "whole", cwd=tmp_path))
     start = time.monotonic()
-    run = lit_cascade(
-        *words, "o", *LIGHTNING, cwd=tmp_path, PYTHONPATH=ROOT, DYING=tmp_path / "pids"
-    )
+    run = lit_cascade(*words, "o", *LIGHTNING, cwd=tmp_path, DYING=tmp_path / "pids")
     print(f"ended after {time.monotonic() - start:.0f} s with {run.returncode}")
     assert run.returncode == -9
     assert time.monotonic() - start < 2 * BOUND

@@ -1,11 +1,6 @@
 """`record`: a zoo in a folder, one model at a time, whatever interrupts it."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +9,7 @@ import yaml
 
 from lit_cascade import Record
 from lit_cascade.cli import main
-from tests.cli.runs import done, lit_cascade
+from tests.cli.runs import done, killed_once, lit_cascade, together
 from tests.toys import Net, Points
 
 ROOT = Path(__file__).parents[2]
@@ -276,18 +271,9 @@ def test_the_order_of_models_changes_no_random_weights(record):
 
 def test_a_killed_run_is_resumed_to_the_same_bytes(record):
     record("--out", "whole")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lit_cascade", "record", "--config", "zoo.yaml", "--out", "o"],
-        env=os.environ | {"WAITING": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    first, deadline = Path("o/wide.safetensors"), time.monotonic() + 240
-    while not first.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert first.is_file()  # it was at work on the second, which never answers
+    words = ("record", "--config", "zoo.yaml", "--out", "o")
+    # at work on the second, which never answers
+    killed_once(Path("o/wide.safetensors").is_file, *words, cwd=Path.cwd(), WAITING=1)
     half, other = Path("o/.narrow.safetensors.abcd_123"), Path("o/.other.safetensors.abcd_123")
     for left in (half, other):
         left.write_bytes(b"half a reco")
@@ -332,11 +318,7 @@ def test_several_processes_write_the_bytes_of_one(tmp_path):
 def test_a_model_that_fails_on_the_main_process_is_passed_over_by_all(record, tmp_path):
     config = zoo(stages={"wide": net("Huge", width=2)})
     (tmp_path / "huge.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    run = lit_cascade(
-        "record", "--config", "huge.yaml", "--out", "o",
-        "--trainer.devices", "2", "--trainer.strategy", "ddp",
-        cwd=tmp_path, PYTHONPATH=ROOT,
-    )  # fmt: skip
+    run = together(2, ["record", "--config", "huge.yaml", "--out", "o"], cwd=tmp_path)
     assert run.returncode == 1
     assert run.stderr.count("--dtype float32") == 1
     assert "Traceback" not in run.stderr

@@ -1,10 +1,12 @@
 """The same command in another process, folder and order of hashing writes the same bytes."""
 
-from concurrent.futures import ThreadPoolExecutor
+import json
+import subprocess
+import sys
 
 import yaml
 
-from tests.cli.runs import done, in_turn
+from tests.cli.runs import done, finished, variables
 from tests.cli.test_processes import files, toy
 
 PAIR = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")
@@ -48,14 +50,15 @@ def test_another_process_writes_the_same_bytes(tmp_path):
         folder.mkdir(parents=True)
         noisy(folder)
 
-    def ran(folder):
-        seed = len(folder.name)  # of the order of sets
-        return in_turn(
-            *commands, cwd=folder, PYTHONHASHSEED=seed, SOURCE_DATE_EPOCH=0, OMP_NUM_THREADS=1
-        )
-
-    with ThreadPoolExecutor() as both:
-        here, there = (done(run).stdout for run in both.map(ran, folders))
+    run = ["tests.cli.in_turn", json.dumps(commands)]
+    env = {"SOURCE_DATE_EPOCH": 0, "OMP_NUM_THREADS": 1}
+    seeded = variables(env | {"PYTHONHASHSEED": 7})  # of the order of sets
+    with subprocess.Popen(
+        [sys.executable, "-m", *run], cwd=folders[1], env=seeded, stdout=subprocess.PIPE, text=True
+    ) as other:
+        here = done(finished(*run, cwd=folders[0], **env)).stdout
+        there = other.communicate()[0]
+    assert other.returncode == 0
     assert here == there
     one, other = map(files, folders)
     assert {path.split("/")[0] for path in one} >= set(COMMANDS)

@@ -6,15 +6,14 @@ import os
 import resource
 import signal
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lit_cascade.lit.predicting import PARTS
-from tests.cli.runs import ROOT, done, finished, together, within
-from tests.cli.signalled import Ended, Ending
+from tests.cli.runs import done, together, within
+from tests.cli.signalled import Ending, end
 
 N = 60
 
@@ -93,10 +92,7 @@ def ended(tmp_path_factory):
     )
     for out, (at, count) in MOMENTS.items():
         wanted[out] = Ending(predicting(words, out, "csv"), at=at, count=count)
-    told = json.dumps([asdict(one) for one in wanted.values()])
-    run = done(finished(["tests.cli.signalled", told], folder, {"PYTHONPATH": ROOT}))
-    found = [Ended(**one) for one in json.loads(run.stdout)]
-    return folder, words, dict(zip(wanted, found, strict=True))
+    return folder, words, {out: end(one, folder) for out, one in wanted.items()}
 
 
 @pytest.mark.parametrize("out", SIGNALS)

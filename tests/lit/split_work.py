@@ -1,4 +1,4 @@
-"""Work by several processes that are forked when everything is imported.
+"""Work by one of several processes.
 
 python -m tests.lit.split_work COUNT FOLDER SIZE...
 """
@@ -6,18 +6,14 @@ python -m tests.lit.split_work COUNT FOLDER SIZE...
 import json
 import logging
 import math
-import multiprocessing
 import os
 import sys
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from lit_cascade import CascadeTrainer, LitCascade, LitZoo, PolicyOptions, Stage
 from lit_cascade.core.guarantee.promise import Promise
 from lit_cascade.data import Datasets
-from tests.cli.several import as_torchrun, free_port
 from tests.toys import Net, Sorted, Steep
 
 SIZES = {"one": 1, "two": 2, "uneven": 21}
@@ -84,25 +80,6 @@ def work(count, folder, sizes):
             trainer(count).answer(model, data, there, name="answers.csv", gather=gather)
 
 
-def be(rank, count, port, folder, sizes):
-    """Be one of the processes."""
-    told = as_torchrun(rank, count) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in told.items()}
-    work(count, folder, sizes)
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     logging.disable(logging.INFO)
-    port, count = free_port(), int(sys.argv[1])
-    processes = [
-        multiprocessing.get_context("fork").Process(
-            target=be, args=(rank, count, port, Path(sys.argv[2]), sys.argv[3:])
-        )
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(any(process.exitcode != 0 for process in processes))
+    work(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,7 +1,4 @@
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +13,7 @@ from lit_cascade.lit.results import Best, Training
 from lit_cascade.lit.training.teacher import Teacher, lesson
 from lit_cascade.models import Perceptron
 from lit_cascade.models.stage import checkpoint_bytes
+from tests.cli.runs import done, modules_together
 from tests.lit.learners import Countdown, Reader, Scripted, Texts
 from tests.toys import CLASSES, Named, Net, Points
 
@@ -339,11 +337,7 @@ def test_the_gatekeeper_makes_digits_unsure_where_they_are_read_wrong():
 
 def test_two_processes_train_on_all_samples_and_keep_the_best_weights(tmp_path):
     saved(taught(Points(21)), tmp_path)
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.lit.together", str(tmp_path)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    done(modules_together(2, ["tests.lit.together", tmp_path], cwd=tmp_path, OMP_NUM_THREADS=1))
     told = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     points = set(Points(21).x[:, 0].tolist())
     assert set(told[0]["seen"]) | set(told[1]["seen"]) == points

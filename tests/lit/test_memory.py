@@ -1,8 +1,5 @@
 """Memory while recording grows neither with the samples nor with the models."""
 
-import os
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,19 +8,14 @@ import torch
 
 from lit_cascade import CascadeError
 from lit_cascade.lit.spool import Columns, Spool
-
-ROOT = Path(__file__).parents[2]
+from tests.cli.runs import done, finished
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_recording_takes_no_memory_for_samples_or_models():
+def test_recording_takes_no_memory_for_samples_or_models(tmp_path):
     # 40,000 samples of 1,000 classes are 160 MB of logits for each of three models
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.lit.memory", "40000", "3"],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        check=True, timeout=300,
-    )  # fmt: skip
-    assert float(run.stdout) < 80
+    run = finished("tests.lit.memory", 40_000, 3, cwd=tmp_path, OMP_NUM_THREADS=1)
+    assert float(done(run).stdout) < 80
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
-"""Two processes that train together, from one that imports everything once.
+"""One of two processes that train together.
 
-python -m tests.lit.together FOLDER, with the teacher's record in it; writes 0.pt and 1.pt.
+python -m tests.lit.together FOLDER, with the teacher's record in it; writes 0.pt or 1.pt.
 """
 
-import multiprocessing
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -39,13 +37,8 @@ def trainer(epochs):
     )  # fmt: skip
 
 
-def train(rank, port, folder):
+def train(folder):
     """Train as one of two processes, and write down what happened."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "two",
-    }  # fmt: skip
     texts = LitClassifier(Reader, learning_rate=0.05)
     trainer(2).train(texts, Bucketed(train=Texts(30)))
     model = LitClassifier(
@@ -65,22 +58,8 @@ def train(rank, port, folder):
         "judged": judged and judged.accuracy,
         "shapes": texts.network.shapes,
     }
-    torch.save(told, folder / f"{rank}.pt")
+    torch.save(told, folder / f"{os.environ['RANK']}.pt")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = [
-        multiprocessing.get_context("fork").Process(
-            target=train, args=(rank, port, Path(sys.argv[1])), daemon=True
-        )
-        for rank in range(2)
-    ]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(140)
-    sys.exit(any(process.exitcode != 0 for process in both))
+    train(Path(sys.argv[1]))
