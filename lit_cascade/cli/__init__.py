@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from inspect import cleandoc
 from typing import Any, NamedTuple
 
 from lit_cascade import __version__
@@ -21,89 +22,41 @@ class Command(NamedTuple):
     which runs models with a Trainer; or both, if the command has an option `records`.
 
     Attributes:
-        module: the module, imported when the arguments are parsed.
-        summary: one line for `lit-cascade --help`.
-        options: dataclass of the command's own options.
+        module: name of the module, imported when the arguments are parsed.
+        options: dataclass of the command's own options; its docstring is the help.
         model: class in `lit_cascade.lit` that the config's `model` describes; None if the command
             runs no models.
     """
 
     module: str
-    summary: str
     options: type[Any]
     model: str | None = None
 
+    @property
+    def description(self) -> str:
+        """The docstring of the options without their list."""
+        return cleandoc(self.options.__doc__ or "").partition("\n\nArgs:")[0]
+
+    @property
+    def summary(self) -> str:
+        """The first clause of the description, for `lit-cascade --help`."""
+        return self.description.partition("\n")[0].partition(":")[0].rstrip(".")
+
 
 COMMANDS = {
-    "fit": Command(
-        "lit_cascade.cli.fit",
-        "train one stage and write its checkpoint and card",
-        options.FitOptions,
-        "LitClassifier",
-    ),
-    "screen": Command(
-        "lit_cascade.cli.screen", "list published models worth recording", options.ScreenOptions
-    ),
-    "record": Command(
-        "lit_cascade.cli.record",
-        "run models and record their logits, one file each",
-        options.RecordOptions,
-        "LitZoo",
-    ),
-    "import": Command(
-        "lit_cascade.cli.import_",
-        "make a record from arrays of any framework",
-        options.ImportOptions,
-    ),
-    "calibrate": Command(
-        "lit_cascade.cli.calibrate",
-        "fit temperatures, and test whether they help",
-        options.CalibrateOptions,
-        "LitCascade",
-    ),
-    "compare-scores": Command(
-        "lit_cascade.cli.compare_scores",
-        "compare all confidence scores of a small model",
-        options.CompareScoresOptions,
-    ),
-    "validate": Command(
-        "lit_cascade.cli.validate",
-        "evaluate a cascade at every threshold",
-        options.ValidateOptions,
-        "LitCascade",
-    ),
-    "select": Command(
-        "lit_cascade.cli.select",
-        "choose thresholds that keep a promise, with evidence",
-        options.SelectOptions,
-        "LitCascade",
-    ),
-    "check": Command(
-        "lit_cascade.cli.check", "test the promise of a policy on new data", options.CheckOptions
-    ),
-    "search": Command(
-        "lit_cascade.cli.search",
-        "find the best cascades of many models",
-        options.SearchOptions,
-    ),
-    "test": Command(
-        "lit_cascade.cli.test",
-        "run a cascade at the thresholds of a policy",
-        options.TestOptions,
-        "LitCascade",
-    ),
-    "predict": Command(
-        "lit_cascade.cli.predict",
-        "classify samples with a cascade and write the answers",
-        options.PredictOptions,
-        "LitCascade",
-    ),
-    "benchmark": Command(
-        "lit_cascade.cli.benchmark",
-        "measure the speed of a cascade and compare it with the ideal",
-        options.BenchmarkOptions,
-        "LitCascade",
-    ),
+    "fit": Command("lit_cascade.cli.fit", options.FitOptions, "LitClassifier"),
+    "screen": Command("lit_cascade.cli.screen", options.ScreenOptions),
+    "record": Command("lit_cascade.cli.record", options.RecordOptions, "LitZoo"),
+    "import": Command("lit_cascade.cli.import_", options.ImportOptions),
+    "calibrate": Command("lit_cascade.cli.calibrate", options.CalibrateOptions, "LitCascade"),
+    "compare-scores": Command("lit_cascade.cli.compare_scores", options.CompareScoresOptions),
+    "validate": Command("lit_cascade.cli.validate", options.ValidateOptions, "LitCascade"),
+    "select": Command("lit_cascade.cli.select", options.SelectOptions, "LitCascade"),
+    "check": Command("lit_cascade.cli.check", options.CheckOptions),
+    "search": Command("lit_cascade.cli.search", options.SearchOptions),
+    "test": Command("lit_cascade.cli.test", options.TestOptions, "LitCascade"),
+    "predict": Command("lit_cascade.cli.predict", options.PredictOptions, "LitCascade"),
+    "benchmark": Command("lit_cascade.cli.benchmark", options.BenchmarkOptions, "LitCascade"),
 }
 
 INTERRUPTED, TERMINATED = 130, 143

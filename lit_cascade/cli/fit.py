@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import FitOptions
-from lit_cascade.cli.output import Output, folder_of
+from lit_cascade.cli.output import resumable_output
 from lit_cascade.data import has_split
 from lit_cascade.lit import Training, without_workers
 from lit_cascade.live import count_parameters
 from lit_cascade.models import checkpoint_bytes
 from lit_cascade.report import Card, print_card
-from lit_cascade.utilities.files import main_process, remove_temporary_files
 from lit_cascade.utilities.resume import Unfinished
 from lit_cascade.utilities.versions import library_versions
 
@@ -26,19 +26,8 @@ def run_models(cli: CascadeCLI, options: FitOptions) -> None:
     """Train a stage, evaluate it, and write its checkpoint and card."""
     model, name = cli.model, cli.model.name
     files = [f"{name}.safetensors", f"{name}.md"]
-    folder = folder_of("fit", options.out)
-    unfinished = Unfinished(folder / f"{name}.training")
-    # results beside an unfinished training are its own, of a run that was killed at its very end
-    replaceable = options.overwrite or bool(unfinished)
-    output = Output("fit", replace(options, out=str(folder), overwrite=replaceable), files)
-    if main_process():
-        remove_temporary_files(folder, files)
-        if options.overwrite:
-            unfinished.remove()
-        if options.out is None:
-            sys.stderr.write(
-                f"Training is kept in {folder}: the same command with --out {folder} resumes.\n"
-            )
+    output = resumable_output("fit", options, files, lambda folder: _unfinished(folder, name))
+    unfinished = _unfinished(output.folder, name)
     recipe = _recipe(cli, options)
     # a training that was killed for memory may resume with fewer workers
     plan = recipe | {"data": without_workers(recipe["data"])} if "data" in recipe else recipe
@@ -55,6 +44,10 @@ def run_models(cli: CascadeCLI, options: FitOptions) -> None:
     output.add(files[1], card.as_markdown())
     output.write()
     unfinished.remove()
+
+
+def _unfinished(folder: Path, name: str) -> Unfinished:
+    return Unfinished(folder / f"{name}.training")
 
 
 def _card(cli: CascadeCLI, training: Training) -> Card | None:

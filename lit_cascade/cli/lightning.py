@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cascade import lit
-from lit_cascade.cli.parsing import description_of, options_from
+from lit_cascade.cli.parsing import options_from
 from lit_cascade.cli.processes import end_with_starter
 from lit_cascade.lit import CascadeTrainer, Configs
 
@@ -57,7 +57,7 @@ class CascadeCLI(LightningCLI):
             seed_everything_default=0,
             parser_kwargs={
                 "prog": f"lit-cascade {name}",
-                "description": description_of(command.options),
+                "description": command.description,
                 "exit_on_error": False,
             },
             auto_configure_optimizers=False,

@@ -99,7 +99,7 @@ class ScreenOptions:
 
 @dataclass
 class RecordOptions:
-    """Run every model of a config on a split and write their logits, one record per model.
+    """Run every model of a config on a split and write a record of each.
 
     Models run one after the other, and each record is written as soon as its model is done. The
     same command again keeps the finished records and continues with the others.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +15,16 @@ import yaml
 
 from lit_cascade.core import Curve
 from lit_cascade.report import print_written
-from lit_cascade.utilities.files import main_process, prepare_folder, unused_folder, write_together
+from lit_cascade.utilities.files import (
+    main_process,
+    prepare_folder,
+    remove_temporary_files,
+    unused_folder,
+    write_together,
+)
+from lit_cascade.utilities.resume import Unfinished
 
-__all__ = ["Output", "curve_csv", "folder_of"]
+__all__ = ["Output", "curve_csv", "folder_of", "resumable_output"]
 
 _RUNS = Path("runs")
 
@@ -81,6 +90,36 @@ class Output:
         for name in set(self._announced) - {*self._files, *beside}:
             (self.folder / name).unlink(missing_ok=True)  # results of an older run
         print_written([str(self.folder / name) for name in (*beside, *self._files)])
+
+
+def resumable_output(
+    command: str, options: Any, names: list[str], unfinished: Callable[[Path], Unfinished]
+) -> Output:
+    """The output of a command whose work can be interrupted and resumed.
+
+    Args:
+        command: name of the command.
+        options: options of the command, a dataclass with `out` and `overwrite`.
+        names: the files that may be written.
+        unfinished: gives the unfinished work in a folder.
+
+    Raises:
+        UsageError: the folder cannot be written to, or holds results of something else.
+    """
+    folder = folder_of(command, options.out)
+    work = unfinished(folder)
+    # results beside unfinished work are its own: the run was killed just before its end
+    replaceable = options.overwrite or bool(work)
+    output = Output(command, replace(options, out=str(folder), overwrite=replaceable), names)
+    if main_process():
+        remove_temporary_files(folder, names)
+        if options.overwrite:
+            work.remove()
+        if options.out is None:
+            sys.stderr.write(
+                f"If interrupted, the same command with --out {folder} resumes the work.\n"
+            )
+    return output
 
 
 def curve_csv(curve: Curve, unit: str = "flops") -> str:

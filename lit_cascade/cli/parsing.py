@@ -9,7 +9,6 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
-from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +22,7 @@ from lit_cascade.utilities.files import find_bundled
 if TYPE_CHECKING:
     from lit_cascade.cli import Command
 
-__all__ = ["accuracy_range", "check_seed", "description_of", "options_from", "run"]
+__all__ = ["accuracy_range", "check_seed", "options_from", "run"]
 
 Options = TypeVar("Options")
 
@@ -38,11 +37,6 @@ def _names(options: type[Any]) -> set[str]:
 def options_from(values: Namespace, options: type[Options]) -> Options:
     """The options of a command, from all values that were parsed."""
     return options(**{name: values[name] for name in _names(options)})
-
-
-def description_of(options: type[Any]) -> str:
-    """The description of a command: the docstring of its options without the arguments."""
-    return cleandoc(options.__doc__ or "").partition("\n\nArgs:")[0]
 
 
 def accuracy_range(text: str, argument: str, *, open_ends: bool = False) -> tuple[float, float]:
@@ -174,7 +168,7 @@ def _parser(name: str, command: Command) -> ArgumentParser:
     more = f" Options of the models, the data and the Trainer: lit-cascade {name} {_MORE_HELP}"
     parser = ArgumentParser(
         prog=f"lit-cascade {name}",
-        description=description_of(command.options),
+        description=command.description,
         epilog=(
             "FLOPs count one multiply-add as 2. A config named without a path is looked for in the "
             f"working directory, then among the bundled ones.{more if command.model else ''}"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
-
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import PredictOptions
-from lit_cascade.cli.output import Output, folder_of
+from lit_cascade.cli.output import resumable_output
 from lit_cascade.data import has_split
 from lit_cascade.lit import Answers, unfinished
 from lit_cascade.report import fitting_notes, print_answers
-from lit_cascade.utilities.files import main_process, remove_temporary_files
 from lit_cascade.utilities.versions import run_info
 
 __all__ = ["run_models"]
@@ -25,18 +21,7 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
         split = "predict" if has_split(cli.datamodule, "predict") else "validation"
     name = f"predictions.{options.format}"
     names = ["predictions.parquet", "predictions.csv", "predict.json"]
-    # files beside an interrupted run are its own, and may be replaced
-    replaceable = options.overwrite or bool(unfinished(folder_of("predict", options.out)))
-    output = Output("predict", replace(options, overwrite=replaceable), names)
-    if main_process():
-        remove_temporary_files(output.folder, names)
-        if options.overwrite:
-            unfinished(output.folder).remove()
-        if options.out is None:
-            where = output.folder
-            sys.stderr.write(
-                f"Answers are kept in {where}: the same command with --out {where} resumes.\n"
-            )
+    output = resumable_output("predict", options, names, unfinished)
 
     def finish(answers: Answers) -> None:
         notes = fitting_notes(answers.fitting)

@@ -82,7 +82,7 @@ def test_fewer_workers_go_on_with_a_training_and_its_folder_is_told(tmp_path):
     stops = ("--trainer.callbacks+", "tests.toys.StopsAfterTwoEpochs")
     run = within(*words, *stops, cwd=tmp_path)
     assert run.returncode == 130
-    assert "Training is kept in runs/fit-1: with --out runs/fit-1 it goes on there." in run.stderr
+    assert "the same command with --out runs/fit-1 resumes" in run.stderr
     fewer = ("--data.init_args.num_workers", "0", "--out", "runs/fit-1")
     run = done(within(*words, *fewer, cwd=tmp_path))
     assert "An earlier run had trained 2 of the 3 epochs." in run.stdout
