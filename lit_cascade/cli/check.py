@@ -49,14 +49,15 @@ def run_files(options: CheckOptions) -> None:
     names = [record.name for record in records]
     if names != terms["stages"]:
         raise CascadeError(
-            f"--records: the policy is of {', '.join(terms['stages'])}; got {', '.join(names)}."
+            f"--records: expected records of {', '.join(terms['stages'])}, the policy's stages; "
+            f"got {', '.join(names)}."
         )
     thresholds = policy.thresholds_of(names) or ()
     promised = terms["thresholds"]
     if promised is not None and [float(promised[name]) for name in names[:-1]] != list(thresholds):
         raise CascadeError(
-            "policy.thresholds: they are not those that the promise was made for; choose again "
-            "with lit-cascade select."
+            "policy.thresholds: the promise was made for other thresholds; choose again with "
+            "lit-cascade select."
         )
     records = _priced(records, options.cost, unit)
     first = records[0]
@@ -107,16 +108,16 @@ def _priced(records: Sequence[Record], cost: str | None, unit: str) -> list[Reco
     given = unit if cost is None else cost.partition("=")[0]
     if given != unit:
         raise UsageError(
-            f"--cost: the policy was chosen by its cost in {unit}, and so is its promise; got "
-            f"{given!r}. Give --cost {unit}=FILE, or choose again with lit-cascade select."
+            f"--cost: the policy was chosen by its cost in {unit}; got {given!r}. Give --cost "
+            f"{unit}=FILE, or choose again with lit-cascade select."
         )
     costed = with_costs(records, *read_costs(cost or unit))
     for record in costed:
         if unit not in record.costs:
             raise UsageError(
-                f"--cost: the policy was chosen by its cost in {unit}, which the record "
-                f"{record.name!r} does not hold ({', '.join(record.costs)}); give --cost "
-                f"{unit}=FILE, as to select."
+                f"--cost: the policy was chosen by its cost in {unit}, and the record "
+                f"{record.name!r} has only {', '.join(record.costs)}; give --cost {unit}=FILE, as "
+                "to select."
             )
     return costed
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -34,11 +34,6 @@ def folder_of(command: str, out: str | None) -> Path:
     return unused_folder(_RUNS, command) if out is None else Path(out)
 
 
-class _Options(Protocol):
-    out: str | None
-    overwrite: bool
-
-
 class Output:
     """The results of one run, to be written into its folder.
 
@@ -52,7 +47,7 @@ class Output:
         UsageError: the folder cannot be written to, or holds results already.
     """
 
-    def __init__(self, command: str, options: _Options, names: list[str]) -> None:
+    def __init__(self, command: str, options: Any, names: list[str]) -> None:
         self._command = command if options.out is None else None
         self.folder = folder_of(command, options.out)
         self._announced = names

@@ -107,10 +107,9 @@ def _report(
     if not options.allow_overlap and len(rows) < len(first):
         if len(rows) == 0:
             raise CascadeError(
-                f"all {len(first)} samples are among those that this policy's temperatures or "
-                "score were fitted on: a threshold needs others. Fit on some of them "
-                "(lit-cascade calibrate --share 0.5) or add --allow_overlap, which breaks the "
-                "promise."
+                f"this policy's temperatures or score were fitted on all of these {len(first)} "
+                "samples, and a threshold needs others. Fit on some of them (lit-cascade calibrate "
+                "--share 0.5) or add --allow_overlap, which breaks the promise."
             )
         notes.append(
             f"Note: {len(first) - len(rows):,} of the {len(first):,} samples are left out: the "
