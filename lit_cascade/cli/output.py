@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from lit_cascade.core import Curve
 from lit_cascade.report import print_written
 from lit_cascade.utilities.files import (
     main_process,
@@ -24,7 +21,7 @@ from lit_cascade.utilities.files import (
 )
 from lit_cascade.utilities.resume import Unfinished
 
-__all__ = ["Output", "curve_csv", "folder_of", "resumable_output"]
+__all__ = ["Output", "folder_of", "resumable_output"]
 
 _RUNS = Path("runs")
 
@@ -115,26 +112,3 @@ def resumable_output(
                 f"If interrupted, the same command with --out {folder} resumes the work.\n"
             )
     return output
-
-
-def curve_csv(curve: Curve, unit: str = "flops") -> str:
-    """The content of `curve.csv`: one row per distinct threshold.
-
-    Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`. The last two are named after
-    the unit of the cost; the ratio is to the last stage alone. The curve's other metric, if it has
-    one, comes after `accuracy`. The first row (threshold -inf) is the first stage alone; in the
-    last (inf) every sample is deferred to the last stage.
-    """
-    columns = {
-        "threshold": curve.thresholds,
-        "deferral_rate": curve.deferral_rate,
-        "accuracy": curve.accuracy,
-    }
-    if curve.metric is not None:
-        columns[curve.metric] = curve.judged_by(curve.metric)[0]
-    columns |= {unit: curve.cost, f"{unit}_ratio": curve.cost / curve.stage_cost[-1]}
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
-    return buffer.getvalue()

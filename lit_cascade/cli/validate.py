@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from lit_cascade.analysis import check_overlap, cost_notes, official_metric
 from lit_cascade.cli.options import ValidateOptions
-from lit_cascade.cli.output import Output, curve_csv
+from lit_cascade.cli.output import Output
 from lit_cascade.core import score_named
 from lit_cascade.errors import check_file_name
 from lit_cascade.records import Record, check_alike, resolve_cost
 from lit_cascade.report import (
     Validation,
+    curve_csv,
     data_notes,
     draw_curve,
     model_notes,

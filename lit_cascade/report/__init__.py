@@ -61,6 +61,7 @@ from lit_cascade.report.text import (
 )
 from lit_cascade.report.validation import (
     Validation,
+    curve_csv,
     draw_curve,
     outcome_summary,
     print_validation,
@@ -75,6 +76,7 @@ __all__ = [
     "benchmark_notes",
     "calibration_summary",
     "check_summary",
+    "curve_csv",
     "data_notes",
     "draw_calibration",
     "draw_curve",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -24,7 +22,7 @@ from lit_cascade.report.pictures import (
     png_of,
     quiet,
 )
-from lit_cascade.report.text import json_number, new_table, percent, show, times
+from lit_cascade.report.text import csv_text, json_number, new_table, percent, show, times
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import unit_label
 
@@ -104,20 +102,18 @@ def print_scores(found: ScoreComparison, where: str, notes: Sequence[str] = ()) 
 
 def scores_csv(found: ScoreComparison) -> str:
     """The content of `scores.csv`: one row per score, each figure with its 95 % interval."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    rows = []
     kinds = {"area": "area", "gain": "gain", "aurc": "aurc", f"{found.unit}_ratio": "cost_ratio"}
     columns = [name + end for name in kinds for end in ("", "_low", "_high")]
     chosen = ["threshold", "accuracy", "deferral_rate", "ratio"]
-    writer.writerow(["score", *columns, *(f"chosen_{name}" for name in chosen)])
     for one in found.figures:
         figures: list[Figure] = [getattr(one, kind) for kind in kinds.values()]
         numbers = [end for part in figures for end in (part.value, part.low, part.high)]
         held = [""] * len(chosen)
         if one.chosen is not None:
             held = [str(value) for value in asdict(one.chosen).values()]
-        writer.writerow([one.name, *numbers, *held])
-    return buffer.getvalue()
+        rows.append([one.name, *numbers, *held])
+    return csv_text(["score", *columns, *(f"chosen_{name}" for name in chosen)], rows)
 
 
 def _figure(figure: Figure) -> dict[str, float | None]:

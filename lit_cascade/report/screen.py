@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +21,7 @@ from lit_cascade.report.pictures import BLACK, BLUE, LIGHT_GREY, figure_of, png_
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
+    csv_text,
     json_number,
     new_table,
     percent,
@@ -82,12 +81,8 @@ def screen_csv(found: Screening, unit: str) -> str:
     Columns: `model, img_size, accuracy, flops, parameters, below_front`, the fourth named after the
     unit of the cost. Accuracies are shares; unknown values are empty.
     """
-    buffer = io.StringIO()
     rows = [_columns(kept, unit) for kept in found.kept]
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def screen_summary(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from lit_cascade.report.pictures import (
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
+    csv_text,
     json_number,
     new_table,
     percent,
@@ -56,9 +55,7 @@ def frontier_csv(found: SearchResult) -> str:
     header = [unit, "accuracy", "stages", "thresholds"]
     header += ["floors"] if found.settings.window else []
     header += [f"chosen_{unit}", "chosen_accuracy"] if found.apart else []
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
+    rows = []
     for point, cost, accuracy in zip(
         found.cascades.points,
         found.reported.cost.tolist(),
@@ -73,8 +70,8 @@ def frontier_csv(found: SearchResult) -> str:
         ]
         row += [";".join(map(repr, point.floors))] if found.settings.window else []
         row += [point.cost, point.accuracy] if found.apart else []
-        writer.writerow(row)
-    return buffer.getvalue()
+        rows.append(row)
+    return csv_text(header, rows)
 
 
 def _held_out_summary(found: HeldOut | None) -> dict[str, Any] | None:

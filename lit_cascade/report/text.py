@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import struct
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -18,6 +20,7 @@ from lit_cascade.utilities.units import unit_label
 __all__ = [
     "cost_cells",
     "cost_columns",
+    "csv_text",
     "data_notes",
     "file_size",
     "fitting_notes",
@@ -31,6 +34,18 @@ __all__ = [
     "show",
     "times",
 ]
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The content of a CSV file.
+
+    Example:
+        >>> csv_text(["stage", "accuracy"], [["small", 0.5]]).splitlines()
+        ['stage,accuracy', 'small,0.5']
+    """
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    return buffer.getvalue()
 
 
 def json_number(value: float) -> float | str:

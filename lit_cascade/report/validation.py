@@ -35,6 +35,7 @@ from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of,
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
+    csv_text,
     json_number,
     metric_figure,
     new_table,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Validation",
+    "curve_csv",
     "draw_curve",
     "outcome_summary",
     "print_validation",
@@ -187,6 +189,26 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
         "models": {record.name: dict(record.model) for record in records},
         "recorded": {record.name: dict(record.info) for record in records},
     }
+
+
+def curve_csv(curve: Curve, unit: str = "flops") -> str:
+    """The content of `curve.csv`: one row per distinct threshold.
+
+    Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`. The last two are named after
+    the unit of the cost; the ratio is to the last stage alone. The curve's other metric, if it has
+    one, comes after `accuracy`. The first row (threshold -inf) is the first stage alone; in the
+    last (inf) every sample is deferred to the last stage.
+    """
+    columns = {
+        "threshold": curve.thresholds,
+        "deferral_rate": curve.deferral_rate,
+        "accuracy": curve.accuracy,
+    }
+    if curve.metric is not None:
+        columns[curve.metric] = curve.judged_by(curve.metric)[0]
+    columns |= {unit: curve.cost, f"{unit}_ratio": curve.cost / curve.stage_cost[-1]}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return csv_text(list(columns), rows)
 
 
 def validation_summary(found: Validation) -> dict[str, Any]:

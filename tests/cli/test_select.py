@@ -242,7 +242,10 @@ def test_a_check_takes_only_what_was_promised(pair, tmp_path, capsys):
     assert check(pair) == 1
     assert "thresholds were fitted on" in capsys.readouterr().err
     assert check(others[::-1]) == 1
-    assert "expected records of small, large, the policy's stages; got large, small" in capsys.readouterr().err
+    assert (
+        "expected records of small, large, the policy's stages; got large, small"
+        in capsys.readouterr().err
+    )
     policy = {"policy": policy_in()}
     policy["policy"]["thresholds"]["small"] = 0.5
     Path("o/policy.yaml").write_text(yaml.safe_dump(policy))
