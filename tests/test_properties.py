@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.core.curve import sweep
-from lit_cascade.core.policy import Policy, policy_of
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 from lit_cascade.errors import CascadeError
 from lit_cascade.live.cascade import Cascade
@@ -183,7 +183,7 @@ def test_options_in_yaml_are_the_policy(case):
             "floors": dict(zip(names, policy.floors, strict=False)),
         }
     )
-    assert policy_of(PolicyOptions(**yaml.safe_load(written)), names) == policy
+    assert Policy.from_options(PolicyOptions(**yaml.safe_load(written)), names) == policy
 
 
 @given(st.data())

@@ -17,7 +17,6 @@ from lit_cascade.core import (
     Curve,
     Policy,
     above_floor,
-    always_defer,
     answers_after,
     check_countable,
     check_metric,
@@ -187,7 +186,7 @@ def curve_of_records(
         CascadeError: as for `judge`.
     """
     check_alike(records)
-    judged = judge(records, policy or always_defer(len(records)), unit, metric)
+    judged = judge(records, policy or Policy(stages=len(records)), unit, metric)
     return sweep(judged.scores, judged.correct, judged.costs, judged.alone, judged.answers)
 
 
@@ -271,7 +270,7 @@ def replay_outcome(
         CascadeError: as for `judge`, or a policy for another number of stages.
     """
     judged = judge(records, policy, unit, metric)
-    stage = route(list(judged.scores.unbind(dim=1)), policy.thresholds)
+    stage = route(list(judged.scores.unbind(dim=1)), policy.required_thresholds())
     ran = torch.arange(len(records)) <= stage[:, None]
     said = judged.answers
     return outcome(

@@ -17,8 +17,8 @@ from lit_cascade.core import (
     LEARNED,
     RECORDED,
     SCORES,
+    Policy,
     Quality,
-    always_defer,
     answers_here,
     cheapest,
     quality_of,
@@ -243,7 +243,7 @@ class _Columns:
 def _columns(records: Sequence[Record], unit: str) -> _Columns:
     """Every score there is, and what is right and what it costs."""
     names = [RECORDED.name] if records[0].logits is None else list(SCORES)
-    judged = {name: judge(records, always_defer(2, score=name), unit) for name in names}
+    judged = {name: judge(records, Policy(score=name, stages=2), unit) for name in names}
     scores = {name: found.scores[:, 0] for name, found in judged.items()}
     return _Columns(scores, judged[names[0]])
 

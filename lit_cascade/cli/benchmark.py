@@ -28,7 +28,7 @@ def run_models(cli: CascadeCLI, options: BenchmarkOptions) -> None:
     thresholds: tuple[tuple[float, ...], ...] = ()
     if options.at:
         thresholds = tuple((float(value),) * (len(model.names) - 1) for value in options.at)
-    elif model.has_thresholds:
+    elif model.cascade.policy.thresholds is not None:
         thresholds = (model.cascade.policy.thresholds,)
     if options.threads is not None:
         if options.threads < 1:

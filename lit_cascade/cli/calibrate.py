@@ -16,7 +16,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.cli.options import CalibrateOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.core import rule_of
+from lit_cascade.core import Policy
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.records import Record, check_alike, resolve_cost
 from lit_cascade.report import (
@@ -99,7 +99,7 @@ def _report(
     plan = Plan.of(len(records[0]), options.share, options.seed)
     comparison = None
     if options.method != "none":
-        rule = rule_of(policy, names)
+        rule = Policy.from_options(replace(policy, thresholds=None), names)
         comparison = compare_cascades(records, rule, fitted, plan, options.method, options.cost)
     result = Calibrated(records, fitted, plan, options.method, comparison, options.cost)
     notes = data_notes(data)
@@ -161,8 +161,9 @@ def _with_learned_score(
     """
     records, rows = result.records, result.plan.fitted
     temperatures = overlay["temperatures"]
-    plain = replace(options.policy, score="max_softmax", temperatures=temperatures)
-    fitted = fit_heads(records, rule_of(plain, [record.name for record in records]), rows)
+    plain = replace(options.policy, score="max_softmax", thresholds=None, temperatures=temperatures)
+    rule = Policy.from_options(plain, [record.name for record in records])
+    fitted = fit_heads(records, rule, rows)
     print_heads(fitted)
     fits = {"fits": {name: head_summary(head) for name, head in fitted.items()}}
     return overlay | {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.cli.options import CheckOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.core import rule_of
+from lit_cascade.core import Policy
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record, check_alike, read_costs, with_costs
@@ -63,7 +63,8 @@ def run_files(options: CheckOptions) -> None:
     first = records[0]
     notes = check_overlap(policy, first.samples, first.data, allowed=False)
     notes += data_notes(first.data) + _model_notes(evidence.get("models") or {}, records)
-    rule = rule_of(policy, names, recorded=without_logits(records))
+    undecided = replace(policy, thresholds=None)
+    rule = Policy.from_options(undecided, names, recorded=without_logits(records))
     verdict = check_promise(
         behaviour_of(records, rule, unit),
         promise,

@@ -26,7 +26,7 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
     def finish(answers: Answers) -> None:
         notes = fitting_notes(answers.fitting)
         print_answers(answers, model.names, f"{cli.datamodule.name}, split {split!r}", notes)
-        thresholds = map(str, policy.thresholds)
+        thresholds = map(str, policy.required_thresholds())
         output.add_json(
             "predict.json",
             {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.cli.options import SelectOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.core import rule_of
+from lit_cascade.core import Policy
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike, resolve_cost
@@ -100,7 +100,8 @@ def _report(
     records, options = resolve_cost(records, options)
     check_alike(records)
     first, names = records[0], [record.name for record in records]
-    rule = rule_of(options.policy, names, recorded=without_logits(records))
+    undecided = replace(options.policy, thresholds=None)
+    rule = Policy.from_options(undecided, names, recorded=without_logits(records))
     behaviour = behaviour_of(records, rule, options.cost)
     notes = data_notes(first.data) + cost_notes(records, options.cost)
     rows = unused_rows(options.policy, first)

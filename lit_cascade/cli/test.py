@@ -19,6 +19,7 @@ __all__ = ["run_models"]
 def run_models(cli: CascadeCLI, options: TestOptions) -> None:
     """Execute the cascade on a split and report accuracy and cost."""
     model, policy = cli.model, cli.model.cascade.policy
+    thresholds = policy.required_thresholds(model.names)
     output = Output("test", options, ["test.json"])
 
     def check(ids: Any, data: Mapping[str, Any]) -> None:
@@ -44,7 +45,7 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
     spent = (done.flops.sum(dim=0) / result.n).tolist()
     executed = done.executed.sum(dim=0)
     per_sample = float(executed.sum()) / result.n
-    print_execution(result, names, policy.thresholds, spent, where, notes, metric, per_sample)
+    print_execution(result, names, thresholds, spent, where, notes, metric, per_sample)
     output.add_json(
         "test.json",
         {
@@ -52,7 +53,7 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
             **({} if metric is None else {"metric": metric}),
             "score": policy.score,
             "temperatures": dict(zip(names, policy.temperatures, strict=True)),
-            **outcome_summary(result, names, policy.thresholds, metric=metric),
+            **outcome_summary(result, names, thresholds, metric=metric),
             "executed_flops": dict(zip(names, executed.tolist(), strict=True)),
             "notes": notes,
             "provenance": {

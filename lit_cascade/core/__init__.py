@@ -26,7 +26,7 @@ from lit_cascade.core.metrics import (
     measure,
 )
 from lit_cascade.core.paired import Difference, Played, paired_difference, ranked_within
-from lit_cascade.core.policy import Policy, always_defer, policy_of, rule_of
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.quality import (
     Quality,
     aurc,
@@ -60,7 +60,6 @@ __all__ = [
     "Policy",
     "Quality",
     "above_floor",
-    "always_defer",
     "answers_after",
     "answers_here",
     "answers_of",
@@ -82,7 +81,6 @@ __all__ = [
     "oracle_curve",
     "oracle_deferral",
     "paired_difference",
-    "policy_of",
     "prefer_later",
     "probabilities_of",
     "quality_of",
@@ -90,7 +88,6 @@ __all__ = [
     "ranked_within",
     "replay",
     "route",
-    "rule_of",
     "say",
     "score_named",
     "sweep",

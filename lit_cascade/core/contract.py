@@ -143,6 +143,7 @@ def replay(logits: Sequence[Tensor], policy: Policy) -> Replay:
         policy: for as many stages.
 
     Raises:
+        UsageError: thresholds that are undecided.
         CascadeError: the policy is for another number of stages.
 
     Example:
@@ -152,5 +153,5 @@ def replay(logits: Sequence[Tensor], policy: Policy) -> Replay:
         Replay(stage=tensor([0, 1]), prediction=tensor([0, 1]))
     """
     said = say(logits, policy)
-    stage = route(said.scores[:-1], policy.thresholds, policy.floors)
+    stage = route(said.scores[:-1], policy.required_thresholds(), policy.floors)
     return Replay(stage, torch.stack(said.after, dim=1).gather(1, stage[:, None]).squeeze(1))

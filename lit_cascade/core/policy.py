@@ -1,16 +1,13 @@
-"""What decides who answers: the numbers of a cascade, checked, and what they make of logits.
+"""The policy of a cascade: the numbers that decide which stage answers a sample.
 
-Who answers then is the contract, `core.contract`.
-
-The policy that a user's options describe, for stages of given names.
+How they decide is the contract, `lit_cascade.core.contract`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -27,22 +24,24 @@ from lit_cascade.core.scores import (
 from lit_cascade.errors import UsageError
 from lit_cascade.options import PolicyOptions
 
-__all__ = ["Policy", "always_defer", "policy_of", "rule_of"]
+__all__ = ["Policy"]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What decides who answers: a score, a threshold per deferring stage, a temperature per stage.
+    """Score, thresholds and temperatures of a cascade, checked.
 
     Attributes:
-        thresholds: one per stage but the last, in stage order. `-inf` never defers, `+inf` always.
-        score: a name in `lit_cascade.core.scores.SCORES`, or `learned`.
+        thresholds: one per stage but the last, in stage order; `-inf` never defers, `+inf` always.
+            None while they are undecided.
+        score: a name in `lit_cascade.core.scores.SCORES`, `recorded` or `learned`.
         temperatures: one per stage; by default 1 for each. A learned score does not read them.
-        combine: how the answers of the stages that ran make one, a name in
-            `lit_cascade.core.combination.COMBINATIONS`.
-        floors: one per threshold and not above it: a stage also answers below its floor. By default
-            `-inf`, which nothing lies below.
-        heads: one per threshold where the score is `learned`, and none otherwise.
+        combine: a name in `lit_cascade.core.combination.COMBINATIONS`: whose answer counts after a
+            deferral.
+        floors: one per stage but the last and not above its threshold: a stage also answers below
+            its floor. By default `-inf` for each, so that no score is below.
+        heads: one per stage but the last where the score is `learned`, and none otherwise.
+        stages: number of stages K; by default that of the thresholds, or else of the temperatures.
 
     Raises:
         UsageError: a threshold that is NaN or that the score cannot reach, a floor above its
@@ -52,32 +51,73 @@ class Policy:
     Example:
         >>> Policy(thresholds=(0.9,)).temperatures
         (1.0, 1.0)
+        >>> Policy(stages=3).thresholds is None
+        True
     """
 
-    thresholds: tuple[float, ...]
+    thresholds: tuple[float, ...] | None = None
     score: str = "max_softmax"
     temperatures: tuple[float, ...] = ()
     combine: str = "later"
     floors: tuple[float, ...] = ()
     heads: tuple[DeferralHead, ...] = ()
+    stages: int = 0
 
     def __post_init__(self) -> None:
         """Fill in what is not given, and check every number."""
-        thresholds = tuple(float(t) for t in self.thresholds)
-        temperatures = tuple(float(t) for t in self.temperatures) or (1.0,) * (len(thresholds) + 1)
-        floors = tuple(float(f) for f in self.floors) or (-math.inf,) * len(thresholds)
-        object.__setattr__(self, "thresholds", thresholds)
-        object.__setattr__(self, "temperatures", temperatures)
-        object.__setattr__(self, "floors", floors)
-        score = score_named(self.score)
+        thresholds = None if self.thresholds is None else tuple(map(float, self.thresholds))
+        given = len(self.temperatures) if thresholds is None else len(thresholds) + 1
+        stages = self.stages or given
+        filled = {
+            "thresholds": thresholds,
+            "stages": stages,
+            "temperatures": tuple(map(float, self.temperatures)) or (1.0,) * stages,
+            "floors": tuple(map(float, self.floors)) or (-math.inf,) * (stages - 1),
+            "heads": tuple(self.heads),
+        }
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
         check_combination(self.combine)
         self._check_lengths()
-        self._check_heads()
-        for temperature in temperatures:
+        for temperature in self.temperatures:
             if not (temperature > 0 and math.isfinite(temperature)):
                 raise UsageError(
                     f"temperatures: expected finite numbers above 0, got {temperature}."
                 )
+        self._check_thresholds(thresholds or ())
+
+    def _check_lengths(self) -> None:
+        deferring = self.stages - 1
+        if self.thresholds is not None and len(self.thresholds) != deferring:
+            raise UsageError(
+                f"thresholds: a cascade of {self.stages} stages needs {deferring}, "
+                f"got {len(self.thresholds)}."
+            )
+        if self.stages < 2:
+            raise UsageError(f"stages: a cascade needs at least 2, got {self.stages}.")
+        if len(self.floors) != deferring:
+            raise UsageError(
+                f"floors: expected one per threshold ({deferring}), got {len(self.floors)}."
+            )
+        if len(self.temperatures) != self.stages:
+            raise UsageError(
+                f"temperatures: expected one for each of {self.stages} stages, "
+                f"got {len(self.temperatures)}."
+            )
+        learned = self.score == LEARNED.name
+        if len(self.heads) != learned * deferring:
+            raise UsageError(
+                f"heads: the score {self.score!r} of {deferring} deferring stages needs "
+                f"{learned * deferring}, got {len(self.heads)}."
+            )
+        if learned and self.combine == "most_confident":
+            raise UsageError(
+                "combine: a learned score estimates how useful it is to defer, and the last stage "
+                "has none to compare with; use later or average with score learned."
+            )
+
+    def _check_thresholds(self, thresholds: tuple[float, ...]) -> None:
+        score = score_named(self.score)
         for threshold in thresholds:
             if math.isnan(threshold):
                 raise UsageError("thresholds: NaN is no threshold; -inf never defers, +inf always.")
@@ -86,49 +126,73 @@ class Policy:
                     f"thresholds: {threshold} is outside the range of the score {score.name!r}, "
                     f"{score.low:g} to {score.high:g}; use -inf to never defer, +inf to always."
                 )
-        for floor, threshold in zip(floors, thresholds, strict=True):
+        ceilings = thresholds or (math.inf,) * len(self.floors)
+        for floor, threshold in zip(self.floors, ceilings, strict=True):
             if not floor <= threshold:
                 raise UsageError(
                     f"floors: {floor} is above its threshold {threshold}: nothing would be "
                     "deferred. Samples are deferred from the floor up to the threshold."
                 )
 
-    def _check_heads(self) -> None:
-        object.__setattr__(self, "heads", tuple(self.heads))
-        wanted = len(self.thresholds) if self.score == LEARNED.name else 0
-        if len(self.heads) != wanted:
-            raise UsageError(
-                f"heads: the score {self.score!r} of {len(self.thresholds)} deferring stages needs "
-                f"{wanted}, got {len(self.heads)}."
-            )
-        if self.score == LEARNED.name and self.combine == "most_confident":
-            raise UsageError(
-                "combine: a learned score says how useful it is to defer, and the last stage has "
-                "none to compare with; use later or average with score learned."
-            )
+    @classmethod
+    def from_options(
+        cls, options: PolicyOptions, names: Sequence[str], *, recorded: bool = False
+    ) -> Policy:
+        """The policy that a user's options describe; undecided if they have no thresholds.
 
-    def _check_lengths(self) -> None:
-        deferring, stages = len(self.thresholds), len(self.temperatures)
-        if len(self.floors) != deferring:
-            raise UsageError(
-                f"floors: expected one per threshold ({deferring}), got {len(self.floors)}."
-            )
-        if stages != deferring + 1:
-            raise UsageError(
-                f"temperatures: {deferring} thresholds make {deferring + 1} stages, which need as "
-                f"many temperatures, got {stages}."
-            )
+        Args:
+            options: what the user gave.
+            names: of the stages, cheapest first.
+            recorded: whether scores are those that the records hold, of whatever range.
 
-    @property
-    def stages(self) -> int:
-        """Number of stages."""
-        return len(self.temperatures)
+        Raises:
+            UsageError: an unknown stage, a wrong length, a number out of range, or a learned score
+                without heads or of records without logits.
+
+        Example:
+            >>> Policy.from_options(PolicyOptions(thresholds={"small": 0.9}), ["small", "large"])
+            Policy(thresholds=(0.9,), score='max_softmax', temperatures=(1.0, 1.0), ...)
+        """
+        if recorded and options.score == LEARNED.name:
+            raise UsageError(
+                "policy.score: learned reads logits, and these records hold scores of their own."
+            )
+        heads = zip(names, options.heads_of(names), strict=False)
+        return cls(
+            thresholds=options.thresholds_of(names),
+            score=RECORDED.name if recorded else options.score,
+            temperatures=options.temperatures_of(names),
+            combine=options.combine,
+            floors=options.floors_of(names),
+            heads=tuple(
+                DeferralHead.from_numbers(numbers, f"policy.heads.{name}")
+                for name, numbers in heads
+            ),
+        )
+
+    def required_thresholds(self, names: Sequence[str] = ()) -> tuple[float, ...]:
+        """The thresholds, where a cascade cannot do without.
+
+        Args:
+            names: of the stages, for the message.
+
+        Raises:
+            UsageError: they are undecided.
+        """
+        if self.thresholds is None:
+            which = ", ".join(names[:-1]) or f"each of {self.stages - 1} deferring stages"
+            raise UsageError(
+                f"policy.thresholds: running a cascade needs a threshold for {which}; "
+                "`lit-cascade validate` lists some."
+            )
+        return self.thresholds
 
     def score_and_answer(self, stage: int, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Confidence score (N,) float32 and own answer (N,) int64 of a stage, from its logits.
 
-        Whatever has no score of the policy's kind has the largest class probability: a stage with
-        logits among stages with `recorded` scores, and the last stage where the score is `learned`.
+        The score is the largest class probability where the policy's own is not defined: for a
+        stage with logits among stages with `recorded` scores, and for the last stage where the
+        score is `learned`.
         """
         if stage < len(self.heads):
             return self.heads[stage].scores(logits), answers_of(logits)
@@ -138,69 +202,3 @@ class Policy:
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""
         return probabilities_of(logits, self.temperatures[stage])
-
-
-def always_defer(stages: int, **parts: Any) -> Policy:
-    """A policy under which every sample goes through every stage.
-
-    Args:
-        stages: how many.
-        parts: of the policy, but for its thresholds.
-
-    Example:
-        >>> always_defer(3).thresholds
-        (inf, inf)
-    """
-    return Policy((math.inf,) * (stages - 1), **parts)
-
-
-def rule_of(options: PolicyOptions, names: Sequence[str], *, recorded: bool = False) -> Policy:
-    """The policy that options describe for stages of these names, but that it defers everything.
-
-    Args:
-        options: what the user gave; thresholds are not read.
-        names: of the stages.
-        recorded: whether scores are those that the records hold, of whatever range.
-
-    Raises:
-        UsageError: an unknown stage, a wrong length, a number out of range, or a learned score
-            without heads or of records without logits.
-    """
-    if recorded and options.score == LEARNED.name:
-        raise UsageError(
-            "policy.score: learned reads logits, and these records hold scores of their own."
-        )
-    heads = zip(names, options.heads_of(names), strict=False)
-    return always_defer(
-        len(names),
-        score=RECORDED.name if recorded else options.score,
-        temperatures=options.temperatures_of(names),
-        combine=options.combine,
-        floors=options.floors_of(names),
-        heads=tuple(
-            DeferralHead.from_numbers(numbers, f"policy.heads.{name}") for name, numbers in heads
-        ),
-    )
-
-
-def policy_of(
-    options: PolicyOptions, names: Sequence[str], *, recorded: bool = False
-) -> Policy | None:
-    """The policy that options describe for stages of these names; None without thresholds.
-
-    Args:
-        options: what the user gave.
-        names: of the stages.
-        recorded: whether thresholds are of scores that the records hold, of whatever range.
-
-    Raises:
-        UsageError: an unknown stage, a wrong length, or a number out of range.
-
-    Example:
-        >>> policy_of(PolicyOptions(thresholds={"small": 0.9}), ["small", "large"])
-        Policy(thresholds=(0.9,), score='max_softmax', temperatures=(1.0, 1.0), ...)
-    """
-    thresholds = options.thresholds_of(names)
-    if thresholds is None:
-        return None
-    return replace(rule_of(options, names, recorded=recorded), thresholds=thresholds)

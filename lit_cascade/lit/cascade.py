@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lit_cascade.core import Policy, policy_of, rule_of
+from lit_cascade.core import Policy
 from lit_cascade.data import DeferredLoader, EvaluationData, PositionedBatch
 from lit_cascade.errors import CascadeError, UsageError, check_file_name
 from lit_cascade.lit.metrics import CascadeMetrics
@@ -221,7 +221,7 @@ class LitCascade(StagesModule):
 
     Args:
         stages: the classifiers by name, cheapest first.
-        policy: score, temperatures and thresholds. Without thresholds everything is deferred.
+        policy: score, temperatures and thresholds; running the cascade needs thresholds.
         channels_last: keep weights in the layout that convolutions on GPUs are fastest in.
         compiled: run the stages through `torch.compile`.
 
@@ -248,16 +248,14 @@ class LitCascade(StagesModule):
             check_file_name(name, "model.stages")
         self.options = policy or PolicyOptions()
         # every number is checked before any weights are read
-        given = policy_of(self.options, self.names)
-        everything = rule_of(self.options, self.names)
+        checked = Policy.from_options(self.options, self.names)
         built = {name: stage.build(name) for name, stage in stages.items()}
         self._parts = {name: FittingParts() for name in self.names}
-        self.cascade = _FittingCascade(built, given or everything, self._parts)
+        self.cascade = _FittingCascade(built, checked, self._parts)
         self._agree()
         self._info = {name: describe(stage) for name, stage in built.items()}
         for stage in built.values():
             self.make_ready(stage)
-        self.has_thresholds = given is not None
         self._running: Running | None = None
         self.metered = True  # whether test loops tell what each sample cost, or how probable it is
         self.remarks: list[tuple[int, str]] = []
@@ -309,19 +307,6 @@ class LitCascade(StagesModule):
         """
         self.cascade.policy = replace(self.cascade.policy, thresholds=tuple(thresholds))
         self.options = replace(self.options, thresholds=list(thresholds))
-        self.has_thresholds = True
-
-    def check_thresholds(self) -> None:
-        """Check that the cascade can run.
-
-        Raises:
-            UsageError: it has no thresholds.
-        """
-        if not self.has_thresholds:
-            raise UsageError(
-                "policy.thresholds: running a cascade needs a threshold for "
-                f"{', '.join(self.names[:-1])}; `lit-cascade validate` lists some."
-            )
 
     def metrics_at(self, thresholds: Sequence[float], metric: str = "accuracy") -> CascadeMetrics:
         """Metrics of this cascade at other thresholds.

@@ -187,7 +187,7 @@ class CascadeMetrics(Metric):
         said = torch.stack(after, dim=1)
         answers = []
         for t, policy in enumerate(self.policies):
-            stage = route(scores[:-1], policy.thresholds)[:, None]
+            stage = route(scores[:-1], policy.required_thresholds())[:, None]
             self.correct[t] += correct.gather(1, stage).sum()
             self.deferred[t] += (stage > 0).sum()
             self.flops[t] += spent.gather(1, stage).sum()

@@ -290,7 +290,7 @@ def answer_split(
     finish: Finish | None = None,
 ) -> Answers | None:
     """Answer every sample of a split; see `CascadeTrainer.answer`."""
-    model.check_thresholds()
+    model.cascade.policy.required_thresholds(model.names)
     sight = trainer.look(model, datamodule, split)
     # each process may have been told another: a new folder is named by what was there
     folder = trainer.strategy.broadcast(folder)

@@ -17,7 +17,7 @@ from lit_cascade.analysis import (
     calibrate_record,
     select_thresholds,
 )
-from lit_cascade.core import is_right, measure, rule_of
+from lit_cascade.core import is_right, measure
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import check_name
 from lit_cascade.lit.cascade import LitCascade
@@ -189,8 +189,7 @@ class CascadeTrainer(FittingTrainer):
         records = self.record(model, datamodule, split, check)
         found = None
         if records is not None:
-            rule = rule_of(model.options, model.names)
-            found = select_thresholds(behaviour_of(records, rule), promise)
+            found = select_thresholds(behaviour_of(records, model.cascade.policy), promise)
         chosen = None if found is None or found.chosen is None else found.chosen.thresholds
         chosen = self.strategy.broadcast(chosen)
         if chosen is not None:
@@ -218,7 +217,7 @@ class CascadeTrainer(FittingTrainer):
         Raises:
             UsageError: the model has no thresholds, or the data has no such split.
         """
-        model.check_thresholds()
+        model.cascade.policy.required_thresholds(model.names)
         reading = self.read(model, datamodule, split, self.test, check, window=gather)
         if not self.is_global_zero:
             return None

@@ -106,7 +106,7 @@ class Cascade(nn.Module):
         if policy.stages != len(self.stages):
             raise UsageError(
                 f"policy: the stages {', '.join(self.names)} need {len(self.stages) - 1} "
-                f"thresholds, got {len(policy.thresholds)}."
+                f"thresholds, got {policy.stages - 1}."
             )
         self._policy = policy
 
@@ -165,7 +165,9 @@ class Cascade(nn.Module):
         if k == policy.stages - 1:
             deferred = torch.zeros_like(answer, dtype=torch.bool)
         else:
-            deferred = ~answers_here(score, policy.thresholds[k], policy.floors[k])
+            deferred = ~answers_here(
+                score, policy.required_thresholds(self.names)[k], policy.floors[k]
+            )
         if policy.combine == "later":
             return Step(found, deferred)
         return self._combined(k, Step(found, deferred), before)

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lit_cascade.core import Policy, always_defer, is_right, likeliest_labels
+from lit_cascade.core import Policy, is_right, likeliest_labels
 from lit_cascade.errors import CascadeError, UsageError, check_logits
 from lit_cascade.records.samples import Ids, Samples, whole_numbers
 from lit_cascade.utilities.files import write_atomically
@@ -469,6 +469,6 @@ def score_and_correct(
     Raises:
         CascadeError: a temperature for a record without logits.
     """
-    rule = always_defer(2, score=score, temperatures=(temperature, 1.0))
+    rule = Policy(score=score, temperatures=(temperature, 1.0))
     confidence, _, correct = stage_answers(record, rule, 0)
     return confidence, correct

@@ -25,9 +25,7 @@ from lit_cascade.core import (
     Policy,
     operating_points,
     oracle_deferral,
-    policy_of,
     random_deferral,
-    rule_of,
 )
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
@@ -115,8 +113,8 @@ class Validation:
         described = [record.data for record in records]
         metric = official_metric(described, metric)
         names = [record.name for record in records]
-        policy = policy_of(options, names, recorded=without_logits(records))
-        rule = rule_of(options, names, recorded=without_logits(records))
+        policy = Policy.from_options(options, names, recorded=without_logits(records))
+        rule = replace(policy, thresholds=None)
         curve = curve_of_records(records, rule, unit, metric)
         plain = replace(rule, temperatures=())
         if rule.score == LEARNED.name and rule.combine != "average":
@@ -128,8 +126,10 @@ class Validation:
             curve=curve,
             points=operating_points(curve),
             metric_points=None if metric is None else operating_points(curve, metric),
-            thresholds=None if policy is None else policy.thresholds,
-            policy=None if policy is None else replay_outcome(records, policy, unit, metric),
+            thresholds=policy.thresholds,
+            policy=None
+            if policy.thresholds is None
+            else replay_outcome(records, policy, unit, metric),
             uncalibrated=None if plain == rule else curve_of_records(records, plain, unit, metric),
         )
 

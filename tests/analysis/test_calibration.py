@@ -13,7 +13,7 @@ from lit_cascade.analysis.calibration import (
 )
 from lit_cascade.analysis.curve import curve_of_records
 from lit_cascade.core.calibration import fit_temperature, negative_log_likelihood
-from lit_cascade.core.policy import Policy, always_defer
+from lit_cascade.core.policy import Policy
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.record import Record
 
@@ -105,13 +105,13 @@ def test_held_out_curves_are_those_of_the_records_held_out():
     records = stages(tilt=2.0)
     plan = Plan.of(600, 0.5)
     fitted = {"small": calibrate_record(records[0], plan=plan)}
-    found = compare_cascades(records, always_defer(2), fitted, plan, "temperature")
+    found = compare_cascades(records, Policy(stages=2), fitted, plan, "temperature")
     rest = [
         Record.from_arrays(r.name, r.logits[plan.judged], r.labels[plan.judged], flops=f)
         for r, f in zip(records, (1e3, 1e4), strict=True)
     ]
     rule = with_temperatures(
-        always_defer(2), ["small", "large"], {"small": fitted["small"].temperature}
+        Policy(stages=2), ["small", "large"], {"small": fitted["small"].temperature}
     )
     plain, scaled = curve_of_records(rest), curve_of_records(rest, rule)
     for one, other in ((found.before, plain), (found.after, scaled)):
@@ -125,13 +125,13 @@ def test_two_classes_have_the_same_curve_at_any_temperature():
     for share in (None, 0.5):
         plan = Plan.of(600, share)
         fitted = {"small": calibrate_record(records[0], plan=plan)}
-        found = compare_cascades(records, always_defer(2), fitted, plan, "temperature")
+        found = compare_cascades(records, Policy(stages=2), fitted, plan, "temperature")
         assert found.same_order
         assert found.difference.value == pytest.approx(0, abs=1e-9)
         assert found.recommended == "none"
     three = stages(classes=2, names=("a", "b", "c"))
     fitted = {"a": calibrate_record(three[0]), "b": calibrate_record(three[1])}
-    found = compare_cascades(three, always_defer(3), fitted, Plan.of(600), "temperature")
+    found = compare_cascades(three, Policy(stages=3), fitted, Plan.of(600), "temperature")
     assert not found.same_order
 
 

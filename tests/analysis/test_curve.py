@@ -8,7 +8,6 @@ from lit_cascade.analysis.calibration import calibrate_record
 from lit_cascade.analysis.curve import cost_notes, judge, official_metric, outcome, replay_outcome
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
-from lit_cascade.core.policy import always_defer
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.records.record import score_and_correct
 from tests.oracles import (
@@ -77,8 +76,8 @@ def test_a_curve_of_records_equals_brute_force(combine, stages, unit):
     records = recorded(stages)
     scores, after, alone = judged_slowly(records, combine)
     floors = tuple(sorted(column)[15] for column in zip(*scores, strict=True))
-    policy = always_defer(
-        stages, temperatures=TEMPERATURES[:stages], combine=combine, floors=floors
+    policy = Policy(
+        stages=stages, temperatures=TEMPERATURES[:stages], combine=combine, floors=floors
     )
     costs = torch.stack([record.cost(unit) for record in records], dim=1).tolist()
     curve = curve_of_records(records, policy, unit)
@@ -119,7 +118,7 @@ def test_an_outcome_equals_a_loop_over_samples_and_the_replay(combine, stages):
 @pytest.mark.parametrize("combine", ["later", "most_confident"])
 def test_scores_alone_give_the_curve_of_their_logits(combine):
     records = recorded(3)
-    policy = always_defer(3, combine=combine, floors=(0.4, 0.45))
+    policy = Policy(stages=3, combine=combine, floors=(0.4, 0.45))
     one, other = (curve_of_records(r, policy, "latency_s") for r in (records, scored(records)))
     for part in ("thresholds", "deferral_rate", "accuracy", "cost", "stage_accuracy"):
         assert torch.equal(getattr(one, part), getattr(other, part))
@@ -129,7 +128,7 @@ def test_scores_alone_give_the_curve_of_their_logits(combine):
 
 def test_without_a_policy_the_later_stage_answers():
     records = recorded(2)
-    one, other = curve_of_records(records), curve_of_records(records, always_defer(2))
+    one, other = curve_of_records(records), curve_of_records(records, Policy(stages=2))
     assert torch.equal(one.accuracy, other.accuracy)
     assert torch.equal(one.cost, other.cost)
 
@@ -138,7 +137,7 @@ def test_judged_scores_are_infinite_below_the_floor():
     records = recorded(2)
     score = score_and_correct(records[0])[0]
     floor = score.sort().values[30].item()
-    judged = judge(records, always_defer(2, floors=(floor,)))
+    judged = judge(records, Policy(stages=2, floors=(floor,)))
     assert (judged.scores[:, 0] == math.inf).tolist() == (score < floor).tolist()
     assert (score < floor).sum() == 30
 
@@ -146,11 +145,11 @@ def test_judged_scores_are_infinite_below_the_floor():
 def test_scores_do_not_allow_what_needs_logits():
     records = scored(recorded(2))
     with pytest.raises(CascadeError, match="'net0' holds scores and no logits, which a temper"):
-        curve_of_records(records, always_defer(2, temperatures=(2.0, 1.0)))
+        curve_of_records(records, Policy(stages=2, temperatures=(2.0, 1.0)))
     with pytest.raises(CascadeError, match="'net1' holds scores and no logits, which a temper"):
-        curve_of_records(records, always_defer(2, temperatures=(1.0, 2.0)))
+        curve_of_records(records, Policy(stages=2, temperatures=(1.0, 2.0)))
     with pytest.raises(CascadeError, match="which an average of probabilities needs"):
-        curve_of_records(records, always_defer(2, combine="average"))
+        curve_of_records(records, Policy(stages=2, combine="average"))
     with pytest.raises(CascadeError, match="which a temperature needs"):
         calibrate_record(records[0])
 
@@ -194,8 +193,8 @@ def test_a_metric_on_the_curve_is_that_of_the_replay_at_every_threshold(
         columns = zip(records[:-1], TEMPERATURES, strict=False)
         scores = [score_and_correct(record, temperature=t)[0] for record, t in columns]
         parts["floors"] = tuple(score.sort().values[9].item() for score in scores)
-    curve = curve_of_records(records, always_defer(stages, **parts), metric=metric)
-    plain = curve_of_records(records, always_defer(stages, **parts))
+    curve = curve_of_records(records, Policy(stages=stages, **parts), metric=metric)
+    plain = curve_of_records(records, Policy(stages=stages, **parts))
     assert curve.metric == metric
     assert torch.equal(curve.accuracy, plain.accuracy)
     assert torch.equal(curve.thresholds, plain.thresholds)

@@ -9,7 +9,7 @@ from lit_cascade.analysis.deferral_head import FEWEST, MOST_CLASSES, fit_head, f
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.core.deferral_head import features_of
-from lit_cascade.core.policy import Policy, rule_of
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.quality import deferral_quality
 from lit_cascade.errors import CascadeError, UsageError
 from tests.oracles import softmax
@@ -117,7 +117,7 @@ def test_features_that_never_vary_have_no_weight():
 @pytest.mark.parametrize("combine", ["later", "average"])
 def test_each_deferring_stage_has_a_head_for_the_last_answer(combine):
     records = stages(600, count=3, blind=1)
-    rule = rule_of(PolicyOptions(combine=combine), NAMES)
+    rule = Policy.from_options(PolicyOptions(combine=combine), NAMES)
     found = fit_heads(records, rule)
     assert list(found) == NAMES[:2]
     logits = [record.logits for record in records]
@@ -132,7 +132,7 @@ def test_each_deferring_stage_has_a_head_for_the_last_answer(combine):
 def test_some_rows_only():
     records = stages(500)
     rows = torch.arange(100, 400)
-    rule = rule_of(PolicyOptions(), NAMES[:2])
+    rule = Policy.from_options(PolicyOptions(), NAMES[:2])
     part = [
         Record.from_arrays(one.name, one.logits[rows], one.labels[rows], flops=1) for one in records
     ]
@@ -141,7 +141,7 @@ def test_some_rows_only():
 
 def test_records_that_cannot_be_learned_from():
     small, large = stages(100)
-    rule = rule_of(PolicyOptions(), NAMES[:2])
+    rule = Policy.from_options(PolicyOptions(), NAMES[:2])
     scored = Record.from_arrays("small", score=torch.rand(100), correct=[1] * 100, flops=1)
     with pytest.raises(CascadeError, match=r"'small' holds scores and no logits.*a learned score"):
         fit_heads([scored, large], rule)
@@ -169,7 +169,7 @@ class Table(nn.Module):
 def test_live_answers_equal_the_replay(count, combine):
     records = stages(400, count=count, blind=0)
     logits = [record.logits for record in records]
-    found = fit_heads(records, rule_of(PolicyOptions(combine=combine), NAMES[:count]))
+    found = fit_heads(records, Policy.from_options(PolicyOptions(combine=combine), NAMES[:count]))
     heads = tuple(one.head for one in found.values())
     for place in (0.1, 0.5, 0.9):
         thresholds = tuple(
@@ -187,19 +187,21 @@ def test_live_answers_equal_the_replay(count, combine):
 
 
 def test_options_need_a_head_for_each_deferring_stage():
-    found = fit_heads(stages(300, count=3), rule_of(PolicyOptions(), NAMES))
+    found = fit_heads(stages(300, count=3), Policy.from_options(PolicyOptions(), NAMES))
     numbers = {name: one.head.numbers for name, one in found.items()}
-    rule = rule_of(PolicyOptions(score="learned", heads=numbers), NAMES)
+    rule = Policy.from_options(PolicyOptions(score="learned", heads=numbers), NAMES)
     assert rule.heads == tuple(one.head for one in found.values())
     # another score may be looked at without taking the heads out of the config
-    assert rule_of(PolicyOptions(score="margin", heads=numbers), NAMES).heads == ()
+    assert Policy.from_options(PolicyOptions(score="margin", heads=numbers), NAMES).heads == ()
     with pytest.raises(
         UsageError, match=r"policy.heads: .* needs a head for middle; .*learn_score"
     ):
-        rule_of(PolicyOptions(score="learned", heads={"small": numbers["small"]}), NAMES)
+        Policy.from_options(
+            PolicyOptions(score="learned", heads={"small": numbers["small"]}), NAMES
+        )
     with pytest.raises(UsageError, match=r"policy\.heads: 'tiny' is unknown"):
-        rule_of(PolicyOptions(score="learned", heads={"tiny": {}}), NAMES)
+        Policy.from_options(PolicyOptions(score="learned", heads={"tiny": {}}), NAMES)
     with pytest.raises(UsageError, match="needs a head for small, middle"):
-        rule_of(PolicyOptions(score="learned"), NAMES)
+        Policy.from_options(PolicyOptions(score="learned"), NAMES)
     with pytest.raises(UsageError, match=r"policy\.score: learned reads logits"):
-        rule_of(PolicyOptions(score="learned", heads=numbers), NAMES, recorded=True)
+        Policy.from_options(PolicyOptions(score="learned", heads=numbers), NAMES, recorded=True)

@@ -30,7 +30,7 @@ from lit_cascade.core.guarantee.bounds import binomial_p_value, paired_p_value
 from lit_cascade.core.guarantee.candidates import Behaviour, path_of, threshold_path
 from lit_cascade.core.guarantee.certify import _leading
 from lit_cascade.core.guarantee.promise import Promise
-from lit_cascade.core.policy import always_defer
+from lit_cascade.core.policy import Policy
 from tests.benchmarks.sweep import machine
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def recorded(folder: str, split: str, small: str, large: str) -> Population:
     files = [
         ROOT / "checkpoints" / folder / split / f"{name}.safetensors" for name in (small, large)
     ]
-    whole = behaviour_of([Record.load(file) for file in files], always_defer(2))
+    whole = behaviour_of([Record.load(file) for file in files], Policy(stages=2))
 
     def draw(n: int, generator: torch.Generator) -> Behaviour:
         return whole.rows(torch.randint(0, len(whole), (n,), generator=generator))

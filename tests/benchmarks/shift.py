@@ -22,7 +22,7 @@ from lit_cascade import Record, Stage
 from lit_cascade.analysis.check import check_promise, references
 from lit_cascade.analysis.selection import behaviour_of, select_thresholds
 from lit_cascade.core.guarantee.promise import Promise
-from lit_cascade.core.policy import always_defer
+from lit_cascade.core.policy import Policy
 from lit_cascade.data import CifarData
 from lit_cascade.models import ResNet
 from tests.benchmarks.sweep import machine
@@ -59,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
 
     calibration = [Record.load(ROOT / "calibration" / f"{name}.safetensors") for name in STAGES]
-    then = behaviour_of(calibration, always_defer(2))
+    then = behaviour_of(calibration, Policy(stages=2))
     promise = Promise("accuracy_drop", 0.01)
     chosen = select_thresholds(then, promise).chosen
     thresholds, names = list(chosen.thresholds), list(STAGES)
@@ -81,7 +81,7 @@ def main() -> None:
             ]
         for labelled in (True, False):
             seen = [r if labelled else replace(r, labels=None) for r in records]
-            now = behaviour_of(seen, always_defer(2))
+            now = behaviour_of(seen, Policy(stages=2))
             verdict = check_promise(now, promise, thresholds, names, reference)
             rows.append(
                 {

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_cascade import Record, curve_of_records
-from lit_cascade.core.policy import always_defer
+from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 
 
@@ -71,7 +71,7 @@ def main() -> None:
         "softmax into memory at hand": lambda: torch.softmax(small.logits, 1, out=reused),
     } | {
         f"sweep by {score}": lambda score=score: curve_of_records(
-            [small, large], always_defer(2, score=score)
+            [small, large], Policy(stages=2, score=score)
         )
         for score in SCORES
     }

@@ -12,7 +12,7 @@ from lit_cascade import Record, curve_of_records
 from lit_cascade.analysis.evidence import ids_from_text
 from lit_cascade.analysis.reliability import fitness_of
 from lit_cascade.cli import main
-from lit_cascade.core.policy import rule_of
+from lit_cascade.core.policy import Policy
 from lit_cascade.options import PolicyOptions
 
 N = 1500
@@ -71,7 +71,7 @@ def test_what_is_written_is_what_was_judged(capsys):
         for r in records
     ]
     options = PolicyOptions(temperatures=policy["temperatures"])
-    rule = rule_of(options, ["small", "large"])
+    rule = Policy.from_options(options, ["small", "large"])
     scaled = left[0].logits.double() / rule.temperatures[0]
     found, told = fitness_of(scaled, left[0].labels), said["stages"]["small"]["after"]
     for figure in ("nll", "ece", "ece_equal_mass", "brier", "accuracy", "confidence"):

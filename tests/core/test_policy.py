@@ -1,10 +1,14 @@
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 
+from lit_cascade.core.contract import replay
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 from lit_cascade.errors import UsageError
+from lit_cascade.options import PolicyOptions
 
 
 def test_a_policy_fills_in_temperatures():
@@ -43,7 +47,7 @@ def test_the_ends_of_the_range_and_the_infinities_are_thresholds(score):
 
 @pytest.mark.parametrize("temperatures", [(1.0,), (1.0, 1.0, 1.0)])
 def test_temperatures_must_be_one_per_stage(temperatures):
-    with pytest.raises(UsageError, match="1 thresholds make 2 stages"):
+    with pytest.raises(UsageError, match="temperatures: expected one for each of 2 stages"):
         Policy((0.5,), temperatures=temperatures)
 
 
@@ -78,3 +82,49 @@ def test_a_policy_fills_in_floors():
 def test_floors_that_do_not_fit_are_refused(thresholds, floors, says):
     with pytest.raises(UsageError, match=says):
         Policy(thresholds, floors=floors)
+
+
+def test_thresholds_may_be_undecided_until_they_are_needed():
+    policy = Policy(stages=3, floors=(0.2, 0.4))
+    assert (policy.thresholds, policy.temperatures, policy.stages) == (None, (1.0,) * 3, 3)
+    assert Policy(temperatures=(2.0, 1.0)) == Policy(stages=2, temperatures=(2.0, 1.0))
+    assert replace(policy, thresholds=(0.5, 0.5)) == Policy((0.5, 0.5), floors=(0.2, 0.4))
+    with pytest.raises(UsageError, match=r"thresholds: running .* each of 2 deferring stages"):
+        policy.required_thresholds()
+    with pytest.raises(UsageError, match="needs a threshold for a, b; "):
+        policy.required_thresholds(["a", "b", "c"])
+    with pytest.raises(UsageError, match=r"policy\.thresholds: running a cascade needs"):
+        replay([torch.zeros(1, 2)] * 3, policy)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "stages: a cascade needs at least 2, got 0"),
+        ({"stages": 1}, "stages: a cascade needs at least 2, got 1"),
+        ({"thresholds": ()}, "stages: a cascade needs at least 2, got 1"),
+        ({"stages": 3, "thresholds": (0.5,)}, "thresholds: a cascade of 3 stages needs 2, got 1"),
+        ({"stages": 3, "temperatures": (1.0, 1.0)}, "one for each of 3 stages, got 2"),
+        ({"stages": 2, "floors": (math.nan,)}, "floors: nan is above its threshold inf"),
+    ],
+)
+def test_numbers_of_stages_that_do_not_fit_are_refused(given, message):
+    with pytest.raises(UsageError, match=message):
+        Policy(**given)
+
+
+def test_options_become_a_policy():
+    names = ["small", "middle", "large"]
+    options = PolicyOptions(
+        score="margin",
+        thresholds={"small": 0.9, "middle": 0.8},
+        temperatures={"middle": 2.0},
+        combine="average",
+        floors={"middle": 0.1},
+    )
+    assert Policy.from_options(options, names) == Policy(
+        (0.9, 0.8), "margin", (1.0, 2.0, 1.0), "average", (-math.inf, 0.1)
+    )
+    assert Policy.from_options(PolicyOptions(floors=[0.1, 0.2]), names) == Policy(
+        stages=3, floors=(0.1, 0.2)
+    )

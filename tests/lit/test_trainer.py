@@ -30,7 +30,6 @@ from lit_cascade import (
 from lit_cascade.analysis.curve import replay_outcome
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import measure
-from lit_cascade.core.policy import always_defer, policy_of
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.data import Datasets, EvaluationData
 from lit_cascade.data.loading import evaluation_loader
@@ -82,7 +81,6 @@ def test_running_for_real_is_the_replay_at_twenty_thresholds(stages, temperature
     run = trainer()
     records = run.record(model, data)
     logits = [record.logits for record in records]
-    model.has_thresholds = True
     for threshold in torch.linspace(0.33, 1.0, 20).tolist():
         policy = Policy((threshold,) * (stages - 1), temperatures=(temperature,) * stages)
         model.cascade.policy = policy
@@ -115,7 +113,7 @@ def test_running_a_combination_for_real_is_its_replay(combine, stages, floored, 
         floors=between[0] if floored else None,
     )
     done = trainer().execute(cascade(stages, options), points(60, dataset))
-    policy = policy_of(options, [record.name for record in records])
+    policy = Policy.from_options(options, [record.name for record in records])
     told, outcome = replay(logits, policy), replay_outcome(records, policy)
     assert torch.equal(done.stage, told.stage)
     assert torch.equal(done.prediction, told.prediction)
@@ -124,9 +122,9 @@ def test_running_a_combination_for_real_is_its_replay(combine, stages, floored, 
     assert float(done.flops.sum()) / 60 == pytest.approx(outcome.cost)
 
 
-def test_without_thresholds_everything_above_the_floors_is_deferred():
+def test_without_thresholds_the_policy_is_undecided():
     model = cascade(3, PolicyOptions(floors=[0.2, 0.4], combine="average"))
-    assert model.cascade.policy == always_defer(3, floors=(0.2, 0.4), combine="average")
+    assert model.cascade.policy == Policy(stages=3, floors=(0.2, 0.4), combine="average")
 
 
 def test_very_sure_stages_can_be_averaged_for_real():
@@ -636,7 +634,6 @@ def test_a_data_module_that_prepares_each_split_in_its_own_stage():
 def test_thresholds_with_a_promise_are_set_in_the_model():
     model, data = cascade(), points(calibration=Points(400))
     found = trainer().select(model, data, Promise("deferral_rate", 0.5))
-    assert model.has_thresholds
     assert model.cascade.policy.thresholds == found.chosen.thresholds
     done = trainer().execute(model, data, "calibration")
     assert float((done.stage > 0).double().mean()) == found.chosen.deferral_rate
