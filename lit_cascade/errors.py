@@ -1,6 +1,6 @@
-"""The errors that a user sees, and the checks that raise them.
+"""Errors that users see, and checks that raise them.
 
-Nothing here imports torch: the command line reports a mistake before it loads anything heavy.
+No import of torch: the command line reports mistakes before it loads anything heavy.
 """
 
 from __future__ import annotations
@@ -26,28 +26,26 @@ _MOST_SHOWN = 60
 
 
 class CascadeError(Exception):
-    """Something in the data, the models or the files makes the answer impossible.
+    """Data, models or files that make a result impossible.
 
-    The message names the argument, what was expected and what came. The command line prints it
-    without a traceback and exits with `exit_code`.
+    The message names the argument, what was expected and what was given. The command line prints
+    it without a traceback and exits with `exit_code`.
     """
 
     exit_code = 1
 
 
 class UsageError(CascadeError):
-    """The call itself is wrong: an unknown name, a missing file, a value out of range."""
+    """Wrong usage: an unknown name, a missing file, a value out of range."""
 
     exit_code = 2
 
 
 def check_name(name: str, known: Iterable[str], argument: str) -> str:
-    """Return `name` if it is among `known`; otherwise say what is, and what looks alike.
-
-    Of very many known names only those that look alike are shown.
+    """Return `name` if it is among `known`.
 
     Raises:
-        UsageError: `name` is unknown.
+        UsageError: an unknown name; the message lists similar names, and all unless there are many.
     """
     known = list(known)
     if name in known:
@@ -60,10 +58,10 @@ def check_name(name: str, known: Iterable[str], argument: str) -> str:
 
 
 def check_file_name(name: str, argument: str) -> None:
-    """Check that a stage's name can name a file: records and checkpoints are called after it.
+    """Check that a stage's name can name its record and checkpoint.
 
     Raises:
-        UsageError: it is empty, starts with a dot, or holds a separator of folders.
+        UsageError: an empty name, a leading dot, or a slash.
     """
     if not name or name.startswith(".") or set(name) & set("/\\\0"):
         raise UsageError(
@@ -76,10 +74,10 @@ def check_logits(logits: Tensor, what: str) -> None:
 
     Args:
         logits: the tensor to check.
-        what: whose logits they are, for the message.
+        what: owner of the logits, for the message.
 
     Raises:
-        CascadeError: naming the first offending sample.
+        CascadeError: other logits; the message names the first offending sample.
     """
     if logits.ndim != 2 or not logits.is_floating_point():
         raise CascadeError(
@@ -93,27 +91,27 @@ def check_logits(logits: Tensor, what: str) -> None:
         raise CascadeError(f"{what}: a classifier needs at least 2 classes, got {classes}.")
     low, high = logits.aminmax()  # one pass without a temporary; NaN propagates
     if not (low.isfinite() and high.isfinite()):
-        row = int((~logits.isfinite()).any(dim=1).nonzero()[0, 0])
-        bad = int((~logits.isfinite()).any(dim=1).sum())
+        rows = (~logits.isfinite()).any(dim=1).nonzero().flatten()
         raise CascadeError(
-            f"{what}: NaN or infinite logits in {bad} of {n} samples, first at row {row}. "
+            f"{what}: NaN or infinite logits in {len(rows)} of {n} samples, "
+            f"first at row {int(rows[0])}. "
             "A model in half precision may overflow: try --trainer.precision 32."
         )
 
 
 def check_labels(labels: Tensor, n: int, classes: int, what: str) -> None:
-    """Check that `labels` are `n` integers in [0, classes), or for each sample several of them.
+    """Check that `labels` are integers in [0, classes), one or several per sample.
 
     Args:
-        labels: (n,), or (n, M) with M >= 2, where several are right, filled up with -1.
+        labels: (n,), or (n, M) with M >= 2 and -1 as padding where several labels are right.
         n: number of samples.
         classes: number of classes.
-        what: whose labels they are, for the message.
+        what: owner of the labels, for the message.
 
     Raises:
-        CascadeError: naming the first offending sample.
+        CascadeError: other labels; the message names the first offending sample.
     """
-    whole = "int" in str(labels.dtype)  # by name: nothing here imports torch
+    whole = "int" in str(labels.dtype)  # by name, as torch is not imported
     several = labels.ndim == 2 and labels.shape[1] > 1
     if not (labels.ndim == 1 or several) or not whole or labels.shape[0] != n:
         raise CascadeError(
@@ -134,8 +132,9 @@ def check_labels(labels: Tensor, n: int, classes: int, what: str) -> None:
     rows = wrong.nonzero()
     if len(rows):
         row = int(rows[0, 0])
-        found = [label for label in labels[row].tolist() if label >= 0] if several else None
-        which = f"labels {found}" if several else f"label {int(labels[row])}"
+        which = f"label {int(labels[row])}"
+        if several:
+            which = f"labels {[label for label in labels[row].tolist() if label >= 0]}"
         raise CascadeError(
             f"{what}: {which} at row {row} is outside the {classes} classes "
             f"(0 to {classes - 1}). Labels of -1 mark an unlabelled test set."

@@ -1,4 +1,4 @@
-"""Files of tensors: the same content is the same bytes, and nothing that is read is ever run."""
+"""Files of tensors: equal content gives equal bytes, and no code in a file is ever run."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ _DTYPES = {
     "torch.uint8": "U8",
     "torch.bool": "BOOL",
 }
-"""Types as the format names them, in the order in which the library puts tensors."""
+"""Names of types in the format, in the order in which the library stores tensors."""
 
 
 def safetensors_pieces(
     tensors: Mapping[str, Tensor], header: Mapping[str, str]
 ) -> list[bytes | memoryview]:
-    """A safetensors file in pieces, none of them a copy; the same content gives the same bytes.
+    """Serialize tensors as safetensors, in pieces that are no copies; equal content, equal bytes.
 
-    The library makes copies of all tensors in memory, and writes the strings of the header in an
-    order that changes from call to call. The format is eight bytes with the length of a JSON
-    header, padded to 8 bytes, then the numbers, widest type first. A test compares the two.
+    The library copies all tensors in memory, and writes the strings of the header in an order that
+    changes from call to call. The format is the length of a JSON header in eight bytes, the header
+    padded to a multiple of 8 bytes, then the numbers, widest type first
+    (https://github.com/huggingface/safetensors#format). A test compares the two.
 
     Args:
         tensors: on the CPU.
@@ -68,15 +69,15 @@ def safetensors_pieces(
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
-    """A safetensors file in one piece; the same content always gives the same bytes."""
+    """Serialize tensors as safetensors; equal content gives equal bytes."""
     return b"".join(safetensors_pieces(tensors, header))
 
 
 def load_tensors(path: Path) -> Any:
-    """What `torch.save` has written, tensors and plain values; no code in it is ever run.
+    """Load tensors and plain values that `torch.save` wrote, without running code.
 
     Raises:
-        CascadeError: it holds anything else, or is damaged.
+        CascadeError: a file that holds anything else, or is damaged.
     """
     try:
         with warnings.catch_warnings():
@@ -84,8 +85,7 @@ def load_tensors(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CascadeError(f"{error.strerror or error}") from error
-    # of objects and of damage torch tells in many ways, some of which say how to run the code
-    except Exception as error:
+    except Exception as error:  # torch's own messages advise to run the code
         reason = str(error).split("\n", maxsplit=1)[0]
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
             reason = (

@@ -1,4 +1,4 @@
-"""Units of cost and metrics: their names in files, and how a person reads them."""
+"""Labels of cost units and metrics in tables, messages and plots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _METRICS = {"f1": "F1", "f1_macro": "macro F1", "matthews": "Matthews"}
 
 
 def unit_label(unit: str) -> str:
-    """What tables and messages call a unit.
+    """Label of a unit of cost.
 
     Example:
         >>> unit_label("flops"), unit_label("usd")
@@ -20,7 +20,7 @@ def unit_label(unit: str) -> str:
 
 
 def cost_axis(unit: str) -> str:
-    """The label of a cost axis.
+    """Label of a cost axis.
 
     Example:
         >>> cost_axis("latency_s")
@@ -31,7 +31,7 @@ def cost_axis(unit: str) -> str:
 
 
 def metric_label(metric: str) -> str:
-    """What tables and messages call a metric.
+    """Label of a metric.
 
     Example:
         >>> metric_label("accuracy"), metric_label("f1_macro")
@@ -41,12 +41,12 @@ def metric_label(metric: str) -> str:
 
 
 def metric_axis(metric: str) -> str:
-    """The label of an axis of a metric.
+    """Label of a metric's axis.
 
     Example:
         >>> metric_axis("f1"), metric_axis("matthews")
         ('F1 (%)', 'Matthews correlation (x 100)')
     """
-    if metric == "matthews":  # which may be below 0, and is no share of anything
+    if metric == "matthews":  # a correlation, not a share
         return "Matthews correlation (x 100)"
     return f"{metric_label(metric)} (%)"

@@ -1,10 +1,11 @@
-"""What made a result: library versions and the date."""
+"""Library versions and the date of a result."""
 
 from __future__ import annotations
 
 import datetime as dt
 import importlib.metadata
 import os
+import time
 from typing import Any
 
 from lit_cascade import __version__
@@ -13,14 +14,13 @@ __all__ = ["library_versions", "run_info"]
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of this package and of what computes the logits."""
+    """Versions of this package, torch and lightning."""
     others = {name: importlib.metadata.version(name) for name in ("torch", "lightning")}
-    return {"lit-cascade": __version__, **others}  # its own also where it is not installed
+    return {"lit-cascade": __version__, **others}  # not by metadata: it may not be installed
 
 
 def run_info() -> dict[str, Any]:
     """Library versions and the date, for a record's `info`; SOURCE_DATE_EPOCH sets the date."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = dt.datetime.now(dt.UTC)
-    date = dt.datetime.fromtimestamp(int(epoch), dt.UTC) if epoch else now
-    return {"versions": library_versions(), "date": date.date().isoformat()}
+    epoch = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    date = dt.datetime.fromtimestamp(epoch, dt.UTC).date()
+    return {"versions": library_versions(), "date": date.isoformat()}
