@@ -13,7 +13,6 @@ __all__ = [
     "Band",
     "Front",
     "average_compute_reduction",
-    "compute_reduction",
     "default_bands",
     "held_out_reduction",
     "pareto_rows",
@@ -172,17 +171,6 @@ def default_bands(singles: Front) -> list[Band]:
     return [Band(high - share * (high - low), high, name) for name, share in names]
 
 
-def compute_reduction(cost: Tensor, other: Tensor) -> Tensor:
-    """Return the factor by which `other` is cheaper than `cost`: 1 where both are 0.
-
-    Example:
-        >>> cost, other = torch.tensor([6.0, 0.0, 0.0, 2.0]), torch.tensor([2.0, 0.0, 2.0, 0.0])
-        >>> compute_reduction(cost, other)
-        tensor([3., 1., 0., inf])
-    """
-    return (cost / other).masked_fill((cost == 0) & (other == 0), 1.0)
-
-
 def held_out_reduction(
     singles: Front, chosen: Front, reported: Front, band: Band, *, interpolated: bool = False
 ) -> Tensor:
@@ -223,7 +211,9 @@ def held_out_reduction(
         cost = singles.interpolated_cost(accuracy)
     else:
         cost = torch.minimum(singles.least_cost(accuracy), singles.cost[..., -1:])
-    return compute_reduction(cost, reported.cost.index_select(-1, rows)).mean(dim=-1)
+    other = reported.cost.index_select(-1, rows)
+    free = (cost == 0) & (other == 0)
+    return (cost / other).masked_fill(free, 1.0).mean(dim=-1)
 
 
 def average_compute_reduction(

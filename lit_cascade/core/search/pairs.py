@@ -108,24 +108,14 @@ def block_sums(table: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     """
     if table.dtype != torch.float16:
         return embedding_bag(order, table, starts, mode="sum")
-    # long blocks are split, so that sums of ones are exact in float16
-    lengths = torch.cat([starts[1:], starts.new_tensor([len(order)])]) - starts
-    long = (lengths > _EXACT_HALF).nonzero().squeeze(1).tolist()
-    if not long:
+    n = len(order)
+    if int(torch.diff(starts, append=starts.new_tensor([n])).max()) <= _EXACT_HALF:
         return embedding_bag(order, table, starts, mode="sum").int()
-    splits = [
-        (block, at)
-        for block in long
-        for at in range(
-            int(starts[block]) + _EXACT_HALF, int(starts[block] + lengths[block]), _EXACT_HALF
-        )
-    ]
-    owner, begins = torch.tensor(splits).t()
-    fine, place = torch.cat([starts, begins]).sort(stable=True)
-    sums = embedding_bag(order, table, fine, mode="sum").int()
-    whole = place < len(starts)
-    # of equal starts those of empty blocks come first
-    return sums[whole].index_add_(0, owner, sums[~whole])
+    # long blocks are divided, so that sums of ones are exact in float16
+    fine = torch.cat([starts, torch.arange(0, n, _EXACT_HALF)]).unique()
+    parts = embedding_bag(order, table, fine, mode="sum").int()
+    sums = torch.zeros(len(starts), table.shape[1], dtype=parts.dtype)
+    return sums.index_add_(0, torch.searchsorted(starts, fine, right=True) - 1, parts)
 
 
 def running_sums(table: Tensor, order: Tensor, at: Tensor) -> Tensor:
@@ -211,22 +201,17 @@ def pair_sums(
         levels: thresholds per first model, as for `cuts_of`.
         pairs: (first, second) to try; by default all.
     """
-    whole = zoo.correct.t().half() if zoo.combine == "later" and pairs is None else None
-    base = 0  # the first model that `whole` still has a column for
     groups: dict[tuple[int, ...], list[int]] = (
         {(i,): list(range(i + 1, len(zoo))) for i in range(len(zoo) - 1)}
         if pairs is None
         else by_beginning(pairs)
     )
+    shared = zoo.combine == "later" and pairs is None  # one table serves several first models
     every_cut = cuts_of(zoo.scores[[first for (first,) in groups]], levels)
     for ((first,), seconds), cuts in zip(groups.items(), every_cut, strict=True):
-        if whole is None:
-            table = zoo.correct_after([first], seconds).t().half().contiguous()
-            gain = running_sums(table, cuts.order, cuts.at)
-        else:
-            if first + 1 - base >= _SHRINK_EVERY or base == 0:  # columns no longer needed
-                whole, base = whole[:, first + 1 - base :].contiguous(), first + 1
-            gain = running_sums(whole, cuts.order, cuts.at)[:, first + 1 - base :]
+        if not shared or first % _SHRINK_EVERY == 0:
+            base, table = first, zoo.correct_after([first], seconds).t().half().contiguous()
+        gain = running_sums(table, cuts.order, cuts.at)[:, first - base :]
         own = zoo.correct[first]
         gain = gain - running_sums(own[:, None].half(), cuts.order, cuts.at)
         if zoo.constant:
