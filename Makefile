@@ -8,11 +8,12 @@ export HF_HUB_OFFLINE := 1
 # Where it is set, every process compiles torch and lightning anew: 20 s each, and tests start many.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint types tests bench clean
+.PHONY: help demo test quick lint types tests bench clean
 
 help:
 	@echo "make demo    install, then judge the bundled cascade of digit classifiers"
 	@echo "make test    install, then lint, types, tests and doctests"
+	@echo "make quick   lint, and the tests that take no minute"
 	@echo "make bench   timings, as tables"
 	@echo "make clean   remove what these targets made"
 
@@ -31,7 +32,12 @@ help:
 demo: .venv/installed
 	$(BIN)/lit-cascade validate --config digits_pair.yaml
 
-test: lint types tests
+# mypy runs beside the tests, and says what it found after them.
+test: lint
+	@$(BIN)/mypy > .venv/types.log 2>&1 & mypy=$$!; trap "kill $$mypy" INT TERM; \
+	$(MAKE) --no-print-directory tests; tests=$$?; \
+	wait $$mypy; types=$$?; echo $(BIN)/mypy; cat .venv/types.log; \
+	[ $$tests = 0 ] && [ $$types = 0 ]
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -41,7 +47,11 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 tests: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal
+
+# What a developer runs every minute: no command, no trainer, no process.
+quick: lint
+	$(BIN)/pytest -n 2 --dist worksteal $(QUICK)
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep

@@ -91,7 +91,8 @@ class Process:
     def send_signal(self, number, *, group=False):
         """Send a signal to the process, or to its group, if it is still there."""
         if self.poll() is None:
-            (os.killpg if group else os.kill)(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if group else os.kill)(self.pid, number)
 
     def group_lives(self):
         """Whether any process of the group is left."""
@@ -205,13 +206,13 @@ class _Server:
         pid = os.fork()
         if pid:
             self.running[connection] = pid
-            connection.send(struct.pack("i", pid))
             for file in files:
                 os.close(file)
             return None
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        connection.send(struct.pack("i", os.getpid()))
         for other in (self.listener, connection, *self.running):
             other.close()
         os.close(self.woken)
