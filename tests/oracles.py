@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from functools import cache
 
 
 def stage_of(scores, thresholds, floors=None):
@@ -81,9 +82,13 @@ def mean_nll(logits, labels, temperature):
 
 def metric_by_sklearn(metric, answers, labels, classes):
     """A metric of answers as scikit-learn has it."""
+    return _metric_by_sklearn(metric, tuple(answers), tuple(labels), classes)
+
+
+@cache  # it takes milliseconds, and most thresholds of a curve change no answer
+def _metric_by_sklearn(metric, answers, labels, classes):
     from sklearn.metrics import f1_score, matthews_corrcoef
 
-    answers, labels = list(answers), list(labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a single class
         if metric == "accuracy":

@@ -186,7 +186,7 @@ def test_a_metric_on_the_curve_is_that_of_the_replay_at_every_threshold(
     metric, combine, stages, floored
 ):
     classes = 2 if metric == "f1" else 4
-    records = recorded(stages, 60, classes)
+    records = recorded(stages, 24, classes)
     logits, labels = [record.logits for record in records], records[0].labels
     parts = {"temperatures": TEMPERATURES[:stages], "combine": combine}
     if floored:
