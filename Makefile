@@ -50,8 +50,9 @@ tests: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist worksteal
 
 # What a developer runs every minute: no command, no trainer, no process.
+QUICK := core records live analysis utilities test_rooms.py test_options.py
 quick: lint
-	$(BIN)/pytest -n 2 --dist worksteal $(QUICK)
+	$(BIN)/pytest -n 2 --dist worksteal $(addprefix tests/,$(QUICK))
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep
