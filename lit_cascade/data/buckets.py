@@ -1,4 +1,4 @@
-"""Batches of texts of similar length, so that little of a batch is padding."""
+"""Batches of samples of similar length, for little padding."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ _LEAST_GROUPS = 4
 class LengthBuckets(BatchSampler):
     """Batches of samples of similar length.
 
-    Where the sampler shuffles, its samples are sorted by length within groups of 50 batches, or
-    four groups if there are fewer, and all batches are then shuffled: what is together in a batch
-    changes with every epoch. Where it does not shuffle, all samples are sorted, the longest first
-    and those of equal length in the sampler's order: a batch that does not fit into memory shows
-    at once.
+    If the sampler shuffles, its samples are sorted by length within groups of 50 batches, or four
+    groups if there are fewer, and all batches are then shuffled: the composition of batches changes
+    with every epoch. Otherwise all samples are sorted, the longest first and those of equal length
+    in the sampler's order: a batch that does not fit into memory comes first.
 
-    Lightning makes another one of this class for several processes, with a sampler of each one's
-    samples. These have as many batches each, and in every step batches of similar length.
+    For several processes Lightning creates another instance in each, with a sampler of that
+    process's samples. All have the same number of batches, of similar length in every step.
 
     Args:
         sampler: positions of the samples.
         batch_size: samples per batch.
-        drop_last: leave out what makes no whole batch: where the sampler shuffles, its last samples
-            and so any, else the shortest.
-        lengths: of all samples, by their positions.
-        seed: of the order of batches where the sampler shuffles.
+        drop_last: drop the incomplete batch: the last samples of a sampler that shuffles, otherwise
+            the shortest.
+        lengths: lengths of all samples, by position.
+        seed: seed of the order of batches if the sampler shuffles.
 
     Example:
         >>> from torch.utils.data import SequentialSampler
@@ -55,11 +54,11 @@ class LengthBuckets(BatchSampler):
         self._begun = 0
 
     def in_order(self) -> list[list[int]]:
-        """Batches of the sampler's samples as they are where it does not shuffle: to be judged."""
+        """Batches of the sampler's samples for evaluation, as if it did not shuffle."""
         return self._cut(sorted(int(position) for position in self.sampler))
 
     def _cut(self, positions: Sequence[int]) -> list[list[int]]:
-        ordered = sorted(positions, key=lambda i: -self.lengths[i])  # which is stable
+        ordered = sorted(positions, key=lambda i: -self.lengths[i])  # a stable sort
         return [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -70,14 +69,14 @@ class LengthBuckets(BatchSampler):
         if self.drop_last and shuffles:
             del order[whole:]
         group = max(len(order), 1)
-        if shuffles:  # in one group of few samples the same ones would always meet
+        if shuffles:  # in a single group the same samples would share a batch in every epoch
             group = max(1, min(_GROUP, whole // size // _LEAST_GROUPS)) * size
         batches = []
         for start in range(0, len(order), group):
             batches += self._cut(order[start : start + group])
         if not shuffles:
             return iter(batches[: len(self)])
-        # all processes draw the same: their batches of a step are of similar length, and none waits
+        # all processes draw the same order: their batches of a step are of similar length
         epoch = int(getattr(self.sampler, "epoch", self._begun))
         self._begun += 1
         generator = torch.Generator().manual_seed(self._seed + epoch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +10,10 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from lit_cascade.data.splits import SplitDataModule
+from lit_cascade.data.tables import load_table
 from lit_cascade.errors import CascadeError, UsageError
 
 __all__ = ["CifarData"]
-
-_FILES = {"train": "train.parquet", "test": "test.parquet"}
 
 
 class _Images(Dataset[Any]):
@@ -76,7 +74,7 @@ class CifarData(SplitDataModule):
 
     def prepare_data(self) -> None:
         """Download, once per machine."""
-        for published in _FILES:
+        for published in ("train", "test"):
             self._read(published)
 
     def setup(self, stage: str | None = None) -> None:
@@ -84,7 +82,7 @@ class CifarData(SplitDataModule):
         del stage
         if self._datasets:
             return
-        for published in _FILES:
+        for published in ("train", "test"):
             images, labels, classes = _decoded(self._read(published), self._source)
             n = len(labels)
             held_back = self._calibration_size if published == "train" else 0
@@ -100,20 +98,8 @@ class CifarData(SplitDataModule):
                 self._datasets[split] = _Images(images, labels, ids, published, classes)
 
     def _read(self, published: str) -> Any:
-        from datasets import load_dataset
-
-        folder = Path(self._source)
-        try:
-            if folder.is_dir():
-                files = {published: str(folder / _FILES[published])}
-                return load_dataset("parquet", data_files=files, split=published)
-            return load_dataset(self._source, split=published)
-        except (OSError, ValueError) as error:  # what `datasets` raises for what it cannot find
-            reason = str(error).split("\n", maxsplit=1)[0]
-            raise UsageError(
-                f"data.source: {self._source!r} is neither a data set that the hub gives nor a "
-                f"folder with {' and '.join(_FILES.values())}: {reason}"
-            ) from error
+        what = "a folder with train.parquet and test.parquet"
+        return load_table(self._source, published, what=what, argument=f"data.source: {what}")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches, on the device."""

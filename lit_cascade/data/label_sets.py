@@ -1,4 +1,4 @@
-"""Labels of which several are right for one image, as in "Are we done with ImageNet?"."""
+"""Sets of right labels per image, as in "Are we done with ImageNet?" (arXiv:2006.07159)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 class LabelSets:
-    """The right classes of each image, by the image's name (arXiv:2006.07159).
+    """Right classes of each image, by the image's name.
 
     Args:
-        numbers: class numbers of each image, by name; images may have none.
-        whose: the labels are, for messages.
+        numbers: class numbers of each image, by name; an image may have none.
+        whose: name of the label sets, for messages.
+
+    Attributes:
+        nothing: the label of an image without any right class: all -1.
     """
 
     NONE: ClassVar[str] = "no label in the label set"
-    """Why an image without any right class is left out."""
+    """Reason for leaving out an image without any right class."""
 
     def __init__(self, numbers: Mapping[str, Sequence[int]], whose: str) -> None:
         self._numbers, self._whose = numbers, whose
-        width = max((len(found) for found in numbers.values()), default=1)
+        width = max(map(len, numbers.values()), default=1)
         self.nothing = torch.full((max(width, 2),), -1, dtype=torch.int64)
 
     @classmethod
@@ -42,21 +45,21 @@ class LabelSets:
 
         Args:
             which: `imagenet-real`, or a JSON file that maps names of images to class names.
-            classes: in label order.
+            classes: class names in label order.
 
         Raises:
-            UsageError: no such file, or other classes than those of ImageNet.
-            CascadeError: a file of another form, or with unknown classes.
+            UsageError: there is no such file, or the classes are not those of ImageNet.
+            CascadeError: the file is malformed, or has unknown classes.
         """
         if which == _REAL:
             if len(classes) != 1000:
                 raise UsageError(
-                    f"data.label_sets: {_REAL} is of the classes imagenet-1k, got "
+                    f"data.label_sets: {_REAL} needs data.classes imagenet-1k, got "
                     f"{len(classes)} classes."
                 )
             content = pkgutil.get_data("timm.data", "_info/imagenet_real_labels.json") or b"[]"
             listed = json.loads(content)
-            return cls({f"{i:08d}": found for i, found in enumerate(listed, start=1)}, _REAL)
+            return cls({f"{i:08d}": right for i, right in enumerate(listed, start=1)}, _REAL)
         path = Path(which)
         if not path.is_file():
             raise UsageError(f"data.label_sets: {which!r} is neither a JSON file nor {_REAL!r}.")
@@ -76,30 +79,30 @@ class LabelSets:
             ) from error
 
     def of(self, name: str) -> Tensor | None:
-        """The right classes of an image, filled up with -1; None if it has none.
+        """Right classes of an image, padded with -1; None if it has none.
 
         Args:
-            name: the image's path; its last part is looked up, or its number in ImageNet's
+            name: path of the image; looked up by its last part, or by its number in ImageNet's
                 validation set.
 
         Raises:
-            CascadeError: the label sets do not know the image.
+            CascadeError: the image is unknown.
         """
         key = name.rsplit("/", maxsplit=1)[-1]
         if self._whose == _REAL:
             number = _VALIDATION.search(key)
             key = number[1] if number else key
-        found = self._numbers.get(name, self._numbers.get(key))
-        if found is None:
+        right = self._numbers.get(name, self._numbers.get(key))
+        if right is None:
             hint = " such as ILSVRC2012_val_00000001.JPEG" if self._whose == _REAL else ""
             raise CascadeError(
                 f"data.label_sets: {self._whose} has no image called {name!r}; images go by the "
                 f"names of their files{hint}."
             )
-        if not found:
+        if not right:
             return None
         labels = self.nothing.clone()
-        labels[: len(found)] = torch.tensor(list(found))
+        labels[: len(right)] = torch.tensor(list(right))
         return labels
 
 

@@ -25,7 +25,6 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
-    Sampler,
     SequentialSampler,
     default_collate,
     get_worker_info,
@@ -92,14 +91,6 @@ class PositionedBatch(NamedTuple):
     error: CascadeError | None = None
 
 
-class _Prepared(NamedTuple):
-    """Sample after each model's preprocessing, without the raw input."""
-
-    views: dict[str, Any]
-    label: Any
-    remarks: tuple[str, ...]
-
-
 def _input_and_label(sample: Any) -> tuple[Any, Any]:
     if isinstance(sample, RawSample):
         return sample.input, sample.label
@@ -117,11 +108,11 @@ def _input_and_label(sample: Any) -> tuple[Any, Any]:
 
 
 def _prepare(sample: Any, preprocessings: Preprocessings) -> Any:
-    """Apply each preprocessing; the sample itself if there is none."""
+    """Sample with a view for each preprocessing; the sample itself if there is none."""
     if all(one is None for one in preprocessings):
         return sample
     raw, label = _input_and_label(sample)
-    views: dict[str, Any] = {}
+    views = Views()
     remarks = list(sample.remarks) if isinstance(sample, RawSample) else []
     for one in preprocessings:
         view = raw if one is None else one(raw)
@@ -129,7 +120,7 @@ def _prepare(sample: Any, preprocessings: Preprocessings) -> Any:
             remarks.extend(view.remarks)
             view = view.tensors
         views[RAW if one is None else one.key] = view
-    return _Prepared(views, label, tuple(remarks))
+    return RawSample(views, label, tuple(remarks))
 
 
 def _is_left_out(sample: Any) -> bool:
@@ -148,33 +139,24 @@ def _is_left_out(sample: Any) -> bool:
     return True
 
 
-class _Loaded(NamedTuple):
-    """Prepared samples of a batch, and the other fields of `PositionedBatch`."""
-
-    samples: list[Any]
-    positions: list[int]
-    remarks: list[tuple[int, str]]
-    left_out: list[tuple[int, str]]
-
-
-class _Positioned(Dataset[Any]):
-    """Dataset that loads and prepares all samples of a batch in one call."""
+class _Positioned(Dataset[PositionedBatch]):
+    """Dataset of whole batches: loads, prepares and collates the samples at some positions."""
 
     def __init__(
-        self, dataset: Dataset[Any], preprocessings: Preprocessings, *, training: bool
+        self, loader: DataLoader[Any], preprocessings: Preprocessings, *, training: bool
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self._collate = loader.dataset, loader.collate_fn
         self._preprocessings, self._training = preprocessings, training
 
     def __len__(self) -> int:
         return len(cast("Sized", self.dataset))
 
-    def __getitem__(self, positions: Sequence[Any]) -> _Loaded | CascadeError:
+    def __getitem__(self, positions: Sequence[Any]) -> PositionedBatch:
         _ignore_interrupts()
         try:
             return self._load(positions)
         except CascadeError as error:
-            return error
+            return PositionedBatch(None, torch.empty(0, dtype=torch.int64), error=error)
 
     __getitems__ = __getitem__  # the name by which a loader with a batch sampler calls it
 
@@ -186,26 +168,42 @@ class _Positioned(Dataset[Any]):
         for key in positions:
             yield self.dataset[key if self._training or key >= 0 else ~key]
 
-    def _load(self, positions: Sequence[Any]) -> _Loaded:
-        loaded = _Loaded([], [], [], [])
-        for key, sample in zip(positions, self._samples(positions), strict=True):
+    def _load(self, keys: Sequence[Any]) -> PositionedBatch:
+        samples: list[Any] = []
+        positions: list[int] = []
+        remarks: list[tuple[int, str]] = []
+        left_out: list[tuple[int, str]] = []
+        for key, sample in zip(keys, self._samples(keys), strict=True):
             position = int(key)
             prepared = _prepare(sample, self._preprocessings)
             if position >= 0:  # else the sample of another process
-                if isinstance(prepared, (_Prepared, RawSample)):
-                    loaded.remarks.extend((position, remark) for remark in prepared.remarks)
+                if isinstance(prepared, RawSample):
+                    remarks += [(position, remark) for remark in prepared.remarks]
                 if _is_left_out(sample):
-                    loaded.left_out.append((position, sample.left_out))
+                    left_out.append((position, sample.left_out))
                     position = ~position
-            loaded.samples.append(prepared)
-            loaded.positions.append(position)
-        readable = [i for i, position in enumerate(loaded.positions) if position >= 0]
-        if not self._training or not readable:
-            return loaded
-        return loaded._replace(
-            samples=[loaded.samples[i] for i in readable],
-            positions=[loaded.positions[i] for i in readable],
-        )
+            samples.append(prepared)
+            positions.append(position)
+        readable = [i for i, position in enumerate(positions) if position >= 0]
+        if self._training and readable:
+            samples = [samples[i] for i in readable]
+            positions = [positions[i] for i in readable]
+        batch = self._batch(samples)
+        return PositionedBatch(batch, torch.tensor(positions), tuple(remarks), tuple(left_out))
+
+    def _batch(self, samples: list[Any]) -> Any:
+        """Batch of the models' views, or the output of the user's collate function."""
+        first = samples[0]
+        if not isinstance(first, RawSample):
+            return self._collate(samples)
+        if not isinstance(first.input, Views):
+            return _collated([(sample.input, sample.label) for sample in samples], self._collate)
+        views = Views()
+        for one in self._preprocessings:
+            key = RAW if one is None else one.key
+            collate = getattr(one, "collate", default_collate)
+            views[key] = _collated([sample.input[key] for sample in samples], collate)
+        return views, torch.as_tensor(default_collate([sample.label for sample in samples]))
 
 
 def _ignore_interrupts() -> None:
@@ -226,37 +224,6 @@ def _unless_disconnected(
         sys.__excepthook__(kind, error, trace)
 
 
-class _Collate:
-    """Makes a batch of the models' views, or by the user's collate function."""
-
-    def __init__(self, collate: Callable[[list[Any]], Any], preprocessings: Preprocessings) -> None:
-        self._collate, self._preprocessings = collate, preprocessings
-
-    def __call__(self, loaded: Any) -> PositionedBatch:
-        try:
-            if isinstance(loaded, CascadeError):
-                raise loaded
-            batch = self._batch(loaded.samples)
-        except CascadeError as error:
-            return PositionedBatch(None, torch.empty(0, dtype=torch.int64), error=error)
-        return PositionedBatch(
-            batch, torch.tensor(loaded.positions), tuple(loaded.remarks), tuple(loaded.left_out)
-        )
-
-    def _batch(self, samples: list[Any]) -> Any:
-        first = samples[0]
-        if isinstance(first, RawSample):
-            return _collated([(sample.input, sample.label) for sample in samples], self._collate)
-        if not isinstance(first, _Prepared):
-            return self._collate(samples)
-        views = Views()
-        for one in self._preprocessings:
-            key = RAW if one is None else one.key
-            collate = getattr(one, "collate", default_collate)
-            views[key] = _collated([sample.views[key] for sample in samples], collate)
-        return views, torch.as_tensor(default_collate([sample.label for sample in samples]))
-
-
 def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
     """Collate samples.
 
@@ -274,6 +241,10 @@ def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
         ) from error
 
 
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
 def _like(
     loader: DataLoader[Any],
     preprocessings: Preprocessings,
@@ -283,8 +254,8 @@ def _like(
 ) -> DataLoader[Any]:
     """Loader of `PositionedBatch` with another's dataset, collate function and workers."""
     return DataLoader(
-        _Positioned(loader.dataset, preprocessings, training=training),
-        collate_fn=_Collate(loader.collate_fn, preprocessings),
+        _Positioned(loader, preprocessings, training=training),
+        collate_fn=_as_is,
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,
@@ -398,19 +369,6 @@ def evaluation_loader(
     return _like(loader, preprocessings, batch_size=None, sampler=dealt)
 
 
-class _Requests(Sampler[list[int]]):
-    """Batches that are set before each pass over the loader."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 class DeferredLoader:
     """Loads samples of a split by their positions.
 
@@ -422,18 +380,15 @@ class DeferredLoader:
     """
 
     def __init__(self, loader: DataLoader[Any], preprocessings: Preprocessings) -> None:
-        self._requests = _Requests()
+        self._batches: list[list[int]] = []
+        stay = loader.num_workers > 0
         self._loader = _like(
-            loader,
-            preprocessings,
-            batch_size=None,
-            sampler=self._requests,
-            persistent_workers=loader.num_workers > 0,
+            loader, preprocessings, batch_size=None, sampler=self._batches, persistent_workers=stay
         )
 
     def __call__(self, batches: list[list[int]]) -> Iterator[PositionedBatch]:
         """Batches of the samples at these positions; workers start on them at once."""
-        self._requests.batches = batches
+        self._batches[:] = batches
         return iter(self._loader)
 
 
@@ -468,15 +423,22 @@ class _PositionedData(LightningDataModule):
     The hooks of the other are applied to the batches that are wrapped.
     """
 
-    def __init__(self, inner: LightningDataModule, preprocessings: Preprocessings) -> None:
+    def __init__(
+        self, inner: LightningDataModule, split: str, preprocessings: Preprocessings
+    ) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.split = inner, split
         self.prepare_data_per_node = inner.prepare_data_per_node
         self._preprocessings = tuple(preprocessings)
 
     def prepare_data(self) -> None:
         """Let the other data module download what it needs."""
         self.inner.prepare_data()
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Let the other data module clean up."""
+        del stage
+        self.inner.teardown(SETUP_STAGES.get(self.split, "fit"))
 
     def _split_loader(self, split: str) -> DataLoader[Any]:
         """The other's loader of a split, once it has prepared the split."""
@@ -545,8 +507,7 @@ class EvaluationData(_PositionedData):
         preprocessings: Preprocessings = (),
         window: int = 1,
     ) -> None:
-        super().__init__(inner, preprocessings)
-        self.split = split
+        super().__init__(inner, split, preprocessings)
         self._ready = ready
         self.window = window
         self.done: set[int] = set()
@@ -568,11 +529,6 @@ class EvaluationData(_PositionedData):
         self.batch_size = loader.batch_size or max(map(len, dealt.batches))
         if self._ready is not None:
             self._ready(self.info)
-
-    def teardown(self, stage: str | None = None) -> None:
-        """Let the data module clean up."""
-        del stage
-        self.inner.teardown(SETUP_STAGES.get(self.split, "fit"))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of this process."""
@@ -620,7 +576,7 @@ class TrainingData(_PositionedData):
         ready: Callable[[SplitInfo | None, SplitInfo | None, Names], None] | None = None,
         check: Callable[[Tensor], None] | None = None,
     ) -> None:
-        super().__init__(inner, preprocessings)
+        super().__init__(inner, "train", preprocessings)
         self.judge_on = judge_on
         self._ready = ready
         self._check = check
@@ -642,11 +598,6 @@ class TrainingData(_PositionedData):
             own = getattr(self.inner, "class_names", None)
             names = tuple(map(str, own)) if own is not None else info.classes if info else None
             self._ready(info, judged, names)
-
-    def teardown(self, stage: str | None = None) -> None:
-        """Let the data module clean up."""
-        del stage
-        self.inner.teardown("fit")
 
     def _describe(self, loader: Any) -> SplitInfo | None:
         """Description of the training split; None if its samples have no positions."""

@@ -1,4 +1,4 @@
-"""Tables of samples: sets of the Hugging Face hub, files of rows, tar shards, saved data sets."""
+"""Tables of samples: data sets of the Hugging Face hub, files of rows, tar shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KINDS = {
     ".tar": "webdataset",
     ".arrow": "arrow",
 }
-# the names that `datasets` gives to splits, by what files are called
+# names of splits in `datasets`, and the names of their files
 _KNOWN = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -42,15 +42,15 @@ def load_table(
     what: str = "a data set",
     argument: str = "data.published_split",
 ) -> Any:
-    """A split of a data set as a table of `datasets`.
+    """Load a split of a data set as a `datasets.Dataset`.
 
     Args:
-        source: name on the hub; a folder with tables, tar shards, or what `save_to_disk` wrote; or
-            the path of tables or tar files, with wildcards.
-        split: of it; by default validation, else test, else the only one.
+        source: name on the hub; a folder with tables, tar shards, or the output of `save_to_disk`;
+            or the path of tables or tar files, with wildcards.
+        split: name of the split; by default validation, else test, else the first.
         config: the subset, where a set on the hub has several; or a folder inside of a folder.
-        what: what else the source could have been, for the message.
-        argument: that named the split, for the message.
+        what: what else the source could have been, for messages.
+        argument: name of the option of the split, for messages.
 
     Raises:
         UsageError: neither the hub nor the disk has it, or it has no such split.
@@ -58,47 +58,46 @@ def load_table(
     """
     source = os.path.expanduser(source)  # noqa: PTH111 - no path if it is on the hub
     with _explained(source, what):
-        names = _names(source, config) if split is None or _is_here(source) else ()
+        names = _split_names(source, config) if split is None or _is_here(source) else ()
         if split is None and names:
             split = next((name for name in (*_PREFERRED, *names) if name in names), None)
         if names and split is not None:
             check_name(split, names, argument)
-        return _loaded(source, split, config)
+        return _load(source, split, config)
 
 
 def published_splits(source: str, config: str | None = None) -> tuple[str, ...]:
-    """Names of the splits of a data set; none of what is a single table.
+    """Names of the splits of a data set; none for a single table.
 
-    Files that are called exactly after a split are that split, and those beside them splits of
-    their own: `datasets` would mix train_subset.parquet into `train`.
+    A file called exactly after a split is that split, and other files beside it are splits of their
+    own: `datasets` would mix train_subset.parquet into `train`.
 
     Raises:
-        UsageError: neither the hub nor the disk has it, or a folder has not the one in it that is
-            named as `config`.
+        UsageError: neither the hub nor the disk has it, or a folder has no folder `config`.
     """
     source = os.path.expanduser(source)  # noqa: PTH111 - as above
     with _explained(source, "a data set"):
-        return _names(source, config)
+        return _split_names(source, config)
 
 
 @contextmanager
 def _explained(source: str, what: str) -> Iterator[None]:
+    """Turn exceptions of `datasets` and the hub's client into errors of `data.source`."""
     import datasets
 
     try:
         yield
-    # what `datasets` and the hub's client raise for what they cannot find or read
     except (OSError, ValueError, tarfile.TarError, datasets.exceptions.DatasetsError) as error:
         reason = re.sub(r"\.?\n+", ". ", str(error).strip()).split(". ")
         if "corresponds to no data" in reason[0]:  # a table without rows
             raise CascadeError(f"data.source: {source!r} is empty: {reason[0]}") from error
         raise UsageError(
             f"data.source: {source!r} is neither {what}, nor Parquet, CSV or JSON files or tar "
-            f"shards, nor a data set that the hub gives: {'. '.join(reason[:2])}"
+            f"shards, nor a data set on the hub: {'. '.join(reason[:2])}"
         ) from error
 
 
-def _names(source: str, config: str | None) -> tuple[str, ...]:
+def _split_names(source: str, config: str | None) -> tuple[str, ...]:
     import datasets
 
     folder = _folder(source, config)
@@ -117,7 +116,7 @@ def _is_here(source: str) -> bool:
 
 
 def _folder(source: str, config: str | None) -> Path | None:
-    """The folder or file that a source is; None if it is on the hub."""
+    """Local folder or file of a source; None if it is on the hub."""
     folder = Path(source).expanduser()
     if not _is_here(str(folder)):
         return None
@@ -130,31 +129,31 @@ def _folder(source: str, config: str | None) -> Path | None:
 
 
 def _by_split(paths: Iterable[Path]) -> dict[str, list[str]]:
-    """Tables by their names without the number of a shard, or by the usual names of these."""
-    found: dict[str, list[str]] = {}
+    """Tables by split: the name of the file without the number of a shard, or its usual name."""
+    splits: dict[str, list[str]] = {}
     for path in sorted(paths):
         if path.suffix in _KINDS:
             name = _SHARD.sub("", path.stem)
-            found.setdefault(_SPLITS.get(name, name), []).append(str(path))
-    return found
+            splits.setdefault(_SPLITS.get(name, name), []).append(str(path))
+    return splits
 
 
 def _files(folder: Path) -> dict[str, list[str]]:
-    """Files by split where some are called exactly after one; none otherwise."""
-    found = _by_split(path for inside in ("", "data") for path in (folder / inside).glob("*"))
-    return found if found.keys() & _KNOWN.keys() else {}
+    """Files by split if some are called exactly after one, otherwise none."""
+    files = _by_split(path for inside in ("", "data") for path in (folder / inside).glob("*"))
+    return files if files.keys() & _KNOWN.keys() else {}
 
 
 def _rows(paths: list[str], split: str) -> Any:
     import datasets
 
     kind = _KINDS[Path(paths[0]).suffix]
-    # "null" and "NA" in a file of texts are texts
+    # "null" and "NA" are texts
     options = {"keep_default_na": False} if kind == "csv" else {}
     return datasets.load_dataset(kind, data_files={split: paths}, split=split, **options)
 
 
-def _loaded(source: str, split: str | None, config: str | None) -> Any:
+def _load(source: str, split: str | None, config: str | None) -> Any:
     import datasets
 
     folder = _folder(source, config)
@@ -173,10 +172,10 @@ def _loaded(source: str, split: str | None, config: str | None) -> Any:
 
 
 def _from_hub(source: str, split: str | None, config: str | None) -> Any:
-    """One split of a set on the hub.
+    """Load one split of a data set on the hub.
 
-    `datasets` itself downloads all splits to give one, which is 150 GB of ImageNet for 7 that are
-    wanted, so the files of the split are fetched by their names where these tell.
+    `datasets` downloads all splits to give one (150 GB of ImageNet instead of 7), so the files of
+    the split are fetched by name, if their names tell the split.
     """
     import datasets
     from huggingface_hub import snapshot_download
@@ -184,7 +183,7 @@ def _from_hub(source: str, split: str | None, config: str | None) -> Any:
     inside = "" if config is None else f"{config}/*"
     wanted = f"*{inside}{split}*"
     folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns=[wanted]))
-    # what was fetched for other splits and configurations lies there too
+    # the folder also holds files of other splits and subsets that were fetched before
     named = [
         path
         for path in folder.rglob(f"*{split}*")
@@ -200,10 +199,10 @@ def _from_hub(source: str, split: str | None, config: str | None) -> Any:
 
 
 def find_label_column(rows: Any, label: str | None) -> str:
-    """The column of labels of a table: as named, or the only one of a label's type, or by its name.
+    """Column of labels in a table: as named, or the only one of a label's type, or by its name.
 
     Raises:
-        UsageError: there is no such column, or several could be meant.
+        UsageError: there is no such column, or several candidates.
     """
     import datasets
 
@@ -211,20 +210,21 @@ def find_label_column(rows: Any, label: str | None) -> str:
     if label is None:
         typed = [name for name in columns if isinstance(features[name], datasets.ClassLabel)]
         named = [name for name in _LABELS if name in columns][:1]
-        found = typed if len(typed) == 1 else named
-        label = only_column(found, columns, "data.label_column", "labels")
+        label = only_column(
+            typed if len(typed) == 1 else named, columns, "data.label_column", "labels"
+        )
     return check_name(label, columns, "data.label_column")
 
 
-def only_column(found: list[str], columns: list[str], argument: str, what: str) -> str:
-    """The one column that was found.
+def only_column(candidates: list[str], columns: list[str], argument: str, what: str) -> str:
+    """The only candidate among the columns of a table.
 
     Raises:
-        UsageError: none was, or several.
+        UsageError: there is none, or several.
     """
-    if len(found) == 1:
-        return found[0]
-    several = f"{', '.join(found)} could be it" if found else f"none seems to hold {what}"
+    if len(candidates) == 1:
+        return candidates[0]
+    several = f"{', '.join(candidates)} could be it" if candidates else f"none seems to hold {what}"
     raise UsageError(
         f"{argument}: of the columns {', '.join(columns)} {several}; name the one of {what}."
     )

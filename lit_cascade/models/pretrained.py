@@ -41,13 +41,9 @@ class TextPreprocessing:
     max_length: int | None
     name: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Identifier: the same for the same tokenizer and limit, wherever they come from."""
-        return self._key
-
-    @cached_property
-    def _key(self) -> str:
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
         rules = (
             fast.to_str() if fast is not None else json.dumps(sorted(self.tokenizer.get_vocab()))
@@ -130,28 +126,22 @@ def load_classifier(
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    try:
-        with _quiet():
-            if pretrained:
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    name,
-                    revision=revision,
-                    dtype=dtype,
-                    ignore_mismatched_sizes="id2label" in settings,
-                    output_loading_info=True,
-                    **settings,
-                )
-                mismatched = [key if isinstance(key, str) else key[0] for key in
-                              info["mismatched_keys"]]  # fmt: skip
-                return model, sorted({*info["missing_keys"], *mismatched})
+    hint = " Expected a name on the hub, or a folder that save_pretrained wrote."
+    with _loading(f"the model {name!r}", hint):
+        if not pretrained:
             config = AutoConfig.from_pretrained(name, revision=revision, **settings)
             kind = {} if dtype == "auto" else {"dtype": dtype}
             return AutoModelForSequenceClassification.from_config(config, **kind), []
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CascadeError(
-            f"the model {name!r} cannot be loaded: {_first_line(error)}. Expected a name on the "
-            "hub, or a folder that save_pretrained wrote."
-        ) from error
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            revision=revision,
+            dtype=dtype,
+            ignore_mismatched_sizes="id2label" in settings,
+            output_loading_info=True,
+            **settings,
+        )
+    keys = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    return model, sorted({*info["missing_keys"], *keys})
 
 
 def own_classes(name: str, revision: str = "main") -> list[str] | None:
@@ -159,10 +149,10 @@ def own_classes(name: str, revision: str = "main") -> list[str] | None:
     from transformers import AutoConfig
 
     try:
-        with _quiet():
+        with _loading(f"the model {name!r}"):
             config = AutoConfig.from_pretrained(name, revision=revision)
-        return [str(config.id2label[i]) for i in range(config.num_labels)]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return [str(config.id2label[i]) for i in range(config.num_labels)]
+    except CascadeError:
         return None
 
 
@@ -179,13 +169,8 @@ def load_tokenizer(name: str, revision: str = "main", options: Any = None) -> An
     """
     from transformers import AutoTokenizer
 
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **(options or {}))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-        raise CascadeError(
-            f"the tokenizer of {name!r} cannot be loaded: {_first_line(error)}."
-        ) from error
+    with _loading(f"the tokenizer of {name!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **(options or {}))
     if tokenizer.pad_token_id is None:
         ends = tokenizer.eos_token or "TOKEN"
         raise CascadeError(
@@ -207,17 +192,11 @@ def word_embeddings(name: str, *, pretrained: bool = True) -> nn.Embedding:
     """
     from transformers import AutoConfig, AutoModel
 
-    try:
-        with _quiet():
-            if not pretrained:
-                config = AutoConfig.from_pretrained(name)
-                return nn.Embedding(config.vocab_size, config.hidden_size)
-            model = AutoModel.from_pretrained(name, dtype="float32")
-            table: Any = model.get_input_embeddings()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CascadeError(
-            f"the word embeddings of {name!r} cannot be loaded: {_first_line(error)}."
-        ) from error
+    with _loading(f"the word embeddings of {name!r}"):
+        if not pretrained:
+            config = AutoConfig.from_pretrained(name)
+            return nn.Embedding(config.vocab_size, config.hidden_size)
+        table: Any = AutoModel.from_pretrained(name, dtype="float32").get_input_embeddings()
     if not isinstance(table, nn.Embedding):
         raise CascadeError(f"the model {name!r} has no table of word embeddings.")
     copy: nn.Embedding = nn.Embedding.from_pretrained(table.weight.detach().clone(), freeze=False)
@@ -225,8 +204,12 @@ def word_embeddings(name: str, *, pretrained: bool = True) -> nn.Embedding:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress progress bars and reports of transformers; problems are reported here."""
+def _loading(what: str, hint: str = "") -> Iterator[None]:
+    """Load something of transformers without its progress bars and reports.
+
+    Raises:
+        CascadeError: it cannot be loaded.
+    """
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -234,11 +217,12 @@ def _quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    except (
+        OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError
+    ) as error:  # fmt: skip
+        reason = str(error).strip().split("\n", maxsplit=1)[0].rstrip(". ") or type(error).__name__
+        raise CascadeError(f"{what} cannot be loaded: {reason}.{hint}") from error
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0].rstrip(". ") or type(error).__name__

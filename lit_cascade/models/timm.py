@@ -55,13 +55,9 @@ class ImagePreprocessing:
             fill=tuple(map(float, config["mean"])) if mode == "border" else None,
         )
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Identifier: the same for the same steps."""
-        return self._key
-
-    @cached_property
-    def _key(self) -> str:
         return json.dumps(asdict(self))
 
     @cached_property

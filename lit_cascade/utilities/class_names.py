@@ -1,4 +1,4 @@
-"""Lists of class names that data and models refer to by name."""
+"""Class names: lists that data and models refer to by name, and alignment of two lists."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def _timm_list(name: str) -> tuple[str, ...]:
 
 
 def class_list(classes: str | Sequence[str], argument: str) -> tuple[str, ...]:
-    """Class names in label order.
+    """Read class names in label order.
 
     Args:
         classes: a name in `CLASS_LISTS`, the path of a text file with one name per line, or the
             names themselves.
-        argument: for messages.
+        argument: name of the option, for messages.
 
     Raises:
-        UsageError: there is no such list and no such file, or a name occurs twice.
+        UsageError: there is no such list or file, or the names are not two or more distinct ones.
     """
     if not isinstance(classes, str):
         names = tuple(str(name) for name in classes)
@@ -68,31 +68,31 @@ def class_list(classes: str | Sequence[str], argument: str) -> tuple[str, ...]:
         )
     if len(set(names)) != len(names) or len(names) < 2:
         twice = next((name for name in names if names.count(name) > 1), None)
-        said = f"{twice!r} occurs twice" if twice else f"got {len(names)}"
-        raise UsageError(f"{argument}: expected two or more distinct class names, {said}.")
+        got = f"{twice!r} twice" if twice else len(names)
+        raise UsageError(f"{argument}: expected two or more distinct class names, got {got}.")
     return names
 
 
 def columns_of(
     known: Sequence[str], wanted: Sequence[str], who: str, whose: str, *, fewer: bool = False
 ) -> Tensor | None:
-    """Where a model's logits of some classes are, by name.
+    """Columns of a model's logits for some classes, by name.
 
     Args:
-        known: the model's classes, in logit order.
-        wanted: the classes to answer among, in label order.
+        known: names of the model's classes, in logit order.
+        wanted: names of the classes to answer among, in label order.
         who: the model, for messages.
-        whose: the classes that are wanted, for messages.
+        whose: owner of the classes that are wanted, for messages.
         fewer: whether the model may know more classes than are wanted.
 
     Returns:
-        Their positions (C,) int64; None if they are all of the model's, in its order.
+        Positions (C,) int64; None if they are all of the model's, in its order.
 
     Raises:
         CascadeError: the model lacks a class, has one twice, or has others; both lists are shown.
     """
     if set(wanted) - set(known):
-        known, wanted = _in_one_spelling(known, wanted)
+        known, wanted = _normalised(known, wanted)
     if list(known) == list(wanted):
         return None
     where = {name: position for position, name in enumerate(known)}
@@ -116,12 +116,11 @@ def columns_of(
     )
 
 
-def _in_one_spelling(
-    known: Sequence[str], wanted: Sequence[str]
-) -> tuple[Sequence[str], Sequence[str]]:
-    """Both lists without case and kind of gap, where that makes one of the other.
+def _normalised(known: Sequence[str], wanted: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Both lists without differences in case and separators, if that aligns them.
 
-    Of one task a checkpoint says ENTAILMENT, another not-entailment, and the data not_entailment.
+    Checkpoints of one task may have ENTAILMENT and not-entailment where the data have entailment
+    and not_entailment.
     """
     plain = [
         [re.sub(r"[\s_-]+", "_", name.strip().casefold()) for name in names]

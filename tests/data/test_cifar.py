@@ -169,12 +169,16 @@ def test_files_that_are_missing_or_damaged_are_a_usage_error(tmp_path, content):
     write(tmp_path / "c", sizes={"train": 9})
     if content is not None:
         (tmp_path / "c" / "test.parquet").write_bytes(content)
-    with pytest.raises(UsageError, match=r"data.source: .*nor a folder with train.parquet and"):
+    with pytest.raises(
+        UsageError, match=r"data.source: .*a folder with train.parquet and test.parquet"
+    ):
         ready(tmp_path / "c")
 
 
 def test_without_a_network_the_hub_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"'nobody/nothing' is neither a data set that the hub"):
+    with pytest.raises(
+        UsageError, match=r"'nobody/nothing' is neither a folder with train.parquet and"
+    ):
         ready("nobody/nothing")
 
 

@@ -119,7 +119,7 @@ def test_an_image_that_the_file_does_not_know_is_named(tmp_path):
     [
         ({"label_sets": "real"}, "data.label_sets: 'real' is neither a JSON file nor 'imagenet-"),
         ({"classes": None}, "data.label_sets: needs data.classes"),
-        ({"label_sets": "imagenet-real"}, "is of the classes imagenet-1k, got 3 classes"),
+        ({"label_sets": "imagenet-real"}, "needs data.classes imagenet-1k, got 3 classes"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path, options, says):

@@ -54,7 +54,7 @@ def test_names_may_be_given_or_stand_in_a_file(tmp_path):
     ("classes", "says"),
     [
         ("imagenet", "data.classes: 'imagenet' is neither a file .* nor one of imagenet-1k, image"),
-        (["a", "b", "a"], "data.classes: expected two or more distinct class names, 'a' occurs"),
+        (["a", "b", "a"], "data.classes: expected two or more distinct class names, got 'a' twice"),
         (["a"], "data.classes: expected two or more distinct class names, got 1"),
         ([], "expected two or more distinct class names, got 0"),
     ],
