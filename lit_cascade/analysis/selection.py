@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis.curve import judge
-from lit_cascade.core import Policy, above_floor, say
+from lit_cascade.core import Policy, above_floor, stage_outputs
 from lit_cascade.core.guarantee import (
     Behaviour,
     Path,
@@ -104,7 +104,7 @@ def behaviour_of(records: Sequence[Record], rule: Policy, unit: str = "flops") -
 
 def _without_labels(records: Sequence[Record], rule: Policy, unit: str) -> Behaviour:
     logits = [record.logits for record in records if record.logits is not None]
-    scores, own, after = say(logits, rule)
+    scores, own, after = stage_outputs(logits, rule)
     deferring = zip(scores[:-1], rule.floors, strict=True)
     return Behaviour(
         scores=torch.stack([above_floor(score, floor) for score, floor in deferring], dim=1),

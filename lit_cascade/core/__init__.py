@@ -2,7 +2,7 @@
 
 from lit_cascade.core.calibration import fit_temperature
 from lit_cascade.core.combination import answers_after, check_combination, prefer_later
-from lit_cascade.core.contract import above_floor, answers_here, replay, route, say
+from lit_cascade.core.contract import above_floor, answers_here, replay, route, stage_outputs
 from lit_cascade.core.curve import (
     Curve,
     OperatingPoint,
@@ -88,7 +88,7 @@ __all__ = [
     "ranked_within",
     "replay",
     "route",
-    "say",
     "score_named",
+    "stage_outputs",
     "sweep",
 ]

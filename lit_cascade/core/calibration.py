@@ -1,4 +1,4 @@
-"""Temperature scaling (Guo et al., arXiv:1706.04599): one number that makes confidence honest."""
+"""Temperature scaling (Guo et al., arXiv:1706.04599): one divisor that calibrates the logits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lit_cascade.errors import check_labels, check_logits
 __all__ = ["HIGHEST", "LOWEST", "TemperatureFit", "fit_temperature", "negative_log_likelihood"]
 
 LOWEST, HIGHEST = 0.01, 100.0
-"""Bounds of the fit. Where every answer is right the likelihood has no maximum and the temperature
-would run to 0; the bound stops it and the fit says so."""
+"""Bounds of the fit. Where every answer is right the likelihood has no maximum: the temperature
+would run to 0, and the fit ends `at_bound`."""
 
 _BLOCK_ELEMENTS = 2**20
 
@@ -25,8 +25,8 @@ class TemperatureFit:
     Attributes:
         temperature: the T > 0 that minimises the negative log-likelihood of `softmax(logits / T)`.
         nll_before: mean negative log-likelihood in nats at T = 1.
-        nll_after: the same at the fitted temperature.
-        at_bound: the optimum lies at or beyond `LOWEST` or `HIGHEST`.
+        nll_after: mean negative log-likelihood in nats at the fitted temperature.
+        at_bound: whether the optimum lies at or beyond `LOWEST` or `HIGHEST`.
     """
 
     temperature: float
@@ -58,7 +58,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor, temperature: float =
 
 
 def _slope_and_curvature(logits: Tensor, labels: Tensor, inverse: float) -> tuple[float, float]:
-    """First and second derivative of the mean NLL by b = 1/T: mean E[z] - z_y, and mean Var[z]."""
+    """First and second derivative of the mean NLL by b = 1/T: mean E[z] - z_y, mean Var[z]."""
     slope = curvature = 0.0
     rows = max(1, _BLOCK_ELEMENTS // logits.shape[1])
     for block, target in zip(logits.split(rows), labels.split(rows), strict=True):
@@ -72,16 +72,16 @@ def _slope_and_curvature(logits: Tensor, labels: Tensor, inverse: float) -> tupl
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> TemperatureFit:
-    """The temperature that minimises the negative log-likelihood.
+    """Fit the temperature that minimises the negative log-likelihood.
 
-    The NLL is convex in b = 1/T, so its slope rises and has at most one root. A Newton step in
-    log b, halved into the bracket of the root whenever it leaves it, finds it from anywhere, in
-    double precision and always with T > 0.
+    The NLL is convex in b = 1/T, so that its slope has at most one root. Newton's method in log b,
+    safeguarded by bisection of the bracket, finds the root from any start, in double precision and
+    always with T > 0.
 
     Args:
         logits: shape (N, C), recorded in evaluation mode.
         labels: shape (N,), integers in [0, C).
-        steps: the most steps to take; some ten are enough.
+        steps: most iterations; about ten are enough.
 
     Raises:
         CascadeError: logits or labels that are malformed, NaN, or out of range.
@@ -89,7 +89,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> Temp
     Example:
         >>> import torch
         >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
-        >>> labels = torch.tensor([0, 0, 0, 1])  # 98 % sure, 75 % right: 4 / log 3 is honest
+        >>> labels = torch.tensor([0, 0, 0, 1])  # confidence 98 %, accuracy 75 %: T = 4 / log 3
         >>> round(fit_temperature(logits, labels).temperature, 6)
         3.640957
     """
@@ -113,6 +113,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> Temp
 
 
 def _root(logits: Tensor, labels: Tensor, low: float, high: float, steps: int) -> float:
+    """Root of the slope in log b between `low` and `high`."""
     at = 0.0
     for _ in range(steps):
         inverse = math.exp(at)
@@ -124,7 +125,7 @@ def _root(logits: Tensor, labels: Tensor, low: float, high: float, steps: int) -
         # d/du at b = e^u: slope b, and curvature b^2 + slope b
         bend = curvature * inverse + slope
         to = at - slope / bend if bend > 0 else math.inf
-        if abs(to - at) < 1e-12:  # before the bracket, of which `at` has just become an end
+        if abs(to - at) < 1e-12:  # before the bracket is looked at: `at` is now one of its ends
             return at
         at = to if low < to < high else (low + high) / 2
     return at

@@ -1,4 +1,4 @@
-"""What a cascade answers, given what each of the stages that ran has said."""
+"""The answer of a cascade, combined from the answers of the stages that ran."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from lit_cascade.errors import check_name
 __all__ = ["COMBINATIONS", "answers_after", "check_combination", "prefer_later"]
 
 COMBINATIONS = ("later", "average", "most_confident")
-"""`later`: the last stage that ran answers. `average`: the mean of the probabilities of all stages
-that ran, each at its temperature. `most_confident`: the stage that ran with the highest score, the
-later one on a tie."""
+"""`later`: the answer of the last stage that ran. `average`: the argmax of the mean class
+probabilities of all stages that ran, each at its temperature, as in a deep ensemble
+(arXiv:1612.01474). `most_confident`: the answer of the stage with the highest score among those
+that ran, the later one on a tie."""
 
 
 def check_combination(name: str) -> str:
     """Return `name` if it is one of `COMBINATIONS`.
 
     Raises:
-        UsageError: it is not; the message lists those there are.
+        UsageError: it is not; the message lists the known names.
     """
     return check_name(name, COMBINATIONS, "combine")
 
 
 def prefer_later(earlier: Tensor, later: Tensor) -> Tensor:
-    """Where the later of two scores counts: unless the earlier is strictly higher.
+    """Whether the later of two stages is the more confident: unless the earlier is strictly so.
 
     Args:
-        earlier: scores (N,).
-        later: scores (N,).
+        earlier: scores of the earlier stage, (N,).
+        later: scores of the later stage, (N,).
 
     Example:
         >>> prefer_later(torch.tensor([0.9, 0.5, float("nan")]), torch.tensor([0.5, 0.5, 0.1]))
@@ -47,16 +48,19 @@ def answers_after(
     answers: Sequence[Tensor],
     probabilities: Iterable[Tensor] = (),
 ) -> list[Tensor]:
-    """What a cascade would answer if it stopped after each of its stages.
+    """Answers of a cascade if it stopped after each of its stages.
 
     Args:
         combine: one of `COMBINATIONS`.
-        scores: of each stage, (N,); read by `most_confident`.
-        answers: of each stage, (N,) int64.
-        probabilities: of each stage, (N, C); read by `average`, one after the other.
+        scores: one tensor (N,) per stage; read by `most_confident`.
+        answers: one tensor (N,) int64 per stage.
+        probabilities: one tensor (N, C) per stage; read by `average`, one at a time.
 
     Returns:
         One tensor (N,) int64 per stage. The first is the first stage's own answer.
+
+    Raises:
+        UsageError: an unknown combination.
 
     Example:
         >>> small, large = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])

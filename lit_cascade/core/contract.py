@@ -1,10 +1,11 @@
-"""The one contract of a cascade, used by the replay over records and by the live execution.
+"""The contract of a cascade, shared by the replay over records and the live execution.
 
 Stage k answers a sample if and only if `score(logits_k / T_k) >= threshold_k`; otherwise the sample
-is deferred to stage k + 1. The last stage always answers.
+is deferred to stage k + 1. The last stage always answers ("Efficient Inference With Model
+Cascades", TMLR 2023).
 
-A floor under a threshold makes a window of it: a stage also answers where its score lies below the
-floor, because a sample that hopeless is not worth another stage.
+A stage with a floor also answers where its score is below the floor, so that it defers the samples
+in between only: where confidence is that low, another stage is rarely worth its cost.
 """
 
 from __future__ import annotations
@@ -21,18 +22,26 @@ from lit_cascade.core.combination import answers_after
 from lit_cascade.core.policy import Policy
 from lit_cascade.errors import CascadeError
 
-__all__ = ["Replay", "Said", "above_floor", "answers_here", "replay", "route", "say"]
+__all__ = [
+    "Replay",
+    "StageOutputs",
+    "above_floor",
+    "answers_here",
+    "replay",
+    "route",
+    "stage_outputs",
+]
 
 
 def answers_here(scores: Tensor, threshold: float, floor: float = -math.inf) -> Tensor:
-    """Which samples a stage answers: the contract itself.
+    """Whether a stage answers each sample: the contract itself.
 
-    A tie answers, and a NaN score defers because NaN is never `>=` and never `<`.
+    A tie answers. A NaN score defers, because NaN is neither `>=` a threshold nor `<` a floor.
 
     Args:
         scores: shape (N,).
         threshold: the stage's threshold.
-        floor: below it the stage answers too.
+        floor: the stage also answers below it.
 
     Returns:
         Booleans of shape (N,).
@@ -46,15 +55,15 @@ def answers_here(scores: Tensor, threshold: float, floor: float = -math.inf) -> 
 
 @lru_cache(maxsize=1024)
 def _rounded(value: float, dtype: torch.dtype) -> float:
-    """A number in the precision of scores: one that was read from a file ties as before.
+    """Round to the precision of scores, so that a threshold read from a file still ties.
 
-    A plain number, since sending a tensor to a GPU would make the host wait for it.
+    The result is a plain number: sending a tensor to a GPU would make the host wait for it.
     """
     return torch.tensor(value, dtype=dtype).item()
 
 
 def above_floor(scores: Tensor, floor: float) -> Tensor:
-    """Scores with +inf in place of those below a floor: whatever the threshold, they answer.
+    """Scores with +inf in place of those below a floor, which answer at any threshold.
 
     Example:
         >>> above_floor(torch.tensor([0.1, 0.2]), 0.2)
@@ -71,12 +80,15 @@ def route(
     """The stage that answers each sample.
 
     Args:
-        scores: of each deferring stage, shape (N,), in stage order.
-        thresholds: as many.
-        floors: as many, or none.
+        scores: one tensor (N,) per deferring stage, in stage order.
+        thresholds: one per deferring stage.
+        floors: one per deferring stage, or none.
 
     Returns:
         Stage numbers from 0, shape (N,) int64.
+
+    Raises:
+        CascadeError: no scores, or another number of thresholds.
 
     Example:
         >>> route([torch.tensor([0.9, 0.2, 0.2]), torch.tensor([0.1, 0.8, 0.3])], [0.5, 0.5])
@@ -87,48 +99,52 @@ def route(
             f"expected one threshold per deferring stage ({len(scores)}), got {len(thresholds)}."
         )
     stage = torch.zeros(len(scores[0]), dtype=torch.int64, device=scores[0].device)
-    undecided = torch.ones_like(stage, dtype=torch.bool)
+    deferred = torch.ones_like(stage, dtype=torch.bool)
     lowest = floors or [-math.inf] * len(thresholds)
     for column, threshold, floor in zip(scores, thresholds, lowest, strict=True):
-        undecided &= ~answers_here(column, threshold, floor)
-        stage += undecided
+        deferred &= ~answers_here(column, threshold, floor)
+        stage += deferred
     return stage
 
 
-class Said(NamedTuple):
-    """What the stages of a cascade say of samples that all of them saw.
+class StageOutputs(NamedTuple):
+    """Scores and answers where every stage of a cascade sees every sample.
 
     Attributes:
-        scores: of each stage, (N,) float32.
-        own: answers of each stage alone, (N,) int64.
-        after: what the cascade answers if it stops after each stage, (N,) int64.
+        scores: score of each stage, (N,) float32.
+        alone: answer of each stage alone, (N,) int64.
+        after: answer of the cascade if it stops after each stage, (N,) int64.
     """
 
     scores: list[Tensor]
-    own: list[Tensor]
+    alone: list[Tensor]
     after: list[Tensor]
 
 
-def say(logits: Sequence[Tensor], policy: Policy) -> Said:
-    """What each stage says, from its logits (N, C), and what the cascade makes of it.
+def stage_outputs(logits: Sequence[Tensor], policy: Policy) -> StageOutputs:
+    """Scores and answers of all stages from their logits.
+
+    Args:
+        logits: one tensor (N, C) per stage.
+        policy: its thresholds and floors are not read.
 
     Raises:
         CascadeError: the policy is for another number of stages.
     """
     if len(logits) != policy.stages:
         raise CascadeError(f"the policy is for {policy.stages} stages, got {len(logits)}.")
-    judged = [policy.score_and_answer(k, stage) for k, stage in enumerate(logits)]
-    scores, own = [score for score, _ in judged], [answer for _, answer in judged]
+    pairs = [policy.score_and_answer(k, stage) for k, stage in enumerate(logits)]
+    scores, alone = [score for score, _ in pairs], [answer for _, answer in pairs]
     probabilities = (policy.probabilities(k, stage) for k, stage in enumerate(logits))
-    return Said(scores, own, answers_after(policy.combine, scores, own, probabilities))
+    return StageOutputs(scores, alone, answers_after(policy.combine, scores, alone, probabilities))
 
 
 class Replay(NamedTuple):
-    """What a policy does to recorded samples.
+    """The routing and the answers of a policy on recorded samples.
 
     Attributes:
-        stage: the stage that answered, (N,) int64.
-        prediction: its answer, (N,) int64.
+        stage: number of the last stage that ran, (N,) int64.
+        prediction: answer of the cascade, (N,) int64.
     """
 
     stage: Tensor
@@ -143,7 +159,7 @@ def replay(logits: Sequence[Tensor], policy: Policy) -> Replay:
         policy: for as many stages.
 
     Raises:
-        UsageError: thresholds that are undecided.
+        UsageError: the thresholds are undecided.
         CascadeError: the policy is for another number of stages.
 
     Example:
@@ -152,6 +168,6 @@ def replay(logits: Sequence[Tensor], policy: Policy) -> Replay:
         >>> replay([small, large], Policy(thresholds=(0.9,)))
         Replay(stage=tensor([0, 1]), prediction=tensor([0, 1]))
     """
-    said = say(logits, policy)
-    stage = route(said.scores[:-1], policy.required_thresholds(), policy.floors)
-    return Replay(stage, torch.stack(said.after, dim=1).gather(1, stage[:, None]).squeeze(1))
+    outputs = stage_outputs(logits, policy)
+    stage = route(outputs.scores[:-1], policy.required_thresholds(), policy.floors)
+    return Replay(stage, torch.stack(outputs.after, dim=1).gather(1, stage[:, None]).squeeze(1))

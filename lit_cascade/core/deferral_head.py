@@ -1,8 +1,8 @@
-"""A score that was learned: how unlikely it is that the last stage would fix a stage's answer.
+"""A learned score: how unlikely it is that the last stage corrects the answer of a stage.
 
-Like every score it is a function of one row of logits alone, added up feature by feature and never
-as a product of matrices, whose rounding depends on the batch: recorded and live logits give the
-same score to the last bit.
+Like every score it is a function of one row of logits. Features are summed one by one, not by a
+product of matrices, whose rounding depends on the batch: recorded and live logits give the same
+score to the last bit.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from lit_cascade.errors import CascadeError, UsageError, check_name
 __all__ = ["FEATURES", "DeferralHead", "features_of"]
 
 FEATURES = ("max_softmax", "margin", "negative_entropy", "gap", "log_odds")
-"""What a head reads of a row of logits: the scores by these names; `gap`, the largest logit less
-the second; `log_odds`, the logarithm of p / (1 - p) for the largest class probability p, which
-still tells samples apart where p itself is rounded to 1."""
+"""Features of a row of logits: the scores by these names; `gap`, the largest logit minus the
+second; `log_odds`, the logarithm of p / (1 - p) for the largest class probability p, which still
+differs where p itself is rounded to 1."""
 
 
 def features_of(logits: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The features of every row of logits, and its answer.
+    """Features and answer of every row of logits.
 
     Args:
         logits: shape (N, C), floating point, any precision; computed in float32.
@@ -47,7 +47,7 @@ def features_of(logits: Tensor) -> tuple[list[Tensor], Tensor]:
         scores = [score.function(shifted.clone(), answer) for score in SCORES.values()]
         others = shifted.scatter(1, answer[:, None], -math.inf)
         second = others.amax(dim=1)
-        # relative to the second, so that what is far below the answer is not rounded to nothing
+        # relative to the second: relative to the answer, classes far below it would round to 0
         rest = (others - second[:, None]).exp_().sum(dim=1)
         columns.append([*scores, -second, -(second + rest.log())])
     features = [torch.cat(parts).double() for parts in zip(*columns, strict=True)]
@@ -56,16 +56,16 @@ def features_of(logits: Tensor) -> tuple[list[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class DeferralHead:
-    """A logistic regression on the logits of a stage.
+    """A logistic regression on the features of a stage's logits.
 
-    Its score is -P, where P is the probability that this stage is wrong and the last one right: -1
-    to 0, and larger where deferring is of less use (arXiv:2307.02764). It reads logits as they are,
-    so that a temperature does not move it.
+    Its score is -P from -1 to 0, where P is the estimated probability that this stage is wrong and
+    the last one right (post-hoc deferral, arXiv:2307.02764). It reads raw logits, so that a
+    temperature does not change it.
 
     Attributes:
-        bias: of the log-odds of P.
-        weights: of the features, in the order of `FEATURES`.
-        by_answer: added where the stage answers with each of the C classes, or nothing.
+        bias: intercept of the log-odds of P.
+        weights: coefficients of the features, in the order of `FEATURES`.
+        by_answer: intercept added for each of the C classes that the stage may answer, or empty.
 
     Raises:
         UsageError: another number of weights, or numbers that are not finite.
@@ -95,14 +95,14 @@ class DeferralHead:
 
     @classmethod
     def from_numbers(cls, numbers: Mapping[str, Any], argument: str) -> DeferralHead:
-        """A head from what a config holds: `bias`, a number per feature, and `by_answer`.
+        """The head of a config: `bias`, a number per feature, and `by_answer`.
 
         Args:
-            numbers: as `numbers` gives them.
-            argument: their name, for messages.
+            numbers: plain numbers, as the property `numbers` returns them.
+            argument: the name of the option, for messages.
 
         Raises:
-            UsageError: a number that is missing, unknown, or none.
+            UsageError: a missing or unknown name, or a value that is no number.
 
         Example:
             >>> head = DeferralHead(0.5, (1.0, 2.0, 3.0, 4.0, 5.0), (0.25, -0.25))
@@ -128,11 +128,12 @@ class DeferralHead:
     @property
     def numbers(self) -> dict[str, Any]:
         """The head as plain numbers, for a config."""
-        found: dict[str, Any] = {"bias": self.bias} | dict(zip(FEATURES, self.weights, strict=True))
-        return found | ({"by_answer": list(self.by_answer)} if self.by_answer else {})
+        weights = dict(zip(FEATURES, self.weights, strict=True))
+        by_answer = {"by_answer": list(self.by_answer)} if self.by_answer else {}
+        return {"bias": self.bias} | weights | by_answer
 
     def scores(self, logits: Tensor) -> Tensor:
-        """How sure the stage is, (N,) float32, from its logits (N, C).
+        """Scores (N,) float32 of logits (N, C).
 
         A row with NaN or +inf has a score of NaN, which reaches no threshold.
 
@@ -147,7 +148,7 @@ class DeferralHead:
         features, answers = features_of(logits)
         total = torch.full_like(features[0], self.bias)
         for weight, feature in zip(self.weights, features, strict=True):
-            total = total + weight * feature  # even by 0: a NaN stays one
+            total = total + weight * feature  # even at weight 0: NaN must stay NaN
         if self.by_answer:
             total = total + total.new_tensor(self.by_answer)[answers]
         return -total.sigmoid().float()

@@ -1,16 +1,12 @@
-"""Which answers are right, where a sample may have one label or several.
+"""Metrics of answers, where a sample has one right label or several.
 
-Metrics of answers that count classes.
+A metric is a function of three counts per class (right answers, answers, labels), which it reads
+through sums of integers over the classes. Such sums are exact in any order: equal counts give equal
+metrics, however samples were dealt to processes.
 
-Each is a function of three counts per class (right answers, answers, labels), and needs of them no
-more than sums over the classes of whole numbers. Those are exact in any order, so equal counts give
-equal metrics, wherever they were added up.
-
-What the stages of a cascade answer, and how good that is at every threshold by any metric.
-
-When a sample leaves a stage for the next, its answer may change, and two classes change what they
-add to a metric. A running sum over those changes gives the metric wherever it is wanted, at a cost
-and in a memory that do not grow with the number of classes.
+`Answers.along` evaluates a metric at every threshold of a cascade. When a sample leaves a stage for
+the next its answer may change, which changes the summands of two classes; a running sum over these
+changes gives the metric at a cost that does not grow with the number of classes.
 """
 
 from __future__ import annotations
@@ -62,9 +58,8 @@ def is_right(answers: Tensor, labels: Tensor) -> Tensor:
 def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """One label per sample: of several that are right, the one with the largest logit.
 
-    An answer is among the labels if and only if it is this one, so that whatever needs one label
-    per sample, as a temperature or a calibration error does, may be asked with these. A
-    temperature does not change them.
+    An answer is right if and only if it equals this label, at any temperature, so that a
+    temperature or a calibration error, which take one label per sample, can be computed with it.
 
     Args:
         logits: (N, C).
@@ -82,7 +77,7 @@ def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.ndim == 1:
         return labels
     found = logits.gather(1, labels.clamp(min=0)).float()
-    # the first of equal ones in class order, as answers have it
+    # on a tie the first class, as in the answers
     ordered = labels.masked_fill(labels < 0, logits.shape[1]).sort(dim=1)
     found = found.gather(1, ordered.indices).masked_fill(
         ordered.values == logits.shape[1], -float("inf")
@@ -91,12 +86,12 @@ def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def is_among_best(logits: Tensor, labels: Tensor, k: int = 5) -> Tensor:
-    """Whether a label of each sample is among the classes of the k largest logits.
+    """Whether a label of each sample is among the classes of its k largest logits (top-k accuracy).
 
     Args:
         logits: (N, C) with C >= k.
         labels: (N,) integers, or (N, M) where several are right, filled up with -1.
-        k: how many answers there are.
+        k: number of classes that count as answers.
 
     Returns:
         (N,) bool.
@@ -112,7 +107,7 @@ def is_among_best(logits: Tensor, labels: Tensor, k: int = 5) -> Tensor:
 
 
 class Counts(NamedTuple):
-    """What a metric needs to know of N samples of C classes.
+    """Counts per class over N samples, from which a metric is computed.
 
     Attributes:
         right: right answers of each class, (..., C) int64.
@@ -132,10 +127,10 @@ class Metric:
     """A metric as a function of sums over the classes.
 
     Attributes:
-        name: in options, records and files.
+        name: the name used in options, records and files.
         summands: maps class numbers and `Counts` of these classes, all but `labelled` of the same
-            shape (...), to the S numbers that are summed over the classes, (S, ...) int64.
-        value: maps the sums (S, ...) and the counts, of which it reads `labelled` and `n`, to the
+            shape (...), to S integers to be summed over the classes, (S, ...) int64.
+        value: maps the sums (S, ...) and `Counts`, of which it reads `labelled` and `n`, to the
             metric, (...) float64.
     """
 
@@ -144,13 +139,13 @@ class Metric:
     value: Callable[[Tensor, Counts], Tensor]
 
     def of(self, counts: Counts) -> Tensor:
-        """The metric of counts (..., C): (...) float64."""
+        """Evaluate the metric on counts (..., C); returns (...) float64."""
         classes = torch.arange(len(counts.labelled), device=counts.labelled.device)
         return self.value(self.summands(classes, counts).sum(dim=-1), counts)
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Part of a whole, which has at least that, and 0 of nothing; float64."""
+    """Part over whole in float64; 0 where the whole is 0."""
     return part.double() / whole.double().clamp(min=1)
 
 
@@ -172,7 +167,7 @@ def _f1(sums: Tensor, counts: Counts) -> Tensor:
 
 
 def _unit(classes: int) -> float:
-    """The whole number that stands for 1 in a sum over the classes: the largest that has room."""
+    """Fixed-point unit of F1 in a sum over the classes: the largest that cannot overflow int64."""
     return 2.0 ** min(52, 62 - classes.bit_length())
 
 
@@ -207,9 +202,10 @@ METRICS: dict[str, Metric] = {
         Metric("matthews", _products, _matthews),
     )
 }
-"""`accuracy`: share of right answers. `f1`: F1 of class 1 of two classes. `f1_macro`: the mean over
-all classes of the F1 of each; 0 for a class that is neither answered nor a label. `matthews`: the
-correlation of answers and labels, of any number of classes; 0 where all answers or all labels are
+"""`accuracy`: share of right answers. `f1`: F1 of class 1 of two classes. `f1_macro`: mean over all
+classes of the F1 of each; 0 for a class that is neither answered nor a label. `matthews`: Matthews'
+correlation of answers and labels for any number of classes (Gorodkin, "Comparing two K-category
+assignments by a K-category correlation coefficient", 2004); 0 where all answers or all labels are
 the same."""
 
 
@@ -217,7 +213,7 @@ def check_metric(name: str, argument: str = "metric") -> str:
     """Return `name` if it is one of `METRICS`.
 
     Raises:
-        UsageError: it is not; the message lists those there are.
+        UsageError: it is not; the message lists the known names.
     """
     return check_name(name, METRICS, argument)
 
@@ -227,7 +223,7 @@ def check_countable(name: str, classes: int, *, several: bool = False) -> None:
 
     Args:
         name: one of `METRICS`.
-        classes: their number.
+        classes: number of classes C.
         several: whether a sample may have several right labels.
 
     Raises:
@@ -237,23 +233,23 @@ def check_countable(name: str, classes: int, *, several: bool = False) -> None:
     check_metric(name)
     if name == "f1" and classes != 2:
         raise UsageError(
-            f"metric: f1 is that of the second of two classes, got {classes} classes; "
-            "expected f1_macro, the mean over all of them, or matthews, or accuracy."
+            f"metric: f1 is the F1 of the second of two classes, got {classes} classes; "
+            "expected f1_macro, the mean over all classes, or matthews, or accuracy."
         )
     if several and name != "accuracy":
         raise CascadeError(
             f"metric: {name} counts one label per sample, and these samples have several that are "
-            "right; accuracy can be had."
+            "right; expected accuracy."
         )
 
 
 def count(answers: Tensor, labels: Tensor, classes: int) -> Counts:
-    """Count answers by class.
+    """Count right answers, answers and labels per class.
 
     Args:
         answers: (N,) integers.
         labels: (N,) integers, or (N, M) where several are right, filled up with -1.
-        classes: C.
+        classes: number of classes C.
 
     Example:
         >>> right, answered, labelled, n = count(
@@ -272,13 +268,13 @@ def count(answers: Tensor, labels: Tensor, classes: int) -> Counts:
 
 
 def measure(metric: str, answers: Tensor, labels: Tensor, classes: int) -> float:
-    """A metric of some answers.
+    """Evaluate a metric on answers.
 
     Args:
         metric: a name in `METRICS`.
         answers: (N,) integers.
         labels: (N,) integers, or (N, M) where several are right, filled up with -1.
-        classes: C.
+        classes: number of classes C.
 
     Raises:
         UsageError: an unknown metric, or `f1` of more or fewer than two classes.
@@ -294,14 +290,14 @@ def measure(metric: str, answers: Tensor, labels: Tensor, classes: int) -> float
 
 @dataclass(frozen=True)
 class Answers:
-    """What stages say of N samples of C classes, to be judged by a metric.
+    """Answers of K stages to N samples, to be evaluated by a metric.
 
     Attributes:
         metric: a name in `METRICS`.
-        after: what the cascade answers if it stops after each stage, (N, K) int64.
-        alone: what each stage answers alone, (N, K) int64.
+        after: answer of the cascade if it stops after each stage, (N, K) int64.
+        alone: answer of each stage alone, (N, K) int64.
         labels: (N,) integers, or (N, M) where several are right, filled up with -1.
-        classes: C.
+        classes: number of classes C.
 
     Raises:
         UsageError: an unknown metric, or `f1` of more or fewer than two classes.
@@ -315,11 +311,11 @@ class Answers:
     classes: int
 
     def __post_init__(self) -> None:
-        """Check that the metric can be had."""
+        """Check that the metric is defined for these labels."""
         check_countable(self.metric, self.classes, several=self.labels.ndim > 1)
 
     def of_stages(self) -> Tensor:
-        """The metric of each stage alone, (K,) float64."""
+        """Metric of each stage alone, (K,) float64."""
         metric = METRICS[self.metric]
         columns = self.alone.unbind(dim=1)
         return torch.stack(
@@ -327,20 +323,19 @@ class Answers:
         )
 
     def along(self, order: Tensor, passed: Tensor) -> Tensor:
-        """The metric of the cascade while one sample after the other leaves a stage for the next.
+        """Metric of the cascade as one sample after the other is deferred to the next stage.
 
         Args:
-            order: which sample leaves which stage, as positions in (N, K - 1), in the order of
-                leaving.
-            passed: the last that has left each time that the metric is wanted: P rising positions
-                in `order`.
+            order: sample and stage of each deferral, as flat positions in (N, K - 1), in the order
+                of deferring.
+            passed: P ascending positions in `order`: the metric is evaluated after each.
 
         Returns:
-            The metric before any has left, then at each of `passed`: (1 + P,) float64.
+            The metric before the first deferral, then after each of `passed`: (1 + P,) float64.
 
         Example:
-            >>> said = torch.tensor([[0, 1], [1, 1]])
-            >>> answers = Answers("f1", said, said, labels=torch.tensor([1, 1]), classes=2)
+            >>> after = torch.tensor([[0, 1], [1, 1]])
+            >>> answers = Answers("f1", after, after, labels=torch.tensor([1, 1]), classes=2)
             >>> answers.along(order=torch.tensor([1, 0]), passed=torch.tensor([0, 1])).tolist()
             [0.6666666666666666, 0.6666666666666666, 1.0]
         """
@@ -350,7 +345,7 @@ class Answers:
         moved = (before != after).nonzero().squeeze(1)
         labels = self.labels[order[moved].div(deferring, rounding_mode="floor")]
 
-        # two changes each, in turn: one answer fewer for a class, one more for another
+        # each makes two changes, in turn: one answer less for a class, one more for another
         one_less, one_more = before[moved], after[moved]
         classes = torch.stack([one_less, one_more], dim=1).flatten()
         answered = torch.tensor([-1, 1], device=classes.device).repeat(len(moved))
@@ -359,7 +354,7 @@ class Answers:
             * torch.stack([is_right(one_less, labels), is_right(one_more, labels)], dim=1).flatten()
         )
 
-        # class by class, each in the order of time: its counts after each change, and before
+        # sorted by class and then by time: counts of the class before and after each change
         by_class = classes.sort(stable=True).indices
         classes, answered, right = classes[by_class], answered[by_class], right[by_class]
         changes = classes.bincount(minlength=self.classes)
@@ -375,7 +370,7 @@ class Answers:
         old = new._replace(right=new.right - right, answered=new.answered - answered)
         steps = metric.summands(classes, new) - metric.summands(classes, old)
 
-        # back in the order of time: running sums over all classes
+        # sorted by time again: running sums over all classes
         sums = steps.new_zeros(len(steps), 1 + len(classes))
         sums[:, 0] = metric.summands(torch.arange(self.classes, device=classes.device), start).sum(
             dim=1

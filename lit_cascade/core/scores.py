@@ -1,7 +1,7 @@
-"""Confidence scores: how sure a stage is of its answer, from its logits.
+"""Confidence scores of a stage, computed from its logits.
 
-Every score is larger where the stage is surer. A score is a function of one row of logits alone, so
-it does not depend on the batch that the row came in: recorded and live logits give the same score.
+A larger score is more confident. A score is a function of one row of logits and does not depend on
+the batch that the row came in: recorded and live logits give the same score.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Score:
 
     Attributes:
         name: the name used in configs, tables and files.
-        low: the least value it can take.
-        high: the greatest value it can take.
+        low: the least value.
+        high: the greatest value.
         function: maps `(shifted, answers)` to scores of shape (N,). `shifted` holds
             `(logits - max) / T` in float32 of shape (N, C) and may be overwritten; `answers` is
             the argmax of each row.
@@ -78,33 +78,28 @@ SCORES: dict[str, Score] = {
         Score("negative_entropy", -math.inf, 0.0, _negative_entropy),
     )
 }
-"""`max_softmax`: the largest class probability. `margin`: the largest minus the second largest
-class probability. `negative_entropy`: the sum of p log p, in nats."""
+"""With class probabilities p = softmax(logits / T), the largest of which are p1 >= p2:
+`max_softmax` is p1 (arXiv:1610.02136), `margin` is p1 - p2, and `negative_entropy` is the sum of
+p log p in nats (the exit rule of BranchyNet, arXiv:1709.01686)."""
 
 
-def _no_logits(shifted: Tensor, answers: Tensor) -> Tensor:
+def _not_of_logits(shifted: Tensor, answers: Tensor) -> Tensor:
     del shifted, answers
-    raise CascadeError("the recorded score of a model cannot be computed from logits.")
+    raise CascadeError("a recorded or learned score is no function of the logits alone.")
 
 
-RECORDED = Score("recorded", -math.inf, math.inf, _no_logits)
-"""Whatever score a record without logits holds; any number is a threshold of it."""
+RECORDED = Score("recorded", -math.inf, math.inf, _not_of_logits)
+"""The score that a record without logits holds, of any range."""
 
+LEARNED = Score("learned", -1.0, 0.0, _not_of_logits)
+"""Minus the estimated probability that the last stage corrects this one: the score of a
+`lit_cascade.core.deferral_head.DeferralHead`."""
 
-def _no_head(shifted: Tensor, answers: Tensor) -> Tensor:
-    del shifted, answers
-    raise CascadeError("a learned score needs the head that was fitted for the stage.")
-
-
-LEARNED = Score("learned", -1.0, 0.0, _no_head)
-"""The probability, negative, that the last stage is right where this one is wrong, as a
-`lit_cascade.core.deferral_head.DeferralHead` sees it."""
-
-_OF_ELSEWHERE = {score.name: score for score in (RECORDED, LEARNED)}
+_KNOWN = SCORES | {score.name: score for score in (RECORDED, LEARNED)}
 
 
 def row_blocks(logits: Tensor) -> Iterator[Tensor]:
-    """Rows of logits in float32, some at a time, so that a row's sums do not depend on its batch.
+    """Blocks of rows in float32, small enough that sums over a row do not depend on the batch.
 
     Raises:
         CascadeError: logits that are not of shape (N, C).
@@ -114,19 +109,18 @@ def row_blocks(logits: Tensor) -> Iterator[Tensor]:
             f"logits must have shape (N, C) with at least 2 classes, got {tuple(logits.shape)}."
         )
     classes = logits.shape[1]
-    # torch may split one long row over threads but several over rows, and then rounds otherwise
+    # torch may split one long row over threads, but several rows by row, and rounds differently
     rows = 1 if classes > _LONG_ROW else max(1, _BLOCK_ELEMENTS // classes)
     return (block.float().contiguous() for block in logits.split(rows))
 
 
 def score_named(name: str) -> Score:
-    """The score called `name`.
+    """Return the score called `name`, one of `SCORES`, `recorded` or `learned`.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: an unknown name; the message lists the known ones.
     """
-    found = SCORES.get(name) or _OF_ELSEWHERE.get(name)
-    return found or SCORES[check_name(name, SCORES, "score")]
+    return _KNOWN.get(name) or SCORES[check_name(name, SCORES, "score")]
 
 
 def score_and_answer(
@@ -146,8 +140,9 @@ def score_and_answer(
         Scores (N,) float32 and answers (N,) int64.
 
     Raises:
-        CascadeError: logits that are not of shape (N, C), or a temperature that is not a positive
-            finite number.
+        UsageError: an unknown score.
+        CascadeError: logits that are not of shape (N, C), a temperature that is not a positive
+            finite number, or a score that is no function of logits.
 
     Example:
         >>> scores, answers = score_and_answer(torch.tensor([[2.0, 0.0], [0.0, 0.5]]))
@@ -157,29 +152,26 @@ def score_and_answer(
         tensor([0, 1])
     """
     function = score_named(score).function
-    _check_temperature(temperature)
-    if logits.ndim == 2 and logits.shape[1] > 1 and _is_block(logits):  # perhaps in a hurry
+    if logits.ndim == 2 and logits.shape[1] > 1 and _is_block(logits):  # single samples are urgent
         shifted, answer = _shift(logits.float().contiguous(), temperature)
         return function(shifted, answer), answer
-    # filled in place: many small results among large temporaries would scatter the memory
+    # filled in place: many small results among large temporaries would fragment the memory
     n = logits.shape[0] if logits.ndim else 0
     scores = torch.empty(n, device=logits.device)
     answers = torch.empty(n, dtype=torch.int64, device=logits.device)
     start = 0
-    for shifted, answer in _shifted(logits, temperature):
+    for rows in row_blocks(logits):
+        shifted, answer = _shift(rows, temperature)
         end = start + len(answer)
         scores[start:end], answers[start:end] = function(shifted, answer), answer
         start = end
     return scores, answers
 
 
-def _shifted(logits: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of `(logits - max) / T` and of the argmax of each row."""
-    _check_temperature(temperature)
-    return (_shift(rows, temperature) for rows in row_blocks(logits))
-
-
 def _shift(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """`(logits - max) / T` of a block of rows, and the argmax of each row."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise CascadeError(f"temperature must be a finite number above 0, got {temperature}.")
     best, answer = rows.max(dim=1, keepdim=True)
     shifted = rows - best
     if temperature != 1.0:
@@ -187,18 +179,13 @@ def _shift(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return shifted, answer.squeeze(1)
 
 
-def _check_temperature(temperature: float) -> None:
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise CascadeError(f"temperature must be a finite number above 0, got {temperature}.")
-
-
 def _is_block(logits: Tensor) -> bool:
-    """Whether logits of shape (N, C) are handled at once."""
+    """Whether logits of shape (N, C) make one block."""
     return 0 < logits.numel() <= _BLOCK_ELEMENTS and logits.shape[1] <= _LONG_ROW
 
 
 def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Softmax of `logits / T`, row by row, so that a row's does not depend on its batch.
+    """Softmax of `logits / T`, the same for a row in any batch.
 
     Args:
         logits: shape (N, C), floating point, any precision; computed in float32.
@@ -215,14 +202,14 @@ def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
         tensor([[0.5000, 0.5000]])
     """
     blocks = []
-    for shifted, _ in _shifted(logits, temperature):
-        weights = shifted.exp_()
+    for rows in row_blocks(logits):
+        weights = _shift(rows, temperature)[0].exp_()
         blocks.append(weights / weights.sum(dim=1, keepdim=True))
     return torch.cat(blocks)
 
 
 def answers_of(logits: Tensor) -> Tensor:
-    """The answers alone: argmax of every row, the first class on a tie.
+    """Argmax of every row, the first class on a tie.
 
     Args:
         logits: shape (N, C).

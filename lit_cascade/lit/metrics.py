@@ -18,7 +18,7 @@ from lit_cascade.core import (
     count,
     is_right,
     route,
-    say,
+    stage_outputs,
 )
 from lit_cascade.errors import CascadeError
 
@@ -180,7 +180,7 @@ class CascadeMetrics(Metric):
             raise CascadeError(f"expected logits of {self.num_stages} stages, got {len(logits)}.")
         if not self.policies:
             return
-        scores, _, after = say(logits, self.policies[0])
+        scores, _, after = stage_outputs(logits, self.policies[0])
         correct = torch.stack([is_right(answer, labels) for answer in after], dim=1)
         spent = flops.to(self.flops).cumsum(dim=1)
         self.n += len(labels)

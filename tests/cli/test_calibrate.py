@@ -136,7 +136,7 @@ def test_none_is_recommended_where_it_does_not_help_and_the_method_where_it_does
 
 def test_two_classes_are_told_that_the_curve_is_the_same(capsys):
     assert calibrate(made(classes=2)) == 0
-    assert "cannot change which samples are the surest" in capsys.readouterr().out
+    assert "cannot change the order of the scores" in capsys.readouterr().out
     assert summary()["same_order"]
     assert abs(summary()["gain"]) < 1e-5
 

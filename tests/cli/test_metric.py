@@ -282,7 +282,7 @@ def test_the_metric_of_a_data_set_reaches_test_validate_and_the_logger():
         stage["network"]["class_path"] = "tests.toys.BadNet"
     Path("bad.yaml").write_text(yaml.safe_dump(config))
     for file, metric, says in (
-        ("toy.yaml", "f1", "f1 is that of the second of two classes, got 3 classes"),
+        ("toy.yaml", "f1", "f1 is the F1 of the second of two classes, got 3 classes"),
         ("bad.yaml", "bleu", "metric: 'bleu' is unknown"),
     ):
         words = ("validate", "--config", file, "--metric", metric, "--out", "no")
