@@ -28,6 +28,38 @@ def first_best(values):
     return max(range(len(values)), key=lambda position: (values[position], -position))
 
 
+def doubles(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def points_of(front):
+    return list(zip(front.cost.tolist(), front.accuracy.tolist(), strict=True))
+
+
+def undominated(points):
+    """(cost, accuracy) of the points that no other is as good as, rising."""
+    kept = []
+    for cost, accuracy in sorted(set(points), key=lambda point: (point[0], -point[1])):
+        if not kept or accuracy > kept[-1][1] + 1e-12:
+            kept.append((cost, accuracy))
+    return kept
+
+
+def least(points, wanted):
+    """The least cost of an accuracy."""
+    return min((cost for cost, accuracy in points if accuracy >= wanted - 1e-9), default=INF)
+
+
+def between(points, wanted):
+    """The cost of an accuracy, linear in accuracy in the logarithm of cost."""
+    if wanted <= points[0][1]:
+        return points[0][0]
+    for (c, a), (d, b) in itertools.pairwise(points):
+        if a <= wanted <= b:
+            return c * (d / c) ** ((wanted - a) / (b - a))
+    return points[-1][0]
+
+
 class Plain:
     """A zoo as lists of numbers.
 
@@ -108,12 +140,7 @@ class Plain:
 
     def front(self, stages, **options):
         """(mean cost, accuracy) of the points that no other dominates, rising."""
-        points = sorted(set(self.every_point(stages, **options)), key=lambda p: (p[0], -p[1]))
-        kept = []
-        for cost, right in points:
-            if not kept or right > kept[-1][1]:
-                kept.append((cost, right))
-        return [self.means(point) for point in kept]
+        return [self.means(point) for point in undominated(self.every_point(stages, **options))]
 
     def means(self, point):
         """A point per sample, as floats."""

@@ -73,17 +73,10 @@ def _cell(cuts: Cuts, n: int) -> Tensor:
 def _grid(
     zoo: Zoo, pair: tuple[int, ...], thirds: list[int], cell: Tensor, shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate the J cascades that begin with a pair, at all A x B pairs of thresholds.
+    """Evaluate the J cascades that begin with a pair, at A x B pairs of thresholds.
 
-    Args:
-        zoo: models in order of cost.
-        pair: the first two models.
-        thirds: the third models.
-        cell: cell of each sample, row by row, (N,) int64.
-        shape: rows and columns of cells, A and B.
-
-    Returns:
-        Numbers of correct answers, (A, B, J) int32; and mean costs per sample, float64.
+    Returns numbers of correct answers, (A, B, J) int32, and mean costs per sample, float64. Cells
+    are numbered row by row.
     """
     one, two = pair
     counts = torch.bincount(cell, minlength=shape[0] * shape[1])

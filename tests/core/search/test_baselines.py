@@ -14,7 +14,7 @@ from lit_cascade.core.search.baselines import (
 from lit_cascade.core.search.front import Band, default_bands
 from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.zoo import Zoo
-from tests.search_oracles import Plain, latent_zoo, plain_zoo
+from tests.search_oracles import Plain, latent_zoo, least, plain_zoo, points_of, undominated
 
 COMBINED = ("later", "most_confident")
 SEEDS = range(6)
@@ -29,19 +29,6 @@ def some_zoo(seed, *, n=40, models=4, varying=False, combine="later"):
         generator = torch.Generator().manual_seed(seed)
         costs = costs * (0.5 + torch.rand(models, n, generator=generator, dtype=torch.float64))
     return plain_zoo(scores, zoo.correct, costs, combine=combine)
-
-
-def undominated(points):
-    """(cost, accuracy) of the points that no other is as good as, rising."""
-    kept = []
-    for cost, accuracy in sorted(set(points), key=lambda point: (point[0], -point[1])):
-        if not kept or accuracy > kept[-1][1] + 1e-12:
-            kept.append((cost, accuracy))
-    return kept
-
-
-def points_of(front):
-    return list(zip(front.cost.tolist(), front.accuracy.tolist(), strict=True))
 
 
 def same_points(front, expected):
@@ -119,9 +106,7 @@ def reduction(singles, points, band):
     total = 0.0
     for k in range(1000):
         wanted = band.low + (band.high - band.low) * k / 999
-        alone = min(cost for cost, accuracy in singles if accuracy >= wanted - 1e-9)
-        together = min(cost for cost, accuracy in points if accuracy >= wanted - 1e-9)
-        total += alone / together
+        total += least(singles, wanted) / least(points, wanted)
     return total / 1000
 
 

@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import pytest
@@ -12,10 +11,7 @@ from lit_cascade.core.search.front import (
     pareto_rows,
 )
 from lit_cascade.errors import CascadeError, UsageError
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
+from tests.search_oracles import between, doubles, least, points_of
 
 
 def front_of(*points):
@@ -30,7 +26,7 @@ def random_front(size, most=1.0):
 # pareto
 
 
-def undominated(cost, accuracy):
+def undominated_rows(cost, accuracy):
     """Positions of the points that no other is as good as in both, the first of equal ones."""
     kept = []
     for i, (c, a) in enumerate(zip(cost, accuracy, strict=True)):
@@ -45,7 +41,9 @@ def undominated(cost, accuracy):
 def test_pareto_equals_loops(size, values, seed):
     torch.manual_seed(seed)
     cost, accuracy = torch.randint(values, (2, size)).double()
-    assert pareto_rows(cost, accuracy).tolist() == undominated(cost.tolist(), accuracy.tolist())
+    assert pareto_rows(cost, accuracy).tolist() == undominated_rows(
+        cost.tolist(), accuracy.tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,29 +75,15 @@ def test_pareto_rises_strictly_and_of_equal_points_keeps_the_first():
 # the cost of an accuracy
 
 
-def least(front, wanted):
-    costs = zip(front.cost.tolist(), front.accuracy.tolist(), strict=True)
-    return min((cost for cost, accuracy in costs if accuracy >= wanted - 1e-9), default=math.inf)
-
-
-def between(front, wanted):
-    """Linear in accuracy in the logarithm of cost."""
-    points = list(zip(front.accuracy.tolist(), front.cost.tolist(), strict=True))
-    if wanted <= points[0][0]:
-        return points[0][1]
-    for (a, c), (b, d) in itertools.pairwise(points):
-        if a <= wanted <= b:
-            return c * (d / c) ** ((wanted - a) / (b - a))
-    return points[-1][1]
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 30])
 def test_costs_equal_loops(size):
     front = random_front(size)
     wanted = torch.cat([torch.rand(200, dtype=torch.float64) * 1.2, front.accuracy, doubles(0, 1)])
-    assert front.least_cost(wanted).tolist() == [least(front, a) for a in wanted.tolist()]
+    assert front.least_cost(wanted).tolist() == [
+        least(points_of(front), a) for a in wanted.tolist()
+    ]
     assert front.interpolated_cost(wanted).tolist() == pytest.approx(
-        [between(front, a) for a in wanted.tolist()], rel=1e-12
+        [between(points_of(front), a) for a in wanted.tolist()], rel=1e-12
     )
     assert len(front) == size
 
@@ -136,8 +120,8 @@ def test_the_reduction_equals_loops(seed, interpolated):
     total = 0.0
     for k in range(1000):
         wanted = 0.35 + (0.88 - 0.35) * k / 999
-        single = between(singles, wanted) if interpolated else least(singles, wanted)
-        total += single / least(cascades, wanted)
+        single = (between if interpolated else least)(points_of(singles), wanted)
+        total += single / least(points_of(cascades), wanted)
     found = average_compute_reduction(singles, cascades, band, interpolated=interpolated)
     assert found == pytest.approx(total / 1000, rel=1e-12)
 

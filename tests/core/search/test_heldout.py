@@ -1,4 +1,3 @@
-import itertools
 import math
 import statistics
 from dataclasses import replace
@@ -18,11 +17,16 @@ from lit_cascade.core.search.points import CascadeFront
 from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError
-from tests.search_oracles import Plain, latent_zoo, plain_zoo
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
+from tests.search_oracles import (
+    Plain,
+    between,
+    doubles,
+    latent_zoo,
+    least,
+    plain_zoo,
+    points_of,
+    undominated,
+)
 
 
 def random_front(size):
@@ -31,30 +35,6 @@ def random_front(size):
 
 
 # in plain loops
-
-
-def front_of(points):
-    kept = []
-    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not kept or accuracy > kept[-1][1]:
-            kept.append((cost, accuracy))
-    return kept
-
-
-def least(points, wanted):
-    return next((cost for cost, accuracy in points if accuracy >= wanted - 1e-9), None)
-
-
-def between(points, wanted):
-    """Linear in accuracy in the logarithm of cost."""
-    if wanted <= points[0][1]:
-        return points[0][0]
-    for (c, a), (d, b) in itertools.pairwise(points):
-        if a <= wanted <= b:
-            return math.exp(
-                math.log(c) * (b - wanted) / (b - a) + math.log(d) * (wanted - a) / (b - a)
-            )
-    return points[-1][0]
 
 
 def plain_reduction(singles, chosen, reported, band, *, interpolated=False):
@@ -68,13 +48,9 @@ def plain_reduction(singles, chosen, reported, band, *, interpolated=False):
         if interpolated:
             alone = between(singles, wanted - missing)
         else:
-            alone = least(singles, wanted - missing) or singles[-1][0]
+            alone = min(least(singles, wanted - missing), singles[-1][0])
         total += alone / reported[row][0]
     return total / 1000, shortfall / 1000
-
-
-def points_of(front):
-    return list(zip(front.cost.tolist(), front.accuracy.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("interpolated", [False, True])
@@ -123,8 +99,8 @@ def plain_held_out(trials, bands):
     rows = []
     for chosen_on, reported_on, cascades in trials:
         one, other = Plain(chosen_on), Plain(reported_on)
-        singles = front_of([one.means(one.point((m,), ())) for m in range(one.size)])
-        models = front_of([other.means(other.point((m,), ())) for m in range(one.size)])
+        singles = undominated([one.means(one.point((m,), ())) for m in range(one.size)])
+        models = undominated([other.means(other.point((m,), ())) for m in range(one.size)])
         chosen, reported = [], []
         for point in cascades.points:
             parts = point.stages, point.thresholds, point.floors

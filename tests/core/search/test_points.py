@@ -12,41 +12,41 @@ from tests.search_oracles import Plain, latent_zoo, plain_zoo
 INF = math.inf
 
 
-def offer(best, *points):
+def offer(archive, *points):
     """Offer (correct, cost) as cascades of one stage, numbered."""
     correct = torch.tensor([[right] for right, _ in points], dtype=torch.int32)
     cost = torch.tensor([[price] for _, price in points], dtype=torch.float64)
-    rows, ratio = best.compare(correct, cost)
-    offered = best.offer(correct, cost, lambda rows: (rows[:, None], torch.zeros(len(rows), 0)))
+    rows, ratio = archive.compare(correct, cost)
+    offered = archive.offer(correct, cost, lambda rows: (rows[:, None], torch.zeros(len(rows), 0)))
     assert offered.equal(ratio)
     return rows.tolist(), ratio.tolist()
 
 
-def front_of(best):
-    return [(point.cost, point.accuracy) for point in best.front().points]
+def front_of(archive):
+    return [(point.cost, point.accuracy) for point in archive.front().points]
 
 
-# the best so far
+# the archive
 
 
-def test_the_best_so_far_by_hand():
-    best = ParetoArchive(10)
-    assert best.least.tolist() == [INF] * 12
-    assert offer(best, (5, 2.0)) == ([0], [0.0])
-    assert best.least.tolist() == [2.0] * 6 + [INF] * 6
-    assert offer(best, (5, 2.0), (4, 2.0), (4, 3.0)) == ([], [1.0])
-    assert offer(best, (5, 3.0), (4, 1.0), (10, 8.0)) == ([1, 2], [0.0])
-    assert best.least.tolist() == [1.0] * 5 + [2.0] + [8.0] * 5 + [INF]
-    assert front_of(best) == [(1.0, 0.4), (2.0, 0.5), (8.0, 1.0)]
-    offer(best, (7, 0.5))
-    assert front_of(best) == [(0.5, 0.7), (8.0, 1.0)]
+def test_the_archive_by_hand():
+    archive = ParetoArchive(10)
+    assert archive.least.tolist() == [INF] * 12
+    assert offer(archive, (5, 2.0)) == ([0], [0.0])
+    assert archive.least.tolist() == [2.0] * 6 + [INF] * 6
+    assert offer(archive, (5, 2.0), (4, 2.0), (4, 3.0)) == ([], [1.0])
+    assert offer(archive, (5, 3.0), (4, 1.0), (10, 8.0)) == ([1, 2], [0.0])
+    assert archive.least.tolist() == [1.0] * 5 + [2.0] + [8.0] * 5 + [INF]
+    assert front_of(archive) == [(1.0, 0.4), (2.0, 0.5), (8.0, 1.0)]
+    offer(archive, (7, 0.5))
+    assert front_of(archive) == [(0.5, 0.7), (8.0, 1.0)]
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(("times", "size"), [(1, 30), (5, 12), (30, 1)])
 def test_what_is_offered_makes_the_front_whatever_the_order(times, size, seed):
     torch.manual_seed(seed)
-    best, seen = ParetoArchive(9), []
+    archive, seen = ParetoArchive(9), []
     for _ in range(times):
         points = list(
             zip(
@@ -55,7 +55,7 @@ def test_what_is_offered_makes_the_front_whatever_the_order(times, size, seed):
                 strict=True,
             )
         )
-        offer(best, *points)
+        offer(archive, *points)
         seen += points
     expected = sorted(
         {
@@ -64,41 +64,41 @@ def test_what_is_offered_makes_the_front_whatever_the_order(times, size, seed):
             if not any(c <= cost and r >= right and (c, r) != (cost, right) for r, c in seen)
         }
     )
-    assert front_of(best) == expected
+    assert front_of(archive) == expected
 
 
 def test_of_equal_points_the_first_stays():
-    best = ParetoArchive(4)
-    offer(best, (1, 9.0), (2, 5.0), (2, 5.0))
-    offer(best, (3, 5.0), (2, 5.0), (3, 5.0))
-    assert [point.stages for point in best.front().points] == [(0,)]
-    assert [(point.cost, point.accuracy) for point in best.front().points] == [(5.0, 0.75)]
+    archive = ParetoArchive(4)
+    offer(archive, (1, 9.0), (2, 5.0), (2, 5.0))
+    offer(archive, (3, 5.0), (2, 5.0), (3, 5.0))
+    assert [point.stages for point in archive.front().points] == [(0,)]
+    assert [(point.cost, point.accuracy) for point in archive.front().points] == [(5.0, 0.75)]
 
 
 def test_rounding_makes_no_cascade_better():
-    best = ParetoArchive(4)
-    offer(best, (2, 1.0))
-    assert offer(best, (2, 1 - 1e-13), (1, 1 - 1e-13)) == ([], [1 - 1e-13])
-    assert offer(best, (2, 1 - 1e-11))[0] == [0]
-    assert front_of(best) == [(1 - 1e-11, 0.5)]
+    archive = ParetoArchive(4)
+    offer(archive, (2, 1.0))
+    assert offer(archive, (2, 1 - 1e-13), (1, 1 - 1e-13)) == ([], [1 - 1e-13])
+    assert offer(archive, (2, 1 - 1e-11))[0] == [0]
+    assert front_of(archive) == [(1 - 1e-11, 0.5)]
 
 
 def test_a_point_that_only_rounding_makes_cheaper_is_not_on_the_front():
-    best = ParetoArchive(4)
-    offer(best, (2, 1.0))
-    offer(best, (3, math.nextafter(1, 2)))
-    assert front_of(best) == [(math.nextafter(1, 2), 0.75)]
-    offer(best, (4, 1 + 1e-11))
-    assert len(front_of(best)) == 2
+    archive = ParetoArchive(4)
+    offer(archive, (2, 1.0))
+    offer(archive, (3, math.nextafter(1, 2)))
+    assert front_of(archive) == [(math.nextafter(1, 2), 0.75)]
+    offer(archive, (4, 1 + 1e-11))
+    assert len(front_of(archive)) == 2
 
 
 def test_what_costs_nothing_hides_nothing():
-    best = ParetoArchive(4)
-    offer(best, (1, 0.0))
-    assert offer(best, (1, 0.0), (0, 0.0), (1, 2.0), (2, 0.0), (4, 3.0)) == ([3, 4], [0.0])
-    assert front_of(best) == [(0.0, 0.5), (3.0, 1.0)]
-    assert offer(best, (0, 0.0))[1] == [1.0]
-    assert offer(best, (1, 7.0))[1] == [INF]
+    archive = ParetoArchive(4)
+    offer(archive, (1, 0.0))
+    assert offer(archive, (1, 0.0), (0, 0.0), (1, 2.0), (2, 0.0), (4, 3.0)) == ([3, 4], [0.0])
+    assert front_of(archive) == [(0.0, 0.5), (3.0, 1.0)]
+    assert offer(archive, (0, 0.0))[1] == [1.0]
+    assert offer(archive, (1, 7.0))[1] == [INF]
 
 
 @pytest.mark.parametrize("columns", [1, 7, 70_000])
@@ -106,9 +106,9 @@ def test_many_points_are_compared_as_few_are(columns):
     rows = 200_000 // columns + 3
     correct = torch.randint(50, (rows, columns), dtype=torch.int32)
     cost = torch.rand(rows, columns, dtype=torch.float64) + 1
-    best = ParetoArchive(50)
-    offer(best, (20, 1.2), (30, 1.6))
-    found, ratio = best.compare(correct, cost)
+    archive = ParetoArchive(50)
+    offer(archive, (20, 1.2), (30, 1.6))
+    found, ratio = archive.compare(correct, cost)
     least = torch.tensor([1.2] * 21 + [1.6] * 10 + [INF] * 20, dtype=torch.float64)
     assert found.tolist() == (cost < least[correct.long()]).flatten().nonzero().squeeze(1).tolist()
     assert torch.equal(ratio, (cost / least[correct.long()]).amin(dim=0))
@@ -202,19 +202,19 @@ def test_pair_sums_equal_loops(given, chosen, combine, constant):
 
 def test_only_the_pairs_that_are_named_take_part():
     zoo = latent_zoo(6, 100, 1)
-    best = ParetoArchive(zoo.n)
-    add_pairs(zoo, best, levels=50, pairs=[(1, 3), (0, 5)])
-    assert {point.stages for point in best.front().points} == {(1, 3), (0, 5)}
+    archive = ParetoArchive(zoo.n)
+    add_pairs(zoo, archive, levels=50, pairs=[(1, 3), (0, 5)])
+    assert {point.stages for point in archive.front().points} == {(1, 3), (0, 5)}
 
 
 def test_a_ratio_says_how_near_a_triple_comes_to_the_front():
     zoo = latent_zoo(5, 40, 2)
-    plain, best = Plain(zoo), ParetoArchive.of_singles(zoo)
+    plain, archive = Plain(zoo), ParetoArchive.of_singles(zoo)
     triples = [(0, 1, 2), (0, 1, 4), (1, 3, 4)]
-    least = best.least.clone()
+    least = archive.least.clone()
     for triple in triples:
-        before = best.least.clone()
-        ratios = add_triples(zoo, best, [triple], levels=40)
+        before = archive.least.clone()
+        ratios = add_triples(zoo, archive, [triple], levels=40)
         expected = min(
             plain.means((cost, right))[0] / before[right].item()
             for one in plain.thresholds(triple[0])[2:]
@@ -222,19 +222,19 @@ def test_a_ratio_says_how_near_a_triple_comes_to_the_front():
             for cost, right in [plain.point(triple, (one, two))]
         )
         assert ratios == {triple: pytest.approx(expected, rel=1e-12)}
-    assert (best.least <= least).all()
-    assert (best.least < least).any()
+    assert (archive.least <= least).all()
+    assert (archive.least < least).any()
     together = ParetoArchive.of_singles(zoo)
     assert list(add_triples(zoo, together, triples[::-1], levels=40)) == triples
-    assert torch.equal(together.least, best.least)
+    assert torch.equal(together.least, archive.least)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_models_nearest_to_the_front_equal_loops(seed):
     zoo = latent_zoo(7, 50, seed, poor=3)
-    plain, best = Plain(zoo), ParetoArchive.of_singles(zoo)
-    add_pairs(zoo, best, levels=50)
-    least = best.least.tolist()
+    plain, archive = Plain(zoo), ParetoArchive.of_singles(zoo)
+    add_pairs(zoo, archive, levels=50)
+    least = archive.least.tolist()
 
     def ratio(stages, thresholds):
         cost, right = plain.point(stages, thresholds)
@@ -249,20 +249,20 @@ def test_the_models_nearest_to_the_front_equal_loops(seed):
     order = sorted(range(7), key=lambda model: (round(distance[model], 12), model))
     for count in (1, 3, 6):
         cut = round(distance[order[count - 1]], 12) < round(distance[order[count]], 12)
-        found = triple_candidates(zoo, best, count, 50)
+        found = triple_candidates(zoo, archive, count, 50)
         assert found == sorted(order[:count]) or not cut
         assert len(found) == count
-    assert triple_candidates(zoo, best, 7, 50) == list(range(7))
-    assert triple_candidates(zoo, best, 99, 50) == list(range(7))
+    assert triple_candidates(zoo, archive, 7, 50) == list(range(7))
+    assert triple_candidates(zoo, archive, 99, 50) == list(range(7))
 
 
 def nearest_of(scores, right, costs, count):
     """Which models are nearest if model k is right on the first `right[k]` of ten samples."""
     correct = torch.arange(10) < torch.tensor(right)[:, None]
     zoo = plain_zoo(scores, correct, torch.tensor(costs)[:, None].double())
-    best = ParetoArchive.of_singles(zoo)
-    add_pairs(zoo, best, levels=50)
-    return triple_candidates(zoo, best, count, 50)
+    archive = ParetoArchive.of_singles(zoo)
+    add_pairs(zoo, archive, levels=50)
+    return triple_candidates(zoo, archive, count, 50)
 
 
 def test_a_model_that_is_near_alone_counts():
@@ -281,12 +281,12 @@ def test_a_model_that_is_near_as_a_first_stage_counts():
 
 def test_rows_of_pair_sums_are_offered_with_their_threshold():
     zoo = latent_zoo(5, 60, 3)
-    plain, best = Plain(zoo), ParetoArchive.of_singles(zoo)
+    plain, archive = Plain(zoo), ParetoArchive.of_singles(zoo)
     thresholds = torch.tensor([-INF, 0.5, 0.6, 0.7, INF], dtype=torch.float64)
     for sums in pair_sums(zoo, thresholds):
         for row in (2, 3):
-            sums.offer_to(best, row, row + 1)
-    points = best.front().points
+            sums.offer_to(archive, row, row + 1)
+    points = archive.front().points
     assert {point.thresholds for point in points} == {(), (0.6,), (0.7,)}
     for point in points:
         limits = tuple(torch.tensor(t, dtype=torch.float32).item() for t in point.thresholds)
@@ -299,6 +299,6 @@ def test_a_free_model_is_near_to_the_front():
     costs = zoo.costs.clone()
     costs[:2] = 0
     zoo = plain_zoo(zoo.scores, zoo.correct, costs)
-    best = ParetoArchive.of_singles(zoo)
-    add_pairs(zoo, best, levels=50)
-    assert {0, 1} < set(triple_candidates(zoo, best, 4, 50))
+    archive = ParetoArchive.of_singles(zoo)
+    add_pairs(zoo, archive, levels=50)
+    assert {0, 1} < set(triple_candidates(zoo, archive, 4, 50))

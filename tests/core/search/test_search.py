@@ -157,7 +157,8 @@ def test_the_last_models_of_many_take_part(models, second):
         (models - 3,),
         (models - 3, models - 3 + second),
     ]
-    last = zoo.models([0, models - 3, models - 2, models - 1])
+    kept = [0, models - 3, models - 2, models - 1]
+    last = plain_zoo(zoo.scores[kept], zoo.correct[kept], zoo.costs[kept])
     assert [point.stages for point in search(last, everything(5, 3)).points][-1] == (1, 2, 3)
 
 
