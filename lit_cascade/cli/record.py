@@ -50,7 +50,7 @@ def run_models(cli: CascadeCLI, options: RecordOptions) -> None:
 def _notes(written: Sequence[RecordSummary], total: int, folder: Path) -> list[str]:
     notes = data_notes(written[0].data)
     notes += model_notes([(one.name, one.model, one.classes) for one in written])
-    sizes = {one.name: one.samples_per_forward for one in written}
+    sizes = {one.name: one.info.get("samples_per_forward") for one in written}
     notes += fitting_notes({name: size for name, size in sizes.items() if size is not None})
     kept = sum(one.kept for one in written)
     rest = f", {kept} of {total} were there already" if kept else ""

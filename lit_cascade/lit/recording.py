@@ -250,7 +250,9 @@ class ZooRecording:
         self.folder = self.trainer.strategy.broadcast(self.folder)
         kept = self._told(lambda: self._kept(names, sight, overwrite=overwrite))
         # a recording has one date, on whichever days it was interrupted
-        date = min((done.date for done in kept.values()), default=str(run_info()["date"]))
+        date = min(
+            (str(done.info.get("date")) for done in kept.values()), default=str(run_info()["date"])
+        )
         done, failed = [], {}
         for number, name in enumerate(names, start=1):
             if announce is not None and self.trainer.is_global_zero:

@@ -81,23 +81,30 @@ def _split(header: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class RecordedModel:
-    """A model of a zoo, as its record describes it.
+    """A model as its record describes it.
 
     Attributes:
         name: of the model.
         path: of the record.
         parameters: number of parameters; 0 if unknown.
-        mean_cost: mean cost per sample.
+        costs: mean cost per sample, by unit.
         model: settings that made the model.
-        info: library versions, date.
+        info: library versions, date, and further details of the run.
     """
 
     name: str
     path: Path
     parameters: int
-    mean_cost: float
+    costs: Mapping[str, float]
     model: Mapping[str, Any]
     info: Mapping[str, Any]
+
+    @staticmethod
+    def parts(record: Record, path: Path) -> dict[str, Any]:
+        """Attributes by name."""
+        parts = {name: getattr(record, name) for name in ("name", "parameters", "model", "info")}
+        costs = {unit: float(cost.mean()) for unit, cost in record.costs.items()}
+        return {**parts, "path": path, "costs": costs}
 
 
 class RecordedZoo:
@@ -135,16 +142,14 @@ class RecordedZoo:
                     f"{str(models[record.name].path)!r} and {str(path)!r}."
                 )
             try:
-                mean_cost = float(record.cost(unit).mean())
+                record.cost(unit)
             except CascadeError as error:
                 raise CascadeError(f"{error} ({str(path)!r}; choose with --cost)") from error
-            models[record.name] = RecordedModel(
-                record.name, path, record.parameters, mean_cost, record.model, record.info
-            )
+            models[record.name] = RecordedModel(**RecordedModel.parts(record, path))
         if len(models) < 2:
             got = f"only {str(paths[0])!r}" if paths else "none"
             raise UsageError(f"records: a search needs those of at least 2 models, got {got}.")
-        self.models = sorted(models.values(), key=lambda model: (model.mean_cost, model.name))
+        self.models = sorted(models.values(), key=lambda model: (model.costs[unit], model.name))
 
     def _load(self, path: Path) -> Record:
         (record,) = with_costs([Record.load(path)], self.unit, self._costs)
@@ -238,41 +243,27 @@ class RecordedZoo:
 
 
 @dataclass(frozen=True)
-class RecordSummary:
+class RecordSummary(RecordedModel):
     """A record file in short.
 
     Attributes:
-        name: of the model.
-        path: of the file.
         size: of the file, in bytes.
         kept: whether an earlier run wrote the file.
         n: number of samples.
         accuracy: share of right answers of the stored logits; None without labels.
         top5: share of samples with a right label among the five best answers; None with fewer than
             ten classes.
-        costs: mean cost per sample, by unit.
-        parameters: number of parameters of the model; 0 if unknown.
         data: name, split and source.
-        date: of the recording.
-        model: settings of the model.
         classes: number of classes of the model.
-        samples_per_forward: samples per forward pass, if whole batches did not fit into memory.
     """
 
-    name: str
-    path: Path
     size: int
     kept: bool
     n: int
     accuracy: float | None
     top5: float | None
-    costs: Mapping[str, float]
-    parameters: int
     data: Mapping[str, Any]
-    date: str
-    model: Mapping[str, Any]
     classes: int
-    samples_per_forward: int | None
 
     @classmethod
     def of(cls, record: Record, path: Path, size: int, *, kept: bool = False) -> RecordSummary:
@@ -281,20 +272,14 @@ class RecordSummary:
         if record.labels is not None or record.correct is not None:
             accuracy = int(score_and_correct(record)[1].sum()) / len(record)
         return cls(
-            name=record.name,
-            path=path,
+            **cls.parts(record, path),
             size=size,
             kept=kept,
             n=len(record),
             accuracy=accuracy,
             top5=_top5(record),
-            costs={unit: float(cost.mean()) for unit, cost in record.costs.items()},
-            parameters=record.parameters,
-            data=dict(record.data),
-            date=str(record.info.get("date")),
-            model=dict(record.model),
+            data=record.data,
             classes=len(record.classes),
-            samples_per_forward=record.info.get("samples_per_forward"),
         )
 
 

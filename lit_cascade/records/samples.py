@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,10 +64,8 @@ class Ids(Sequence[Any]):
 
     def sort(self) -> tuple[Ids, Tensor]:
         """Ids in rising order, and their positions (N,) before sorting."""
-        if isinstance(self.values, Tensor):
-            values, order = self.values.sort()
-            return Ids(values), order
-        order = torch.tensor(sorted(range(len(self)), key=self.values.__getitem__)).long()
+        ids = self.tolist()
+        order = torch.tensor(sorted(range(len(ids)), key=ids.__getitem__)).long()
         return self[order], order
 
     def check(self, n: int, what: str) -> None:
@@ -132,10 +130,6 @@ class Ids(Sequence[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter(self.tolist())
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Ids: ...
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Any:
         if isinstance(self.values, Tensor):
             chosen = self.values[index]

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load_file, save_file
 
 from lit_cascade import curve_of_records
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.record import FORMAT, Record, check_alike
-from lit_cascade.utilities.tensors import safetensors_bytes
 
 
 def record(n=6, name="net", **changes):
@@ -80,12 +79,12 @@ def test_logits_in_any_memory_layout_come_back(tmp_path):
     assert torch.equal(Record.load(tmp_path / "net.safetensors").logits, one.logits)
 
 
-def test_the_same_record_is_the_same_bytes(tmp_path):
-    one, contents = record(data={"a": 1, "b": 2}), set()
-    for k in range(8):
-        one.save(tmp_path / f"{k}.safetensors")
-        contents.add((tmp_path / f"{k}.safetensors").read_bytes())
-    assert len(contents) == 1
+def test_equal_records_are_equal_bytes(tmp_path):
+    one = record(data={"a": 1, "b": 2})
+    one.save(tmp_path / "net.safetensors")
+    contents = {record(data={"a": 1, "b": 2}).to_bytes() for _ in range(8)}
+    assert contents == {(tmp_path / "net.safetensors").read_bytes()}
+    assert len({scored(costs=COSTS["several"]).to_bytes() for _ in range(5)}) == 1
 
 
 def test_saving_leaves_nothing_else_and_replaces_the_old(tmp_path):
@@ -156,7 +155,7 @@ def test_ids_with_fractions_are_refused():
         ({"classes": ("a", "b", "a")}, "distinct class names"),
     ],
 )
-def test_parts_that_do_not_fit_are_one_clear_error(changes, message):
+def test_logits_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(CascadeError, match=message) as caught:
         record(**changes)
     assert str(caught.value).startswith("record 'net': ")
@@ -184,12 +183,12 @@ def test_parts_that_do_not_fit_are_one_clear_error(changes, message):
         ),
     ],
 )
-def test_unlike_records_are_told_apart_by_their_first_difference(other, message):
+def test_records_of_other_samples_are_refused_with_the_first_difference(other, message):
     with pytest.raises(CascadeError, match=message):
         check_alike([record(), record(name="same"), other])
 
 
-def test_one_record_or_one_name_twice_is_no_cascade():
+def test_a_cascade_needs_two_records_of_different_names():
     with pytest.raises(UsageError, match="at least 2 stages, got 1"):
         check_alike([record()])
     with pytest.raises(UsageError, match="the name 'net' occurs twice"):
@@ -223,9 +222,12 @@ def test_a_missing_file_is_a_usage_error(tmp_path, missing):
         Record.load(tmp_path / missing)
 
 
-def test_damaged_files_are_refused(saved):
+@pytest.mark.parametrize("kind", ["saved", "saved_scores"])
+def test_damaged_files_are_refused(kind, request):
+    saved = request.getfixturevalue(kind)
     whole = saved.read_bytes()
-    cuts = [0, 1, 7, 8, 9, 50, len(whole) // 2, len(whole) - 9, len(whole) - 1]
+    header = 8 + int.from_bytes(whole[:8], "little")
+    cuts = {*range(10), 50, header - 1, header, header + 1, *range(header, len(whole), 7)}
     damaged = [whole[:cut] for cut in cuts]
     damaged += [(2**60).to_bytes(8, "little") + whole[8:], bytes(len(whole)), whole + b"x"]
     damaged += [b"\xff" * 100, whole[:8] + b"\xff" * 20 + whole[28:]]
@@ -245,14 +247,7 @@ def test_every_flipped_byte_of_the_header_is_refused_or_harmless(saved):
             assert "record" in str(error)  # noqa: PT017 - reading it without complaint is fine too
 
 
-def test_a_pickle_is_never_read(tmp_path):
-    path = tmp_path / "net.safetensors"
-    torch.save({"logits": torch.zeros(2, 2)}, path)
-    with pytest.raises(CascadeError, match="cannot be read as a record"):
-        Record.load(path)
-
-
-def test_a_foreign_file_is_named_as_such(tmp_path):
+def test_a_file_of_another_format_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({"weight": torch.zeros(2, 2)}, path)
     with pytest.raises(CascadeError, match=f"is not a record: .* None, expected '{FORMAT}'"):
@@ -331,7 +326,7 @@ def test_a_corrupted_tensor_is_refused(saved, tensors):
         Record.load(saved)
 
 
-def test_samples_that_are_not_those_of_the_fingerprint_are_refused(saved):
+def test_another_fingerprint_is_refused(saved):
     rewrite(saved, {"labels": torch.tensor([2, 2, 2, 2, 2, 2])})
     with pytest.raises(CascadeError):
         Record.load(saved)
@@ -417,11 +412,11 @@ LABELLED = {"labels": torch.arange(6) % 2, "classes": ("no", "yes")}
 def test_scores_come_back_as_they_were_saved(tmp_path, costs, more, ids):
     one = scored(costs=costs, ids=ids, **more)
     one.save(tmp_path / "api.safetensors")
-    found = Record.load(tmp_path / "api.safetensors")
-    assert_same(one, found)
-    assert found.logits is None
-    assert len(found) == 6
-    assert found.to_bytes() == one.to_bytes()
+    again = Record.load(tmp_path / "api.safetensors")
+    assert_same(one, again)
+    assert again.logits is None
+    assert len(again) == 6
+    assert again.to_bytes() == one.to_bytes()
 
 
 @pytest.mark.parametrize("costs", COSTS.values(), ids=COSTS)
@@ -440,11 +435,7 @@ def test_a_constant_cost_is_one_number_in_the_header(tmp_path):
     assert set(stored) == {"ids", "score", "correct", "latency_s", "größe"}
 
 
-def test_the_same_scores_are_the_same_bytes():
-    assert len({scored(costs=COSTS["several"]).to_bytes() for _ in range(5)}) == 1
-
-
-def test_scores_of_infinite_doubt_come_back(tmp_path):
+def test_scores_of_minus_infinity_come_back(tmp_path):
     one = scored(score=torch.tensor([-math.inf, -1e30, 0.0, 1e-40, 1.0, 3e38]))
     one.save(tmp_path / "api.safetensors")
     assert_same(one, Record.load(tmp_path / "api.safetensors"))
@@ -481,7 +472,7 @@ def test_scores_of_infinite_doubt_come_back(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_scores_that_do_not_fit_are_one_clear_error(changes, message):
+def test_scores_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(CascadeError, match=message) as caught:
         scored(**changes)
     assert str(caught.value).startswith("record 'api': ")
@@ -506,13 +497,13 @@ def test_scores_that_do_not_fit_are_one_clear_error(changes, message):
         ({"logits": 5.0, "labels": [0], "flops": 1}, "logits must be a floating point tensor"),
     ],
 )
-def test_arrays_that_do_not_fit_are_one_clear_error(parts, message):
+def test_arrays_that_do_not_fit_are_refused(parts, message):
     with pytest.raises(CascadeError, match=message) as caught:
         Record.from_arrays("net", **parts)
     assert str(caught.value).startswith("record 'net': ")
 
 
-def test_logits_without_labels_say_who_answers_and_not_whether_rightly(tmp_path):
+def test_logits_without_labels_have_no_correctness(tmp_path):
     record = Record.from_arrays("net", [[2.0, 0.0], [0.0, 1.0]], flops=1)
     record.save(tmp_path / "net.safetensors")
     again = Record.load(tmp_path / "net.safetensors")
@@ -545,7 +536,7 @@ def test_scores_may_come_from_arrays():
     assert (bare.labels, bare.classes, bare.ids.tolist()) == (None, (), [0])
 
 
-def test_what_needs_logits_says_so():
+def test_logits_for_a_purpose():
     with pytest.raises(CascadeError, match="'api' holds scores and no logits, which a plot needs"):
         scored().logits_for("a plot")
     logits, labels = record().logits_for("a plot")
@@ -611,15 +602,6 @@ def test_a_corrupted_column_is_refused(saved_scores, tensors):
         Record.load(saved_scores)
 
 
-def test_every_cut_of_scores_is_refused(saved_scores):
-    whole = saved_scores.read_bytes()
-    header = 8 + int.from_bytes(whole[:8], "little")
-    for cut in {*range(10), header - 1, header, header + 1, *range(header, len(whole), 7)}:
-        saved_scores.write_bytes(whole[:cut])
-        with pytest.raises(CascadeError, match="cannot be read as a record"):
-            Record.load(saved_scores)
-
-
 def hostile(entries, tail=b""):
     header = json.dumps(entries).encode()
     return len(header).to_bytes(8, "little") + header + tail
@@ -654,13 +636,7 @@ def test_a_hostile_file_is_refused(tmp_path, content):
     assert caught.value.exit_code == 1
 
 
-def test_a_folder_is_no_record(tmp_path):
-    (tmp_path / "api.safetensors").mkdir()
-    with pytest.raises(UsageError, match="there is no file"):
-        Record.load(tmp_path / "api.safetensors")
-
-
-def test_scores_and_logits_are_alike_if_their_samples_are():
+def test_records_of_scores_and_of_logits_may_be_of_the_same_samples():
     labels, classes = record().labels, record().classes
     check_alike([record(), scored(labels=labels, classes=classes)])
     check_alike([scored(), scored(name="other")])
@@ -670,21 +646,17 @@ def test_scores_and_logits_are_alike_if_their_samples_are():
         check_alike([record(), scored(classes=classes)])
 
 
-def test_the_fingerprint_of_scores_tells_labels_from_none():
+def test_the_fingerprint_changes_with_missing_labels():
     prints = {scored(**more).samples.fingerprint for more in ({}, LABELLED, {"classes": ("a",)})}
     assert len(prints) == 3
 
 
-def test_pieces_are_the_bytes_that_the_library_writes():
-    dtypes = (torch.int64, torch.float64, torch.float32, torch.int32, torch.bfloat16)
-    dtypes += (torch.float16, torch.int16, torch.int8, torch.uint8, torch.bool)
-    tensors = {f"t{k}": torch.randn(5, 3).to(dtype) for k, dtype in enumerate(dtypes)}
-    tensors |= {"b": tensors["t2"].T, "empty": torch.zeros(0, 3), "one": torch.tensor(2.0)}
-    header = {"b": "1", "a": "ü"}
-    mine = safetensors_bytes(tensors, header)
-    theirs = save({name: tensor.contiguous() for name, tensor in tensors.items()}, header)
-    ends = [8 + int.from_bytes(content[:8], "little") for content in (mine, theirs)]
-    assert json.loads(mine[8 : ends[0]]) == json.loads(theirs[8 : ends[1]])
-    assert mine[ends[0] :] == theirs[ends[1] :]
-    for name, tensor in load(mine).items():
-        assert torch.equal(tensor, tensors[name])
+def test_types_of_logits():
+    one = record()
+    half = one.with_dtype("float16")
+    assert torch.equal(half.logits, one.logits.half())
+    assert half.with_dtype("float32").logits.dtype == torch.float32
+    with pytest.raises(CascadeError, match="up to 65504, and these reach 70000"):
+        record(logits=torch.full((6, 3), -7e4)).with_dtype("float16")
+    with pytest.raises(CascadeError, match="'api' holds no logits to convert"):
+        scored().with_dtype("float32")
