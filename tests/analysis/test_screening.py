@@ -1,7 +1,4 @@
-"""
-
-What is worth recording, against plain loops; and the tables it is told from.
-"""
+"""Tables of published models, and the screening of models worth recording against plain loops."""
 
 from __future__ import annotations
 
@@ -158,9 +155,82 @@ def test_a_table_that_is_not_there(tmp_path):
             published_front([str(place)])
 
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "timm_results"
-RESULTS = str(REAL / "results-imagenet.csv")
-BENCHMARK_screening = str(REAL / "benchmark-infer-amp-nchw-pt291-cu130-5090.csv")
+def tables(folder, **contents):
+    made = {}
+    for name, rows in contents.items():
+        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
+        made[f"--{name}"] = [str(folder / f"{name}.csv")]
+    return made
+
+
+def test_models_are_read_with_size_and_parameters(tmp_path):
+    given = tables(
+        tmp_path,
+        results=[
+            "model,img_size,top1,param_count", 'big.x,448,89.790,"1,013.01"', "big.x,224,80.1,7",
+            "none.y,224,70,1", "lost.z,224,many,1", "blank.z,224,,1", "own,224,75,",
+        ],
+        benchmark=[
+            "model,infer_img_size,infer_gmacs,infer_samples_per_sec,param_count",
+            'big,448,"1,906.76",4,1', "big,224,1.07,500,2", "own,224,2,0,3", "none,320,2,9,3",
+            "other,224,2,9,3",
+        ],
+    )  # fmt: skip
+    found = published_models(given)
+    assert found.models == (
+        PublishedModel("big.x", 448, 0.8979, 3813.52e9, 1013.01e6),
+        PublishedModel("big.x", 224, 0.801, 2.14e9, 7e6),
+        PublishedModel("own", 224, 0.75, 4e9, 3e6),
+    )
+    assert (found.without_cost, found.unreadable) == (1, 2)
+    fast = published_models(given, "latency_s", throughput=True)
+    assert [(m.img_size, m.cost) for m in fast.models] == [(448, 0.25), (224, 0.002)]
+    assert fast.without_cost == 2
+    with pytest.raises(CascadeError, match=r"--results, --benchmark: no model of .*\(latency_s\)"):
+        published_models(given, "latency_s")
+
+
+@pytest.mark.parametrize("number", ["0,8", "1,01", "1,0000", "0,800", "1,013,5", ",800", "1 000"])
+def test_a_comma_that_groups_no_thousands_makes_no_number(tmp_path, number):
+    given = tables(tmp_path, results=["model,top1,flops", f'a,50,"{number}"', "b,60,7"])
+    found = published_models(given)
+    assert [model.name for model in found.models] == ["b"]
+    assert found.without_cost == 1
+
+
+@pytest.mark.parametrize(("text", "value"), [("1,013.01", 1013.01), ("12,345,678", 12345678)])
+def test_commas_between_thousands_are_left_out(tmp_path, text, value):
+    given = tables(tmp_path, results=["model,top1,flops", f'a,50,"{text}"'])
+    assert published_models(given).models[0].cost == value
+
+
+def test_the_same_row_twice_is_one_model_and_another_accuracy_is_a_mistake(tmp_path):
+    rows = ["model,img_size,accuracy,flops", "a,224,0.5,7", "a,224,0.5,9", "a,288,0.6,8"]
+    found = published_models(tables(tmp_path, results=rows))
+    assert [(m.img_size, m.cost) for m in found.models] == [(224, 7), (288, 8)]
+    given = tables(tmp_path, results=rows, more=["model,img_size,top1", "a,224,51"])
+    with pytest.raises(CascadeError, match=r"--more: 'a' at size 224 has two accuracies, 0.5 and"):
+        published_models(given)
+
+
+def test_of_two_costs_the_first_table_counts(tmp_path):
+    given = tables(
+        tmp_path, results=["model,top1", "a,50", "b,60"], one=["model,gmacs", "a,1"],
+        two=["model,gmacs", "a,9", "b,3"],
+    )  # fmt: skip
+    assert [m.cost for m in published_models(given).models] == [2e9, 6e9]
+
+
+@pytest.mark.parametrize(("argument", "rows"), [("--benchmark", ["name,gmacs", "a,1"])])
+def test_a_message_names_the_option_that_the_table_came_by(tmp_path, argument, rows):
+    given = tables(tmp_path, results=["model,top1", "a,50"], benchmark=rows)
+    with pytest.raises(CascadeError, match=f"{argument}: .*needs a header with a column 'model'"):
+        published_models(given)
+    with pytest.raises(UsageError, match=f"{argument}: there is no file"):
+        published_models(given | {argument: ["nix.csv"]})
+
+
+# screening
 
 
 def made(*rows):
@@ -364,96 +434,27 @@ def test_values_out_of_range_are_refused(criteria, says):
         Criteria(**criteria)
 
 
-def tables(folder, **contents):
-    made = {}
-    for name, rows in contents.items():
-        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
-        made[f"--{name}"] = [str(folder / f"{name}.csv")]
-    return made
+# the tables of timm
 
-
-def test_models_are_read_with_size_and_parameters(tmp_path):
-    given = tables(
-        tmp_path,
-        results=[
-            "model,img_size,top1,param_count", 'big.x,448,89.790,"1,013.01"', "big.x,224,80.1,7",
-            "none.y,224,70,1", "lost.z,224,many,1", "blank.z,224,,1", "own,224,75,",
-        ],
-        benchmark=[
-            "model,infer_img_size,infer_gmacs,infer_samples_per_sec,param_count",
-            'big,448,"1,906.76",4,1', "big,224,1.07,500,2", "own,224,2,0,3", "none,320,2,9,3",
-            "other,224,2,9,3",
-        ],
-    )  # fmt: skip
-    found = published_models(given)
-    assert found.models == (
-        PublishedModel("big.x", 448, 0.8979, 3813.52e9, 1013.01e6),
-        PublishedModel("big.x", 224, 0.801, 2.14e9, 7e6),
-        PublishedModel("own", 224, 0.75, 4e9, 3e6),
-    )
-    assert (found.without_cost, found.unreadable) == (1, 2)
-    fast = published_models(given, "latency_s", throughput=True)
-    assert [(m.img_size, m.cost) for m in fast.models] == [(448, 0.25), (224, 0.002)]
-    assert fast.without_cost == 2
-    with pytest.raises(CascadeError, match=r"--results, --benchmark: no model of .*\(latency_s\)"):
-        published_models(given, "latency_s")
-
-
-@pytest.mark.parametrize("number", ["0,8", "1,01", "1,0000", "0,800", "1,013,5", ",800", "1 000"])
-def test_a_comma_that_groups_no_thousands_makes_no_number(tmp_path, number):
-    given = tables(tmp_path, results=["model,top1,flops", f'a,50,"{number}"', "b,60,7"])
-    found = published_models(given)
-    assert [model.name for model in found.models] == ["b"]
-    assert found.without_cost == 1
-
-
-@pytest.mark.parametrize(("text", "value"), [("1,013.01", 1013.01), ("12,345,678", 12345678)])
-def test_commas_between_thousands_are_left_out(tmp_path, text, value):
-    given = tables(tmp_path, results=["model,top1,flops", f'a,50,"{text}"'])
-    assert published_models(given).models[0].cost == value
-
-
-def test_the_same_row_twice_is_one_model_and_another_accuracy_is_a_mistake(tmp_path):
-    rows = ["model,img_size,accuracy,flops", "a,224,0.5,7", "a,224,0.5,9", "a,288,0.6,8"]
-    found = published_models(tables(tmp_path, results=rows))
-    assert [(m.img_size, m.cost) for m in found.models] == [(224, 7), (288, 8)]
-    given = tables(tmp_path, results=rows, more=["model,img_size,top1", "a,224,51"])
-    with pytest.raises(CascadeError, match=r"--more: 'a' at size 224 has two accuracies, 0.5 and"):
-        published_models(given)
-
-
-def test_of_two_costs_the_first_table_counts(tmp_path):
-    given = tables(
-        tmp_path, results=["model,top1", "a,50", "b,60"], one=["model,gmacs", "a,1"],
-        two=["model,gmacs", "a,9", "b,3"],
-    )  # fmt: skip
-    assert [m.cost for m in published_models(given).models] == [2e9, 6e9]
-
-
-@pytest.mark.parametrize(("argument", "rows"), [("--benchmark", ["name,gmacs", "a,1"])])
-def test_a_message_names_the_option_that_the_table_came_by(tmp_path, argument, rows):
-    given = tables(tmp_path, results=["model,top1", "a,50"], benchmark=rows)
-    with pytest.raises(CascadeError, match=f"{argument}: .*needs a header with a column 'model'"):
-        published_models(given)
-    with pytest.raises(UsageError, match=f"{argument}: there is no file"):
-        published_models(given | {argument: ["nix.csv"]})
-
+REAL = Path(__file__).parents[3] / "shared" / "data" / "timm_results"
+RESULTS = str(REAL / "results-imagenet.csv")
+REAL_BENCHMARK = str(REAL / "benchmark-infer-amp-nchw-pt291-cu130-5090.csv")
 
 real = pytest.mark.skipif(
-    not (Path(RESULTS).is_file() and Path(BENCHMARK_screening).is_file()),
+    not (Path(RESULTS).is_file() and Path(REAL_BENCHMARK).is_file()),
     reason="the published tables of timm are not there",
 )
 
 
 @real
 def test_all_models_of_the_real_tables_find_a_cost():
-    found = published_models({"--results": [RESULTS], "--benchmark": [BENCHMARK_screening]})
+    found = published_models({"--results": [RESULTS], "--benchmark": [REAL_BENCHMARK]})
     assert len(found.models) == 1556  # lines of results-imagenet.csv without its header
     assert (found.without_cost, found.unreadable) == (0, 0)
     assert len(largest_sizes(found.models)) == 1266
     for one, two in itertools.pairwise(found.models):
         assert one.accuracy >= two.accuracy - 1e-9  # as the file is sorted
-    front, published = front_of(found.models), published_front([RESULTS, BENCHMARK_screening])
+    front, published = front_of(found.models), published_front([RESULTS, REAL_BENCHMARK])
     assert front.cost.equal(published.cost)
 
 
@@ -471,7 +472,7 @@ def test_the_ends_of_the_real_front():
     tf_efficientnet_b3.ns_jft_in1k at 300 has 84.054 and 1.87.
     """
     found = screen(
-        published_models({"--results": [RESULTS], "--benchmark": [BENCHMARK_screening]}).models,
+        published_models({"--results": [RESULTS], "--benchmark": [REAL_BENCHMARK]}).models,
         Criteria(margin=0),
     )
     rows = [(k.model.name, k.model.img_size, k.model.cost, k.model.accuracy) for k in found.kept]
