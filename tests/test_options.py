@@ -8,7 +8,7 @@ NAMES = ["small", "middle", "large"]
 
 
 @pytest.mark.parametrize(
-    ("floors", "found"),
+    ("floors", "expected"),
     [
         (None, (-math.inf, -math.inf)),
         ({}, (-math.inf, -math.inf)),
@@ -18,12 +18,12 @@ NAMES = ["small", "middle", "large"]
         ([-math.inf, 1], (-math.inf, 1.0)),
     ],
 )
-def test_floors_come_by_name_or_in_order(floors, found):
-    assert PolicyOptions(floors=floors).floors_of(NAMES) == found
+def test_floors_come_by_name_or_in_order(floors, expected):
+    assert PolicyOptions(floors=floors).floors_of(NAMES) == expected
 
 
 @pytest.mark.parametrize(
-    ("floors", "says"),
+    ("floors", "message"),
     [
         ({"smal": 0.1}, "policy.floors: 'smal' is unknown.*Did you mean 'small'"),
         ({"large": 0.1}, "policy.floors: 'large' is unknown; known are small, middle"),
@@ -32,6 +32,6 @@ def test_floors_come_by_name_or_in_order(floors, found):
         ([0.1] * 3, "got 3"),
     ],
 )
-def test_floors_that_name_no_stage_are_refused(floors, says):
-    with pytest.raises(UsageError, match=says):
+def test_floors_that_name_no_stage_are_refused(floors, message):
+    with pytest.raises(UsageError, match=message):
         PolicyOptions(floors=floors).floors_of(NAMES)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -99,12 +99,24 @@ class RecordedModel:
     model: Mapping[str, Any]
     info: Mapping[str, Any]
 
-    @staticmethod
-    def parts(record: Record, path: Path) -> dict[str, Any]:
-        """Attributes by name."""
-        parts = {name: getattr(record, name) for name in ("name", "parameters", "model", "info")}
-        costs = {unit: float(cost.mean()) for unit, cost in record.costs.items()}
-        return {**parts, "path": path, "costs": costs}
+    @classmethod
+    def describe(cls, record: Record, path: Path, **more: Any) -> Self:
+        """Describe the model of a record.
+
+        Args:
+            record: of the model.
+            path: of the record.
+            more: attributes of a subclass.
+        """
+        return cls(
+            name=record.name,
+            path=path,
+            parameters=record.parameters,
+            costs={unit: float(cost.mean()) for unit, cost in record.costs.items()},
+            model=record.model,
+            info=record.info,
+            **more,
+        )
 
 
 class RecordedZoo:
@@ -145,7 +157,7 @@ class RecordedZoo:
                 record.cost(unit)
             except CascadeError as error:
                 raise CascadeError(f"{error} ({str(path)!r}; choose with --cost)") from error
-            models[record.name] = RecordedModel(**RecordedModel.parts(record, path))
+            models[record.name] = RecordedModel.describe(record, path)
         if len(models) < 2:
             got = f"only {str(paths[0])!r}" if paths else "none"
             raise UsageError(f"records: a search needs those of at least 2 models, got {got}.")
@@ -271,8 +283,9 @@ class RecordSummary(RecordedModel):
         accuracy = None
         if record.labels is not None or record.correct is not None:
             accuracy = int(score_and_correct(record)[1].sum()) / len(record)
-        return cls(
-            **cls.parts(record, path),
+        return cls.describe(
+            record,
+            path,
             size=size,
             kept=kept,
             n=len(record),

@@ -35,17 +35,14 @@ def saved(folder, name, *, file=None, split=None, **changes):
     return path
 
 
-# finding
-
-
-def test_records_are_found_in_folders_of_folders(tmp_path):
+def test_folders_are_searched_recursively(tmp_path):
     paths = [saved(tmp_path / below, "a", split="x") for below in ("", "one", "one/two")]
     assert find_records([str(tmp_path)]) == {"x": sorted(paths)}
     assert find_records([str(tmp_path / "one")]) == {"x": sorted(paths[1:])}
     assert find_records([str(paths[1])]) == {"x": [paths[1]]}
 
 
-def test_what_is_given_twice_is_found_once(tmp_path):
+def test_a_file_given_twice_is_listed_once(tmp_path):
     one, two = saved(tmp_path, "a"), saved(tmp_path, "b")
     found = find_records([str(two), str(tmp_path), str(one)])
     assert found == {"unnamed": [two, one]}
@@ -119,18 +116,14 @@ def header_of(size):
 
 BROKEN = {
     "empty": b"",
-    "a few bytes": b"abc",
-    "text": b"once upon a time there was a record",
     "pickle": pickle.dumps(Bomb()),
     "petabyte header": header_of(10**15) + b"{}",
-    "greatest header": header_of(2**64 - 1) + b"{}",
-    "header of a gigabyte": header_of(2**30) + b"{}",
     "no JSON": header_of(8) + b"{{{{{{{{",
 }
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_file_that_is_none_is_named(tmp_path, monkeypatch, content):
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     saved(tmp_path, "a")
     (tmp_path / "b.safetensors").write_bytes(content)
@@ -140,15 +133,14 @@ def test_a_file_that_is_none_is_named(tmp_path, monkeypatch, content):
     assert not Path("exploded").exists()
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_truncated_record_is_named(tmp_path, share):
+def test_a_truncated_record_is_refused(tmp_path):
     content = saved(tmp_path, "a").read_bytes()
-    (tmp_path / "b.safetensors").write_bytes(content[: int(share * len(content))])
+    (tmp_path / "b.safetensors").write_bytes(content[:-1])
     with pytest.raises(CascadeError, match=r"b\.safetensors' cannot be read as a record"):
         find_records([str(tmp_path)])
 
 
-def test_a_foreign_file_is_named(tmp_path):
+def test_a_file_of_another_format_is_refused(tmp_path):
     saved(tmp_path, "a")
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(
@@ -161,7 +153,7 @@ def test_a_foreign_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("data", ["[1", "[]", "7", "null", "[" * 10_000])
-def test_damaged_descriptions_are_left_to_the_reader(tmp_path, data):
+def test_a_damaged_description_is_reported_when_the_record_is_read(tmp_path, data):
     path = saved(tmp_path, "a")
     content = path.read_bytes()
     size = struct.unpack("<Q", content[:8])[0]
@@ -175,7 +167,7 @@ def test_damaged_descriptions_are_left_to_the_reader(tmp_path, data):
 
 
 @pytest.mark.parametrize("place", ["nowhere", "a.safetensors/below"])
-def test_a_place_that_is_not_there(tmp_path, monkeypatch, place):
+def test_a_missing_place_is_refused(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     saved(tmp_path, "a")
     with pytest.raises(UsageError, match=f"--records: there is no file or folder '{place}'"):
@@ -187,9 +179,6 @@ def test_folders_without_records(tmp_path):
         (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match=r"no records in '.*x', '.*y'"):
         find_records([str(tmp_path / "x"), str(tmp_path / "y")])
-
-
-# reading
 
 
 def zoo_of(tmp_path, *names, unit="flops", **changes):
@@ -211,7 +200,7 @@ def test_models_are_in_order_of_mean_cost_and_then_of_name(tmp_path):
 
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("temperatures", [None, (2.0, 0.5, 1.0)])
-def test_a_zoo_holds_what_the_logits_say(tmp_path, score, temperatures):
+def test_a_zoo_holds_scores_and_correctness_of_the_logits(tmp_path, score, temperatures):
     paths = [saved(tmp_path, name, flops=k + 1.0) for k, name in enumerate("abc")]
     zoo = RecordedZoo(paths).zoo(score, temperatures=temperatures)
     assert zoo.costs.tolist() == [[1], [2], [3]]
@@ -228,7 +217,7 @@ def test_a_zoo_holds_what_the_logits_say(tmp_path, score, temperatures):
             assert bool(zoo.correct[k, i]) == (row.index(max(row)) == LABELS[i])
 
 
-def test_costs_per_sample_stay_so(tmp_path):
+def test_costs_that_vary_stay_per_sample(tmp_path):
     other = [float(i) for i in range(N)]
     paths = [saved(tmp_path, "a", flops=2.0), saved(tmp_path, "b", flops=other)]
     assert RecordedZoo(paths).zoo().costs.tolist() == [[2.0] * N, other]
@@ -314,7 +303,7 @@ def test_what_needs_logits_is_refused_for_scores(tmp_path, labels):
         ({"logits": torch.ones(4, 3), "labels": LABELS[:4]}, "differ in ids, 8 against 4"),
     ],
 )
-def test_records_that_do_not_fit_are_both_named(tmp_path, changes, says):
+def test_records_of_other_samples_are_refused_with_both_paths(tmp_path, changes, says):
     paths = [saved(tmp_path, "a"), saved(tmp_path, "b"), saved(tmp_path, "c", **changes)]
     with pytest.raises(CascadeError) as error:
         RecordedZoo(paths)
@@ -333,7 +322,7 @@ def test_a_missing_unit_names_the_file_and_what_there_is(tmp_path):
     assert RecordedZoo(paths, "usd").names == ("b", "a")
 
 
-def test_one_model_twice_or_alone(tmp_path):
+def test_a_zoo_needs_two_different_models(tmp_path):
     one, two = saved(tmp_path, "a"), saved(tmp_path, "a", file="again")
     with pytest.raises(UsageError) as error:
         RecordedZoo([one, two])
