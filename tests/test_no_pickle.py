@@ -248,7 +248,7 @@ def test_no_part_of_an_interrupted_run_is_run(tmp_path, name):
         from unittest import mock
 
         with mock.patch(
-            "lit_cascade.lit.predicting.AnswerFiles.join", side_effect=KeyboardInterrupt
+            "lit_cascade.lit.predicting.PredictionFiles.join", side_effect=KeyboardInterrupt
         ):
             assert within(*words, cwd=tmp_path).returncode == 130
     for kind in ("pickle", "saved", "yaml"):

@@ -12,11 +12,11 @@ from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import FitOptions
 from lit_cascade.cli.output import resumable_output
 from lit_cascade.data import has_split
-from lit_cascade.lit import Training, without_workers
+from lit_cascade.lit import Training
 from lit_cascade.live import count_parameters
 from lit_cascade.models import checkpoint_bytes
 from lit_cascade.report import Card, print_card
-from lit_cascade.utilities.resume import Unfinished
+from lit_cascade.utilities.resume import UnfinishedRun
 from lit_cascade.utilities.versions import library_versions
 
 __all__ = ["run_models"]
@@ -29,10 +29,8 @@ def run_models(cli: CascadeCLI, options: FitOptions) -> None:
     output = resumable_output("fit", options, files, lambda folder: _unfinished(folder, name))
     unfinished = _unfinished(output.folder, name)
     recipe = _recipe(cli, options)
-    # a training that was killed for memory may resume with fewer workers
-    plan = recipe | {"data": without_workers(recipe["data"])} if "data" in recipe else recipe
     training = cli.trainer.train(
-        model, cli.datamodule, options.patience, options.stop_on, unfinished.folder, plan
+        model, cli.datamodule, options.patience, options.stop_on, unfinished.folder, recipe
     )
     cli.trainer.limit_val_batches = 1.0
     card = _card(cli, training)
@@ -46,8 +44,8 @@ def run_models(cli: CascadeCLI, options: FitOptions) -> None:
     unfinished.remove()
 
 
-def _unfinished(folder: Path, name: str) -> Unfinished:
-    return Unfinished(folder / f"{name}.training")
+def _unfinished(folder: Path, name: str) -> UnfinishedRun:
+    return UnfinishedRun(folder / f"{name}.training")
 
 
 def _card(cli: CascadeCLI, training: Training) -> Card | None:

@@ -19,7 +19,7 @@ from lit_cascade.utilities.files import (
     unused_folder,
     write_together,
 )
-from lit_cascade.utilities.resume import Unfinished
+from lit_cascade.utilities.resume import UnfinishedRun
 
 __all__ = ["Output", "folder_of", "resumable_output"]
 
@@ -85,7 +85,7 @@ class Output:
 
 
 def resumable_output(
-    command: str, options: Any, names: list[str], unfinished: Callable[[Path], Unfinished]
+    command: str, options: Any, names: list[str], unfinished: Callable[[Path], UnfinishedRun]
 ) -> Output:
     """The output of a command whose work can be interrupted and resumed.
 

@@ -6,7 +6,7 @@ from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import PredictOptions
 from lit_cascade.cli.output import resumable_output
 from lit_cascade.data import has_split
-from lit_cascade.lit import Answers, unfinished
+from lit_cascade.lit import Predictions, unfinished_predictions
 from lit_cascade.report import fitting_notes, print_answers
 from lit_cascade.utilities.versions import run_info
 
@@ -21,10 +21,10 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
         split = "predict" if has_split(cli.datamodule, "predict") else "validation"
     name = f"predictions.{options.format}"
     names = ["predictions.parquet", "predictions.csv", "predict.json"]
-    output = resumable_output("predict", options, names, unfinished)
+    output = resumable_output("predict", options, names, unfinished_predictions)
 
-    def finish(answers: Answers) -> None:
-        notes = fitting_notes(answers.fitting)
+    def finish(answers: Predictions) -> None:
+        notes = fitting_notes(answers.samples_per_forward)
         print_answers(answers, model.names, f"{cli.datamodule.name}, split {split!r}", notes)
         thresholds = map(str, policy.required_thresholds())
         output.add_json(

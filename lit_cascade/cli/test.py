@@ -34,7 +34,7 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
     samples, names = done.samples, model.names
     labels: Any = samples.labels  # `execute` refuses a split without
     notes = check_overlap(options.policy, samples, done.data, allowed=options.allow_overlap)
-    notes += data_notes(done.data) + fitting_notes(done.fitting)
+    notes += data_notes(done.data) + fitting_notes(done.samples_per_forward)
     metric = official_metric([done.data], options.metric, samples.classes)
     value = None
     if metric is not None:

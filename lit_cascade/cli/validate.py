@@ -44,7 +44,7 @@ def run_models(cli: CascadeCLI, options: ValidateOptions) -> None:
     score = score_named(options.policy.score)
     logged = [value for value in _LOGGED if score.low <= value <= score.high]
     if cli.trainer.loggers and logged:
-        cli.trainer.add_callback(ThresholdMetrics(logged, options.metric))
+        cli.trainer.callbacks.append(ThresholdMetrics(logged, options.metric))
 
     def check(ids: Any, data: Mapping[str, Any]) -> None:
         check_overlap(options.policy, ids, data, allowed=options.allow_overlap)

@@ -1,4 +1,4 @@
-"""Callbacks: collect what every process saw, and report metrics per threshold to any logger."""
+"""Callbacks: collect the rows of all processes, and log metrics per threshold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_cascade.data import PositionedBatch
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.spool import Columns, Spool
-from lit_cascade.lit.stages import fewest
+from lit_cascade.lit.stages import least_by_stage
 
 if TYPE_CHECKING:
     from lit_cascade.lit.metrics import CascadeMetrics
@@ -24,92 +24,92 @@ Rows = dict[str, Tensor]
 _LOGITS = "logits."
 
 
-class _Said(NamedTuple):
-    """What batches say of their samples: positions and texts; and what ran in parts."""
+class _Notes(NamedTuple):
+    """Pairs of position and text from the batches, and samples per forward pass by stage."""
 
     remarks: list[tuple[int, str]]
     left_out: list[tuple[int, str]]
-    fitting: dict[str, int]
+    samples_per_forward: dict[str, int]
 
 
 class Collector(Callback):
-    """Collects the rows that a module's validation or test step returns, over all processes.
+    """Collects the rows that validation or test steps return, over all processes.
 
     A step returns a dict of tensors with the batch along axis 0, among them `positions`, the
-    samples' places in the split. When the loop ends, `rows` holds them on the main process, one
+    places of the samples in the split. After the loop `rows` holds them on the main process, one
     row per sample in the order of the positions; on the others it is None.
 
-    What the batches say of their samples is collected too: `remarks` and `left_out` hold pairs of a
-    position and a text, in the order of the positions. `fitting` has the samples per forward pass
-    of stages whose whole batches did not fit into the memory of a process, the fewest of any.
-
     Args:
-        spool: keeps the logits of the module's one stage on disk instead of in memory.
+        spool: keeps the logits of the module's only stage on disk instead of in memory.
+
+    Attributes:
+        rows: see above.
+        remarks: pairs of position and text, in the order of the positions.
+        left_out: pairs of position and reason, in the same order.
+        samples_per_forward: by stage, where whole batches did not fit into memory; the least of all
+            processes.
     """
 
     def __init__(self, spool: Spool | None = None) -> None:
         self._spool = spool
         self._parts: list[Rows] = []
-        self._said = _Said([], [], {})
+        self._notes = _Notes([], [], {})
         self._columns = Columns()
         self._spooled = ""
         self._arrival = torch.arange(0)
         self.rows: Rows | None = None
         self.remarks: list[tuple[int, str]] = []
         self.left_out: list[tuple[int, str]] = []
-        self.fitting: dict[str, int] = {}
+        self.samples_per_forward: dict[str, int] = {}
 
     def _add(self, outputs: Any, batch: Any) -> None:
         if isinstance(batch, PositionedBatch):
-            self._said.remarks.extend(batch.remarks)
-            self._said.left_out.extend(batch.left_out)
-        if outputs is None:  # answers that are not complete yet
+            self._notes.remarks.extend(batch.remarks)
+            self._notes.left_out.extend(batch.left_out)
+        if outputs is None:  # no answer is complete yet
             return
         if not isinstance(outputs, Mapping) or "positions" not in outputs:
             raise CascadeError("expected the rows of a split that was read for evaluation.")
         rows = _own({key: value.detach().cpu() for key, value in outputs.items()})
-        if self._spool is not None:
-            (key,) = (key for key in rows if key.startswith(_LOGITS))
-            self._spool.add(rows.pop(key))
-            self._spooled = key
-            self._columns.add(rows)
+        if self._spool is None:
+            self._parts.append(rows)
             return
-        self._parts.append(rows)
+        (self._spooled,) = (key for key in rows if key.startswith(_LOGITS))
+        self._spool.add(rows.pop(self._spooled))
+        self._columns.add(rows)
 
     def _gather(self, trainer: Trainer) -> None:
-        self._said.remarks.extend(getattr(trainer.lightning_module, "remarks", ()))
-        self._said.fitting.update(getattr(trainer.lightning_module, "fitting", dict)())
-        mine = _joined(self._parts) if self._spool is None else self._columns.rows()
-        said = self._said
-        self._parts, self._said = [], _Said([], [], {})
+        self._notes.remarks.extend(getattr(trainer.lightning_module, "remarks", ()))
+        forward = getattr(trainer.lightning_module, "samples_per_forward", dict)
+        self._notes.samples_per_forward.update(forward())
+        rows = _joined(self._parts) if self._spool is None else self._columns.rows()
+        notes = self._notes
+        self._parts, self._notes = [], _Notes([], [], {})
         if trainer.world_size > 1:
-            everyone: list[tuple[Rows, _Said]] | None = (
-                [({}, said)] * trainer.world_size if trainer.is_global_zero else None
-            )
-            torch.distributed.gather_object((mine, said), everyone, dst=0)
+            gathered = _gathered(trainer, (rows, notes))
             if self._spool is not None:
                 _gather_spools(self._spool, trainer)
-            if everyone is None:
+            if gathered is None:
                 return
-            mine = _joined([rows for rows, _ in everyone])
-            said = _Said(
-                [remark for _, one in everyone for remark in one.remarks],
-                [reason for _, one in everyone for reason in one.left_out],
-                fewest(one.fitting for _, one in everyone),
+            rows = _joined([rows for rows, _ in gathered])
+            notes = _Notes(
+                [remark for _, one in gathered for remark in one.remarks],
+                [reason for _, one in gathered for reason in one.left_out],
+                least_by_stage(one.samples_per_forward for _, one in gathered),
             )
-        self.remarks, self.left_out = sorted(set(said.remarks)), sorted(set(said.left_out))
-        self.fitting = said.fitting
-        self._arrival = mine["positions"].sort().indices
-        self.rows = {key: value[self._arrival] for key, value in mine.items()}
+        self.remarks, self.left_out = sorted(set(notes.remarks)), sorted(set(notes.left_out))
+        self.samples_per_forward = notes.samples_per_forward
+        self._arrival = rows["positions"].sort().indices
+        self.rows = {key: value[self._arrival] for key, value in rows.items()}
 
     def spooled(self, order: Tensor) -> Rows:
-        """The rows that were kept on disk, where they stay; none without a spool.
+        """The logits that were kept on disk, where they stay; empty without a spool.
 
         Args:
-            order: to bring the other rows into.
+            order: permutation (N,) of the other rows.
 
         Raises:
-            CascadeError: the spool's type of numbers could not hold them.
+            CascadeError: logits beyond the range of the spool's dtype.
         """
         if self._spool is None:
             return {}
@@ -123,47 +123,40 @@ class Collector(Callback):
         del trainer, pl_module
         self._add(outputs, batch)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Keep the rows of a batch."""
-        del trainer, pl_module
-        self._add(outputs, batch)
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the rows of all processes together."""
+        """Gather the rows of all processes."""
         del pl_module
         self._gather(trainer)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the rows of all processes together."""
-        del pl_module
-        self._gather(trainer)
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment] # the same arguments
+    on_test_epoch_end = on_validation_epoch_end
+
+
+def _gathered(trainer: Trainer, mine: Any) -> list[Any] | None:
+    """The objects of all processes, on the main one; None elsewhere."""
+    everyone = [None] * trainer.world_size if trainer.is_global_zero else None
+    torch.distributed.gather_object(mine, everyone, dst=0)
+    return everyone
 
 
 def _gather_spools(spool: Spool, trainer: Trainer) -> None:
-    """Bring the rows on the disks of all processes to the main one, process by process.
+    """Append the spooled rows of all processes to those of the main one, process by process.
 
-    In rounds of some megabytes, so that nobody's memory holds them all.
+    Some megabytes at a time, so that no process holds all rows in memory.
     """
-    kept: list[int] = [0] * trainer.world_size
-    rounds = sum(1 for _ in spool.parts())
-    torch.distributed.all_gather_object(kept, rounds)
+    counts: list[int] = [0] * trainer.world_size
+    torch.distributed.all_gather_object(counts, sum(1 for _ in spool.parts()))
     for rank in range(1, trainer.world_size):
         mine = iter(spool.parts() if trainer.global_rank == rank else ())
-        for _ in range(kept[rank]):
-            everyone: list[Any] | None = (
-                [None] * trainer.world_size if trainer.is_global_zero else None
-            )
+        for _ in range(counts[rank]):
             part = next(mine).clone() if trainer.global_rank == rank else None
-            torch.distributed.gather_object((part, spool.largest), everyone, dst=0)
-            if everyone is not None:
-                rows, largest = everyone[rank]
-                spool.take([rows], largest)
+            gathered = _gathered(trainer, (part, spool.largest))
+            if gathered is not None:
+                spool.append(*gathered[rank])
 
 
 def _own(rows: Rows) -> Rows:
-    """The rows that this process answers for."""
+    """Rows of samples that are not left out and belong to this process."""
     if "positions" not in rows:
         return rows
     own = rows["positions"] >= 0
@@ -181,14 +174,13 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 
 
 class ThresholdMetrics(Callback):
-    """Logs accuracy, deferral rate and FLOPs at each of some thresholds after a validation loop.
+    """Logs accuracy, deferral rate, FLOPs and another metric per threshold after validation.
 
-    They go to the Trainer's logger and `callback_metrics` as `accuracy@0.9` and so on, and with
-    them another metric, such as `f1@0.9`.
+    The Trainer's logger and `callback_metrics` get them as `accuracy@0.9`, `f1@0.9` and so on.
 
     Args:
         thresholds: on the score; with more than two stages shared by all deferring stages.
-        metric: a name in `lit_cascade.core.metrics.METRICS`; by default the one that the data name.
+        metric: a name in `lit_cascade.core.METRICS`; by default the official one of the data.
     """
 
     def __init__(self, thresholds: list[float], metric: str | None = None) -> None:
@@ -197,7 +189,7 @@ class ThresholdMetrics(Callback):
         self.metrics: CascadeMetrics | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Start from nothing, on the module's device."""
+        """Make the metrics, on the module's device."""
         data = getattr(trainer, "datamodule", None)
         of_data = getattr(getattr(data, "info", None), "metric", None)
         self.metrics = pl_module.metrics_at(self.thresholds, self.metric or of_data or "accuracy")
@@ -218,7 +210,7 @@ class ThresholdMetrics(Callback):
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Log what all processes saw."""
+        """Log the metrics over all processes."""
         del trainer
         if self.metrics is None:
             return

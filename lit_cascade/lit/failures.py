@@ -1,7 +1,7 @@
-"""Failures of the machine in the middle of a loop, told in a sentence that says what would work.
+"""Failures of the machine during a loop, as one error that says what would work.
 
-A worker that the kernel kills, memory that runs out and a process that is lost come out of torch as
-a RuntimeError wherever the program happens to be at that moment, or as whatever that breaks first.
+If the kernel kills a worker, memory runs out or a process is lost, torch raises a RuntimeError
+anywhere in the program, or whatever breaks first raises an error of its own.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _ALLOCATION = ("out of memory", "can't allocate memory", "_ALLOC_FAILED", "Unabl
 _SHARED = ("Bus error", "shared memory", "</torch_")
 _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 _WORKER = re.compile(r"DataLoader worker \(pid (\d+)\) (.*?)(?:\. Details|\. It is|\.? *$)")
-_ENDED = (None, 0, -signal.SIGTERM)  # as workers end that nobody misses
+_ENDED = (None, 0, -signal.SIGTERM)  # exit codes of workers that ended as they should
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of a GPU or the machine."""
+    """Whether an error means that the memory of a GPU or of the machine ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or is_oom_error(error):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATION)
@@ -40,44 +40,44 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explained(then: str = "") -> Iterator[None]:
-    """Make one clear error of what the machine does to a loop; other errors are left as they are.
+    """Turn failures of the machine into one clear error; other errors pass unchanged.
 
     Args:
-        then: what to do afterwards; added to the message.
+        then: what to do next, to end the message with.
 
     Raises:
         CascadeError: a worker died, memory ran out, or another process was lost.
-        KeyboardInterrupt: that is what it came from.
+        KeyboardInterrupt: an interrupt caused the error.
     """
     try:
         with _silent_deaths():
             yield
     except (RuntimeError, MemoryError, OSError, EOFError, pickle.UnpicklingError) as error:
-        if _interrupted(error):  # and what was under way broke in its turn
+        if _interrupted(error):  # which broke whatever was in progress
             raise KeyboardInterrupt from error
         try:
-            told = _told(error)
-        except RuntimeError as late:  # torch's signal handler, which found the worker only now
-            told = _told(late)
-        if told is None:
+            message = _message(error)
+        except RuntimeError as late:  # from torch's signal handler, which only now saw the worker
+            message = _message(late)
+        if message is None:
             raise
-        raise CascadeError(f"{told} {then}".strip()) from error
+        raise CascadeError(f"{message} {then}".strip()) from error
 
 
 @contextmanager
 def _silent_deaths() -> Iterator[None]:
-    """Keep Python from printing a worker's death that it meets while it throws a loader away."""
-    shown = sys.unraisablehook
+    """Keep Python from printing the death of a worker while it finalises a loader."""
+    before = sys.unraisablehook
 
-    def hook(met: sys.UnraisableHookArgs) -> None:
-        if _WORKER.search(str(met.exc_value)) is None:
-            shown(met)
+    def hook(error: sys.UnraisableHookArgs) -> None:
+        if _WORKER.search(str(error.exc_value)) is None:
+            before(error)
 
     sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = shown
+        sys.unraisablehook = before
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -90,47 +90,48 @@ def _interrupted(error: BaseException) -> bool:
     return any(isinstance(one, KeyboardInterrupt) for one in _chain(error))
 
 
-def _told(error: BaseException) -> str | None:
-    said, dead = str(error), _dead_worker(error)
-    told = None
-    if any(text in f"{said} {dead}" for text in _SHARED):
-        told = (
-            "the shared memory that workers hand samples over in is full. Give it more "
+def _message(error: BaseException) -> str | None:
+    """Message for a failure of the machine; None for other errors."""
+    text, dead = str(error), _dead_worker(error)
+    message = None
+    if any(sign in f"{text} {dead}" for sign in _SHARED):
+        message = (
+            "the shared memory through which workers pass samples is full. Give it more "
             f"(/dev/shm; in a container --shm-size), or try {_FEWER}."
         )
     elif dead is not None:
-        told = f"a process that loads samples {dead}"
-    elif "Too many open files" in said:
-        told = f"{first_line(error)}: raise the limit with `ulimit -n`, or try {_FEWER}."
+        message = f"a process that loads samples {dead}"
+    elif "Too many open files" in text:
+        message = f"{first_line(error)}: raise the limit with `ulimit -n`, or try {_FEWER}."
     elif is_out_of_memory(error):
-        told = f"out of memory: {first_line(error)}: try {_SMALLER}."
-    elif _is_of_others(error):
-        told = (
-            f"another process of this run was lost, or cannot be reached ({first_line(error)}); if "
-            "it said why, that is above. If it says nothing, it was killed: often memory was short."
+        message = f"out of memory: {first_line(error)}: try {_SMALLER}."
+    elif _is_lost_process(error):
+        message = (
+            f"another process of this run was lost, or cannot be reached ({first_line(error)}). "
+            "Its own error, if any, is above. If there is none it was killed, often for memory."
         )
-    return told
+    return message
 
 
-def _is_of_others(error: BaseException) -> bool:
-    """Whether it is about the other processes of a run."""
+def _is_lost_process(error: BaseException) -> bool:
+    """Whether an error is about another process of the run."""
     if not isinstance(error, RuntimeError):
         return False
-    kind = getattr(torch.distributed, "DistError", None)  # where torch has support for it
+    kind = getattr(torch.distributed, "DistError", None)  # absent from some builds of torch
     return (kind is not None and isinstance(error, kind)) or any(
         sign in str(error) for sign in _LOST
     )
 
 
 def _dead_worker(error: BaseException) -> str | None:
-    """How a worker ended and what may help; None if none did.
+    """How a worker died and what may help; None if none did.
 
-    Torch says so by a signal handler; if it was just waiting for that worker, something else broke
-    before, such as the connection to it.
+    Usually torch's signal handler reports it. While torch waits for the worker something else may
+    break first, such as the connection to it.
     """
-    found = _WORKER.search(str(error))
-    if found is not None:
-        how = found[2]
+    match = _WORKER.search(str(error))
+    if match is not None:
+        how = match[2]
     else:
         codes = [worker.exitcode for worker in _workers(error)]
         code = next((code for code in codes if code not in _ENDED), None)
@@ -141,14 +142,14 @@ def _dead_worker(error: BaseException) -> str | None:
             how = f"is killed by signal: {signal.strsignal(-code)}"
     if "signal" in how and "Killed" not in how and "Terminated" not in how:
         return (
-            f"{how}: a library that it uses crashed, on a damaged sample perhaps; "
+            f"{how}: a library that it uses crashed, perhaps on a damaged sample; "
             "--data.init_args.num_workers 0 shows where."
         )
     return f"{how}. Most likely the machine has too little memory for so many: try {_FEWER}."
 
 
 def _workers(error: BaseException) -> Iterator[BaseProcess]:
-    """The processes of the loaders that an error has passed through."""
+    """Worker processes of the loaders in an error's traceback."""
     for one in _chain(error):
         for frame, _ in traceback.walk_tb(one.__traceback__):
             workers = getattr(frame.f_locals.get("self"), "_workers", None)
@@ -159,7 +160,7 @@ def _workers(error: BaseException) -> Iterator[BaseProcess]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the traceback of the worker that it came from."""
+    """Message of an error, without the traceback of the worker that it came from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

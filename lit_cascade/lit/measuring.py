@@ -1,19 +1,21 @@
-"""Measures a cascade's speed on the device and in the precision of a Trainer."""
+"""Speed of a cascade, on the device and in the precision of a Trainer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from lit_cascade.core import answers_of
 from lit_cascade.data import EvaluationData
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.lit.cascade import Running, views_of
+from lit_cascade.lit.cascade import LitCascade, SplitStream
+from lit_cascade.lit.failures import explained
+from lit_cascade.lit.reading import call_in_loop, description_of, evaluation_data
 from lit_cascade.lit.stages import distinct, inputs_and_rows
 from lit_cascade.live import (
     Inputs,
@@ -29,28 +31,24 @@ from lit_cascade.live import (
     throughput,
 )
 
-if TYPE_CHECKING:
-    from lit_cascade.lit.cascade import LitCascade
-    from lit_cascade.lit.reading import ReadingTrainer
-
-__all__ = ["Benchmark", "SpeedPlan", "measure_speed"]
+__all__ = ["Benchmark", "SpeedPlan", "benchmark"]
 
 
 @dataclass(frozen=True)
 class SpeedPlan:
-    """What to measure.
+    """Settings of a benchmark.
 
     Attributes:
         thresholds: of each policy to run.
-        rates: shares that each stage is to defer of what it is given; used without thresholds.
-        samples: how many of the split to run on, at most.
-        singles: how many of them one at a time.
-        repeats: how often everything is timed.
-        gather: batches whose deferred samples are gathered.
+        rates: share of its samples that each stage defers; used if there are no thresholds.
+        samples: number of samples to run on, at most.
+        singles: number of them to run one at a time.
+        repeats: number of times that everything is timed.
+        gather: number of batches whose deferred samples are gathered.
         end_to_end: whether to measure with loading and preprocessing too.
 
     Raises:
-        UsageError: a number below 1, or a rate that is no share.
+        UsageError: a number below 1, or a rate that is not between 0 and 1.
     """
 
     thresholds: tuple[tuple[float, ...], ...] = ()
@@ -73,15 +71,17 @@ class SpeedPlan:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured.
+    """Result of a benchmark.
 
     Attributes:
         names: of the stages.
-        n: number of samples, and `batch_size` of them per batch.
-        device: where the stages ran.
-        model_only: the stages alone, their inputs being there; one per policy.
-        end_to_end: with loading and preprocessing, per policy; empty if that was not asked for.
-        latency: of each stage alone, one sample at a time, and `cascade_latency` at each policy.
+        n: number of samples.
+        batch_size: number of samples per batch.
+        device: its name.
+        model_only: throughput on inputs that are loaded already, one per policy.
+        end_to_end: throughput with loading and preprocessing, one per policy, or none.
+        latency: of each stage alone, one sample at a time.
+        cascade_latency: of the cascade, one sample at a time, one per policy.
         data: name, split and source of the data.
     """
 
@@ -96,59 +96,44 @@ class Benchmark:
     data: dict[str, Any]
 
 
-class _Workbench(LightningModule):
-    """Does some work once where a Trainer would run a validation step."""
-
-    def __init__(self, inner: LitCascade, work: Callable[[], Benchmark]) -> None:
-        super().__init__()
-        self.inner = inner
-        self._work = work
-        self.found: Benchmark | None = None
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        del batch, batch_idx
-        if self.found is None:
-            self.found = self._work()
-
-
-def measure_speed(
-    trainer: ReadingTrainer,
+def benchmark(
+    trainer: Trainer,
     model: LitCascade,
     datamodule: LightningDataModule,
     split: str,
     plan: SpeedPlan,
 ) -> Benchmark:
-    """Measure a cascade; see `CascadeTrainer.benchmark`."""
+    """Measure how fast a cascade is, compared with its stages alone, on one process.
+
+    Args:
+        trainer: for its device and precision.
+        model: the cascade; its own thresholds are not used.
+        datamodule: the data.
+        split: as for `record`.
+        plan: what to measure, and at which thresholds.
+
+    Raises:
+        UsageError: several processes, or the data has no such split.
+        CascadeError: an empty split.
+    """
     if trainer.world_size > 1:
         raise UsageError(
             "trainer.devices: speed is measured by one process, on one device, "
             f"got {trainer.world_size}."
         )
-    views = views_of([stage.preprocessing for stage in model.networks().values()], metered=False)
-    data = trainer.data_for(model, datamodule, split, views.opening)
-
-    def work() -> Benchmark:
-        return _Measurement(trainer, model, data, plan).run()
-
-    bench = _Workbench(model, work)
-    limit, trainer.limit_val_batches = trainer.limit_val_batches, 1
-    try:
-        trainer.validate(bench, datamodule=data, verbose=False)
-    finally:
-        trainer.limit_val_batches = limit
-    if bench.found is None:
-        raise CascadeError("nothing was measured: the split has no batch.")
-    return bench.found
+    first = model.loading(metered=False).first
+    data = evaluation_data(trainer, model, datamodule, split, first)
+    with explained():
+        return call_in_loop(trainer, lambda: _Measurement(model, data, plan).run(), data, model)
 
 
 class _Measurement:
-    """One benchmark, inside a Trainer's step."""
+    """One benchmark, in a step of the Trainer's loop."""
 
-    def __init__(
-        self, trainer: ReadingTrainer, model: LitCascade, data: EvaluationData, plan: SpeedPlan
-    ) -> None:
-        self._trainer, self._model, self._data, self._plan = trainer, model, data, plan
-        self._stages = list(model.networks().values())
+    def __init__(self, model: LitCascade, data: EvaluationData, plan: SpeedPlan) -> None:
+        self._model, self._data, self._plan = model, data, plan
+        self._stream = SplitStream(model, data, metered=False)
+        self._preprocessings = [stage.preprocessing for stage in model.networks().values()]
         self._batches: list[list[int]] = []
         for batch in data.batches:
             if sum(map(len, self._batches)) + len(batch) > plan.samples and self._batches:
@@ -176,35 +161,29 @@ class _Measurement:
             end_to_end=tuple(self._end_to_end(thresholds) if plan.end_to_end else ()),
             latency=tuple(alone),
             cascade_latency=tuple(together),
-            data=self._trainer.description(self._data),
+            data=description_of(self._data),
         )
 
-    def _on_device(self, loaded: Any) -> Any:
-        batch = self._trainer.precision_plugin.convert_input(loaded)
-        return self._data.on_device(batch, self._model.device)
-
     def _inputs(self) -> list[Inputs]:
-        """Batches as all stages take them, on the device."""
-        loader = self._data.deferred_loader(*distinct(one.preprocessing for one in self._stages))
-        found = [inputs_and_rows(self._on_device(one))[0] for one in loader(self._batches)]
-        if not found or not all(map(batch_size, found)):
+        """Batches with the views of all stages, on the device."""
+        loader = self._data.deferred_loader(*distinct(self._preprocessings))
+        loaded = loader(self._batches)
+        inputs = [inputs_and_rows(self._stream.on_device(batch))[0] for batch in loaded]
+        if not inputs or not all(map(batch_size, inputs)):
             raise CascadeError("nothing was measured: there are no samples.")
-        return found
+        return inputs
 
     def _end_to_end(self, thresholds: Sequence[tuple[float, ...]]) -> list[Speed]:
-        model, cascade = self._model, self._model.cascade
-        loaders = [self._data.deferred_loader(one.preprocessing) for one in self._stages]
-        views = views_of([one.preprocessing for one in self._stages], metered=False)
-        opening = self._data.deferred_loader(*views.opening)
-        running = Running(model, self._data, views, metered=False)
+        model, cascade, stream = self._model, self._model.cascade, self._stream
+        loaders = [self._data.deferred_loader(one) for one in self._preprocessings]
+        first = self._data.deferred_loader(*model.loading(metered=False).first)
         reached: dict[int, tuple[float, ...]] = {}
 
         def alone(k: int) -> Callable[[], object]:
             def run() -> list[Tensor]:
-                batches = (
-                    inputs_and_rows(self._on_device(one)) for one in loaders[k](self._batches)
-                )
-                return [answers_of(cascade.run_stage(k, inputs)).cpu() for inputs, _ in batches]
+                batches = map(stream.on_device, loaders[k](self._batches))
+                inputs = (inputs_and_rows(batch)[0] for batch in batches)
+                return [answers_of(cascade.run_stage(k, one)).cpu() for one in inputs]
 
             return run
 
@@ -212,19 +191,19 @@ class _Measurement:
             def run() -> None:
                 stages = []
                 with at_policy(cascade, replace(cascade.policy, thresholds=values)):
-                    for number, one in enumerate(opening(self._batches), start=1):
+                    for number, loaded in enumerate(first(self._batches), start=1):
                         last = number == len(self._batches)
-                        rows = running.step(self._on_device(one), last=last)
+                        rows = stream.step(stream.on_device(loaded), last=last)
                         if rows is not None:
                             stages.append(rows["stage"].cpu())
-                reached[i] = shares(torch.cat(stages), len(self._stages))
+                reached[i] = shares(torch.cat(stages), len(loaders))
 
             return run
 
-        runs = [alone(k) for k in range(len(self._stages))]
+        runs = [alone(k) for k in range(len(loaders))]
         runs += [together(i, values) for i, values in enumerate(thresholds)]
         paces = pace(runs, self._n, self._plan.repeats, model.device)
-        stages, rest = tuple(paces[: len(self._stages)]), paces[len(self._stages) :]
+        stages, rest = tuple(paces[: len(loaders)]), paces[len(loaders) :]
         return [Speed(values, reached[i], stages, rest[i]) for i, values in enumerate(thresholds)]
 
 

@@ -1,4 +1,4 @@
-"""torchmetrics over the core: a cascade at given thresholds, streaming, over processes."""
+"""torchmetrics over the core: sums that processes add up, exactly."""
 
 from __future__ import annotations
 
@@ -22,42 +22,50 @@ from lit_cascade.core import (
 )
 from lit_cascade.errors import CascadeError
 
-__all__ = ["CascadeMetrics", "Score"]
+__all__ = ["CascadeMetrics", "ClassifierMetric"]
 
 
-class Score(Metric):
-    """A metric of `core.metrics`, batch by batch and over any number of processes, exactly.
+class _CountingMetric(Metric):
+    """A metric whose states are sums, among them counts by class."""
+
+    full_state_update = False
+
+    n: Tensor
+    right: Tensor
+    answered: Tensor
+    labelled: Tensor
+
+    def _add_sums(self, **states: Tensor) -> None:
+        for name, zeros in states.items():
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+
+class ClassifierMetric(_CountingMetric):
+    """A metric of one classifier, streaming, over any number of processes.
 
     Args:
-        metric: one of `core.metrics.METRICS`, such as accuracy, f1 or matthews.
-        classes: C.
+        metric: a name in `lit_cascade.core.METRICS`.
+        classes: number of classes C.
 
     Raises:
         UsageError: an unknown metric, or one that is not defined for so many classes.
 
     Example:
-        >>> score = Score("f1", classes=2)
-        >>> score.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
-        >>> score.update(torch.tensor([1]), torch.tensor([0]))
-        >>> round(float(score.compute()), 3)
+        >>> metric = ClassifierMetric("f1", classes=2)
+        >>> metric.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+        >>> metric.update(torch.tensor([1]), torch.tensor([0]))
+        >>> round(float(metric.compute()), 3)
         0.667
     """
-
-    full_state_update = False
-    right: Tensor
-    answered: Tensor
-    labelled: Tensor
-    n: Tensor
 
     def __init__(self, metric: str, classes: int) -> None:
         super().__init__()
         check_countable(metric, classes)
-        self.metric = metric
-        self.classes = classes
-        for name in ("right", "answered", "labelled"):
-            zeros = torch.zeros(classes, dtype=torch.int64)
-            self.add_state(name, default=zeros, dist_reduce_fx="sum")
-        self.add_state("n", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.metric, self.classes = metric, classes
+        zeros = torch.zeros(classes, dtype=torch.int64)
+        self._add_sums(
+            n=torch.tensor(0), right=zeros, answered=zeros.clone(), labelled=zeros.clone()
+        )
 
     def update(self, answers: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -67,35 +75,35 @@ class Score(Metric):
             labels: the same, or (N, M) where several are right, filled up with -1.
         """
         check_countable(self.metric, self.classes, several=labels.ndim > 1)
-        found = count(answers, labels, self.classes)
-        self.right += found.right
-        self.answered += found.answered
-        self.labelled += found.labelled
-        self.n += found.n
+        counts = count(answers, labels, self.classes)
+        self.right += counts.right
+        self.answered += counts.answered
+        self.labelled += counts.labelled
+        self.n += counts.n
 
     def compute(self) -> Tensor:
-        """The metric of all that was added, a number in float32."""
+        """The metric over all batches, a float32 scalar."""
         counts = Counts(self.right, self.answered, self.labelled, self.n.clamp(min=1))
         return METRICS[self.metric].of(counts).float()
 
 
-class CascadeMetrics(Metric):
+class CascadeMetrics(_CountingMetric):
     """Accuracy, another metric, deferral rate and FLOPs of a cascade at given thresholds.
 
-    Memory does not grow with the number of samples, and the states are sums, so processes may see
-    any number of samples, even none. With more than two stages each threshold is shared by all
-    deferring stages. For every threshold at once, exactly, record logits and `sweep` them.
+    Memory does not grow with the number of samples, and a process may have none. With more than two
+    stages all deferring stages share each threshold. For every threshold at once, record logits and
+    compute their curve.
 
     Args:
         thresholds: T thresholds on the score.
-        score: a name in `lit_cascade.core.scores.SCORES`.
+        score: a name in `lit_cascade.core.SCORES`.
         temperatures: one per stage; by default 1.
         num_stages: number of stages K.
-        combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
-        metric: a name in `lit_cascade.core.metrics.METRICS`.
-        num_classes: by default that of the first batch; must be given where one of several
-            processes may see no batch, if `metric` counts classes.
-        heads: one per deferring stage where the score is `learned`.
+        combine: a name in `lit_cascade.core.COMBINATIONS`.
+        metric: a name in `lit_cascade.core.METRICS`.
+        num_classes: by default that of the first batch; required if `metric` counts classes and a
+            process may have no batch.
+        heads: one per deferring stage if the score is `learned`.
 
     Raises:
         UsageError: a threshold or temperature out of range, an unknown metric, or one that is not
@@ -111,15 +119,10 @@ class CascadeMetrics(Metric):
 
     is_differentiable = False
     higher_is_better = None
-    full_state_update = False
 
-    n: Tensor
     correct: Tensor
     deferred: Tensor
     flops: Tensor
-    right: Tensor
-    answered: Tensor
-    labelled: Tensor
 
     def __init__(
         self,
@@ -145,10 +148,9 @@ class CascadeMetrics(Metric):
         ]
         self.num_stages = num_stages
         zeros = torch.zeros(len(self.policies), dtype=torch.int64)
-        self.add_state("n", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("correct", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("deferred", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("flops", zeros.double(), dist_reduce_fx="sum")
+        self._add_sums(
+            n=torch.tensor(0), correct=zeros, deferred=zeros.clone(), flops=zeros.double()
+        )
         self.metric = check_metric(metric)
         if metric == "accuracy":
             return
@@ -156,12 +158,10 @@ class CascadeMetrics(Metric):
             num_classes = 2
         if num_classes is not None:
             check_countable(metric, num_classes)
-        # while the number of classes is unknown a single 0 stands for one of each
-        classes = () if num_classes is None else (num_classes,)
-        counts = torch.zeros((len(zeros), *classes) if classes else (), dtype=torch.int64)
-        self.add_state("right", counts.clone(), dist_reduce_fx="sum")
-        self.add_state("answered", counts.clone(), dist_reduce_fx="sum")
-        self.add_state("labelled", torch.zeros(classes, dtype=torch.int64), dist_reduce_fx="sum")
+        # while the number of classes is unknown, a scalar 0 stands for the counts of all
+        labelled = torch.zeros(() if num_classes is None else num_classes, dtype=torch.int64)
+        by_threshold = labelled if num_classes is None else labelled.expand(len(zeros), -1)
+        self._add_sums(right=by_threshold.clone(), answered=by_threshold.clone(), labelled=labelled)
 
     def update(self, logits: Sequence[Tensor], labels: Tensor, flops: Tensor) -> None:
         """Add a batch.
@@ -184,14 +184,14 @@ class CascadeMetrics(Metric):
         correct = torch.stack([is_right(answer, labels) for answer in after], dim=1)
         spent = flops.to(self.flops).cumsum(dim=1)
         self.n += len(labels)
-        said = torch.stack(after, dim=1)
+        by_stage = torch.stack(after, dim=1)
         answers = []
         for t, policy in enumerate(self.policies):
             stage = route(scores[:-1], policy.required_thresholds())[:, None]
             self.correct[t] += correct.gather(1, stage).sum()
             self.deferred[t] += (stage > 0).sum()
             self.flops[t] += spent.gather(1, stage).sum()
-            answers.append(said.gather(1, stage).squeeze(1))
+            answers.append(by_stage.gather(1, stage).squeeze(1))
         if self.metric != "accuracy":
             self._count(answers, labels, logits[0].shape[1])
 
@@ -209,20 +209,19 @@ class CascadeMetrics(Metric):
         self.labelled = self.labelled + counts[0].labelled
 
     def compute(self) -> dict[str, Tensor]:
-        """`accuracy`, `deferral_rate` and mean `flops` per sample, each (T,) float64.
+        """`accuracy`, `deferral_rate`, mean `flops` per sample, and the metric by its name.
 
-        So is the metric, by its name. Without samples all are NaN. torchmetrics makes scalars of
-        them where T is 1.
+        Each is (T,) float64, NaN without samples; torchmetrics makes it a scalar if T is 1.
         """
         n = self.n.double()
-        found = {
+        values = {
             "accuracy": self.correct / n,
             "deferral_rate": self.deferred / n,
             "flops": self.flops / n,
         }
         if self.metric != "accuracy":
-            found[self.metric] = found["accuracy"]  # NaN, without samples
+            values[self.metric] = values["accuracy"]  # NaN, without samples
             if int(self.n):
                 counts = Counts(self.right, self.answered, self.labelled, self.n)
-                found[self.metric] = METRICS[self.metric].of(counts)
-        return found
+                values[self.metric] = METRICS[self.metric].of(counts)
+        return values

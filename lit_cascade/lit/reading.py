@@ -1,4 +1,4 @@
-"""A Trainer that reads a split once, over any number of processes, and brings the rows together."""
+"""Functions over any Trainer: read a split once, on any number of processes, in a known order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
@@ -22,21 +22,37 @@ from lit_cascade.lit.stages import StagesModule
 from lit_cascade.live import Preprocessing
 from lit_cascade.records import Ids, Samples, whole_numbers
 
-__all__ = ["Check", "Found", "ReadingTrainer", "Sight", "not_reported"]
+__all__ = [
+    "Check",
+    "SplitOutput",
+    "SplitPreview",
+    "attached",
+    "call_in_loop",
+    "description_of",
+    "evaluating",
+    "evaluation_data",
+    "limited",
+    "not_reported",
+    "on_main_process",
+    "preview_split",
+    "read_split",
+]
 
 Check = Callable[[Ids, Mapping[str, Any]], None]
 """Called with the ids and the description of the data before any model runs; may raise to stop."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Sight:
-    """What is known of a split that nobody has read yet.
+class SplitPreview:
+    """Description of a split before it is read.
 
     Attributes:
-        ids: of the samples that a loop would read, in order.
-        classes: names in label order; None if the data does not say.
+        ids: of the samples to be read, in ascending order.
+        classes: names in label order; None if the data does not name them.
         data: name, source and split, how many samples are read if there is a limit, and `findings`.
-        batch_size: samples per batch.
+        batch_size: number of samples per batch.
         restricts: whether models that know more classes answer among these only.
     """
 
@@ -48,20 +64,24 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Found(Sight):
-    """What a loop gave.
+class SplitOutput(SplitPreview):
+    """Output of a loop over a split.
 
     Attributes:
-        rows: what the steps returned, in the order of the ids. Samples that are left out have
-            none, and `data` names them in `left_out`; `remarks` counts what else there is to say.
-        fitting: samples per forward pass of stages whose whole batches did not fit into memory.
+        rows: outputs of the steps, in the order of the ids. Samples that are left out have no row;
+            `data` lists them as `left_out`, and counts remarks on the others as `remarks`.
+        samples_per_forward: by stage, where whole batches did not fit into memory.
     """
 
     rows: dict[str, Tensor]
-    fitting: dict[str, int]
+    samples_per_forward: dict[str, int]
 
     def samples(self, known: tuple[str, ...] | None, width: int) -> Samples:
-        """The samples, with class names from the data, the model's checkpoints, or as numbers.
+        """The labelled samples, their classes named by the data, the model, or their numbers.
+
+        Args:
+            known: class names of the model, if it has any.
+            width: number of logits.
 
         Raises:
             CascadeError: labels that are no classes of the model.
@@ -76,168 +96,235 @@ class Found(Sight):
         return samples
 
 
-class ReadingTrainer(Trainer):
-    """A Lightning Trainer that reads a split for evaluation: each sample once, in a known order."""
+def on_main_process(trainer: Trainer, work: Callable[[], T]) -> T:
+    """Call a function on the main process and return its result on every process.
 
-    def read(
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule,
-        split: str,
-        loop: Any,
-        check: Check | None = None,
-        spool: Spool | None = None,
-        window: int | None = None,
-    ) -> Callable[[], Found]:
-        """Run a loop over a split; every process must take part.
+    Every process must take part, after a loop of the Trainer has started them.
 
-        Args:
-            model: its steps return rows.
-            datamodule: the data.
-            split: of the data.
-            loop: `validate` or `test` of this Trainer.
-            check: see `Check`.
-            spool: keeps the logits of the model's one stage on disk.
-            window: the loop runs the cascade for real, and so many batches in a row go to the same
-                process.
-
-        Returns:
-            What gives the rows, on the main process: apart, since it may raise there alone.
-
-        Raises:
-            UsageError: the data has no such split.
-            CascadeError: an empty split, or a model and data with different classes.
-        """
-        views = "preprocessings" if window is None else "preprocessings_to_run"
-        wanted: list[Preprocessing | None] = getattr(model, views, list)()
-        data = self.data_for(model, datamodule, split, wanted, check, window or 1)
-        collector = Collector(spool)
-        with explained(), self.attached(collector):
-            loop(model, datamodule=data, verbose=False)
-        return lambda: self._found(data, collector)
-
-    def look(self, model: LightningModule, datamodule: LightningDataModule, split: str) -> Sight:
-        """Set a split up and describe it without reading it; every process must take part.
-
-        Raises:
-            UsageError: the data has no such split.
-            CascadeError: an empty split.
-        """
-        wanted: list[Preprocessing | None] = getattr(model, "preprocessings", list)()
-        data = self.data_for(model, datamodule, split, wanted)
-        limit, self.limit_val_batches = self.limit_val_batches, 0
+    Raises:
+        CascadeError: raised by the function, on the main process.
+        SystemExit: on the other processes, with the exit code of that error.
+    """
+    result: T | None = None
+    failure: CascadeError | None = None
+    if trainer.is_global_zero:
         try:
-            self.validate(model, datamodule=data, verbose=False)
-        finally:
-            self.limit_val_batches = limit
-        count = len(data.batches)
-        read = min(count, limit) if isinstance(limit, int) else int(count * limit)
-        return self._sight(data, sorted(chain.from_iterable(data.batches[:read])))
+            result = work()
+        except CascadeError as error:
+            failure = error
+    code = None if failure is None else failure.exit_code
+    result, code = trainer.strategy.broadcast((result, code))
+    if failure is not None:
+        raise failure
+    if code is not None:
+        raise SystemExit(code)
+    return cast("T", result)
 
-    def add_callback(self, callback: Callback) -> None:
-        """Add a callback to those that the Trainer was made with."""
-        self._callbacks().append(callback)
 
-    def _callbacks(self) -> list[Callback]:
-        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined] # set by Lightning
-        return callbacks
+@contextmanager
+def attached(trainer: Trainer, *callbacks: Callback) -> Iterator[None]:
+    """Add callbacks to a Trainer for the loops that run inside."""
+    present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning
+    present.extend(callbacks)
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            present.remove(callback)
 
-    @property
-    def _limited(self) -> bool:
-        limits = (self.limit_val_batches, self.limit_test_batches)
-        return any(not isinstance(limit, float) or limit != 1.0 for limit in limits)
 
-    def data_for(
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule,
-        split: str,
-        wanted: Sequence[Preprocessing | None],
-        check: Check | None = None,
-        window: int = 1,
-    ) -> EvaluationData:
-        """A split as a loop of this Trainer reads it.
+@contextmanager
+def evaluating(trainer: Trainer, *callbacks: Callback) -> Iterator[None]:
+    """Add callbacks for loops over `EvaluationData`, without the warnings that do not apply."""
+    with attached(trainer, *callbacks), warnings.catch_warnings():
+        # its sampler reads each sample once, and small sets need no workers
+        warnings.filterwarnings("ignore", ".*it is recommended to use `Trainer.devices=1.*")
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        yield
 
-        Args:
-            model: aligned with the classes of the data once these are known.
-            datamodule: the data.
-            split: of the data.
-            wanted: preprocessing of every sample.
-            check: see `Check`.
-            window: so many batches in a row go to the same process.
 
-        Raises:
-            UsageError: a limit of batches on several processes.
-        """
-        if self._limited and self.world_size > 1:
-            raise UsageError(
-                "trainer: a limit of batches holds for each process, so that the numbers would "
-                "depend on how many there are; use one process, or no limit."
-            )
+@contextmanager
+def limited(trainer: Trainer, batches: int) -> Iterator[None]:
+    """Limit validation loops to a number of batches."""
+    before, trainer.limit_val_batches = trainer.limit_val_batches, batches
+    try:
+        yield
+    finally:
+        trainer.limit_val_batches = before
 
-        def ready(info: SplitInfo) -> None:
-            if isinstance(model, StagesModule):
-                model.align(_names(datamodule, info), fewer=info.restricts)
-            if check is not None:
-                check(info.ids, _described(datamodule, split, info))
 
-        return EvaluationData(datamodule, split, ready, wanted, window)
+class _Caller(LightningModule):
+    """Calls a function in its first validation step.
 
-    def description(self, data: EvaluationData) -> dict[str, Any]:
-        """Name, split and source of data that were set up."""
-        return self._sight(data, data.positions).data
+    Args:
+        work: the function.
+        inner: a module to bring onto the device, in the Trainer's precision.
+    """
 
-    def _found(self, data: EvaluationData, collector: Collector) -> Found:
-        rows, info = collector.rows, data.info
-        if rows is None or info is None:
-            raise CascadeError(
-                f"no samples of the split {data.split!r} were read: is there a limit of 0 batches?"
-            )
-        gone = {position for position, _ in collector.left_out}
-        if gone and not len(rows["positions"]):
-            raise CascadeError(
-                f"none of the {len(gone)} samples of the split {data.split!r} could be read; "
-                f"first: {collector.left_out[0][1]}."
-            )
-        read = rows["positions"].tolist()
-        dealt = [position for position in data.positions if position not in gone]
-        if read != dealt and (not self._limited or len(set(read)) != len(read)):
-            raise CascadeError(f"{len(dealt)} samples were dealt out and {len(read)} came back.")
-        sight = self._sight(data, sorted({*read, *gone}))
-        said = _said(info.ids, collector)
-        ids, order = info.ids[rows["positions"]].sort()
-        ordered = {key: value[order] for key, value in rows.items()} | collector.spooled(order)
-        seen = replace(sight, ids=ids, data=sight.data | said)
-        return Found(**vars(seen), rows=ordered, fitting=collector.fitting)
+    def __init__(self, work: Callable[[], Any], inner: LightningModule | None) -> None:
+        super().__init__()
+        self.inner, self._work = inner, work
+        self.result: Any = None
 
-    @staticmethod
-    def _sight(data: EvaluationData, read: list[int]) -> Sight:
-        """Describe the samples at the positions that are read, in rising order."""
-        if data.info is None:
-            raise CascadeError(f"the split {data.split!r} was not set up.")
-        described = _described(data.inner, data.split, data.info)
-        if read != data.positions:
-            described["limited_to"] = f"{len(read)} of {len(data.positions)} samples"
-        return Sight(
-            ids=data.info.ids[read].sort()[0],
-            classes=_names(data.inner, data.info),
-            data=described,
-            batch_size=data.batch_size,
-            restricts=data.info.restricts,
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        del batch, batch_idx
+        self.result = self._work()
+
+
+def call_in_loop(
+    trainer: Trainer, work: Callable[[], T], data: Any, inner: LightningModule | None = None
+) -> T:
+    """Call a function once, in a validation loop of one batch, and return its result."""
+    caller = _Caller(work, inner)
+    with limited(trainer, 1):
+        trainer.validate(caller, data, verbose=False)
+    return cast("T", caller.result)
+
+
+def read_split(
+    trainer: Trainer,
+    model: LightningModule,
+    datamodule: LightningDataModule,
+    split: str,
+    check: Check | None = None,
+    spool: Spool | None = None,
+    window: int | None = None,
+) -> Callable[[], SplitOutput]:
+    """Run a loop over a split, each sample once. Every process must take part.
+
+    Args:
+        trainer: runs the loop.
+        model: its steps return rows.
+        datamodule: the data.
+        split: of the data.
+        check: see `Check`.
+        spool: keeps the logits of the model's only stage on disk.
+        window: number of consecutive batches that go to the same process. If given, the test loop
+            runs, in which a cascade defers; otherwise the validation loop.
+
+    Returns:
+        A function that builds the output. Call it on the main process, where alone it may raise.
+
+    Raises:
+        UsageError: the data has no such split.
+        CascadeError: an empty split, or a model and data with different classes.
+    """
+    live = window is not None
+    method = "preprocessings_to_run" if live else "preprocessings"
+    preprocessings = getattr(model, method)()
+    data = evaluation_data(trainer, model, datamodule, split, preprocessings, check, window or 1)
+    collector = Collector(spool)
+    with explained(), evaluating(trainer, collector):
+        (trainer.test if live else trainer.validate)(model, datamodule=data, verbose=False)
+    return lambda: _output(trainer, data, collector)
+
+
+def preview_split(
+    trainer: Trainer, model: StagesModule, datamodule: LightningDataModule, split: str
+) -> SplitPreview:
+    """Set a split up and describe it without reading it. Every process must take part.
+
+    Raises:
+        UsageError: the data has no such split.
+        CascadeError: an empty split.
+    """
+    data = evaluation_data(trainer, model, datamodule, split, model.preprocessings())
+    limit = trainer.limit_val_batches
+    with limited(trainer, 0):
+        trainer.validate(model, datamodule=data, verbose=False)
+    count = len(data.batches)
+    read = min(count, limit) if isinstance(limit, int) else int(count * limit)
+    return _preview(data, sorted(chain.from_iterable(data.batches[:read])))
+
+
+def _has_limit(trainer: Trainer) -> bool:
+    limits = (trainer.limit_val_batches, trainer.limit_test_batches)
+    return any(not isinstance(limit, float) or limit != 1.0 for limit in limits)
+
+
+def evaluation_data(
+    trainer: Trainer,
+    model: LightningModule,
+    datamodule: LightningDataModule,
+    split: str,
+    preprocessings: Sequence[Preprocessing | None],
+    check: Check | None = None,
+    window: int = 1,
+) -> EvaluationData:
+    """A split as a loop of a Trainer reads it.
+
+    Args:
+        trainer: for its limits and processes.
+        model: stages are aligned with the classes of the data once these are known.
+        datamodule: the data.
+        split: of the data.
+        preprocessings: applied to every sample.
+        check: see `Check`.
+        window: number of consecutive batches that go to the same process.
+
+    Raises:
+        UsageError: a limit of batches on several processes.
+    """
+    if _has_limit(trainer) and trainer.world_size > 1:
+        raise UsageError(
+            "trainer: a limit of batches applies to each process, so the figures would depend on "
+            "the number of processes; use one process, or no limit."
         )
 
-    @contextmanager
-    def attached(self, callback: Callback) -> Iterator[None]:
-        """Have a callback for the loops that run inside, over samples that are each read once."""
-        self.add_callback(callback)
-        try:
-            with warnings.catch_warnings():
-                # each sample is read once by a sampler of our own; and small sets need no workers
-                warnings.filterwarnings("ignore", ".*it is recommended to use `Trainer.devices=1.*")
-                warnings.filterwarnings("ignore", ".*does not have many workers.*")
-                yield
-        finally:
-            self._callbacks().remove(callback)
+    def ready(info: SplitInfo) -> None:
+        if isinstance(model, StagesModule):
+            model.align(_class_names(datamodule, info), fewer=info.restricts)
+        if check is not None:
+            check(info.ids, _described(datamodule, split, info))
+
+    return EvaluationData(datamodule, split, ready, preprocessings, window)
+
+
+def description_of(data: EvaluationData) -> dict[str, Any]:
+    """Name, split and source of data that were set up."""
+    return _preview(data, data.positions).data
+
+
+def _output(trainer: Trainer, data: EvaluationData, collector: Collector) -> SplitOutput:
+    rows, info = collector.rows, data.info
+    if rows is None or info is None:
+        raise CascadeError(
+            f"no samples of the split {data.split!r} were read: is there a limit of 0 batches?"
+        )
+    left_out = {position for position, _ in collector.left_out}
+    if left_out and not len(rows["positions"]):
+        raise CascadeError(
+            f"none of the {len(left_out)} samples of the split {data.split!r} could be read; "
+            f"first: {collector.left_out[0][1]}."
+        )
+    read = rows["positions"].tolist()
+    dealt = [position for position in data.positions if position not in left_out]
+    if read != dealt and (not _has_limit(trainer) or len(set(read)) != len(read)):
+        raise CascadeError(f"{len(dealt)} samples were dealt out and {len(read)} came back.")
+    preview = _preview(data, sorted({*read, *left_out}))
+    ids, order = info.ids[rows["positions"]].sort()
+    preview = replace(preview, ids=ids, data=preview.data | _notes(info.ids, collector))
+    return SplitOutput(
+        **vars(preview),
+        rows={key: value[order] for key, value in rows.items()} | collector.spooled(order),
+        samples_per_forward=collector.samples_per_forward,
+    )
+
+
+def _preview(data: EvaluationData, read: list[int]) -> SplitPreview:
+    """Describe a split of which the samples at some positions, in ascending order, are read."""
+    if data.info is None:
+        raise CascadeError(f"the split {data.split!r} was not set up.")
+    described = _described(data.inner, data.split, data.info)
+    if read != data.positions:
+        described["limited_to"] = f"{len(read)} of {len(data.positions)} samples"
+    return SplitPreview(
+        ids=data.info.ids[read].sort()[0],
+        classes=_class_names(data.inner, data.info),
+        data=described,
+        batch_size=data.batch_size,
+        restricts=data.info.restricts,
+    )
 
 
 def _described(datamodule: LightningDataModule, split: str, info: SplitInfo) -> dict[str, Any]:
@@ -247,41 +334,39 @@ def _described(datamodule: LightningDataModule, split: str, info: SplitInfo) -> 
     return described | ({"findings": list(info.findings)} if info.findings else {})
 
 
-def _said(ids: Ids, collector: Collector) -> dict[str, Any]:
-    """What the batches said of their samples, for the description of the data.
+def _notes(ids: Ids, collector: Collector) -> dict[str, Any]:
+    """Entries of the description that are known once the samples are read.
 
-    `remarks` has the number of samples per text; `left_out` the id of each and the reason.
+    `remarks` maps a text to a number of samples; `left_out` lists pairs of id and reason.
     """
-    said: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
     if collector.remarks:
-        said["remarks"] = dict(sorted(Counter(text for _, text in collector.remarks).items()))
+        notes["remarks"] = dict(sorted(Counter(text for _, text in collector.remarks).items()))
     if collector.left_out:
-        gone = [(ids[position], reason) for position, reason in collector.left_out]
-        said["left_out"] = [list(pair) for pair in sorted(gone)]
-    return said
+        pairs = [(ids[position], reason) for position, reason in collector.left_out]
+        notes["left_out"] = [list(pair) for pair in sorted(pairs)]
+    return notes
 
 
-def _names(datamodule: LightningDataModule, info: SplitInfo) -> tuple[str, ...] | None:
+def _class_names(datamodule: LightningDataModule, info: SplitInfo) -> tuple[str, ...] | None:
     """Class names that the data module was given, else those of the dataset."""
     names = getattr(datamodule, "class_names", None)
     return info.classes if names is None else tuple(str(name) for name in names)
 
 
-def not_reported(
-    datamodule: Any, split: str, *, allowed: bool
-) -> Callable[[Any, Mapping[str, Any]], None]:
-    """What refuses, before any model runs, to fit on samples of the split that is reported on.
+def not_reported(datamodule: LightningDataModule, split: str, *, allowed: bool) -> Check:
+    """A check that refuses to fit on samples of the split that is reported on.
 
     Args:
         datamodule: the data.
         split: to fit on.
-        allowed: whether samples in both splits are let through.
+        allowed: whether the splits may overlap.
 
     Returns:
-        A check that is given the ids and the description of the data, and raises `CascadeError`.
+        A `Check` that raises `CascadeError`.
     """
 
-    def check(ids: Any, data: Mapping[str, Any]) -> None:
+    def check(ids: Ids, data: Mapping[str, Any]) -> None:
         shared = shared_ids(datamodule, split, "validation")
         if shared and not allowed:
             raise CascadeError(

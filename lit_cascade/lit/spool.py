@@ -1,4 +1,4 @@
-"""Rows of logits kept on disk while a loop runs, so that memory does not grow with the samples."""
+"""Buffers for the rows of a loop: logits on disk, small columns in place."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from lit_cascade.records import check_dtype_range
 
 __all__ = ["Columns", "Spool"]
 
-_ROWS = 2**22
-"""Numbers that are moved at a time: 8 or 16 MB."""
+_NUMBERS = 2**22
+"""Numbers that are moved at a time, 8 or 16 MB."""
 
 
 class Columns:
-    """Small values per sample, which grow in place.
+    """Columns of small values per sample, in tensors that grow in place.
 
-    Kept batch by batch, they would lie between the freed logits of the batches and keep that memory
-    from being used again.
+    Kept batch by batch they would fragment the memory that the logits of the batches leave free.
     """
 
     def __init__(self) -> None:
@@ -52,16 +51,16 @@ class Columns:
 
 
 class Spool:
-    """Rows of one model's logits, in a file that nobody else sees and that no kill leaves behind.
+    """Logits of one model, buffered in an anonymous temporary file.
 
     Args:
-        folder: where the file lies; the disk must have room for it.
-        dtype: of the numbers, `float16` or `float32`.
+        folder: for the file, on a disk with room for it.
+        dtype: `float16` or `float32`.
     """
 
     def __init__(self, folder: Path, dtype: str = "float16") -> None:
         self._folder, self.dtype = folder, dtype
-        self._file = self._made()
+        self._file = self._new_file()
         self._width = 0
         self._n = 0
         self._largest = 0.0
@@ -73,14 +72,14 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # of a full disk, which was told when it was met
-            self._file.close()  # what was mapped stays
+        with suppress(OSError):  # of a full disk, which has been reported
+            self._file.close()  # mapped rows stay valid
 
     def add(self, rows: Tensor) -> None:
         """Append rows (n, C) of any precision.
 
         Raises:
-            CascadeError: rows of another width than those before, or a full disk.
+            CascadeError: another width than that of earlier rows, or a full disk.
         """
         if not len(rows):
             return
@@ -89,49 +88,48 @@ class Spool:
                 f"batches do not fit together: {rows.shape[1]} logits after {self._width}."
             )
         self._width = rows.shape[1]
-        finite = rows.abs().nan_to_num(0.0, 0.0, 0.0).max()  # what is not finite is told elsewhere
+        finite = rows.abs().nan_to_num(0.0, 0.0, 0.0).max()  # others are reported elsewhere
         self._largest = max(self._largest, float(finite))
         self._write(self._file, rows)
         self._n += len(rows)
 
     def parts(self) -> Iterator[Tensor]:
-        """The rows, some megabytes at a time."""
-        yield from self._held().split(self._step()) if self._n else ()
+        """Yield the rows, some megabytes at a time."""
+        yield from self._mapped(self._file).split(self._step()) if self._n else ()
 
     def ordered(self, order: Tensor, name: str) -> Tensor:
-        """The rows in another order, as a tensor whose numbers stay on disk.
+        """The rows in another order, as a tensor (N, C) that stays on disk.
 
         Args:
-            order: positions (N,) among the rows as they came.
+            order: (N,) int64, indices into the rows in the order of their arrival.
             name: of the model, for messages.
 
         Raises:
-            CascadeError: float16 could not hold them.
+            CascadeError: logits beyond the range of float16.
         """
         check_dtype_range(self._largest, self.dtype, name)
-        held = self._held()
+        held = self._mapped(self._file)
         if torch.equal(order, torch.arange(self._n)):
             return held
-        with self._writing(), self._made() as file:
+        with self._writing(), self._new_file() as file:
             for some in order.split(self._step()):
                 self._write(file, held[some])
             return self._mapped(file)
 
-    def take(self, parts: list[Tensor], largest: float) -> None:
-        """Append rows that another process kept."""
-        for part in parts:
-            self.add(part)
+    def append(self, rows: Tensor, largest: float) -> None:
+        """Append rows of another process, whose largest magnitude before storing is given."""
+        self.add(rows)
         self._largest = max(self._largest, largest)
 
     @property
     def largest(self) -> float:
-        """The largest finite magnitude that came, before it was stored."""
+        """Largest finite magnitude of the rows, before they were stored."""
         return self._largest
 
     def _step(self) -> int:
-        return max(1, _ROWS // max(1, self._width))
+        return max(1, _NUMBERS // max(1, self._width))
 
-    def _made(self) -> IO[bytes]:
+    def _new_file(self) -> IO[bytes]:
         with self._writing():
             return tempfile.TemporaryFile(dir=self._folder)
 
@@ -148,9 +146,6 @@ class Spool:
             raise CascadeError(
                 f"cannot write into {str(self._folder)!r}: {error.strerror or error}."
             ) from error
-
-    def _held(self) -> Tensor:
-        return self._mapped(self._file)
 
     def _mapped(self, file: IO[bytes]) -> Tensor:
         with self._writing():

@@ -1,4 +1,4 @@
-"""What every module that holds stages shares: running them on whole batches, describing them."""
+"""What all modules with stages share: descriptions of them, and validation that runs them all."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ from lit_cascade.live import (
 )
 from lit_cascade.models import BuiltStage, describe_network
 
-__all__ = ["FittingParts", "StagesModule", "describe", "distinct", "fewest", "inputs_and_rows"]
+__all__ = [
+    "AdaptiveForward",
+    "StagesModule",
+    "describe",
+    "distinct",
+    "inputs_and_rows",
+    "least_by_stage",
+]
 
 
-class FittingParts:
-    """Runs one model on batches; where one does not fit into memory, in halves, and remembers.
+class AdaptiveForward:
+    """Forward pass in parts that fit into memory.
 
-    Each process finds its own size, so that nothing has to be agreed upon.
+    A batch that does not fit is halved until it does, and later batches start at that size. Each
+    process has a size of its own.
 
     Attributes:
         size: samples per forward pass; None as long as whole batches fit.
@@ -44,13 +52,16 @@ class FittingParts:
         """Logits (N, C) of a batch.
 
         Raises:
-            CascadeError: not even one sample fits, or as for `forward_logits`.
+            CascadeError: not even one sample fits; also as for `forward_logits`.
         """
         n = batch_size(inputs)
         while True:
             size = n if self.size is None else min(self.size, n)
             try:
-                return _in_parts(model, inputs, name, n, size)
+                if size == n:
+                    return forward_logits(model, inputs, name)
+                parts = (map_tensors(inputs, slice(i, i + size)) for i in range(0, n, size))
+                return torch.cat([forward_logits(model, part, name) for part in parts])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -64,33 +75,26 @@ class FittingParts:
             garbage_collection_cuda()  # outside of the handler, which holds on to the tensors
 
 
-def _in_parts(model: nn.Module, inputs: Inputs, name: str, n: int, size: int) -> Tensor:
-    if size == n:
-        return forward_logits(model, inputs, name)
-    parts = (map_tensors(inputs, slice(start, start + size)) for start in range(0, n, size))
-    return torch.cat([forward_logits(model, part, name) for part in parts])
-
-
-def fewest(told: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The samples per forward pass of each stage, where several processes or runs say."""
-    found: dict[str, int] = {}
-    for sizes in told:
-        for name, size in sizes.items():
-            found[name] = min(size, found.get(name, size))
-    return found
+def least_by_stage(sizes: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Least samples per forward pass of each stage, over processes or runs."""
+    least: dict[str, int] = {}
+    for one in sizes:
+        for name, size in one.items():
+            least[name] = min(size, least.get(name, size))
+    return least
 
 
 class StagesModule(LightningModule):
-    """A module whose validation loop runs every stage that it holds on every sample.
-
-    Attributes:
-        names: of the stages that are in memory, in order.
-        class_names: names of the classes that they answer among, in logit order; None if no stage
-            knows.
+    """A module whose validation loop runs every stage on every sample.
 
     Args:
-        channels_last: keep weights in the layout that convolutions on GPUs are fastest in.
+        channels_last: keep weights in the memory layout in which convolutions on GPUs are fastest.
         compiled: run the stages through `torch.compile`.
+
+    Attributes:
+        names: of the stages in memory, in order.
+        class_names: of the classes that they answer among, in logit order; None if no stage has
+            any.
     """
 
     names: tuple[str, ...] = ()
@@ -100,25 +104,25 @@ class StagesModule(LightningModule):
         super().__init__()
         self.channels_last, self.compiled = channels_last, compiled
         self._meters: dict[str, FlopMeter] = {}
-        self._parts: dict[str, FittingParts] = {}
+        self._forwards: dict[str, AdaptiveForward] = {}
 
     def networks(self) -> Mapping[str, BuiltStage]:
-        """The stages that are in memory, by name, in order."""
+        """The stages in memory, by name, in order."""
         raise NotImplementedError
 
     def make_ready(self, stage: BuiltStage) -> None:
-        """Bring a stage that was just built into the layout and form that it is to run in."""
+        """Apply `channels_last` and `compiled` to a stage that was just built."""
         if self.channels_last:
             stage.network.to(memory_format=torch.channels_last)
         if self.compiled:
             stage.network.compile()
 
     def preprocessings(self) -> list[Preprocessing | None]:
-        """What the stages want done to raw samples, each once; None for those that want nothing."""
+        """Distinct preprocessings of the stages; None for stages without."""
         return distinct(stage.preprocessing for stage in self.networks().values())
 
     def align(self, classes: Sequence[str] | None, *, fewer: bool = False) -> None:
-        """Bring the logits of all stages that know their classes into the order of the data's.
+        """Bring the logits of all stages with class names into the order of the data's classes.
 
         Args:
             classes: names in label order; None if the data do not name them.
@@ -135,11 +139,11 @@ class StagesModule(LightningModule):
         self.class_names = next((names for names in known if names is not None), None)
 
     def flops(self, name: str, inputs: Inputs) -> Tensor:
-        """FLOPs of a stage on each sample of a batch at its own length, (N,) float64."""
+        """FLOPs of a stage on each sample of a batch, without padding, (N,) float64."""
         return self._meter(name)(inputs)
 
     def executed_flops(self, name: str, inputs: Inputs) -> Tensor | None:
-        """The same with the padding of the batch; None for samples that are never padded."""
+        """FLOPs with the padding of the batch; None for samples that are never padded."""
         return self._meter(name).executed(inputs)
 
     def _meter(self, name: str) -> FlopMeter:
@@ -150,34 +154,34 @@ class StagesModule(LightningModule):
     def stage_info(self) -> list[dict[str, Any]]:
         """Parameters and settings of each stage, in order.
 
-        With `known_classes`, their number, where a stage knows others than it answers among.
+        `known_classes` is the number of classes of a stage that answers among others than it knows.
         """
         return [self.with_use(name, describe(stage)) for name, stage in self.networks().items()]
 
     def with_use(self, name: str, info: dict[str, Any]) -> dict[str, Any]:
-        """The description of a stage, with what this use of it adds."""
+        """Description of a stage, with `known_classes` where that applies."""
         stage = self.networks()[name]
         model = dict(info["model"])
         if stage.columns is not None and stage.known is not None:
             model["known_classes"] = len(stage.known)
         return {**info, "model": model}
 
-    def fitting(self) -> dict[str, int]:
+    def samples_per_forward(self) -> dict[str, int]:
         """Samples per forward pass of the stages whose whole batches did not fit into memory."""
-        sizes = {name: parts.size for name, parts in self._parts.items()}
+        sizes = {name: forward.size for name, forward in self._forwards.items()}
         return {name: size for name, size in sizes.items() if size is not None}
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Run every stage on the whole batch.
 
         Args:
-            batch: an `PositionedBatch`, or what a data module gives: (inputs, labels), or a dict
+            batch: a `PositionedBatch`, or the batch of a data module: (inputs, labels), or a dict
                 with an entry `labels`.
             batch_idx: not used.
 
         Returns:
-            `labels`, and `logits.NAME` (N, C) float32 and `flops.NAME` (N,) float64 of each stage;
-            where batches are padded `executed_flops.NAME` too.
+            `labels`, and per stage `logits.NAME` (N, C) float32, `flops.NAME` (N,) float64 and, for
+            padded batches, `executed_flops.NAME`.
 
         Raises:
             CascadeError: stages with different numbers of classes.
@@ -185,8 +189,8 @@ class StagesModule(LightningModule):
         del batch_idx
         inputs, rows = inputs_and_rows(batch)
         for name, network in self.networks().items():
-            parts = self._parts.setdefault(name, FittingParts())
-            rows[f"logits.{name}"] = parts(network, inputs, name).float()
+            forward = self._forwards.setdefault(name, AdaptiveForward())
+            rows[f"logits.{name}"] = forward(network, inputs, name).float()
             rows[f"flops.{name}"] = self.flops(name, inputs)
             padded = self.executed_flops(name, inputs)
             if padded is not None:
@@ -201,7 +205,7 @@ class StagesModule(LightningModule):
 
 
 def inputs_and_rows(batch: Any) -> tuple[Inputs, dict[str, Tensor]]:
-    """What the models take from a batch, and the first of the rows that a step returns."""
+    """Inputs of the models, and the rows of a step so far: `labels`, and `positions` if known."""
     inner = batch.batch if isinstance(batch, PositionedBatch) else batch
     inputs, labels = split_labels(inner)
     rows = {"labels": labels}
@@ -215,6 +219,6 @@ def describe(stage: BuiltStage) -> dict[str, Any]:
     return {"parameters": count_parameters(stage), "model": describe_network(stage)}
 
 
-def distinct(found: Iterable[Preprocessing | None]) -> list[Preprocessing | None]:
-    """Preprocessings, each once."""
-    return list({None if one is None else one.key: one for one in found}.values())
+def distinct(preprocessings: Iterable[Preprocessing | None]) -> list[Preprocessing | None]:
+    """Preprocessings without repeats, in order."""
+    return list({None if one is None else one.key: one for one in preprocessings}.values())

@@ -1,4 +1,4 @@
-"""Many classifiers of which one at a time is in memory."""
+"""Many classifiers, one at a time in memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["LitZoo", "TimmModels"]
 
 @dataclass
 class TimmModels:
-    """Pretrained models of timm, each a stage of its own name.
+    """Pretrained models of timm, each a stage under its own name.
 
     Args:
-        models: names, or wildcards such as `convnext*.fb_in1k` for all pretrained models that fit;
-            `lit-cascade screen` makes such a list.
+        models: names, or wildcards such as `convnext*.fb_in1k` for all pretrained models that
+            match; `lit-cascade screen` writes such a list.
         exclude: patterns of names to leave out.
-        pretrained: load the weights that belong to the names.
-        use_test_size: evaluate at the size that timm publishes figures for.
+        pretrained: load the weights of these names.
+        use_test_size: evaluate at the image size of timm's published figures.
     """
 
     models: list[str]
@@ -35,15 +35,15 @@ class TimmModels:
     use_test_size: bool = True
 
     def configs(self) -> dict[str, dict[str, Any]]:
-        """The stages by name, as a config file says it.
+        """The stages by name, as in a config file.
 
         Raises:
             UsageError: an unknown model, or two of one name.
         """
-        found: dict[str, dict[str, Any]] = {}
+        configs: dict[str, dict[str, Any]] = {}
         for model in timm_names(self.models, self.exclude):
             name = re.split("[/:]", model.rstrip("/"))[-1]
-            if name in found:
+            if name in configs:
                 raise UsageError(f"model.timm.models: two models are called {name!r}.")
             arguments = {
                 "model": model,
@@ -51,19 +51,19 @@ class TimmModels:
                 "use_test_size": self.use_test_size,
             }
             network = {"class_path": "lit_cascade.models.Timm", "init_args": arguments}
-            found[name] = {"network": network}
-        return found
+            configs[name] = {"network": network}
+        return configs
 
 
 class LitZoo(StagesModule):
     """One or more trained classifiers of the same classes, in any order, to be recorded.
 
-    None is made before it is selected.
+    A classifier is made when it is selected.
 
     Args:
         stages: the classifiers by name.
         timm: further ones, by their names in timm.
-        channels_last: keep weights in the layout that convolutions on GPUs are fastest in.
+        channels_last: keep weights in the memory layout in which convolutions on GPUs are fastest.
         compiled: run the models through `torch.compile`.
 
     Raises:
@@ -94,7 +94,7 @@ class LitZoo(StagesModule):
         self._info: dict[str, Any] = {}
 
     def is_published(self, name: str) -> bool:
-        """Whether the weights of a model are told by its name alone, as those of timm's hub are."""
+        """Whether the name of a model determines its weights, as on timm's hub."""
         arguments = self.stage_configs.get(name, {}).get("network", {}).get("init_args", {})
         return bool(arguments.get("pretrained")) and not arguments["model"].startswith("local-dir:")
 
@@ -103,10 +103,10 @@ class LitZoo(StagesModule):
         return {} if self.network is None else {self.names[0]: self.network}
 
     def select(self, name: str) -> None:
-        """Let go of the model in memory, then make another and load its weights.
+        """Release the model in memory, then make another and load its weights.
 
-        Where a network has no checkpoint its weights are drawn from the seed, the same ones
-        whichever models were made before it.
+        The weights of a network without checkpoint are drawn from the seed, whichever models were
+        made before it.
 
         Raises:
             UsageError: an unknown name, or a missing checkpoint.
@@ -126,12 +126,12 @@ class LitZoo(StagesModule):
         return [self.with_use(name, self._info) for name in self.names]
 
     def release(self) -> None:
-        """Let go of the model in memory."""
+        """Release the model in memory."""
         if self.network is None:
             return
         self.names, self.network, self.class_names, self._info = (), None, None, {}
         self._meters.clear()
-        self._parts.clear()
-        gc.collect()  # a model may be part of a circle
+        self._forwards.clear()
+        gc.collect()  # a model may be part of a reference cycle
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

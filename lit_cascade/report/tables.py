@@ -22,13 +22,13 @@ from lit_cascade.report.text import (
 from lit_cascade.utilities.units import metric_label
 
 if TYPE_CHECKING:
-    from lit_cascade.lit import Answers
+    from lit_cascade.lit import Predictions
 
 __all__ = ["print_answers", "print_card", "print_execution", "print_records", "print_written"]
 
 
 def print_answers(
-    found: Answers, names: Sequence[str], where: str, notes: Sequence[str] = ()
+    found: Predictions, names: Sequence[str], where: str, notes: Sequence[str] = ()
 ) -> None:
     """Print how many samples each stage answered.
 

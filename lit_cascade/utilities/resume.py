@@ -1,29 +1,31 @@
-"""Work that was begun and not finished, and what it depends on: only the same goes on with it."""
+"""Unfinished runs: a folder with the plan of a run, so that only the same run resumes it."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_cascade.errors import UsageError
 from lit_cascade.utilities.files import write_atomically
 
-__all__ = ["Unfinished"]
+__all__ = ["Difference", "UnfinishedRun", "first_difference"]
 
 _PLAN = "plan.json"
+_WORKERS = re.compile(r"\bdata\.(config\.)?init_args\.num_workers$")
 
 
-class Unfinished:
-    """A folder for work that is under way, in the folder where its results will be.
+class UnfinishedRun:
+    """Folder of a run in progress, inside the folder of its results.
 
-    As long as it is there the work is not finished, whatever results there are: they are its own.
+    While it holds a plan the run is unfinished, and any results beside it are this run's.
 
     Args:
-        folder: need not exist; its parent is what `--out` names.
+        folder: need not exist; its parent is the folder that `--out` names.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,71 +36,84 @@ class Unfinished:
         return self.folder / _PLAN
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether there is an unfinished run."""
         return self._plan.exists()
 
-    def begin(self, plan: Mapping[str, Any]) -> None:
-        """Make the folder, empty but for the plan; does nothing where the work was begun already.
+    def start(self, plan: Mapping[str, Any]) -> None:
+        """Make the folder, empty except for the plan. Does nothing if the run has started already.
 
         Args:
-            plan: what the results depend on, plain JSON.
+            plan: everything that the results depend on, plain JSON.
 
         Raises:
-            UsageError: the place cannot be written to.
+            UsageError: the folder cannot be written to.
             CascadeError: the disk is full.
         """
         if not self:
-            self.remove()  # what is there without a plan is left of work that was finished
+            self.remove()  # files without a plan are remains of a finished run
             text = json.dumps(plan, default=str, indent=2, sort_keys=True) + "\n"
             write_atomically(self._plan, text.encode())
 
-    def begun(self, plan: Mapping[str, Any]) -> bool:
-        """Whether an earlier run with the same plan has begun it.
+    def resumes(self, plan: Mapping[str, Any]) -> bool:
+        """Whether there is an unfinished run to resume with this plan.
 
         Raises:
-            UsageError: the earlier run had another plan.
+            UsageError: there is one with another plan, or its plan cannot be read.
         """
         if not self:
             return False
-        wanted = json.loads(json.dumps(plan, default=str))
         try:
             earlier = dict(json.loads(self._plan.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(
                 f"--out: {str(self._plan)!r} is damaged; remove {str(self.folder)!r}."
             ) from error
-        differ = _difference(earlier, wanted)
-        if differ is not None:
-            key, before, now = differ
+        difference = first_difference(earlier, json.loads(json.dumps(plan, default=str)))
+        if difference is not None:
             raise UsageError(
-                f"--out: {str(self.folder.parent)!r} holds an interrupted run with another {key}: "
-                f"{_short(before)}, now {_short(now)}. Choose another folder, or add --overwrite "
-                "to start anew."
+                f"--out: {str(self.folder.parent)!r} holds an interrupted run with another "
+                f"{difference.key}: {difference.one}, now {difference.other}. Choose another "
+                "folder, or add --overwrite to start anew."
             )
         return True
 
     def remove(self) -> None:
-        """Forget it: it is finished, or is to start anew. The plan goes first, and with it all."""
-        with suppress(NotADirectoryError):  # some other file: told when the folder is begun
+        """Remove the folder. The plan goes first, so that no interruption leaves half a run."""
+        with suppress(NotADirectoryError):  # a file in its place is reported by `start`
             self._plan.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _difference(
-    earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
-) -> tuple[str, Any, Any] | None:
-    """The first entry that differs, by its whole name, and its two values."""
-    for key in sorted({*earlier, *now}):
-        one, other = earlier.get(key), now.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found = _difference(one, other, f"{prefix}{key}.")
-            if found is not None:
-                return found
-        elif one != other:
-            return f"{prefix}{key}", one, other
+class Difference(NamedTuple):
+    """Key at which two configurations differ, with dots between levels, and their two values."""
+
+    key: str
+    one: str
+    other: str
+
+
+def first_difference(
+    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
+) -> Difference | None:
+    """First difference between two nested mappings of plain JSON, or None.
+
+    The number of processes that load the data is not compared: it changes no result.
+
+    Example:
+        >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}})
+        Difference(key='a.b', one='1', other='2')
+    """
+    for name in dict.fromkeys([*one, *other]):
+        key, mine, theirs = f"{prefix}{name}", one.get(name), other.get(name)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            difference = first_difference(mine, theirs, f"{key}.")
+            if difference is not None:
+                return difference
+        elif mine != theirs and not _WORKERS.search(key):
+            return Difference(key, _shortened(mine), _shortened(theirs))
     return None
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
+def _shortened(value: Any) -> str:
+    text = "not given" if value is None else json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

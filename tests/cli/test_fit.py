@@ -2,7 +2,7 @@
 
 import yaml
 
-from lit_cascade.utilities.resume import Unfinished
+from lit_cascade.utilities.resume import UnfinishedRun
 from tests.cli.runs import done, killed_once, together, within
 
 WORDS = ("fit", "--config", "digits_small.yaml", "--trainer.max_epochs", "12")
@@ -28,7 +28,7 @@ def test_fit_is_killed_and_goes_on(tmp_path):
 
 
 def test_a_run_that_was_killed_at_its_very_end_is_finished(tmp_path, monkeypatch):
-    real, calls = Unfinished.remove, []
+    real, calls = UnfinishedRun.remove, []
 
     def killed(self):
         calls.append(self)
@@ -36,7 +36,7 @@ def test_a_run_that_was_killed_at_its_very_end_is_finished(tmp_path, monkeypatch
             raise KeyboardInterrupt
         real(self)
 
-    monkeypatch.setattr("lit_cascade.utilities.resume.Unfinished.remove", killed)
+    monkeypatch.setattr("lit_cascade.utilities.resume.UnfinishedRun.remove", killed)
     assert within(*WORDS, "--out", "o", cwd=tmp_path).returncode == 130
     first = (tmp_path / "o" / "small.safetensors").read_bytes()
     monkeypatch.undo()

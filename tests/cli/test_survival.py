@@ -67,7 +67,7 @@ SIGNALS = {
 MOMENTS = {
     "joined": ("lit_cascade.cli.output.Output.write", 1),
     # the first of either finds nothing to clear
-    "told": ("lit_cascade.utilities.resume.Unfinished.remove", 2),
+    "told": ("lit_cascade.utilities.resume.UnfinishedRun.remove", 2),
     "cleared": ("lit_cascade.utilities.resume.shutil.rmtree", 2),
     "other": ("lit_cascade.cli.output.Output.write", 1),
 }
@@ -213,7 +213,7 @@ def test_a_worker_that_dies_is_one_clear_error(tmp_path, monkeypatch, command, d
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "o").exists() or not files(tmp_path / "o")
     if command == "predict":
-        assert said.endswith("kept: the same command with --out o goes on.")
+        assert said.endswith("kept: the same command with --out o resumes.")
         # with fewer workers, as the message has it: they change no answer
         run = done(within(*made, "--data.init_args.num_workers", "0", cwd=tmp_path))
         assert "An earlier run had given" in run.stdout

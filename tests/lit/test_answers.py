@@ -1,7 +1,6 @@
 """Files of answers, whatever interrupts their making, and failures told in a sentence."""
 
 import errno
-import json
 import sys
 
 import pyarrow.parquet as pq
@@ -12,9 +11,8 @@ from PIL import Image
 from lit_cascade import CascadeError, LitCascade, PolicyOptions, Stage, UsageError
 from lit_cascade.data import UnlabelledImages
 from lit_cascade.lit.failures import explained
-from lit_cascade.lit.predicting import PARTS, AnswerFiles, unfinished
-from lit_cascade.lit.recording import without_workers
-from lit_cascade.lit.stages import fewest
+from lit_cascade.lit.predicting import PARTS, PredictionFiles, unfinished_predictions
+from lit_cascade.lit.stages import least_by_stage
 from lit_cascade.utilities.files import open_atomically, remove_temporary_files
 from tests.hazards import Crowded
 from tests.lit.test_predicting import Small, model, table
@@ -33,26 +31,26 @@ def test_a_run_is_unfinished_until_what_is_told_of_it_is_written(tmp_path):
     with pytest.raises(CascadeError, match="no room"):
         trainer().answer(model(), points(N), tmp_path, finish=full)
     assert seen == [(N, 0, ["predictions.parquet", PARTS])]
-    assert unfinished(tmp_path)
+    assert unfinished_predictions(tmp_path)
     written = (tmp_path / "predictions.parquet").read_bytes()
     told = []
     done = trainer().answer(model(), points(N), tmp_path, finish=told.append)
     assert told == [done]
     assert done.resumed == N
-    assert not unfinished(tmp_path)
+    assert not unfinished_predictions(tmp_path)
     assert (tmp_path / "predictions.parquet").read_bytes() == written
 
 
 def test_parts_without_a_plan_are_of_no_run(tmp_path):
-    files = AnswerFiles(tmp_path, "predictions.parquet")
-    assert files.take_up({"a": 1}) == set()
+    files = PredictionFiles(tmp_path, "predictions.parquet")
+    assert files.resume({"a": 1}) == set()
     for window in (0, 2):
         files.write(window, {"position": [window], "stage": [0]}, {}, {})
-    assert files.take_up({"a": 1}) == {0, 2}
+    assert files.resume({"a": 1}) == {0, 2}
     (tmp_path / PARTS / "plan.json").unlink()
-    assert files.take_up({"a": 1}) == set()
+    assert files.resume({"a": 1}) == set()
     assert [path.name for path in (tmp_path / PARTS).iterdir()] == ["plan.json"]
-    unfinished(tmp_path).remove()
+    unfinished_predictions(tmp_path).remove()
     assert not list(tmp_path.iterdir())
 
 
@@ -62,7 +60,7 @@ def test_what_ran_in_parts_is_remembered_by_the_run_that_goes_on(tmp_path, monke
 
     net = LitCascade(stages(), PolicyOptions(thresholds=[0.5]))
     monkeypatch.setenv("ROOM", "2")
-    kept = AnswerFiles.write
+    kept = PredictionFiles.write
 
     def stopping(self, window, *rest):
         if window == 2:
@@ -70,32 +68,32 @@ def test_what_ran_in_parts_is_remembered_by_the_run_that_goes_on(tmp_path, monke
         kept(self, window, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AnswerFiles, "write", stopping)
+        patch.setattr(PredictionFiles, "write", stopping)
         with pytest.raises(CascadeError, match="stop"):
             trainer().answer(net, points(N), tmp_path, gather=2)
     monkeypatch.delenv("ROOM")
     net = LitCascade(stages(), PolicyOptions(thresholds=[0.5]))
     done = trainer().answer(net, points(N), tmp_path, gather=2)
     assert done.resumed == 16
-    assert done.fitting == {"net0": 2, "net1": 2}
-    assert net.fitting() == {}
-    assert trainer().answer(net, points(N), tmp_path / "whole", gather=2).fitting == {}
+    assert done.samples_per_forward == {"net0": 2, "net1": 2}
+    assert net.samples_per_forward() == {}
+    assert trainer().answer(net, points(N), tmp_path / "whole", gather=2).samples_per_forward == {}
 
 
 def test_a_live_run_says_what_ran_in_parts(monkeypatch):
     stages = {f"net{k}": Stage(Crowded(4**k + 3, seed=k)) for k in range(2)}
     net = LitCascade(stages, PolicyOptions(thresholds=[0.5]))
     whole = trainer().execute(net, points(N))
-    assert whole.fitting == {}
+    assert whole.samples_per_forward == {}
     monkeypatch.setenv("ROOM", "3")
     parts = trainer().execute(net, points(N))
-    assert parts.fitting == {"net0": 2, "net1": 2}
+    assert parts.samples_per_forward == {"net0": 2, "net1": 2}
     assert torch.equal(parts.prediction, whole.prediction)
     assert torch.equal(parts.flops, whole.flops)
 
 
 def test_the_fewest_count_of_what_several_say():
-    assert fewest([{"a": 4}, {}, {"a": 2, "b": 8}, {"a": 3}]) == {"a": 2, "b": 8}
+    assert least_by_stage([{"a": 4}, {}, {"a": 2, "b": 8}, {"a": 3}]) == {"a": 2, "b": 8}
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
@@ -134,7 +132,7 @@ def test_a_window_of_which_nothing_can_be_read(tmp_path, place):
                 "DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that "
                 "dataloader's workers are out of shared memory. Please try to raise your limit."
             ),
-            "the shared memory that workers hand samples over in is full",
+            "the shared memory through which workers pass samples is full",
         ),
         (
             RuntimeError(
@@ -244,11 +242,3 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         one.write_bytes(b"")
     remove_temporary_files(tmp_path, ["file"])
     assert sorted(tmp_path.iterdir()) == sorted([path, *mine[1:]])
-
-
-@pytest.mark.parametrize("config", [None, {"class_path": "a"}, {"init_args": {"n": 1}}])
-def test_how_many_load_the_data_is_no_part_of_what_they_are(config):
-    assert without_workers(config) == config
-    given = {"class_path": "a", "init_args": {"n": 1, "num_workers": 3}}
-    assert without_workers(given) == {"class_path": "a", "init_args": {"n": 1}}
-    assert json.dumps(given).count("num_workers") == 1, "left as it was"

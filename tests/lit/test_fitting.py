@@ -8,9 +8,9 @@ from torch.utils.data import Subset
 from lit_cascade import CascadeError, CascadeTrainer, LitClassifier, Record, UsageError
 from lit_cascade.data import Datasets, DigitsData
 from lit_cascade.data.splits import describe
-from lit_cascade.lit.metrics import Score
-from lit_cascade.lit.results import Best, Training
-from lit_cascade.lit.training.teacher import Teacher, lesson
+from lit_cascade.lit.metrics import ClassifierMetric
+from lit_cascade.lit.training.fitting import Best, Training
+from lit_cascade.lit.training.teacher import Teacher, teacher_logits
 from lit_cascade.models import Perceptron
 from lit_cascade.models.stage import checkpoint_bytes
 from tests.cli.runs import done, modules_together
@@ -58,26 +58,26 @@ def expected(n):
 @pytest.mark.parametrize("dataset", [Points, Named])
 def test_a_teacher_is_found_by_ids_whatever_their_order(tmp_path, dataset):
     points = dataset(21)
-    found = lesson(Teacher(saved(taught(points), tmp_path)), describe(points), CLASSES)
+    found = teacher_logits(Teacher(saved(taught(points), tmp_path)), describe(points), CLASSES)
     assert torch.equal(found, expected(21))
 
 
 def test_of_a_larger_record_a_part_is_learned(tmp_path):
     part = Subset(Points(21), [4, 2, 20])
-    found = lesson(Teacher(saved(taught(Points(21)), tmp_path)), describe(part), CLASSES)
+    found = teacher_logits(Teacher(saved(taught(Points(21)), tmp_path)), describe(part), CLASSES)
     assert torch.equal(found, expected(21)[[4, 2, 20]])
 
 
 def test_the_classes_of_a_teacher_are_aligned_by_name(tmp_path):
     record = taught(Points(21), classes=("owl", "cat", "dog"))
-    found = lesson(Teacher(saved(record, tmp_path)), describe(Points(21)), CLASSES)
+    found = teacher_logits(Teacher(saved(record, tmp_path)), describe(Points(21)), CLASSES)
     assert torch.equal(found, expected(21)[:, [1, 2, 0]])
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"ids": list(range(3, 24))}, "lacks 3 of the 21 training samples, first 0. It must"),
+        ({"ids": list(range(3, 24))}, "lacks 3 of the 21 training samples, first 0. Record it"),
         (
             {"ids": list(range(50, 71)), "data": {"source": "other"}},
             "lacks 21 .* first 0; its ids are counted in 'other', those of the data in 'points'",
@@ -93,7 +93,7 @@ def test_the_classes_of_a_teacher_are_aligned_by_name(tmp_path):
 def test_a_teacher_of_other_samples_or_classes_is_refused(tmp_path, changes, says):
     teacher = Teacher(saved(taught(Points(21), **changes), tmp_path))
     with pytest.raises(CascadeError, match=says):
-        lesson(teacher, describe(Points(21)), CLASSES)
+        teacher_logits(teacher, describe(Points(21)), CLASSES)
 
 
 @pytest.mark.parametrize("gatekeeper", [None, 0.5])
@@ -298,7 +298,7 @@ def test_scores_add_up_over_batches(metric):
 
     generator = torch.Generator().manual_seed(0)
     answers, labels = torch.randint(0, 2, (2, 50), generator=generator)
-    score = Score(metric, 2)
+    score = ClassifierMetric(metric, 2)
     for part in range(0, 50, 8):
         score.update(answers[part : part + 8], labels[part : part + 8])
     told = {

@@ -14,7 +14,7 @@ from lit_cascade import CascadeTrainer, LitClassifier, UsageError
 from lit_cascade.data import Datasets
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.training.fitting import BestWeights
-from lit_cascade.utilities.resume import Unfinished
+from lit_cascade.utilities.resume import UnfinishedRun
 from tests.toys import Net, Points
 
 pytestmark = [
@@ -129,8 +129,8 @@ def test_a_training_that_is_killed_goes_on_as_if_nothing_had_happened(
     same(weights, again)
     assert (found.epochs, found.best) == (whole.epochs, whole.best)
     assert found.resumed == (whole.epochs if resumed is None else resumed)
-    assert Unfinished(tmp_path / "kept")
-    Unfinished(tmp_path / "kept").remove()
+    assert UnfinishedRun(tmp_path / "kept")
+    UnfinishedRun(tmp_path / "kept").remove()
     assert not (tmp_path / "kept").exists()
 
 
@@ -183,7 +183,9 @@ def test_a_full_disk_keeps_what_was_kept_before(tmp_path, monkeypatch):
 
     whole, weights = uninterrupted()
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CascadeError, match=r"last\.ckpt': No space left on device\. What was kept"):
+    with pytest.raises(
+        CascadeError, match=r"last\.ckpt': No space left on device\. Earlier epochs"
+    ):
         train(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "plan.json"]
     found, again = train(folder)
@@ -195,26 +197,26 @@ def test_a_removal_that_is_interrupted_leaves_no_work(tmp_path, monkeypatch):
     def stopped(*_, **__):
         raise KilledError
 
-    work, plan = Unfinished(tmp_path / "work"), {"a": {"b": 1, "c": 2}}
+    work, plan = UnfinishedRun(tmp_path / "work"), {"a": {"b": 1, "c": 2}}
     assert not work
-    assert not work.begun(plan)
+    assert not work.resumes(plan)
     assert not work.folder.exists()
-    work.begin(plan)
+    work.start(plan)
     (work.folder / "old").touch()
-    work.begin(plan)
+    work.start(plan)
     assert work
-    assert work.begun(plan)
+    assert work.resumes(plan)
     assert (work.folder / "old").exists()
     with pytest.raises(UsageError, match=r"another a\.c: 2, now 3\. Choose another folder"):
-        work.begun({"a": {"b": 1, "c": 3}})
+        work.resumes({"a": {"b": 1, "c": 3}})
     monkeypatch.setattr("shutil.rmtree", stopped)
     with pytest.raises(KilledError):
         work.remove()
     assert (work.folder / "old").exists()
     assert not work
-    assert not work.begun({"other": 1})
+    assert not work.resumes({"other": 1})
     monkeypatch.undo()
-    work.begin({"other": 1})  # without what was left
+    work.start({"other": 1})  # without what was left
     assert [path.name for path in work.folder.iterdir()] == ["plan.json"]
     work.remove()
     assert not work.folder.exists()

@@ -35,7 +35,7 @@ def spooled(tmp_path):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("sizes", [[1], [3, 0, 5], [2, 2, 2, 1]])
 def test_rows_come_back_in_any_order(spooled, tmp_path, dtype, sizes, monkeypatch):
-    monkeypatch.setattr("lit_cascade.lit.spool._ROWS", 14)  # two rows at a time
+    monkeypatch.setattr("lit_cascade.lit.spool._NUMBERS", 14)  # two rows at a time
     parts = [torch.randn(n, 7) for n in sizes]
     whole, spool = torch.cat(parts), spooled(parts, dtype)
     stored = whole.to(getattr(torch, dtype))
@@ -49,7 +49,7 @@ def test_rows_come_back_in_any_order(spooled, tmp_path, dtype, sizes, monkeypatc
 def test_rows_of_another_process_are_appended(spooled):
     one, other = torch.randn(3, 2), torch.randn(4, 2)
     spool = spooled([one])
-    spool.take([other], 7.0)
+    spool.append(other, 7.0)
     assert torch.equal(spool.ordered(torch.arange(7), "net"), torch.cat([one, other]))
     assert spool.largest == 7.0
 

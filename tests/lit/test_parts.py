@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lit_cascade import CascadeError, LitZoo, Stage
-from lit_cascade.lit.stages import FittingParts
+from lit_cascade.lit.stages import AdaptiveForward
 from lit_cascade.live.batch import Views
 from tests.lit.test_trainer import points, trainer
 from tests.toys import Net
@@ -34,14 +34,14 @@ class Crowded(nn.Module):
 @pytest.mark.parametrize("message", MESSAGES)
 @pytest.mark.parametrize(("room", "size"), [(1, 1), (2, 2), (4, 3), (5, 5), (10, None), (11, None)])
 def test_a_batch_is_halved_until_it_fits(room, size, message):
-    x, model, run = torch.randn(10, 3), Crowded(room, message), FittingParts()
+    x, model, run = torch.randn(10, 3), Crowded(room, message), AdaptiveForward()
     assert torch.equal(run(model, x, "net"), Crowded(10)(x))
     assert run.size == size
     assert max(model.seen[-((10 - 1) // (size or 10) + 1) :]) <= room
 
 
 def test_the_size_is_kept_for_the_batches_that_follow():
-    model, run = Crowded(4), FittingParts()
+    model, run = Crowded(4), AdaptiveForward()
     run(model, torch.randn(16, 3), "net")
     model.seen.clear()
     for n in (16, 3, 5):
@@ -53,18 +53,18 @@ def test_the_size_is_kept_for_the_batches_that_follow():
 def test_parts_keep_the_structure_of_a_batch(kind):
     x, model = torch.randn(6, 3), Crowded(2)
     inputs = (x,) if kind is tuple else Views({"": x})
-    assert torch.equal(FittingParts()(model, inputs, "net"), Crowded(6)(x))
+    assert torch.equal(AdaptiveForward()(model, inputs, "net"), Crowded(6)(x))
 
 
 def test_a_single_sample_that_does_not_fit_is_one_clear_error():
     with pytest.raises(CascadeError, match=r"net: out of memory even for a single sample: CUDA"):
-        FittingParts()(Crowded(0), torch.randn(4, 3), "net")
+        AdaptiveForward()(Crowded(0), torch.randn(4, 3), "net")
 
 
 def test_other_errors_are_not_taken_for_it():
     wrong = Crowded(1, "mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        FittingParts()(wrong, torch.ones(4, 3), "net")
+        AdaptiveForward()(wrong, torch.ones(4, 3), "net")
 
 
 def test_every_model_starts_with_whole_batches():

@@ -11,7 +11,7 @@ from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.data import Datasets, UnlabelledImages, UnlabelledTexts
 from lit_cascade.lit import predicting as answers
-from lit_cascade.lit.predicting import PARTS, AnswerFiles
+from lit_cascade.lit.predicting import PARTS, PredictionFiles
 from lit_cascade.models import Timm
 from tests.lit.test_trainer import cascade, points, trainer
 from tests.toys import CLASSES, Named, Points
@@ -115,7 +115,7 @@ def test_a_damaged_part_is_named(tmp_path, monkeypatch):
 
     net, data = model(), points(N)
     with monkeypatch.context() as patch:
-        patch.setattr(AnswerFiles, "join", stop)
+        patch.setattr(PredictionFiles, "join", stop)
         with pytest.raises(CascadeError, match="stop"):
             trainer().answer(net, data, tmp_path, gather=2)
     part = sorted((tmp_path / PARTS).glob("*.parquet"))[1]

@@ -6,7 +6,8 @@ from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from lit_cascade import CascadeError, LitZoo, Record, Stage, UsageError
 from lit_cascade.data import Datasets
-from lit_cascade.lit.recording import Expected, check_same
+from lit_cascade.lit.reading import preview_split, read_split
+from lit_cascade.lit.recording import ExpectedRecord
 from tests.lit.test_trainer import cascade, points, trainer
 from tests.toys import Named, Net, Points
 
@@ -68,14 +69,14 @@ def test_what_is_unknown_is_named_before_any_work(tmp_path, options, says):
 def test_a_look_tells_what_a_loop_finds(limit, dataset):
     run, model = trainer(limit_val_batches=limit), cascade()
     data = points(dataset=dataset)
-    sight = run.look(model, data, "validation")
+    preview = preview_split(run, model, data, "validation")
     assert run.limit_val_batches == limit
-    found = run.read(model, data, "validation", run.validate)()
-    assert list(sight.ids) == list(found.ids)
-    assert (sight.classes, sight.data, sight.batch_size) == (
+    found = read_split(run, model, data, "validation")()
+    assert list(preview.ids) == list(found.ids)
+    assert (preview.classes, preview.data, preview.batch_size) == (
         found.classes, found.data, found.batch_size,
     )  # fmt: skip
-    assert len(sight.ids) == {1.0: 21, 2: 8, 0.5: 12}[limit]
+    assert len(preview.ids) == {1.0: 21, 2: 8, 0.5: 12}[limit]
 
 
 def test_a_look_reads_nothing():
@@ -83,7 +84,7 @@ def test_a_look_reads_nothing():
         def __getitem__(self, position):
             raise AssertionError
 
-    assert len(trainer().look(cascade(), points(dataset=Unread), "validation").ids) == 21
+    assert len(preview_split(trainer(), cascade(), points(dataset=Unread), "validation").ids) == 21
 
 
 def test_a_sampler_of_a_part_is_seen_as_that_part():
@@ -93,8 +94,8 @@ def test_a_sampler_of_a_part_is_seen_as_that_part():
         def val_dataloader(self):
             return loader
 
-    sight = trainer().look(cascade(), Part(validation=Points(21)), "validation")
-    assert sight.ids.tolist() == list(range(5, 15))
+    preview = preview_split(trainer(), cascade(), Part(validation=Points(21)), "validation")
+    assert preview.ids.tolist() == list(range(5, 15))
 
 
 EXPECTED = {
@@ -137,9 +138,9 @@ def test_a_record_is_kept_only_if_it_is_the_same(changes, says):
         model=EXPECTED["model"], data=EXPECTED["data"],
         info={"date": "1970-01-01", "precision": "32-true", "batch_size": 4},
     )  # fmt: skip
-    expected = Expected(**(EXPECTED | changes))
+    expected = ExpectedRecord(**(EXPECTED | changes))
     if says is None:
-        check_same(record, expected)
+        expected.check(record)
         return
     with pytest.raises(CascadeError, match=says):
-        check_same(record, expected)
+        expected.check(record)

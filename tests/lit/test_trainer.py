@@ -154,7 +154,7 @@ def test_dicts_of_tensors_are_keyword_arguments():
 def test_a_logger_gets_metrics_per_threshold(tmp_path, combine):
     options = PolicyOptions(combine=combine)
     run, model = trainer(logger=CSVLogger(tmp_path)), cascade(policy=options)
-    run.add_callback(ThresholdMetrics([0.4, 0.6]))
+    run.callbacks.append(ThresholdMetrics([0.4, 0.6]))
     records = run.record(model, points())
     told, logged = replay_outcome(records, Policy((0.6,), combine=combine)), run.callback_metrics
     assert float(logged["accuracy@0.6"]) == pytest.approx(told.accuracy)
@@ -256,7 +256,7 @@ class Official(Points):
 def test_a_logger_gets_the_metric_of_the_data_or_the_one_asked_for():
     for asked, name in ((None, "matthews"), ("f1_macro", "f1_macro"), ("accuracy", None)):
         run, model = trainer(), cascade()
-        run.add_callback(ThresholdMetrics([0.4, 0.6], asked))
+        run.callbacks.append(ThresholdMetrics([0.4, 0.6], asked))
         records = run.record(model, points(dataset=Official))
         logged = run.callback_metrics
         for threshold in (0.4, 0.6):
@@ -478,7 +478,7 @@ def test_one_stage_is_no_cascade():
 
 def test_a_plain_validation_loop_needs_no_ids():
     run = trainer(logger=False)
-    run.add_callback(ThresholdMetrics([0.5]))
+    run.callbacks.append(ThresholdMetrics([0.5]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         run.validate(cascade(), datamodule=points(), verbose=False)

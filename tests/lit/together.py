@@ -22,7 +22,7 @@ class Bucketed(Datasets):
     """Batches of texts of similar length, by a batch sampler that Lightning makes anew."""
 
     def train_dataloader(self):
-        texts = self._dataset("train")
+        texts = self.dataset("train")
         lengths = [len(texts[i][0]) for i in range(len(texts))]
         return DataLoader(
             texts,

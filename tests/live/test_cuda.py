@@ -61,7 +61,7 @@ def test_running_for_real_agrees_with_the_records(precision):
 
 
 def test_a_batch_that_does_not_fit_is_run_in_parts():
-    from lit_cascade.lit.stages import FittingParts
+    from lit_cascade.lit.stages import AdaptiveForward
 
     class Hungry(nn.Module):
         def forward(self, x):
@@ -70,6 +70,6 @@ def test_a_batch_that_does_not_fit_is_run_in_parts():
             return x
 
     x = torch.randn(16, 5, device="cuda")
-    parts = FittingParts()
+    parts = AdaptiveForward()
     assert torch.equal(parts(Hungry(), x, "hungry"), x)
     assert parts.size == 2

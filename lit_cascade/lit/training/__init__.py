@@ -1,1 +1,1 @@
-"""Training of one stage: module, losses, teacher, and training that resumes."""
+"""Training of one stage: the module, its losses, a teacher, and runs that can be resumed."""

@@ -14,15 +14,15 @@ from torch.nn.functional import cross_entropy
 from lit_cascade.core import answers_of
 from lit_cascade.data import PositionedBatch, SplitInfo
 from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_labels, check_name
-from lit_cascade.lit.metrics import Score
+from lit_cascade.lit.metrics import ClassifierMetric
 from lit_cascade.lit.training.losses import (
     SCHEDULES,
     Schedule,
     distillation_loss,
     gatekeeper_loss,
-    scheduled,
+    scheduler,
 )
-from lit_cascade.lit.training.teacher import Teacher, lesson
+from lit_cascade.lit.training.teacher import Teacher, teacher_logits
 from lit_cascade.live import FlopMeter, Preprocessing, forward_logits, split_labels
 from lit_cascade.models import load_weights
 from lit_cascade.utilities.class_names import columns_of
@@ -33,26 +33,26 @@ __all__ = ["LitClassifier"]
 class LitClassifier(LightningModule):
     """A classifier trained with AdamW, from scratch or from other weights.
 
-    Weights that come in half precision are trained, and kept, in float32: small steps would be lost
-    otherwise. `--trainer.precision bf16-mixed` computes in half precision all the same.
+    Half-precision weights are converted to float32, as small steps would be lost otherwise;
+    `--trainer.precision bf16-mixed` still computes in half precision.
 
     Args:
         network: class (class_path and init_args) of the network.
-        name: what to call the stage; names its checkpoint.
-        learning_rate: the peak of the schedule.
+        name: of the stage and its checkpoint.
+        learning_rate: peak of the schedule.
         weight_decay: of AdamW.
         label_smoothing: share of each target spread over all classes, 0 to 1.
         checkpoint: weights to start from: .safetensors, or a .pt or .ckpt file of tensors; a path,
-            or the name of a bundled checkpoint. By default those that the network is made with.
-        schedule: of the learning rate, step by step: one_cycle rises and falls once over the whole
-            run (arXiv:1708.07120); linear rises to the peak and falls to 0 in straight lines, as is
+            or the name of a bundled checkpoint. By default the network's own initial weights.
+        schedule: of the learning rate per step: one_cycle rises and falls once over the whole run
+            (arXiv:1708.07120); linear rises linearly to the peak and falls linearly to 0, as is
             usual for fine-tuning.
-        warmup: share of the steps that a linear schedule rises for, 0 to 1.
+        warmup: share of the steps for which a linear schedule rises, 0 to 1.
         teacher: a larger model to learn from besides the labels (arXiv:1503.02531).
-        gatekeeper: alpha, 0 to 1, of the Gatekeeper loss, which takes the place of cross entropy:
-            it makes the stage sure where it is right and unsure where it is wrong, so that a
-            cascade defers the right samples. Smaller ones give up more accuracy for that
-            (arXiv:2502.19335). Meant for a network that is trained already: see checkpoint.
+        gatekeeper: alpha, 0 to 1, of the Gatekeeper loss, which replaces cross entropy
+            (arXiv:2502.19335). It makes the stage confident where it is right and uncertain where
+            it is wrong, so that a cascade defers the right samples; smaller values give up more
+            accuracy for that. Meant for a network that is trained already: see checkpoint.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class LitClassifier(LightningModule):
             _check_share(gatekeeper, "model.gatekeeper")
             if label_smoothing:
                 raise UsageError(
-                    "model.label_smoothing: belongs to cross entropy, which model.gatekeeper takes "
-                    f"the place of; expected 0, got {label_smoothing}."
+                    "model.label_smoothing: belongs to cross entropy, which model.gatekeeper "
+                    f"replaces; expected 0, got {label_smoothing}."
                 )
         self.name = name
         self.network = network if isinstance(network, nn.Module) else network()
         self.class_names = load_weights(self.network, checkpoint, name, "model.checkpoint")
         if any(p.is_floating_point() and p.element_size() < 4 for p in self.network.parameters()):
             self.network.float()
-        self.network.train()  # transformers gives networks that are not, which Lightning keeps
+        self.network.train()  # those of transformers are not, and Lightning keeps that
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
@@ -93,32 +93,32 @@ class LitClassifier(LightningModule):
         self.teacher = teacher
         self.gatekeeper = gatekeeper
         self.metric = "accuracy"
-        self.val_score: Score | None = None
-        self._taught: Tensor | None = None
+        self.val_score: ClassifierMetric | None = None
+        self._teacher_logits: Tensor | None = None
         self._classes: int | None = None
         self._meter = FlopMeter(self.network)
 
     @property
     def score_name(self) -> str:
-        """What the score of the validation loop is logged as."""
+        """Name under which the score of the validation loop is logged."""
         return "val_score"
 
     def preprocessings(self) -> list[Preprocessing | None]:
-        """What the network wants done to raw samples, if anything."""
+        """Preprocessing of the network; None without."""
         return [getattr(self.network, "preprocessing", None)]
 
     def make_ready(
         self, train: SplitInfo | None, judged: SplitInfo | None, classes: Sequence[str] | None
     ) -> None:
-        """Look at the data before training on them.
+        """Check that the data fit, and read the teacher's logits, before training.
 
         Args:
             train: the training split; None if its samples have no positions.
-            judged: the split that the validation loop reads, if any.
+            judged: the split of the validation loop, if any.
             classes: names in label order; None if the data do not name them.
 
         Raises:
-            UsageError: a teacher, and training samples that cannot be told apart.
+            UsageError: a teacher, and training samples without positions.
             CascadeError: other classes than the network's, or a teacher that does not fit the data.
         """
         known = self.class_names
@@ -129,22 +129,24 @@ class LitClassifier(LightningModule):
                 raise CascadeError(
                     f"model.network: {who} has the classes of the data in another order: at label "
                     f"{at} it has {known[at]!r} and the data {classes[at]!r} ({', '.join(known)} "
-                    f"against {', '.join(classes)}). Training needs one order: give the data that "
-                    "of the network, or the network a new head."
+                    f"against {', '.join(classes)}). Training needs the same order in both: "
+                    "reorder the data's classes, or give the network a new head."
                 )
         self.metric = (judged and judged.metric) or "accuracy"
         self.val_score = None
-        self._taught = None
+        self._teacher_logits = None
         if self.teacher is not None:
             if train is None:
                 raise UsageError(
-                    "model.teacher: its answers are found by the ids of the training samples: "
+                    "model.teacher: its logits are found by the ids of the training samples: "
                     "train_dataloader must return one DataLoader of a map-style dataset."
                 )
-            self._taught = lesson(self.teacher, train, known if classes is None else classes)
+            self._teacher_logits = teacher_logits(
+                self.teacher, train, known if classes is None else classes
+            )
 
     def check_labels(self, labels: Tensor) -> None:
-        """Check the labels of a training batch, but for those that are shares of classes.
+        """Check the labels of a training batch, except for soft labels.
 
         Raises:
             CascadeError: labels that are no classes of the network, or several per sample.
@@ -156,7 +158,7 @@ class LitClassifier(LightningModule):
                 "data: training needs one label per sample, got labels of shape "
                 f"{tuple(labels.shape)}."
             )
-        if self._classes is not None:  # else once the network has said how many
+        if self._classes is not None:  # else after the first forward pass
             check_labels(labels, len(labels), self._classes, "data: a training batch")
 
     def forward(self, inputs: Any) -> Tensor:
@@ -169,48 +171,48 @@ class LitClassifier(LightningModule):
         positions = batch.positions if isinstance(batch, PositionedBatch) else None
         inputs, labels = split_labels(batch if positions is None else batch.batch)
         logits = self(inputs).float()
-        if positions is not None and bool((positions < 0).any()):  # then all are: none can be read
-            nothing: Tensor = logits.sum() * 0
-            return nothing  # other processes wait for a step
+        if positions is not None and bool((positions < 0).any()):  # then all are left out
+            zero: Tensor = logits.sum() * 0
+            return zero  # the other processes wait for a step
         if positions is None or self._classes is None:
             self._classes = logits.shape[1]
             self.check_labels(labels)
-        loss = self._of_labels(logits, labels)
+        loss = self._label_loss(logits, labels)
         if self.teacher is not None:
-            weight, taught = self.teacher.weight, self._of_teacher(positions, logits)
-            further = distillation_loss(logits, taught, self.teacher.temperature)
-            loss = (1 - weight) * loss + weight * further
+            weight, targets = self.teacher.weight, self._targets(positions, logits)
+            distillation = distillation_loss(logits, targets, self.teacher.temperature)
+            loss = (1 - weight) * loss + weight * distillation
         self.log("train_loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
-    def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.gatekeeper is None:
             return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if labels.is_floating_point():
-            raise CascadeError("model.gatekeeper: needs one label per sample, got shares of each.")
+            raise CascadeError("model.gatekeeper: needs one label per sample, got soft labels.")
         return gatekeeper_loss(logits, labels, self.gatekeeper)
 
-    def _of_teacher(self, positions: Tensor | None, logits: Tensor) -> Tensor:
-        """The teacher's logits of the samples at some positions, (N, C) float32."""
-        if positions is None or self._taught is None:
+    def _targets(self, positions: Tensor | None, logits: Tensor) -> Tensor:
+        """The teacher's logits for the samples at some positions, (N, C) float32."""
+        if positions is None or self._teacher_logits is None:
             raise UsageError(
-                "model.teacher: its answers are found by the ids of the training samples: train "
+                "model.teacher: its logits are found by the ids of the training samples: train "
                 "with CascadeTrainer.train, or lit-cascade fit."
             )
-        taught = self._taught[positions].to(logits.device).float()
-        if taught.shape != logits.shape:
+        targets = self._teacher_logits[positions].to(logits.device).float()
+        if targets.shape != logits.shape:
             raise CascadeError(
-                f"teacher.record: has {taught.shape[1]} classes, and the network of {self.name!r} "
+                f"teacher.record: has {targets.shape[1]} classes, and the network of {self.name!r} "
                 f"has {logits.shape[1]}."
             )
-        return taught
+        return targets
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Answers of a batch; logs their score while training.
+        """Predictions for a batch. Logs their score during training.
 
         Returns:
-            `labels` and `prediction`, and `positions` and `flops` if the split is read for
-            evaluation.
+            `labels` and `prediction`; if the split is read for evaluation `positions`, `flops` and
+            the number of `classes`, too.
         """
         del batch_idx
         positions = batch.positions if isinstance(batch, PositionedBatch) else None
@@ -234,25 +236,25 @@ class LitClassifier(LightningModule):
     def _score(self, prediction: Tensor, labels: Tensor, classes: int) -> None:
         check_labels(labels, len(labels), classes, "data: a batch of the validation loop")
         if self.val_score is None:
-            self.val_score = Score(self.metric, classes).to(self.device)
+            self.val_score = ClassifierMetric(self.metric, classes).to(self.device)
         self.val_score.update(prediction, labels)
         n = len(labels)
-        # for the eye by its own name, for callbacks by one that does not depend on the data
+        # under its own name for users, and for callbacks under one independent of the data
         for name, shown in ((f"val_{self.metric}", True), (self.score_name, False)):
             self.log(
                 name, self.val_score, prog_bar=shown, batch_size=n, metric_attribute="val_score"
             )
 
     def configure_optimizers(self) -> Any:
-        """AdamW, and the schedule of its learning rate over the whole run, step by step."""
+        """AdamW, and a schedule of its learning rate per step over the whole run."""
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
         steps = self.trainer.estimated_stepping_batches
-        scheduler = scheduled(optimizer, self.schedule, steps, self.learning_rate, self.warmup)
+        schedule = scheduler(optimizer, self.schedule, steps, self.learning_rate, self.warmup)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
 

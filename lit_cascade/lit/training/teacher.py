@@ -1,4 +1,4 @@
-"""A larger model that a stage learns from, by what it said about the training split."""
+"""A larger model that a stage learns from, by its record on the training split."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record
 from lit_cascade.utilities.class_names import columns_of
 
-__all__ = ["Teacher", "lesson"]
+__all__ = ["Teacher", "teacher_logits"]
+
+_HINT = "Record it on the split that is trained on: lit-cascade record --split train."
 
 
 @dataclass
 class Teacher:
-    """A model to learn from. Its answers are read from a record, so it need not run again.
+    """A model to learn from. Its logits are read from a record, so it need not run again.
 
     The loss is (1 - weight) times that of the labels, plus weight times the distillation loss.
     """
@@ -27,11 +29,11 @@ class Teacher:
     """Record of the teacher on the training split: `lit-cascade record --split train`."""
 
     weight: float = 0.5
-    """Share of the teacher in the loss, 0 to 1: 0 learns from the labels alone, 1 from the teacher
+    """Weight of the distillation loss, 0 to 1: 0 learns from the labels alone, 1 from the teacher
     alone."""
 
     temperature: float = 2.0
-    """What the logits of both are divided by; larger ones show more of the less likely classes."""
+    """Divisor of the logits of both models; larger ones show more of the less likely classes."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -41,48 +43,41 @@ class Teacher:
             raise UsageError(f"teacher.temperature: expected more than 0, got {self.temperature}.")
 
 
-def lesson(teacher: Teacher, info: SplitInfo, classes: Sequence[str] | None) -> Tensor:
-    """What a teacher said about each sample of a split.
+def teacher_logits(teacher: Teacher, info: SplitInfo, classes: Sequence[str] | None) -> Tensor:
+    """Logits of a teacher for each sample of a split.
 
     Args:
-        teacher: whose record is read.
+        teacher: with its record.
         info: the split.
-        classes: names in label order; None if neither the data nor the student name them, and then
-            the record's are taken to be in that order.
+        classes: names in label order; None if neither the data nor the student name them, and the
+            order of the record is taken to be theirs.
 
     Returns:
-        Logits (N, C), float16 or float32, by position in the split and by label.
+        (N, C), float16 or float32, by position in the split and by label.
 
     Raises:
         UsageError: there is no such record.
-        CascadeError: it is of scores, of other samples, or of classes that cannot be aligned.
+        CascadeError: it holds scores, or is of other samples, or of classes that cannot be aligned.
     """
     record = Record.load(teacher.record)
     logits, _ = record.logits_for("learning from a teacher")
     source = record.data.get("source")
-    counted = (
-        f"; its ids are counted in {source!r}, those of the data in {info.source!r}"
-        if source != info.source
-        else ""
-    )
+    sources = ""
+    if source != info.source:
+        sources = f"; its ids are counted in {source!r}, those of the data in {info.source!r}"
     rows = {key: row for row, key in enumerate(record.ids)}
     wanted = info.ids.tolist()
     missing = [key for key in wanted if key not in rows]
     if missing:
         raise CascadeError(
             f"teacher.record: {record.name!r} lacks {len(missing):,} of the {len(wanted):,} "
-            f"training samples, first {missing[0]!r}{counted}. It must be of the split that is "
-            "trained on: lit-cascade record --split train."
+            f"training samples, first {missing[0]!r}{sources}. {_HINT}"
         )
-    if source is not None and info.source is not None and counted:
-        raise CascadeError(
-            f"teacher.record: {record.name!r} is of other samples{counted}. It must be of the "
-            "split that is trained on: lit-cascade record --split train."
-        )
+    if sources and source is not None and info.source is not None:
+        raise CascadeError(f"teacher.record: {record.name!r} is of other samples{sources}. {_HINT}")
+    logits = logits[torch.tensor([rows[key] for key in wanted])]
+    if classes is None:
+        return logits
     who = f"teacher {record.name!r}"
-    columns = None
-    if classes is not None:
-        columns = columns_of(record.classes, classes, who, "the data", fewer=info.restricts)
-    order = torch.tensor([rows[key] for key in wanted])
-    taught = logits[order]
-    return taught if columns is None else taught[:, columns]
+    columns = columns_of(record.classes, classes, who, "the data", fewer=info.restricts)
+    return logits if columns is None else logits[:, columns]
