@@ -132,9 +132,8 @@ def check_labels(labels: Tensor, n: int, classes: int, what: str) -> None:
     rows = wrong.nonzero()
     if len(rows):
         row = int(rows[0, 0])
-        which = f"label {int(labels[row])}"
-        if several:
-            which = f"labels {[label for label in labels[row].tolist() if label >= 0]}"
+        given = [label for label in labels[row].tolist() if label >= 0] if several else None
+        which = f"label {int(labels[row])}" if given is None else f"labels {given}"
         raise CascadeError(
             f"{what}: {which} at row {row} is outside the {classes} classes "
             f"(0 to {classes - 1}). Labels of -1 mark an unlabelled test set."
