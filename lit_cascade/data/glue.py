@@ -117,7 +117,7 @@ class GlueData(TextData):
         return {split: name for split, name in splits.items() if name in names}
 
     def _source_of_ids(self, published: str | None) -> str:
-        """Where the ids are counted, the same on the hub and in a folder."""
+        """Source of the ids, the same on the hub and in a folder."""
         if published == "validation" != (first := _TASKS[self._task].validation[0]):
             published = first
         here = Path(self._source).expanduser().exists()

@@ -187,19 +187,19 @@ class FolderImages:
 
         root = _root(source, split)
         files = list(image_files(root, hidden=False))
-        found = sorted(path for path, image in files if image and "/" in path)
-        if not found:
+        paths = sorted(path for path, image in files if image and "/" in path)
+        if not paths:
             raise UsageError(
                 f"data.source: no images in the folders of {str(root)!r}: expected one folder per "
                 f"class with files such as {', '.join(IMG_EXTENSIONS[:3])}."
             )
-        for file in found:
+        for file in paths:
             if file.encode(errors="replace").decode() != file:
                 raise UsageError(
                     f"data.source: the name of the file {file!r} in {str(root)!r} is not in UTF-8, "
                     "so that no record could hold it: rename it."
                 )
-        return cls(root, tuple(found), tuple(_folders(root)), len(files) - len(found))
+        return cls(root, tuple(paths), tuple(_folders(root)), len(files) - len(paths))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -37,7 +37,7 @@ class ImageSet(Dataset[RawSample]):
 
     Args:
         images: where they are.
-        source: where their ids are counted.
+        source: data set and split that the ids belong to.
         classes: names in label order, if the user named them.
         label_sets: labels that replace those of the set, several per image.
         unreadable: whether an image that cannot be read is left out, or stops the run.
@@ -228,7 +228,7 @@ class ImageData(SplitDataModule):
         sets = None
         if self._label_sets is not None:
             if classes is None:
-                raise UsageError("data.label_sets: needs data.classes, which they are counted in.")
+                raise UsageError("data.label_sets: needs data.classes, got none.")
             sets = LabelSets.load(self._label_sets, classes)
         whole = ImageSet(
             images, self._source_of_ids(images), classes, sets, self._unreadable, self._unknown
@@ -248,7 +248,7 @@ class ImageData(SplitDataModule):
         }
 
     def _source_of_ids(self, images: FolderImages | RowImages) -> str:
-        """Where the ids are counted: name of the set and of its split, given or found."""
+        """Source of the ids: name of the set and of its split, given or found."""
         here = Path(self._source).expanduser()
         base = here.name if here.exists() else self._source
         if isinstance(images, FolderImages):

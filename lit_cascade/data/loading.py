@@ -175,13 +175,14 @@ class _Positioned(Dataset[PositionedBatch]):
         left_out: list[tuple[int, str]] = []
         for key, sample in zip(keys, self._samples(keys), strict=True):
             position = int(key)
+            mine = position >= 0  # else the sample of another process
+            gone = mine and _is_left_out(sample)
             prepared = _prepare(sample, self._preprocessings)
-            if position >= 0:  # else the sample of another process
-                if isinstance(prepared, RawSample):
-                    remarks += [(position, remark) for remark in prepared.remarks]
-                if _is_left_out(sample):
-                    left_out.append((position, sample.left_out))
-                    position = ~position
+            if mine and isinstance(prepared, RawSample):
+                remarks += [(position, remark) for remark in prepared.remarks]
+            if gone:
+                left_out.append((position, sample.left_out))
+                position = ~position
             samples.append(prepared)
             positions.append(position)
         readable = [i for i, position in enumerate(positions) if position >= 0]
@@ -561,7 +562,7 @@ class TrainingData(_PositionedData):
 
     Args:
         inner: the data module.
-        judge_on: the split that the validation loop reads, each sample once; None for none.
+        validate_on: the split that the validation loop reads, each sample once; None for none.
         preprocessings: those of the network; None for a network without.
         ready: called with the descriptions of the training split and of the one to validate on, and
             the class names in label order, before anything is read; may raise to stop.
@@ -571,16 +572,16 @@ class TrainingData(_PositionedData):
     def __init__(
         self,
         inner: LightningDataModule,
-        judge_on: str | None = None,
+        validate_on: str | None = None,
         preprocessings: Preprocessings = (),
         ready: Callable[[SplitInfo | None, SplitInfo | None, Names], None] | None = None,
         check: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__(inner, "train", preprocessings)
-        self.judge_on = judge_on
+        self.validate_on = validate_on
         self._ready = ready
         self._check = check
-        self._judged: DataLoader[Any] | None = None
+        self._validation: DataLoader[Any] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Let the data module prepare both splits, and describe them without reading them."""
@@ -589,15 +590,15 @@ class TrainingData(_PositionedData):
         self.inner.setup("fit")
         check_split(self.inner, "train")
         info = self._describe(self.inner.train_dataloader())
-        judged = None
-        if self.judge_on is not None:
-            loader = self._split_loader(self.judge_on)
-            judged = describe(loader.dataset)
-            self._judged = self._evaluation_loader(loader)
+        validation = None
+        if self.validate_on is not None:
+            loader = self._split_loader(self.validate_on)
+            validation = describe(loader.dataset)
+            self._validation = self._evaluation_loader(loader)
         if self._ready is not None:
             own = getattr(self.inner, "class_names", None)
             names = tuple(map(str, own)) if own is not None else info.classes if info else None
-            self._ready(info, judged, names)
+            self._ready(info, validation, names)
 
     def _describe(self, loader: Any) -> SplitInfo | None:
         """Description of the training split; None if its samples have no positions."""
@@ -620,7 +621,7 @@ class TrainingData(_PositionedData):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the split to validate on, of this process."""
-        return cast("DataLoader[Any]", self._judged)
+        return cast("DataLoader[Any]", self._validation)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Apply the data module's hook, and check the labels of training batches.

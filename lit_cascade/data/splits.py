@@ -150,7 +150,7 @@ class SplitInfo:
     Attributes:
         n: number of samples.
         ids: distinct integers or strings, one per sample.
-        source: where the ids are counted; None if unknown.
+        source: data set and split that the ids belong to; None if unknown.
         classes: class names in label order; None if unknown.
         restricts: whether models that know more classes are to answer among these only.
         findings: remarks on the data before they are read.

@@ -37,7 +37,7 @@ class TextSet(Dataset[RawSample]):
         labels: (N,) int64.
         ids: (N,) int64, distinct.
         lengths: length of each text or pair, in approximate tokens.
-        source: where the ids are counted.
+        source: data set and split that the ids belong to.
         classes: names in label order; None if unknown.
         restricts_classes: whether models that know more classes are to answer among these only.
         metric: name of the official metric; None for accuracy.
@@ -88,7 +88,7 @@ def read_texts(
 
     Args:
         rows: a `datasets.Dataset`.
-        source: where its rows are counted.
+        source: data set and split of the rows.
         text_columns: one, or two for pairs; by default the only one of strings.
         label_column: by default the only one of a label's type, or by its name.
         classes: names in label order; by default those that the table gives.
@@ -411,7 +411,7 @@ class TextData(SplitDataModule):
         return self._tables[origin]
 
     def _source_of_ids(self, published: str | None) -> str:
-        """Where the ids of a published split are counted."""
+        """Source of the ids of a published split."""
         here = Path(self._source).expanduser()
         base = here.name if here.exists() else self._source
         return "/".join(part for part in (base, self._config, published) if part)
