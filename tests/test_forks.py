@@ -19,11 +19,12 @@ print(json.dumps({
     "argv": sys.argv, "cwd": os.getcwd(), "env": sorted(os.environ), "path": sys.path[:2],
     "name": sys.modules["__main__"].__spec__.name, "leads": os.getsid(0) == os.getpid(),
     "files": sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None,
-    "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
+    "signals": [signal.getsignal(n) == signal.SIG_DFL for n in (signal.SIGTERM, signal.SIGCHLD)],
 }))
 print("complaint", file=sys.stderr)
 how = sys.argv[-1]
 if how == "waits":
+    open("waits", "w").close()
     signal.pause()
 sys.exit({"none": None, "text": "a text", "number": 7}[how])
 """
@@ -58,13 +59,16 @@ def test_exits_have_the_codes_of_an_interpreter(program, how, code, says):
     assert run.stderr.endswith(says)
 
 
-def test_a_process_can_be_waited_for_and_killed(program):
+# SIGINT also where the shell has had it ignored, as of what it starts in the background
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_process_can_be_waited_for_and_ended(program, number):
     process = Process("program", "waits", cwd=program, env=variables({}))
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.1)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == process.poll() == -signal.SIGTERM
+    while not (program / "waits").exists():
+        assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(60) == process.poll() == -number
     assert not process.group_lives()
 
 
