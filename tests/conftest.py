@@ -12,8 +12,10 @@ from tests import forks
 
 
 def pytest_configure(config):
-    if getattr(config.option, "numprocesses", None):  # workers share the server of their starter
-        forks.start()
+    if not hasattr(config, "workerinput"):  # workers share the server of their starter
+        os.environ.pop(forks.ADDRESS, None)
+        if getattr(config.option, "numprocesses", None):
+            forks.start()
 
 
 def pytest_collection_finish():

@@ -1,10 +1,9 @@
-"""Processes that start at once: forks of one that has imported torch, lightning and lit_cascade.
+"""Python processes that start at once: forks of a server that has imported torch and lightning.
 
-An interpreter takes ten seconds to import them, `Process` none: a server does it once, when the
-first process is asked for, and forks. The child is what `python -m MODULE WORDS` would be, with
-arguments, folder, environment, streams, session and signal handlers of its own. Its parent is the
-server, which tells how it ended. All workers of a test run share one server; it ends with the run,
-however that ends, and takes its children with it.
+An interpreter takes ten seconds to import them. The server imports them once, at the first request,
+and forks a child per `Process`. The child behaves like `python -m MODULE WORDS`: it has its own
+arguments, working directory, environment, streams, session and signal handlers. All workers of a
+test run share one server. It stops, and kills its children, when the test run ends or is killed.
 """
 
 import atexit
@@ -30,72 +29,74 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PLACE = "LIT_CASCADE_TEST_SERVER"
-"""The environment variable that tells workers the socket of the server."""
+ADDRESS = "LIT_CASCADE_TEST_SERVER"
+"""Environment variable with the path of the server's socket."""
 
 LAZY = ("sklearn.datasets", "sklearn.model_selection", "tests.hazards", "tests.toys")
-"""What commands import on their way, besides the package."""
+"""Modules that commands import when they need them."""
 
 _servers = []
 
 
 class Process:
-    """A Python module run with words as its arguments; `subprocess.Popen`, as far as tests need it.
+    """Run a Python module in a process of its own, with an interface like `subprocess.Popen`.
 
     Args:
         module: name of the module.
         *words: its arguments.
         cwd: working directory.
-        env: all environment variables. Of OMP_NUM_THREADS, torch's number of threads is set.
-        stdout: a file that is open for writing, by default none.
-        stderr: likewise.
+        env: all environment variables. OMP_NUM_THREADS sets the number of threads of torch.
+        stdout: open file to write to. By default, output is discarded.
+        stderr: the same for standard error.
     """
 
     def __init__(self, module, *words, cwd, env, stdout=None, stderr=None):
-        request = [module, [str(word) for word in words], str(cwd), env]
-        self._server = socket.socket(socket.AF_UNIX)
-        with open(os.devnull, "r+b") as null, tempfile.TemporaryFile("w+") as told:  # noqa: PTH123
-            json.dump(request, told)
-            told.seek(0)
-            files = (null, stdout or null, stderr or null, told)
-            self._server.connect(place())
-            socket.send_fds(self._server, [b"r"], [file.fileno() for file in files])
+        self._connection = socket.socket(socket.AF_UNIX)
+        with open(os.devnull, "r+b") as null, tempfile.TemporaryFile("w+") as request:  # noqa: PTH123
+            json.dump([module, [str(word) for word in words], str(cwd), env], request)
+            request.seek(0)
+            files = (null, stdout or null, stderr or null, request)
+            self._connection.connect(address())
+            socket.send_fds(self._connection, [b"r"], [file.fileno() for file in files])
             self.pid = self._receive(None)
         self.returncode = None
 
     def _receive(self, timeout):
-        self._server.settimeout(timeout)
-        answer = self._server.recv(4)
+        self._connection.settimeout(timeout)
+        try:
+            answer = self._connection.recv(4)
+        except ConnectionError:
+            answer = b""
         if not answer:
-            log = Path(place()).with_name("log")
-            said = log.read_text() if log.exists() else ""
-            raise RuntimeError(f"the server of {__name__} has ended\n{said}")
+            log = Path(address()).with_name("log")
+            reason = log.read_text() if log.exists() else ""
+            raise RuntimeError(f"the server of {__name__} has stopped\n{reason}")
         return struct.unpack("i", answer)[0]
 
     def wait(self, timeout=None):
-        """Return the exit code, after `timeout` seconds at most; else raise TimeoutExpired."""
+        """Wait for the exit code, and raise TimeoutExpired after `timeout` seconds without one."""
         if self.returncode is None:
             try:
                 status = self._receive(timeout)
             except (TimeoutError, BlockingIOError):
                 raise subprocess.TimeoutExpired([], timeout) from None
             self.returncode = os.waitstatus_to_exitcode(status)
-            self._server.close()
+            self._connection.close()
         return self.returncode
 
     def poll(self):
-        """Return the exit code, or None while there is none."""
+        """Return the exit code, or None while the process runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.wait(0)
 
     def send_signal(self, number, *, group=False):
-        """Send a signal to the process, or to its group, if it is still there."""
+        """Send a signal to the process, or to its whole group, if the process still runs."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self.pid, number)
 
     def group_lives(self):
-        """Whether any process of the group is left."""
+        """Return whether any process of the group is left."""
         try:
             os.killpg(self.pid, 0)
         except ProcessLookupError:
@@ -103,42 +104,43 @@ class Process:
         return True
 
 
-def place():
-    """The socket of a server, which is started if there is none."""
-    if PLACE not in os.environ:
+def address():
+    """Return the path of the server's socket, and start a server if there is none."""
+    if ADDRESS not in os.environ:
         start()
-    return os.environ[PLACE]
+    return os.environ[ADDRESS]
 
 
 def start(*, bare=False):
-    """Start a server, which imports nothing before it is asked for a process, or never."""
+    """Start a server. It imports everything at the first request, or nothing if it is `bare`."""
     path = Path(tempfile.mkdtemp(prefix="forks-"), "socket")
     with socket.socket(socket.AF_UNIX) as listener, path.with_name("log").open("wb") as log:
         listener.bind(str(path))
         listener.listen(64)
-        # more than one thread would not survive the fork
+        # threads do not survive a fork
         env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        env.pop("PYTHONPATH", None)  # the package is that of the working directory
+        env.pop("PYTHONPATH", None)  # the package is imported from the working directory
         server = subprocess.Popen(
             [sys.executable, "-m", __name__, str(listener.fileno()), *["bare"] * bare],
             cwd=ROOT, env=env, pass_fds=[listener.fileno()], start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
         )  # fmt: skip
-    os.environ[PLACE] = str(path)
+    os.environ[ADDRESS] = str(path)
     _servers.append(server)
 
 
 def stop():
-    """Stop the servers that this process has started, and all that they have."""
+    """Stop the servers that this process has started, and their children."""
     while _servers:
-        del os.environ[PLACE]
         server = _servers.pop()
         server.stdin.close()
         server.wait()
+        # a server that has failed leaves its log
+        shutil.rmtree(Path(os.environ.pop(ADDRESS)).parent, ignore_errors=True)
 
 
 def _preload():
-    """Import what commands need, without threads."""
+    """Import what commands need, without starting threads."""
     import torch
 
     import lit_cascade
@@ -152,33 +154,33 @@ def _preload():
 
 
 class _Server:
-    """Forks a child for each request that comes through a socket."""
+    """Fork a child per request and report how it ends."""
 
     def __init__(self, listener):
         self.listener = listener
-        self.running = {}  # process of each connection
-        self.woken, self.wake = os.pipe()
-        os.set_blocking(self.wake, False)
-        signal.set_wakeup_fd(self.wake)
+        self.running = {}  # connection: process number
+        self.wakeup, self.signalled = os.pipe()
+        os.set_blocking(self.signalled, False)
+        signal.set_wakeup_fd(self.signalled)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self):
-        """Serve until standard input ends, with the process that has started the server.
+        """Serve requests until standard input closes, as the process that started the server ends.
 
-        Returns the files of a request in the child that is forked for it.
+        In a child, return the files of its request.
         """
         while True:
-            ready, *_ = select.select([0, self.woken, self.listener, *self.running], [], [])
+            ready, *_ = select.select([0, self.wakeup, self.listener, *self.running], [], [])
             if 0 in ready:
-                self.end()
-            if self.woken in ready:
-                self.tell()
-            for connection in set(ready) & self.running.keys():  # nobody waits for it any more
+                self.stop()
+            if self.wakeup in ready:
+                self.report()
+            for connection in set(ready) & self.running.keys():  # closed by a client that has ended
                 self.kill(connection)
             if self.listener in ready and (files := self.fork()):
                 return files
 
-    def end(self):
+    def stop(self):
         for connection in list(self.running):
             self.kill(connection)
         shutil.rmtree(Path(self.listener.getsockname()).parent)
@@ -191,8 +193,8 @@ class _Server:
         os.waitpid(pid, 0)
         connection.close()
 
-    def tell(self):
-        os.read(self.woken, 1000)
+    def report(self):
+        os.read(self.wakeup, 1000)
         for connection, pid in list(self.running.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -215,18 +217,18 @@ class _Server:
         connection.send(struct.pack("i", os.getpid()))
         for other in (self.listener, connection, *self.running):
             other.close()
-        os.close(self.woken)
-        os.close(self.wake)
+        os.close(self.wakeup)
+        os.close(self.signalled)
         return files
 
 
 def _become(files, path):
-    """Make a child of the server as a new interpreter would be; return module and words."""
+    """Turn a child of the server into a new interpreter, and return its module and words."""
     for number in (0, 1, 2):
         os.dup2(files[number], number)
         os.close(files[number])
-    with os.fdopen(files[3]) as told:
-        module, words, cwd, env = json.load(told)
+    with os.fdopen(files[3]) as request:
+        module, words, cwd, env = json.load(request)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(cwd)
@@ -244,7 +246,7 @@ def _become(files, path):
 
 
 def _exit_code(module):
-    """Run a module, and return what the process ends with, as a whole interpreter would."""
+    """Run a module and return the exit code that an interpreter would have."""
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as stop:
@@ -274,7 +276,7 @@ def _main():
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code & 0xFF)  # to take everything down, as an interpreter does, takes half a second
+    os._exit(code & 0xFF)  # the finalization of an interpreter takes half a second
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A fork of the server is what an interpreter of its own would be."""
+"""A fork of the server behaves like a new interpreter."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.runs import finished, variables
-from tests.forks import PLACE, ROOT, Process
+from tests.forks import ADDRESS, ROOT, Process
 
 PROGRAM = """
 import json, os, signal, sys
@@ -73,14 +73,14 @@ def test_a_process_can_be_waited_for_and_ended(program, number):
 
 
 def test_nothing_is_left_when_the_tests_are_killed(program):
-    """Neither the server nor its children nor their folder."""
+    """The server, its children and its folder are gone."""
     tests = (
-        "import os, signal; from tests.forks import Process, place, start; start(bare=True);"
+        "import os, signal; from tests.forks import Process, address, start; start(bare=True);"
         "process = Process('program', 'waits', cwd='.', env=dict(os.environ));"
-        "print(process.pid, os.path.dirname(place()), flush=True);"
+        "print(process.pid, os.path.dirname(address()), flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    env = variables({PLACE: None, "PYTHONPATH": ROOT})
+    env = variables({ADDRESS: None, "PYTHONPATH": ROOT})
     run = subprocess.run(
         [sys.executable, "-c", tests], cwd=program, env=env, capture_output=True, text=True,
         check=False,

@@ -19,13 +19,13 @@ from lit_cascade.cli import main
 from tests.forks import ROOT, Process
 
 PATIENCE = 300
-"""Seconds after which a process that does not end is stopped."""
+"""Seconds after which a process is stopped."""
 
 
 def lit_cascade(*words, cwd, **environment):
-    """Run `python -m lit_cascade` and return the finished process, with its output as text.
+    """Run `python -m lit_cascade` and return its exit code and its output as text.
 
-    An environment variable of None is taken away.
+    An environment variable of None is removed.
     """
     return finished("lit_cascade", *words, cwd=cwd, **environment)
 
@@ -36,7 +36,7 @@ def finished(module, *words, cwd, **environment):
         process = Process(
             module, *words, cwd=cwd, env=variables(environment), stdout=out, stderr=err
         )
-        code = ended(process, err)
+        code = exit_code_of(process, err)
         return subprocess.CompletedProcess(words, code, text(out), text(err))
 
 
@@ -60,8 +60,8 @@ def as_srun(rank, count):
 def together(count, *commands, cwd, starter=as_torchrun, **environment):
     """Run commands one after the other, each by several processes, as `torchrun` would.
 
-    `{rank}` in a word is the number of the process. Of each command, `ended` of the result holds
-    the exit codes of the processes, and the seconds until the last one was done.
+    `{rank}` in a word becomes the rank of the process. `ended` of the result holds, per command,
+    the exit codes of the processes and the seconds until the last one ended.
     """
     nodes = count if starter is as_srun else 1
     devices = ["--trainer.strategy", "ddp", "--trainer.devices", count // nodes]
@@ -71,7 +71,7 @@ def together(count, *commands, cwd, starter=as_torchrun, **environment):
 
 
 def modules_together(count, *runs, cwd, starter=as_torchrun, **environment):
-    """Do as `together`, for other modules: each run is a module and its words."""
+    """Run modules like the commands of `together`. A run is a module and its words."""
     codes_and_seconds = []
     with outputs() as (out, err):
         for module, *words in runs:
@@ -82,7 +82,7 @@ def modules_together(count, *runs, cwd, starter=as_torchrun, **environment):
                 own = [str(word).replace("{rank}", str(rank)) for word in words]
                 env = variables(env | environment)
                 processes.append(Process(module, *own, cwd=cwd, env=env, stdout=out, stderr=err))
-            codes = [ended(process, err) for process in processes]
+            codes = [exit_code_of(process, err) for process in processes]
             codes_and_seconds.append((codes, time.monotonic() - start))
         code = any(code != 0 for codes, _ in codes_and_seconds for code in codes)
         run = subprocess.CompletedProcess(runs, int(code), text(out), text(err))
@@ -91,9 +91,9 @@ def modules_together(count, *runs, cwd, starter=as_torchrun, **environment):
 
 
 def within(*words, cwd):
-    """Run a command in this process, on the CPU, and return what `lit_cascade` does.
+    """Run a command in this process, on the CPU, and return the same as `lit_cascade`.
 
-    Whatever it changes outside of its folder is put back.
+    Changes outside of its folder are undone.
     """
     out, err = io.StringIO(), io.StringIO()
     loaded = set(sys.modules)
@@ -131,13 +131,13 @@ def killed_once(there, *words, cwd, **environment):
 
 
 def done(run):
-    """The process, after checking that it succeeded."""
+    """Return the run after checking that it succeeded."""
     assert run.returncode == 0, run.stdout + run.stderr
     return run
 
 
 def variables(environment):
-    """All environment variables of a process on the CPU that finds the modules of the tests.
+    """Return all environment variables of a process on the CPU that can import the tests.
 
     It has as many threads as this process.
     """
@@ -153,7 +153,7 @@ def variables(environment):
 
 @contextlib.contextmanager
 def outputs():
-    """Two files that several processes may write into."""
+    """Open two files that several processes may write to."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         yield out, err
 
@@ -163,12 +163,11 @@ def text(file):
     return file.read()
 
 
-def ended(process, err):
-    """The exit code of a process, which is stopped if it does not end, and says where it was."""
+def exit_code_of(process, err):
+    """Wait for a process. One that does not end is stopped and prints the stacks of its threads."""
     try:
         return process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
-        # the fault handler prints every thread's stack
         process.send_signal(signal.SIGABRT, group=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=20)
@@ -177,7 +176,7 @@ def ended(process, err):
 
 
 def free_port():
-    """A port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

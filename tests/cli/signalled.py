@@ -1,4 +1,4 @@
-"""Commands in processes of their own, and what ends them there.
+"""Commands in processes of their own that a signal ends.
 
 python -m tests.cli.signalled FUNCTION COUNT WORDS... is a command that kills itself: see `Ending`.
 """
@@ -20,17 +20,17 @@ PATIENCE = 60
 
 @dataclass
 class Ending:
-    """A command and its end.
+    """A command and the signal that ends it.
 
     Args:
         words: of the command.
-        seen: files, as a pattern; a signal is sent when there are `count`.
-        count: so many.
+        seen: pattern of files. The signal is sent when `count` of them exist.
+        count: number of files, or of calls of `at`.
         number: of the signal.
-        group: whether it goes to all processes of the group, as from a terminal.
-        at: instead of all that, a function: as it is called for the so manyth time, the process
-            kills itself.
-        environment: variables.
+        group: whether the signal goes to all processes of the group, as from a terminal.
+        at: name of a function. If given, the process kills itself at the call of that number,
+            instead.
+        environment: additional environment variables.
     """
 
     words: list[str]
@@ -44,7 +44,7 @@ class Ending:
 
 @dataclass
 class Ended:
-    """What came of it: exit code, what was said, whether any process is left, and the time."""
+    """Exit code, output, whether a process is left, and seconds from the signal to the end."""
 
     code: int | None
     out: str
@@ -54,7 +54,7 @@ class Ended:
 
 
 def end(ending: Ending, folder) -> Ended:
-    """Run a command to that end."""
+    """Run a command and end it."""
     run = ["tests.cli.signalled", ending.at, ending.count] if ending.at else ["lit_cascade"]
     env = variables(ending.environment)
     with outputs() as (out, err):
@@ -78,7 +78,7 @@ def end(ending: Ending, folder) -> Ended:
 
 
 def kill_at(function, count):
-    """Let the process kill itself as a function is called for the so manyth time."""
+    """Let the process kill itself at a call of a function, counted from 1."""
     owner, name = function.rsplit(".", 1)
     kept, calls = getattr(pkgutil.resolve_name(owner), name), []
 
