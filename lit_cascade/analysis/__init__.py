@@ -10,13 +10,11 @@ from lit_cascade.analysis.calibration import (
 )
 from lit_cascade.analysis.check import Verdict, check_promise, promise_in, references
 from lit_cascade.analysis.curve import (
-    Outcome,
     cost_notes,
     curve_of_records,
-    judge,
     official_metric,
-    outcome,
-    replay_outcome,
+    outcomes_of,
+    point_of_records,
     without_logits,
 )
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
@@ -45,13 +43,12 @@ from lit_cascade.analysis.search import (
     frontier_of,
     variants,
 )
-from lit_cascade.analysis.selection import Choice, Selection, behaviour_of, select_thresholds
+from lit_cascade.analysis.selection import Selection, select_thresholds
 
 __all__ = [
     "BINS",
     "DRAWS",
     "CalibrationEffect",
-    "Choice",
     "Criteria",
     "DecisionRule",
     "Diagram",
@@ -59,7 +56,6 @@ __all__ = [
     "Fitness",
     "FittedHead",
     "Method",
-    "Outcome",
     "Pick",
     "Plan",
     "PublishedModel",
@@ -74,7 +70,6 @@ __all__ = [
     "StageCalibration",
     "Strategy",
     "Verdict",
-    "behaviour_of",
     "calibrate_record",
     "check_overlap",
     "check_promise",
@@ -87,17 +82,16 @@ __all__ = [
     "fit_heads",
     "fitted_on",
     "frontier_of",
-    "judge",
     "largest_sizes",
     "least_missed",
     "official_metric",
-    "outcome",
+    "outcomes_of",
+    "point_of_records",
     "promise_in",
     "protocol_of",
     "published_front",
     "published_models",
     "references",
-    "replay_outcome",
     "screen",
     "select_thresholds",
     "unused_rows",

@@ -1,7 +1,4 @@
-"""What calibration does to the confidence of a recorded model.
-
-A cascade with calibrated stages beside the same without: does it help?
-"""
+"""Calibration of recorded stages, and its effect on a cascade."""
 
 from __future__ import annotations
 
@@ -12,17 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis.curve import judge
+from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.analysis.reliability import Fitness, fitness_of
 from lit_cascade.core import (
     Curve,
     Difference,
-    Played,
     Policy,
+    StageOutcomes,
     fit_temperature,
     paired_difference,
     ranked_within,
-    sweep,
 )
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.records import Record, check_alike
@@ -49,12 +45,12 @@ _PURPOSES = {"temperature": "a temperature", "none": "a calibration error"}
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples a calibration is fitted on, and which others it is judged on.
+    """Rows to fit a calibration on and rows to evaluate it on.
 
     Attributes:
-        fitted: rows that the calibration itself is fitted on, (M,) int64.
-        folds: pairs of rows to fit on and rows to judge that fit on; no row is judged twice.
-        held_out: whether what is judged is kept from the calibration itself.
+        fitted: rows that the reported calibration is fitted on, (M,) int64.
+        folds: pairs of rows to fit on and rows to evaluate that fit on; no row is evaluated twice.
+        held_out: whether the evaluated rows are excluded from `fitted`.
     """
 
     fitted: Tensor
@@ -67,13 +63,12 @@ class Plan:
 
         Args:
             n: number of samples.
-            share: of the samples to fit on; the others are held out. By default the fit is on all,
-                and what is reported is cross-fitted: each sample is calibrated by a fit on the
-                other four fifths.
-            seed: of the drawing.
+            share: fraction of the samples to fit on; the others are held out. By default the fit is
+                on all, and the evaluation is cross-fitted in 5 folds.
+            seed: seed of the draw.
 
         Raises:
-            UsageError: a share that leaves nothing to fit on, or nothing to judge.
+            UsageError: a share that leaves nothing to fit on, or nothing to evaluate.
 
         Example:
             >>> plan = Plan.of(10, share=0.3)
@@ -93,7 +88,7 @@ class Plan:
             fitted, judged = order[:m].sort().values, order[m:].sort().values
             return cls(fitted, ((fitted, judged),), held_out=True)
         everything = torch.arange(n)
-        if n == 1:  # there is no other sample to judge it by
+        if n == 1:  # no other sample to evaluate on
             return cls(everything, ((everything, everything),))
         parts = [part.sort().values for part in order.tensor_split(min(FOLDS, n))]
         folds = ((everything[~torch.isin(everything, part)], part) for part in parts)
@@ -101,12 +96,12 @@ class Plan:
 
     @property
     def judged(self) -> Tensor:
-        """All rows that are judged, in the order of the folds."""
+        """All evaluated rows, in the order of the folds."""
         return torch.cat([judged for _, judged in self.folds])
 
     @property
     def text(self) -> str:
-        """What the figures after calibration are on, in words."""
+        """Description of the evaluated samples."""
         if self.held_out:
             return f"on the {len(self.judged):,} samples held out from the fit"
         if len(self.folds) == 1:
@@ -116,15 +111,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class StageCalibration:
-    """The temperature of a stage, and how well its confidence fits before and after.
+    """Temperature of a stage, and calibration metrics before and after.
 
     Attributes:
         temperature: fitted T; 1 with method `none`.
-        at_bound: whether the fit ended at an end of its range.
-        folds: temperature fitted on the other samples of each fold of the plan.
+        at_bound: whether the fit ended at a bound of its range.
+        folds: temperature fitted for each fold of the plan.
         n: number of samples that `temperature` was fitted on.
-        before: how well the raw confidence fits, on the samples judged.
-        after: the same after calibration by a fit on other samples.
+        before: metrics of the raw confidence on the evaluated samples.
+        after: metrics after calibration, each sample by a fit on others.
     """
 
     temperature: float
@@ -138,12 +133,12 @@ class StageCalibration:
 def calibrate_record(
     record: Record, method: Method = "temperature", plan: Plan | None = None
 ) -> StageCalibration:
-    """Fit a temperature to a record and judge it on samples that it was not fitted on.
+    """Fit a temperature to a record and evaluate it on other samples.
 
     Args:
-        record: of one stage.
-        method: `temperature`, or `none` to see how well confidence fits as it is.
-        plan: which samples to fit on and to judge on; by default all, cross-fitted.
+        record: record of one stage.
+        method: `temperature`, or `none` to evaluate the raw confidence only.
+        plan: samples to fit on and to evaluate on; by default all, cross-fitted.
 
     Raises:
         UsageError: an unknown method.
@@ -162,8 +157,8 @@ def calibrate_record(
     def fit(rows: Tensor) -> tuple[float, bool]:
         if method == "none":
             return 1.0, False
-        found = fit_temperature(logits[rows], labels[rows])
-        return found.temperature, found.at_bound
+        fitted = fit_temperature(logits[rows], labels[rows])
+        return fitted.temperature, fitted.at_bound
 
     temperature, at_bound = fit(plan.fitted)
     folds = tuple(
@@ -185,18 +180,18 @@ def calibrate_record(
 
 @dataclass(frozen=True)
 class CalibrationEffect:
-    """A cascade with and without calibration, on samples that no calibration of theirs saw.
+    """A cascade with and without calibration, on samples that the calibration was not fitted on.
 
-    Thresholds of the curves are ranks of the scores among those that were scaled alike, since each
-    fold has a fit of its own; they are no thresholds of a policy.
+    Thresholds of the curves are ranks of the scores within each fold, since each fold has its own
+    fit; they are not thresholds of a policy.
 
     Attributes:
-        method: of the calibration.
-        before: the curve without it.
-        after: the curve with it.
+        method: calibration method.
+        before: curve without calibration.
+        after: curve with calibration.
         difference: of the accuracies, averaged over all costs.
-        same_order: the calibration cannot change which samples are deferred first: a temperature
-            for two classes and two stages.
+        same_order: whether the calibration cannot change which samples are deferred first, as a
+            temperature for two classes and two stages.
     """
 
     method: Method
@@ -207,14 +202,14 @@ class CalibrationEffect:
 
     @property
     def recommended(self) -> Method:
-        """The method if it helps beyond what the draw of the samples explains, else `none`."""
+        """The method if the interval of the difference is above 0, else `none`."""
         return self.method if self.difference.better else "none"
 
 
 def with_temperatures(
     rule: Policy, names: Sequence[str], temperatures: Mapping[str, float]
 ) -> Policy:
-    """A policy with other temperatures for some stages.
+    """Return a policy with other temperatures for some stages.
 
     Example:
         >>> with_temperatures(Policy((0.5,)), ["a", "b"], {"a": 2.0}).temperatures
@@ -232,35 +227,35 @@ def compare_cascades(
     method: Method,
     unit: str = "flops",
 ) -> CalibrationEffect:
-    """Judge a cascade with and without a calibration of some of its stages.
+    """Compare a cascade with and without the calibration of some of its stages.
 
     Args:
         records: one per stage, cheapest first.
-        rule: score and combination, and temperatures of the other stages; its
-            thresholds and floors are not read.
-        fitted: the calibrations, by stage.
-        plan: that they were fitted by.
-        method: that they were fitted with.
-        unit: of the cost.
+        rule: score, combination and temperatures of the other stages; its thresholds and floors
+            are not used.
+        fitted: calibrations by stage name.
+        plan: plan that they were fitted by.
+        method: method that they were fitted with.
+        unit: unit of the cost.
 
     Raises:
-        UsageError: as for `judge`.
-        CascadeError: as for `judge`.
+        UsageError: as for `outcomes_of`.
+        CascadeError: as for `outcomes_of`.
     """
     check_alike(records)
     names = [record.name for record in records]
     plain = with_temperatures(replace(rule, floors=()), names, dict.fromkeys(fitted, 1.0))
     folds = range(len(plan.folds))
     scaled = [
-        with_temperatures(plain, names, {name: found.folds[k] for name, found in fitted.items()})
+        with_temperatures(plain, names, {name: stage.folds[k] for name, stage in fitted.items()})
         for k in folds
     ]
-    without, before = _played(records, [plain for _ in folds], plan, unit)
-    calibrated, after = _played(records, scaled, plan, unit)
+    without = _by_folds(records, [plain for _ in folds], plan, unit)
+    calibrated = _by_folds(records, scaled, plan, unit)
     return CalibrationEffect(
         method=method,
-        before=before,
-        after=after,
+        before=without.curve(),
+        after=calibrated.curve(),
         difference=paired_difference(without, calibrated),
         same_order=method == "temperature"
         and len(records) == len(records[0].classes) == 2
@@ -268,18 +263,15 @@ def compare_cascades(
     )
 
 
-def _played(
+def _by_folds(
     records: Sequence[Record], rules: Sequence[Policy], plan: Plan, unit: str
-) -> tuple[Played, Curve]:
-    """The cascade on the samples of every fold, by the fold's own rule."""
-    judged = {rule: judge(records, rule, unit) for rule in dict.fromkeys(rules)}
-    parts = [(judged[rule], rows) for rule, (_, rows) in zip(rules, plan.folds, strict=True)]
-    sizes = [len(rows) for _, rows in parts]
-    scores = torch.cat([found.scores[rows] for found, rows in parts])
-    played = Played(
-        scores=ranked_within(scores, torch.arange(len(scores)).split(sizes)),
-        correct=torch.cat([found.correct[rows] for found, rows in parts]),
-        costs=torch.cat([found.costs[rows] for found, rows in parts]),
-    )
-    alone = torch.cat([found.alone[rows] for found, rows in parts])
-    return played, sweep(played.scores, played.correct, played.costs, alone)
+) -> StageOutcomes:
+    """Outcomes on the evaluated rows of all folds, each by the fold's rule; scores are ranks."""
+    tables = {rule: outcomes_of(records, rule, unit) for rule in dict.fromkeys(rules)}
+    parts = [tables[rule].rows(rows) for rule, (_, rows) in zip(rules, plan.folds, strict=True)]
+    scores = torch.cat([part.scores for part in parts])
+    sizes = [len(part) for part in parts]
+    columns = zip(*((*part.labelled("a comparison"), part.costs) for part in parts), strict=True)
+    correct, alone, costs = map(torch.cat, columns)
+    ranks = ranked_within(scores, torch.arange(len(scores)).split(sizes))
+    return StageOutcomes(ranks, correct, costs, alone)

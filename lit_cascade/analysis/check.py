@@ -1,58 +1,46 @@
-"""Is this still the data that a policy was chosen on? Tests of scores, which need no labels.
-
-Does a policy keep its promise on new data? By labels where there are some, and by scores.
-"""
+"""Check of a policy's promise on new data, and of whether the scores have shifted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.special import bdtrc
 from torch import Tensor
 
-from lit_cascade.core import answers_here
-from lit_cascade.core.guarantee import (
-    Behaviour,
-    Path,
-    Promise,
-    bounded_p_value,
-    certified,
-    paired_p_value,
-    path_of,
-)
+from lit_cascade.core import StageOutcomes
+from lit_cascade.core.guarantee import Promise, broken_p_value, candidates_of, certified
 from lit_cascade.errors import CascadeError
 
 __all__ = [
     "ScoreShift",
     "Verdict",
     "check_promise",
-    "drifted",
     "promise_in",
     "references",
     "score_shifts",
+    "shifted",
 ]
 
 
 _BINS = 20
 _LEAST = 5
-"""Samples per bin below which a test of the distribution says nothing."""
+"""Mean number of samples per bin below which the distributions are not compared."""
 
 
 @dataclass(frozen=True)
 class ScoreShift:
-    """One stage on the data of the policy and on new data.
+    """Scores of one stage on the data that the policy was chosen on and on new data.
 
     Attributes:
-        stage: its name.
-        reference_rate: share of the samples that reached it and that it deferred, then.
+        stage: name of the stage.
+        reference_rate: fraction of samples reaching the stage that it defers, on the old data.
         rate: the same on the new data.
-        rate_p_value: of an equal rate (Fisher's exact test).
-        scores_p_value: of an equal distribution of scores (chi-squared, over bins that held equally
-            many); None where there are too few samples.
-        n: number of new samples that reached it.
+        rate_p_value: of equal rates (Fisher's exact test).
+        scores_p_value: of equal distributions of scores (chi-squared test over bins of equal mass);
+            None with too few samples.
+        n: number of new samples that reach the stage.
     """
 
     stage: str
@@ -64,42 +52,43 @@ class ScoreShift:
 
 
 def references(
-    behaviour: Behaviour, thresholds: Sequence[float], names: Sequence[str]
+    outcomes: StageOutcomes, thresholds: Sequence[float], names: Sequence[str]
 ) -> dict[str, Any]:
-    """What new data will be compared with, by deferring stage.
+    """Summarise the scores of each deferring stage, to compare new data with.
 
-    `edges` cut the scores of the samples that reached a stage into `counts` of about equal size;
-    `deferred` of them went on.
+    Returns:
+        By stage: `n` samples reach it and `deferred` of them are deferred; `edges` divide their
+        scores into bins of about equal `counts`.
     """
-    found = {}
-    for name, scores, deferred in _reached(behaviour, thresholds, names):
+    summaries = {}
+    for name, scores, deferred in _reached(outcomes, thresholds, names):
         finite = scores[scores.isfinite()].double()
         cuts = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
         edges = finite.quantile(cuts).unique() if len(finite) else finite
-        found[name] = {
+        summaries[name] = {
             "n": len(scores),
             "deferred": int(deferred.sum()),
             "edges": edges.tolist(),
             "counts": _counts(scores, edges).tolist(),
         }
-    return found
+    return summaries
 
 
 def score_shifts(
-    behaviour: Behaviour,
+    outcomes: StageOutcomes,
     thresholds: Sequence[float],
     names: Sequence[str],
     reference: Mapping[str, Any],
 ) -> list[ScoreShift]:
-    """Compare new data with what `references` kept, stage by stage.
+    """Compare the scores of new data with a summary by `references`, stage by stage.
 
     Raises:
         CascadeError: the reference is damaged or of other stages.
     """
     from scipy.stats import chi2_contingency, fisher_exact  # noqa: PLC0415 - takes half a second
 
-    made = []
-    for name, scores, deferred in _reached(behaviour, thresholds, names):
+    shifts = []
+    for name, scores, deferred in _reached(outcomes, thresholds, names):
         try:
             then = reference[name]
             n, gone, counts = int(then["n"]), int(then["deferred"]), list(map(int, then["counts"]))
@@ -115,7 +104,7 @@ def score_shifts(
         table = [[gone, n - gone], [here, len(scores) - here]]
         bins = [column for column in zip(counts, now.tolist(), strict=True) if sum(column)]
         enough = len(bins) > 1 and min(n, len(scores)) >= _LEAST * len(bins)
-        made.append(
+        shifts.append(
             ScoreShift(
                 stage=name,
                 reference_rate=gone / n,
@@ -127,19 +116,17 @@ def score_shifts(
                 n=len(scores),
             )
         )
-    return made
+    return shifts
 
 
-def drifted(comparisons: Sequence[ScoreShift], confidence: float) -> bool:
-    """Whether any of some comparisons shows other data, at one confidence for all (Bonferroni).
+def shifted(shifts: Sequence[ScoreShift], confidence: float) -> bool:
+    """Whether any stage's scores have shifted, at one confidence for all tests (Bonferroni).
 
     Example:
-        >>> drifted([ScoreShift("small", 0.2, 0.5, 1e-9, None, 100)], 0.95)
+        >>> shifted([ScoreShift("small", 0.2, 0.5, 1e-9, None, 100)], 0.95)
         True
     """
-    values = [
-        p for one in comparisons for p in (one.rate_p_value, one.scores_p_value) if p is not None
-    ]
+    values = [p for one in shifts for p in (one.rate_p_value, one.scores_p_value) if p is not None]
     return bool(values) and min(values) * len(values) <= 1 - confidence
 
 
@@ -149,32 +136,27 @@ def _counts(scores: Tensor, edges: Tensor) -> Tensor:
 
 
 def _reached(
-    behaviour: Behaviour, thresholds: Sequence[float], names: Sequence[str]
-) -> list[tuple[str, Tensor, Tensor]]:
-    """Of each deferring stage the scores of the samples that reach it, and whether it defers."""
-    found, left = [], torch.ones(len(behaviour), dtype=torch.bool)
-    for name, column, threshold in zip(
-        names, behaviour.scores.unbind(dim=1), thresholds, strict=False
-    ):
-        deferred = ~answers_here(column, threshold)
-        found.append((name, column[left], deferred[left]))
-        left = left & deferred
-    return found
+    outcomes: StageOutcomes, thresholds: Sequence[float], names: Sequence[str]
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """For each deferring stage, yield the scores that reach it and whether they are deferred."""
+    stage = outcomes.route(thresholds)
+    for k, (name, scores) in enumerate(zip(names, outcomes.scores.unbind(dim=1), strict=False)):
+        yield name, scores[stage >= k], (stage > k)[stage >= k]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What new data say of a promise.
+    """Result of checking a promise on new data.
 
     Attributes:
-        promise: that was made.
-        confidence: of the verdict.
+        promise: what was promised.
+        confidence: confidence of each conclusion.
         n: number of new samples.
-        value: of the target on them; None without what it needs.
-        outcome: `kept` or `broken`, each with that confidence, or `open`: too few samples to say;
-            or `unknown` without labels.
-        comparisons: of the scores, then and now.
-        drifted: whether these show other data, with that confidence.
+        value: value of the target on them; None without the labels or answers that it needs.
+        outcome: `kept` or `broken`, each with that confidence; `open` with too few samples for
+            either; `unknown` without labels.
+        shifts: scores then and now, by deferring stage.
+        drifted: whether the scores have shifted, with that confidence.
     """
 
     promise: Promise
@@ -182,21 +164,21 @@ class Verdict:
     n: int
     value: float | None
     outcome: str
-    comparisons: tuple[ScoreShift, ...]
+    shifts: tuple[ScoreShift, ...]
     drifted: bool
 
     @property
     def passed(self) -> bool:
-        """Whether nothing speaks against the policy.
+        """Whether there is no evidence against the policy.
 
-        A promise that happens to be kept on other data was not made for them: when both stages
-        get worse, the drop from the last one may even shrink.
+        Shifted scores are evidence even if the promise is kept: it was made for other data, and
+        when all stages get worse, the drop from the last one may even shrink.
         """
         return self.outcome != "broken" and not self.drifted
 
 
 def promise_in(evidence: Mapping[str, Any] | None) -> tuple[Promise, dict[str, Any]]:
-    """The promise in the evidence of a policy, and what belongs to it.
+    """Read the promise from the evidence of a policy file, with its stages, cost and thresholds.
 
     Raises:
         CascadeError: there is none, or it is damaged.
@@ -222,7 +204,7 @@ def promise_in(evidence: Mapping[str, Any] | None) -> tuple[Promise, dict[str, A
 
 
 def check_promise(
-    behaviour: Behaviour,
+    outcomes: StageOutcomes,
     promise: Promise,
     thresholds: Sequence[float],
     names: Sequence[str],
@@ -232,60 +214,37 @@ def check_promise(
     """Test a promise on new data.
 
     Args:
-        behaviour: of the stages on the new data, with the policy's score and temperatures.
-        promise: that was made.
-        thresholds: of the policy.
-        names: of the stages.
-        reference: what `lit_cascade.analysis.check.references` kept of the old data.
-        confidence: of the verdict. A check that is repeated often needs a high one: of those at
-            0.95 one in twenty calls good data bad.
+        outcomes: of the stages on the new data, with the policy's score and temperatures.
+        promise: what was promised.
+        thresholds: thresholds of the policy.
+        names: names of the stages.
+        reference: summary of the old data by `references`.
+        confidence: confidence of each conclusion. Repeated checks need a high one: at 0.95, one in
+            twenty checks of unchanged data fails.
 
     Raises:
-        CascadeError: a reference that is damaged.
+        CascadeError: a damaged reference.
     """
-    comparisons = tuple(score_shifts(behaviour, thresholds, names, reference))
+    shifts = tuple(score_shifts(outcomes, thresholds, names, reference))
     value, outcome = None, "unknown"
     try:
-        path = path_of(behaviour, promise, torch.tensor([list(thresholds)], dtype=torch.float64))
+        row = torch.tensor([list(thresholds)], dtype=torch.float64)
+        policy = candidates_of(outcomes, promise, row)
     except CascadeError:  # no labels, or no answers
-        path = None
-    if path is not None:
-        value = float(path.value[0])
-        kept = Promise(promise.target, promise.limit, confidence)
-        if _against(path, promise) <= 1 - confidence:
+        policy = None
+    if policy is not None:
+        value = float(policy.value[0])
+        if broken_p_value(policy, promise) <= 1 - confidence:
             outcome = "broken"
         else:
-            outcome = "kept" if certified(path, kept) else "open"
+            kept = certified(policy, Promise(promise.target, promise.limit, confidence))
+            outcome = "kept" if kept else "open"
     return Verdict(
         promise=promise,
         confidence=confidence,
-        n=len(behaviour),
+        n=len(outcomes),
         value=value,
         outcome=outcome,
-        comparisons=comparisons,
-        drifted=drifted(comparisons, confidence),
+        shifts=shifts,
+        drifted=shifted(shifts, confidence),
     )
-
-
-def _against(path: Path, promise: Promise) -> float:
-    """P-value for a promise that is kept: small where it is broken."""
-    n = len(path.behaviour)
-    if path.lost is not None and path.won is not None:
-        lost, won = int(path.lost[0]), int(path.won[0])
-        if promise.target == "accuracy_drop":
-            return paired_p_value(won, lost, n, -promise.limit)
-        limit = 1 - promise.limit if promise.target == "accuracy" else promise.limit
-        # the chance of so many losses or more if their share were the limit
-        return 1.0 if lost == 0 else float(bdtrc(lost - 1, n, limit))
-    values, low, high, limit = _excess(path, promise)
-    return bounded_p_value(-values, -high, -low, -limit)
-
-
-def _excess(path: Path, promise: Promise) -> tuple[Tensor, float, float, float]:
-    behaviour = path.behaviour
-    last = behaviour.costs[:, -1].double()
-    ratio = promise.target == "cost_ratio"
-    less = promise.limit * last if ratio else torch.zeros_like(last)
-    low = float((behaviour.costs[:, 0].double() - less).min())
-    high = float((behaviour.costs.double().sum(dim=1) - less).max())
-    return behaviour.spent(path.thresholds[0]) - less, low, high, 0.0 if ratio else promise.limit

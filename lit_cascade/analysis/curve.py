@@ -1,12 +1,8 @@
-"""Questions over records: the arithmetic of `core` applied to what models said.
-
-What a cascade does to a split at one set of thresholds, run for real or replayed.
-"""
+"""Curves and operating points of recorded cascades."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,59 +11,37 @@ from torch import Tensor
 from lit_cascade.core import (
     Answers,
     Curve,
+    OperatingPoint,
     Policy,
+    StageOutcomes,
     above_floor,
     answers_after,
     check_countable,
     check_metric,
     is_right,
-    measure,
-    route,
-    sweep,
+    stage_outputs,
 )
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record, check_alike, stage_answers
 from lit_cascade.utilities.units import unit_label
 
 __all__ = [
-    "Judged",
-    "Outcome",
     "cost_notes",
     "curve_of_records",
-    "judge",
     "official_metric",
-    "outcome",
-    "replay_outcome",
+    "outcomes_of",
+    "point_of_records",
     "without_logits",
 ]
 
 
 def without_logits(records: Sequence[Record]) -> bool:
-    """Whether every stage that defers holds a score of its own instead of logits."""
+    """Whether every deferring stage has a recorded score instead of logits."""
     return all(record.logits is None for record in records[:-1])
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the arithmetic needs of N samples and K stages.
-
-    Attributes:
-        scores: confidence of the deferring stages, (N, K - 1) float32; +inf below a floor.
-        correct: whether the cascade is right if it stops after each stage, (N, K) bool.
-        alone: whether each stage is right alone, (N, K) bool.
-        costs: of each stage, (N, K) float64.
-        answers: what `correct` and `alone` were made from, if a metric needs it.
-    """
-
-    scores: Tensor
-    correct: Tensor
-    alone: Tensor
-    costs: Tensor
-    answers: Answers | None = None
-
-
 def cost_notes(records: Sequence[Record], unit: str = "flops") -> list[str]:
-    """A note for every stage that costs no less than the one after it.
+    """Return a note for each stage that costs at least as much as the next.
 
     Example:
         >>> one, two = (
@@ -92,17 +66,16 @@ def official_metric(
     wanted: str | None = None,
     classes: Sequence[str] | None = None,
 ) -> str | None:
-    """The metric to judge by beside accuracy, if there is one.
+    """Return the metric to report besides accuracy, or None.
 
     Args:
-        described: descriptions of the data, as records have them. Their `metric` counts where
-            nothing else is wanted; one without has no say.
-        wanted: by the user; `accuracy` is none beside it.
-        classes: of the data, if they are known yet.
+        described: descriptions of the data, as in records; their `metric`, if any, is the default.
+        wanted: the user's choice; `accuracy` for no second metric.
+        classes: class names of the data, if known.
 
     Raises:
         UsageError: an unknown name, or a metric that is not defined for so many classes.
-        CascadeError: data with different metrics.
+        CascadeError: the data name different metrics.
 
     Example:
         >>> official_metric([{"metric": "f1"}, {}]), official_metric([{"metric": "f1"}], "accuracy")
@@ -120,48 +93,63 @@ def official_metric(
     return None if name == "accuracy" else name
 
 
-def judge(
-    records: Sequence[Record], policy: Policy, unit: str = "flops", metric: str | None = None
-) -> Judged:
-    """Scores, correctness and cost of every stage on every sample.
+def outcomes_of(
+    records: Sequence[Record],
+    policy: Policy,
+    unit: str = "flops",
+    metric: str | None = None,
+    *,
+    need_labels: bool = True,
+) -> StageOutcomes:
+    """Tabulate scores, correctness and costs of recorded stages.
 
     Args:
         records: one per stage, cheapest first.
-        policy: its score, temperatures, combination and floors; its thresholds are not read.
-        unit: of the cost.
-        metric: a name in `lit_cascade.core.metrics.METRICS`, to have the answers too.
+        policy: score, temperatures, combination and floors; its thresholds are not used.
+        unit: unit of the cost.
+        metric: a name in `lit_cascade.core.metrics.METRICS`, to include the answers that it needs.
+        need_labels: raise if there are no labels; otherwise `correct` is None.
 
     Raises:
         UsageError: an unknown metric, or one that is not defined for so many classes.
         CascadeError: records of different samples, labels or classes, a unit that one of them
-            does not have, or scores where the policy or the metric needs logits.
+            lacks, or a record without the logits or labels that policy and metric need.
     """
     check_alike(records)
-    said = [stage_answers(record, policy, k) for k, record in enumerate(records)]
-    scores, own, alone = map(list, zip(*said, strict=True))
-    probabilities: Iterable[Tensor] = ()
-    if policy.combine == "average":
-        logits = [record.logits_for("an average of probabilities")[0] for record in records]
-        probabilities = (policy.probabilities(k, stage) for k, stage in enumerate(logits))
+    labels, answers = records[0].labels, None
+    correct: list[Tensor] | None
+    alone: list[Tensor] | None
     if metric is not None:
         for record in records:
             record.logits_for(f"the metric {metric}")
-    labels = records[0].labels
-    if labels is None or any(record.logits is None for record in records):
-        # whose answer counts does not depend on what it is: whether it is right stands for it
-        labels, own = None, [stage.long() for stage in alone]
-    after = answers_after(policy.combine, scores, own, probabilities)
-    correct = [answer.bool() if labels is None else is_right(answer, labels) for answer in after]
-    answers = None
-    if metric is not None and labels is not None:
-        columns = torch.stack(after, dim=1), torch.stack(own, dim=1)
-        answers = Answers(metric, *columns, labels, len(records[0].classes))
+    logits = [record.logits for record in records if record.logits is not None]
+    if len(logits) < len(records):
+        told = [stage_answers(record, policy, k) for k, record in enumerate(records)]
+        if policy.combine == "average":
+            for record in records:
+                record.logits_for("an average of probabilities")
+        scores, alone = [part[0] for part in told], [part[2] for part in told]
+        # the rule of combination does not read the answers: combine their correctness instead
+        after = answers_after(policy.combine, scores, [stage.long() for stage in alone])
+        correct, agrees = [answer.bool() for answer in after], None
+    else:
+        if labels is None and need_labels:
+            stage_answers(records[0], policy, 0)
+        scores, own, after = stage_outputs(logits, policy)
+        agrees = torch.stack(after, dim=1) == own[-1][:, None]
+        correct = alone = None
+        if labels is not None:
+            correct, alone = ([is_right(a, labels) for a in some] for some in (after, own))
+            if metric is not None:
+                columns = torch.stack(after, dim=1), torch.stack(own, dim=1)
+                answers = Answers(metric, *columns, labels, len(records[0].classes))
     deferring = zip(scores[:-1], policy.floors, strict=True)
-    return Judged(
+    return StageOutcomes(
         scores=torch.stack([above_floor(score, floor) for score, floor in deferring], dim=1),
-        correct=torch.stack(correct, dim=1),
-        alone=torch.stack(alone, dim=1),
+        correct=None if correct is None else torch.stack(correct, dim=1),
         costs=torch.stack([record.cost(unit) for record in records], dim=1),
+        alone=None if alone is None else torch.stack(alone, dim=1),
+        agrees=agrees,
         answers=answers,
     )
 
@@ -172,118 +160,39 @@ def curve_of_records(
     unit: str = "flops",
     metric: str | None = None,
 ) -> Curve:
-    """The exact curve of a cascade of recorded models.
+    """Compute the exact curve of a cascade of recorded models.
 
     Args:
         records: one per stage, cheapest first.
-        policy: its score, temperatures, combination and floors; its thresholds are not read. By
-            default the largest class probability, and the later stage's answer.
-        unit: of the cost.
-        metric: another than accuracy to judge by too, a name in `lit_cascade.core.metrics.METRICS`.
+        policy: score, temperatures, combination and floors; its thresholds are not used. By default
+            the largest class probability, and the later stage's answer.
+        unit: unit of the cost.
+        metric: second metric besides accuracy, a name in `lit_cascade.core.metrics.METRICS`.
 
     Raises:
-        UsageError: as for `judge`.
-        CascadeError: as for `judge`.
+        UsageError: as for `outcomes_of`.
+        CascadeError: as for `outcomes_of` and `sweep`.
     """
     check_alike(records)
-    judged = judge(records, policy or Policy(stages=len(records)), unit, metric)
-    return sweep(judged.scores, judged.correct, judged.costs, judged.alone, judged.answers)
+    return outcomes_of(records, policy or Policy(stages=len(records)), unit, metric).curve()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a cascade does to a split at one set of thresholds.
-
-    Attributes:
-        n: number of samples.
-        accuracy: share of correct answers.
-        deferral_rate: share of the samples that the first stage did not answer.
-        cost: mean cost per sample over the stages that ran.
-        cost_ratio: the same over the cost of the last stage alone; below 1 is a saving.
-        answered: share of the samples that each stage answered, in stage order.
-        metric: how good the answers are by another metric, if one was asked for.
-    """
-
-    n: int
-    accuracy: float
-    deferral_rate: float
-    cost: float
-    cost_ratio: float
-    answered: tuple[float, ...]
-    metric: float | None = None
-
-
-def outcome(
-    stage: Tensor,
-    right: Tensor,
-    costs: Tensor,
-    cost_alone: Tensor,
-    metric: float | None = None,
-) -> Outcome:
-    """Summarise where samples were answered, whether rightly, and at what cost.
-
-    Args:
-        stage: number of the stage that answered, (N,) int64.
-        right: whether its answer is right, (N,) bool.
-        costs: what each stage spent on each sample, 0 where it did not run, (N, K).
-        cost_alone: what the last stage alone would spend, (N,).
-        metric: how good the answers are by another metric.
-
-    Example:
-        >>> costs = torch.tensor([[1.0, 0.0], [1.0, 10.0]])
-        >>> done = outcome(torch.tensor([0, 1]), torch.tensor([True, True]), costs, costs[1, 1:])
-        >>> done.accuracy, done.deferral_rate, done.cost
-        (1.0, 0.5, 6.0)
-    """
-    n, stages = costs.shape
-    counts = torch.bincount(stage, minlength=stages).tolist()
-    total, alone = float(costs.sum()), float(cost_alone.sum())
-    if not alone > 0:
-        raise CascadeError("the last stage costs nothing: a cascade cannot save anything.")
-    return Outcome(
-        n=n,
-        accuracy=int(right.sum()) / n,
-        deferral_rate=(n - counts[0]) / n,
-        cost=total / n,
-        cost_ratio=total / alone,
-        answered=tuple(count / n for count in counts),
-        metric=metric,
-    )
-
-
-def replay_outcome(
+def point_of_records(
     records: Sequence[Record],
     policy: Policy,
     unit: str = "flops",
     metric: str | None = None,
-) -> Outcome:
-    """What a policy does to recorded samples.
+) -> OperatingPoint:
+    """Measure a policy on recorded samples.
 
     Args:
         records: one per stage, cheapest first.
-        policy: for as many stages.
-        unit: of the cost.
-        metric: another than accuracy to judge the answers by too.
+        policy: policy with thresholds, for as many stages.
+        unit: unit of the cost.
+        metric: second metric besides accuracy.
 
     Raises:
-        UsageError: as for `judge`.
-        CascadeError: as for `judge`, or a policy for another number of stages.
+        UsageError: as for `outcomes_of`, or the thresholds are undecided.
+        CascadeError: as for `outcomes_of`, or the last stage costs nothing.
     """
-    judged = judge(records, policy, unit, metric)
-    stage = route(list(judged.scores.unbind(dim=1)), policy.required_thresholds())
-    ran = torch.arange(len(records)) <= stage[:, None]
-    said = judged.answers
-    return outcome(
-        stage,
-        _chosen(judged.correct, stage),
-        judged.costs * ran,
-        judged.costs[:, -1],
-        None
-        if said is None
-        else measure(said.metric, _chosen(said.after, stage), said.labels, said.classes),
-    )
-
-
-def _chosen(columns: Tensor, stage: Tensor) -> Tensor:
-    """Of each row the value of its stage."""
-    return columns.gather(1, stage[:, None]).squeeze(1)
+    return outcomes_of(records, policy, unit, metric).at(policy.required_thresholds())

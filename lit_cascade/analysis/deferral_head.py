@@ -1,4 +1,4 @@
-"""A learned score: fitted to what a stage got wrong and the last stage got right."""
+"""Fitting of deferral heads: learned scores of the samples that the last stage puts right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis.curve import judge
+from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.core import FEATURES, DeferralHead, Policy, deferral_quality, features_of
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
@@ -17,10 +17,10 @@ from lit_cascade.records import Record
 __all__ = ["FittedHead", "fit_head", "fit_heads"]
 
 MOST_CLASSES = 50
-"""Up to how many classes a head has a number for each answer: more would see too few of each."""
+"""Largest number of classes for which a head has a weight per answer; with more, each is rare."""
 
 FEWEST = 5
-"""How many samples of the rarer kind a head needs: one for each part of the cross-validation."""
+"""Smallest number of samples of the rarer kind: one for each fold of the cross-validation."""
 
 _STRENGTHS = np.logspace(-4, 2, 7)
 _FOLDS = 5
@@ -28,15 +28,15 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A head and what it was fitted to.
+    """A deferral head and the data that it was fitted to.
 
     Attributes:
-        head: the learned score of a stage.
+        head: learned score of a stage.
         n: number of samples.
-        fixed: of how many the stage is wrong and the last one right.
-        area: `deferral_quality` of the head on the very samples that it was fitted on.
-        area_before: the same of the largest class probability.
-        strength: the inverse regularisation that cross-validation chose.
+        fixed: number of samples that the stage gets wrong and the last stage right.
+        area: `deferral_quality` of the head on the samples that it was fitted on.
+        area_before: `deferral_quality` of the largest class probability on the same samples.
+        strength: inverse regularisation strength chosen by cross-validation.
     """
 
     head: DeferralHead
@@ -48,20 +48,19 @@ class FittedHead:
 
 
 def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> FittedHead:
-    """Fit a logistic regression to where deferring puts an answer right (arXiv:2307.02764).
+    """Fit a logistic regression that predicts where deferring puts an answer right.
 
-    Features are standardised and the L2 penalty on their weights is chosen by 5-fold
-    cross-validation of the likelihood: calibration splits have from a few hundred samples up, and
-    of digits a dozen mistakes, where a fixed penalty is too strong for one and too weak for the
-    other. The same samples give the same head.
+    A post-hoc deferral rule (Jitkrittum et al., arXiv:2307.02764). Features are standardised. The
+    L2 penalty is chosen by 5-fold cross-validation of the likelihood, since calibration sets have
+    from a dozen to thousands of mistakes. The result is deterministic.
 
     Args:
-        logits: of the stage, (N, C).
+        logits: logits of the stage, (N, C).
         correct_here: whether the cascade is right if it stops at the stage, (N,) bool.
-        correct_later: whether it is right if it goes on to the last, (N,) bool.
+        correct_later: whether it is right if it continues to the last stage, (N,) bool.
 
     Raises:
-        CascadeError: too few samples are put right, or too few are not, to learn anything from.
+        CascadeError: too few samples are put right, or too few are not.
 
     Example:
         >>> logits = torch.randn(400, 3)
@@ -82,7 +81,7 @@ def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> Fit
     shown = [(answers == c).double() for c in range(classes)]
     table = torch.stack([*features, *shown], dim=1)
     centre, spread = table.mean(dim=0), table.std(dim=0, correction=0)
-    # what never varies says nothing, and its weight is 0 whatever it is divided by
+    # a constant feature gets weight 0
     spread = torch.where(spread > 1e-12 * (1 + centre.abs()), spread, torch.inf)
     strength, weights, bias = _regression(((table - centre) / spread).numpy(), fixed.numpy())
     weights = weights / spread
@@ -102,7 +101,7 @@ def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> Fit
 
 
 def _regression(table: np.ndarray, wanted: np.ndarray) -> tuple[float, Tensor, float]:
-    """Strength, weights and intercept of a regularised logistic regression."""
+    """Fit a regularised logistic regression; return its strength, weights and intercept."""
     # imported here: scikit-learn takes a second, and only this question needs it
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
     from sklearn.metrics import log_loss  # noqa: PLC0415
@@ -122,7 +121,7 @@ def _regression(table: np.ndarray, wanted: np.ndarray) -> tuple[float, Tensor, f
         )
         for strength in _STRENGTHS
     ]
-    strength = float(_STRENGTHS[int(np.argmin(losses))])  # of equals the strongest penalty
+    strength = float(_STRENGTHS[int(np.argmin(losses))])  # ties: strongest penalty
     model = fitted(strength, slice(None))
     return strength, torch.from_numpy(model.coef_[0]), float(model.intercept_[0])
 
@@ -130,27 +129,30 @@ def _regression(table: np.ndarray, wanted: np.ndarray) -> tuple[float, Tensor, f
 def fit_heads(
     records: Sequence[Record], rule: Policy, rows: Tensor | None = None
 ) -> dict[str, FittedHead]:
-    """A learned score for every deferring stage, by name.
+    """Fit a deferral head for each deferring stage.
 
     Args:
         records: one per stage, cheapest first.
-        rule: how answers combine, and the temperatures for that; its score is not read.
-        rows: the samples to fit on; by default all.
+        rule: combination of answers and its temperatures; its score is not used.
+        rows: samples to fit on; by default all.
+
+    Returns:
+        Fitted heads by stage name.
 
     Raises:
-        CascadeError: records without logits or labels, of different samples, or too few samples
+        CascadeError: records without logits or labels, or of different samples, or too few samples
             that the last stage puts right.
     """
     for record in records:
         record.logits_for("a learned score")
-    judged = judge(records, replace(rule, score="max_softmax", heads=()))
+    outcomes = outcomes_of(records, replace(rule, score="max_softmax", heads=()))
+    correct, _ = outcomes.labelled("a learned score")
     chosen = slice(None) if rows is None else rows
-    found = {}
+    heads = {}
     for k, record in enumerate(records[:-1]):
         logits, _ = record.logits_for("a learned score")
-        here, last = judged.correct[chosen, k], judged.correct[chosen, -1]
         try:
-            found[record.name] = fit_head(logits[chosen], here, last)
+            heads[record.name] = fit_head(logits[chosen], correct[chosen, k], correct[chosen, -1])
         except CascadeError as error:
             raise CascadeError(f"stage {record.name!r}: {error}") from error
-    return found
+    return heads

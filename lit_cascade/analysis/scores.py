@@ -1,43 +1,45 @@
-"""What a comparison of scores found: how good each is, with intervals and against the others.
-
-Every score of a small model side by side, on samples that none of them was fitted on.
-"""
+"""Comparison of the scores of a small model, on samples that none of them was fitted on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis.curve import Judged, judge
+from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head
 from lit_cascade.core import (
     LEARNED,
     RECORDED,
     SCORES,
+    OperatingPoint,
     Policy,
     Quality,
-    answers_here,
+    StageOutcomes,
     cheapest,
     quality_of,
-    sweep,
 )
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike
 
-__all__ = ["DRAWS", "Chosen", "Figure", "ScoreComparison", "ScoreFigures", "compare_scores"]
+__all__ = ["DRAWS", "Figure", "ScoreComparison", "ScoreFigures", "compare_scores"]
+
+DRAWS = 1000
+"""Number of bootstrap resamples."""
+
+_BLOCK = 2**21  # weights in memory at once
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its 95 % interval over draws of the samples.
+    """A value with its 95 % bootstrap percentile interval.
 
     Attributes:
         value: on the samples themselves.
-        low: 2.5 % of the draws are below.
-        high: 2.5 % are above.
+        low: 2.5 % quantile over the resamples.
+        high: 97.5 % quantile over the resamples.
     """
 
     value: float
@@ -46,34 +48,18 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What the threshold does on the samples reported on that was chosen on the others.
-
-    Attributes:
-        threshold: the cheapest with the large model's accuracy there.
-        accuracy: here.
-        deferral_rate: here.
-        cost_ratio: here, to the large model alone.
-    """
-
-    threshold: float
-    accuracy: float
-    deferral_rate: float
-    cost_ratio: float
-
-
-@dataclass(frozen=True)
 class ScoreFigures:
-    """How good one score is.
+    """Quality of one score.
 
     Attributes:
-        name: of the score.
-        scores: on the samples reported on, (N,).
-        area: between random (0) and oracle deferral (1).
-        gain: the area less that of the first score, on the same draws.
-        aurc: of the small model.
-        cost_ratio: the least at the large model's accuracy, read off these very samples.
-        chosen: what a threshold chosen on other samples does; None if there is none.
+        name: name of the score.
+        scores: on the reported samples, (N,).
+        area: area under accuracy against deferral rate, from random (0) to oracle deferral (1).
+        gain: area minus that of the first score, on the same resamples.
+        aurc: area under the risk-coverage curve of the small model.
+        cost_ratio: smallest at the large model's accuracy, chosen on the reported samples.
+        chosen: held-out operating point: the cheapest threshold with the large model's accuracy on
+            the fitting samples, measured on the reported samples; None if there is none.
     """
 
     name: str
@@ -82,7 +68,7 @@ class ScoreFigures:
     gain: Figure
     aurc: Figure
     cost_ratio: Figure
-    chosen: Chosen | None
+    chosen: OperatingPoint | None
 
 
 @dataclass(frozen=True)
@@ -90,15 +76,15 @@ class ScoreComparison:
     """Scores of one model for deferring to another.
 
     Attributes:
-        names: of the two models.
-        unit: of the cost.
-        figures: of each score.
-        correct: whether each model is right on the samples reported on, (N, 2) bool.
-        costs: of each model on them, (N, 2).
+        names: names of the two models.
+        unit: unit of the cost.
+        figures: quality of each score.
+        correct: whether each model is right on the reported samples, (N, 2) bool.
+        costs: cost of each model on the reported samples, (N, 2).
         fitted_on: number of other samples, for the learned score and the thresholds.
-        learned: the fit of the learned score, if there is one.
-        missing: why there is none.
-        bound: what the oracle costs at the large model's accuracy, to the large model alone.
+        learned: fitted learned score, or None.
+        missing: why there is no learned score.
+        bound: cost of the oracle at the large model's accuracy, over that of the large model.
     """
 
     names: tuple[str, str]
@@ -113,18 +99,14 @@ class ScoreComparison:
 
     @property
     def n(self) -> int:
-        """Number of samples reported on."""
+        """Number of reported samples."""
         return len(self.correct)
 
     @property
     def accuracy(self) -> tuple[float, float]:
-        """Of the two models."""
+        """Accuracy of each model."""
         small, large = (self.correct.sum(dim=0).double() / self.n).tolist()
         return small, large
-
-
-DRAWS = 1000
-_BLOCK = 2**21  # numbers of a block of draws, a few of which are at hand at a time
 
 
 def compare_scores(
@@ -134,18 +116,18 @@ def compare_scores(
     seed: int = 0,
     unit: str = "flops",
 ) -> ScoreComparison:
-    """Judge every score of a small model for deferring to a large one.
+    """Compare all scores of a small model for deferring to a large one.
 
     Args:
-        records: of the two models, the small one first.
-        fit_on: of the same models on other samples, for the learned score and for thresholds; by
-            default a part of the samples of `records`, and everything is reported on the rest.
-        share: of the samples in that part; 0 for no learned score and no thresholds.
-        seed: of the drawing of that part, and of the draws for the intervals.
-        unit: of the cost.
+        records: records of the two models, the small one first.
+        fit_on: records of the same models on other samples, for the learned score and thresholds;
+            by default a part of the samples of `records`, and the rest is reported on.
+        share: fraction of the samples in that part; 0 for no learned score and no thresholds.
+        seed: seed of the draw of that part and of the bootstrap.
+        unit: unit of the cost.
 
     Raises:
-        UsageError: not two records, other models in `fit_on`, or a share below 0 or too near to 1.
+        UsageError: not two records, other models in `fit_on`, or a share out of range.
         CascadeError: records of different samples, or without labels, scores or the unit.
 
     Example:
@@ -163,65 +145,50 @@ def compare_scores(
             f"--records: expected two, of a small model and a large one, got {len(records)}."
         )
     check_alike(records)
-    divided = _divided(records, fit_on, share, seed)
-    here = _columns(records, unit)
-    there = here if fit_on is None else _columns(divided.fit_records, unit)
-    try:
-        learned, missing = _learned(records, divided, here, there), None
-    except CascadeError as error:
-        learned, missing = None, str(error).rstrip(".")
-    names = records[0].name, records[1].name
-    return _compared(here, there, divided, names, unit, seed, learned, missing)
-
-
-@dataclass(frozen=True)
-class _Divided:
-    """Samples to fit on, as rows of their records, and rows of the samples to report on."""
-
-    fit_records: Sequence[Record]
-    fit_rows: Tensor
-    rows: Tensor
-
-
-def _divided(
-    records: Sequence[Record], fit_on: Sequence[Record] | None, share: float, seed: int
-) -> _Divided:
-    n = len(records[0])
-    if fit_on is not None:
+    if fit_on is None:
+        fitting, fit_rows, rows = records, *_split(len(records[0]), share, seed)
+    else:
         check_alike(fit_on)
         _check_models(records, fit_on)
-        return _Divided(fit_on, torch.arange(len(fit_on[0])), torch.arange(n))
-    if not 0 <= share < 1 or round(share * n) >= n:
+        fitting, fit_rows, rows = fit_on, *(torch.arange(len(r[0])) for r in (fit_on, records))
+    here = _tables(records, rows, unit)
+    there = _tables(fitting, fit_rows, unit)
+    learned, missing = None, None
+    try:
+        learned = _learned(records, fitting, fit_rows, there)
+    except CascadeError as error:
+        missing = str(error).rstrip(".")
+    else:
+        for tables, (record, some) in ((here, (records[0], rows)), (there, (fitting[0], fit_rows))):
+            logits, _ = record.logits_for("a learned score")
+            scores = learned.head.scores(logits[some])[:, None]
+            tables[LEARNED.name] = replace(next(iter(tables.values())), scores=scores)
+    first = next(iter(here.values()))
+    correct, _ = first.labelled("a comparison of scores")
+    gain = correct[:, 1].double() - correct[:, 0].double()
+    return ScoreComparison(
+        names=(records[0].name, records[1].name),
+        unit=unit,
+        figures=_figures(here, there, seed),
+        correct=correct,
+        costs=first.costs,
+        fitted_on=len(fit_rows),
+        learned=learned,
+        missing=missing,
+        bound=float(quality_of(-gain, correct, first.costs).cost_ratio),
+    )
+
+
+def _split(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw rows to fit on and rows to report on."""
+    count = round(share * n)
+    if not 0 <= share < 1 or count >= n:
         raise UsageError(
             f"--share: expected a share from 0 to below 1 that leaves some of the {n} samples to "
             f"report on, got {share}."
         )
-    order, count = (
-        torch.randperm(n, generator=torch.Generator().manual_seed(seed)),
-        round(share * n),
-    )
-    return _Divided(records, order[:count].sort().values, order[count:].sort().values)
-
-
-def _learned(
-    records: Sequence[Record], divided: _Divided, here: _Columns, there: _Columns
-) -> FittedHead:
-    """Fit a learned score and add it to the scores.
-
-    Raises:
-        CascadeError: it cannot be fitted.
-    """
-    reported, fitted = records[0].logits, divided.fit_records[0].logits
-    if reported is None or fitted is None:
-        raise CascadeError(f"the record of {records[0].name!r} holds no logits")
-    rows = divided.fit_rows
-    if len(rows) == 0:
-        raise CascadeError("there are no samples to fit it on")
-    correct = there.judged.correct[rows]
-    found = fit_head(fitted[rows], correct[:, 0], correct[:, 1])
-    here.scores[LEARNED.name] = found.head.scores(reported)
-    there.scores[LEARNED.name] = found.head.scores(fitted)
-    return found
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values, order[count:].sort().values
 
 
 def _check_models(records: Sequence[Record], fit_on: Sequence[Record]) -> None:
@@ -234,101 +201,89 @@ def _check_models(records: Sequence[Record], fit_on: Sequence[Record]) -> None:
         raise UsageError("--fit_on: its records have other classes than those of --records.")
 
 
-@dataclass(frozen=True)
-class _Columns:
-    scores: dict[str, Tensor]
-    judged: Judged
-
-
-def _columns(records: Sequence[Record], unit: str) -> _Columns:
-    """Every score there is, and what is right and what it costs."""
+def _tables(records: Sequence[Record], rows: Tensor, unit: str) -> dict[str, StageOutcomes]:
+    """Outcomes on some rows, by score."""
     names = [RECORDED.name] if records[0].logits is None else list(SCORES)
-    judged = {name: judge(records, Policy(score=name, stages=2), unit) for name in names}
-    scores = {name: found.scores[:, 0] for name, found in judged.items()}
-    return _Columns(scores, judged[names[0]])
+    return {
+        name: outcomes_of(records, Policy(score=name, stages=2), unit).rows(rows) for name in names
+    }
 
 
-def _compared(
-    here: _Columns,
-    there: _Columns,
-    divided: _Divided,
-    names: tuple[str, str],
-    unit: str,
-    seed: int,
-    learned: FittedHead | None,
-    missing: str | None,
-) -> ScoreComparison:
-    rows, fit_rows = divided.rows, divided.fit_rows
-    correct, costs = here.judged.correct[rows], here.judged.costs[rows]
+def _learned(
+    records: Sequence[Record],
+    fitting: Sequence[Record],
+    fit_rows: Tensor,
+    there: dict[str, StageOutcomes],
+) -> FittedHead:
+    """Fit a learned score.
+
+    Raises:
+        CascadeError: it cannot be fitted.
+    """
+    logits = fitting[0].logits
+    if records[0].logits is None or logits is None:
+        raise CascadeError(f"the record of {records[0].name!r} holds no logits")
+    if len(fit_rows) == 0:
+        raise CascadeError("there are no samples to fit it on")
+    correct, _ = next(iter(there.values())).labelled("a learned score")
+    return fit_head(logits[fit_rows], correct[:, 0], correct[:, 1])
+
+
+def _figures(
+    here: dict[str, StageOutcomes], there: dict[str, StageOutcomes], seed: int
+) -> list[ScoreFigures]:
+    """Measure each score on the reported samples, with bootstrap intervals."""
+    n = len(next(iter(here.values())))
+    whole = {name: _quality(table) for name, table in here.items()}
+    drawn: dict[str, list[Quality]] = {name: [] for name in here}
     generator = torch.Generator().manual_seed(seed)
-    drawn = {name: _Draws() for name in here.scores}
-    whole = {name: quality_of(some[rows], correct, costs) for name, some in here.scores.items()}
-    per_block = max(1, _BLOCK // len(rows))
+    per_block = max(1, _BLOCK // n)
     for start in range(0, DRAWS, per_block):
-        shape = (min(per_block, DRAWS - start), len(rows))
-        picked = torch.randint(len(rows), shape, generator=generator)
+        picked = torch.randint(n, (min(per_block, DRAWS - start), n), generator=generator)
         weights = torch.zeros_like(picked).scatter_add_(1, picked, torch.ones_like(picked))
-        for name, some in here.scores.items():
-            drawn[name].append(quality_of(some[rows], correct, costs, weights))
-    first = next(iter(here.scores))
-    figures = []
-    for name, some in here.scores.items():
-        own, of_first = drawn[name], drawn[first]
-        figures.append(
-            ScoreFigures(
-                name=name,
-                scores=some[rows],
-                area=_figure(whole[name].area, own.column("area")),
-                gain=_figure(
-                    whole[name].area - whole[first].area,
-                    own.column("area") - of_first.column("area"),
-                ),
-                aurc=_figure(whole[name].aurc, own.column("aurc")),
-                cost_ratio=_figure(whole[name].cost_ratio, own.column("cost_ratio")),
-                chosen=_chosen(there, fit_rows, name, some[rows], correct, costs),
-            )
+        for name, table in here.items():
+            drawn[name].append(_quality(table, weights))
+
+    def figure(name: str, column: str, less: str | None = None) -> Figure:
+        value = getattr(whole[name], column)
+        draws = torch.cat([getattr(part, column) for part in drawn[name]])
+        if less is not None:
+            value = value - getattr(whole[less], column)
+            draws = draws - torch.cat([getattr(part, column) for part in drawn[less]])
+        return _interval(value, draws)
+
+    first = next(iter(here))
+    return [
+        ScoreFigures(
+            name=name,
+            scores=table.scores[:, 0],
+            area=figure(name, "area"),
+            gain=figure(name, "area", less=first),
+            aurc=figure(name, "aurc"),
+            cost_ratio=figure(name, "cost_ratio"),
+            chosen=_held_out(there[name], table),
         )
-    gain = correct[:, 1].double() - correct[:, 0].double()
-    bound = float(quality_of(-gain, correct, costs).cost_ratio)
-    return ScoreComparison(
-        names, unit, figures, correct, costs, len(fit_rows), learned, missing, bound
-    )
+        for name, table in here.items()
+    ]
 
 
-class _Draws(list[Quality]):
-    """What a score reaches on draws of the samples."""
-
-    def column(self, name: str) -> Tensor:
-        """A figure on every draw."""
-        return torch.cat([getattr(found, name) for found in self])
+def _quality(table: StageOutcomes, weights: Tensor | None = None) -> Quality:
+    correct, _ = table.labelled("a comparison of scores")
+    return quality_of(table.scores[:, 0], correct, table.costs, weights)
 
 
-def _figure(value: Tensor, draws: Tensor) -> Figure:
+def _interval(value: Tensor, draws: Tensor) -> Figure:
     kept = draws[~draws.isnan()]
     if len(kept) == 0:
         return Figure(float(value), float("nan"), float("nan"))
-    ends = torch.tensor([0.025, 0.975], dtype=kept.dtype)
-    low, high = kept.quantile(ends).tolist()
+    low, high = kept.quantile(torch.tensor([0.025, 0.975], dtype=kept.dtype)).tolist()
     return Figure(float(value), low, high)
 
 
-def _chosen(
-    there: _Columns, fit_rows: Tensor, name: str, scores: Tensor, correct: Tensor, costs: Tensor
-) -> Chosen | None:
-    if len(fit_rows) == 0:
+def _held_out(there: StageOutcomes, here: StageOutcomes) -> OperatingPoint | None:
+    """Choose the cheapest threshold with the last stage's accuracy there and measure it here."""
+    if len(there) == 0:
         return None
-    judged = there.judged
-    curve = sweep(there.scores[name][fit_rows], judged.correct[fit_rows], judged.costs[fit_rows])
+    curve = there.curve()
     point = cheapest(curve, float(curve.stage_accuracy[-1]))
-    if point is None:
-        return None
-    here = answers_here(scores, point.threshold)
-    n, last = len(scores), float(costs[:, 1].sum())
-    right = torch.where(here, correct[:, 0], correct[:, 1])
-    spent = costs[:, 0].sum() + costs[~here, 1].sum()
-    return Chosen(
-        threshold=point.threshold,
-        accuracy=int(right.sum()) / n,
-        deferral_rate=int((~here).sum()) / n,
-        cost_ratio=float(spent) / last,
-    )
+    return None if point is None else here.at(point.thresholds)

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from lit_cascade.analysis import (
-    behaviour_of,
     check_overlap,
     check_promise,
+    outcomes_of,
     promise_in,
     without_logits,
 )
@@ -66,7 +66,7 @@ def run_files(options: CheckOptions) -> None:
     undecided = replace(policy, thresholds=None)
     rule = Policy.from_options(undecided, names, recorded=without_logits(records))
     verdict = check_promise(
-        behaviour_of(records, rule, unit),
+        outcomes_of(records, rule, unit, need_labels=False),
         promise,
         thresholds,
         names,

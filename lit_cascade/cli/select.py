@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lit_cascade.analysis import (
-    Choice,
     Selection,
-    behaviour_of,
     cost_notes,
     fitted_on,
+    outcomes_of,
     references,
     select_thresholds,
     unused_rows,
@@ -22,7 +21,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.cli.options import SelectOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.core import Policy
+from lit_cascade.core import OperatingPoint, Policy
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike, resolve_cost
@@ -102,7 +101,7 @@ def _report(
     first, names = records[0], [record.name for record in records]
     undecided = replace(options.policy, thresholds=None)
     rule = Policy.from_options(undecided, names, recorded=without_logits(records))
-    behaviour = behaviour_of(records, rule, options.cost)
+    outcomes = outcomes_of(records, rule, options.cost, need_labels=False)
     notes = data_notes(first.data) + cost_notes(records, options.cost)
     rows = unused_rows(options.policy, first)
     if not options.allow_overlap and len(rows) < len(first):
@@ -116,8 +115,8 @@ def _report(
             f"Note: {len(first) - len(rows):,} of the {len(first):,} samples are left out: the "
             "temperatures or the score were fitted on them."
         )
-        behaviour = behaviour.rows(rows)
-    selection = select_thresholds(behaviour, promise, options.seed)
+        outcomes = outcomes.rows(rows)
+    selection = select_thresholds(outcomes, promise, options.seed)
     subject = Subject(names, options.cost, rule.score)
     print_selection(selection, subject, notes)
     if selection.chosen is None:
@@ -140,7 +139,7 @@ def _policy(
     records: Sequence[Record],
     options: SelectOptions,
     selection: Selection,
-    chosen: Choice,
+    chosen: OperatingPoint,
     rows: Tensor,
 ) -> dict[str, Any]:
     """The whole policy, with what it was chosen on and what it promises."""
@@ -167,6 +166,6 @@ def _policy(
             record.name: {"weights": record.model.get("weights"), "classes": len(record.classes)}
             for record in records
         },
-        "scores": references(selection.path.behaviour, list(thresholds.values()), names),
+        "scores": references(selection.candidates.outcomes, list(thresholds.values()), names),
     }
     return policy

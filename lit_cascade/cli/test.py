@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lit_cascade.analysis import check_overlap, official_metric, outcome
+from lit_cascade.analysis import check_overlap, official_metric
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import TestOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.core import is_right, measure
+from lit_cascade.core import OperatingPoint, is_right, measure
 from lit_cascade.report import data_notes, fitting_notes, outcome_summary, print_execution
 from lit_cascade.utilities.versions import library_versions
 
@@ -40,12 +40,14 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
     if metric is not None:
         value = measure(metric, done.prediction, labels, len(samples.classes))
     right = is_right(done.prediction, labels)
-    result = outcome(done.stage, right, done.flops, done.flops_alone, value)
+    result = OperatingPoint.measured(
+        thresholds, done.stage, right, done.flops, done.flops_alone, value
+    )
     where = f"{done.data['name']}, split {options.split!r}"
     spent = (done.flops.sum(dim=0) / result.n).tolist()
     executed = done.executed.sum(dim=0)
     per_sample = float(executed.sum()) / result.n
-    print_execution(result, names, thresholds, spent, where, notes, metric, per_sample)
+    print_execution(result, names, spent, where, notes, metric, per_sample)
     output.add_json(
         "test.json",
         {
@@ -53,7 +55,7 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
             **({} if metric is None else {"metric": metric}),
             "score": policy.score,
             "temperatures": dict(zip(names, policy.temperatures, strict=True)),
-            **outcome_summary(result, names, thresholds, metric=metric),
+            **outcome_summary(result, names, metric=metric),
             "executed_flops": dict(zip(names, executed.tolist(), strict=True)),
             "notes": notes,
             "provenance": {

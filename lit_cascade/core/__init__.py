@@ -7,6 +7,7 @@ from lit_cascade.core.curve import (
     Curve,
     OperatingPoint,
     cheapest,
+    departures,
     operating_points,
     oracle_deferral,
     random_deferral,
@@ -25,16 +26,10 @@ from lit_cascade.core.metrics import (
     likeliest_labels,
     measure,
 )
-from lit_cascade.core.paired import Difference, Played, paired_difference, ranked_within
+from lit_cascade.core.outcomes import StageOutcomes
+from lit_cascade.core.paired import Difference, paired_difference, ranked_within
 from lit_cascade.core.policy import Policy
-from lit_cascade.core.quality import (
-    Quality,
-    aurc,
-    deferral_curve,
-    deferral_quality,
-    oracle_curve,
-    quality_of,
-)
+from lit_cascade.core.quality import Quality, aurc, deferral_quality, quality_of
 from lit_cascade.core.scores import (
     LEARNED,
     RECORDED,
@@ -56,9 +51,9 @@ __all__ = [
     "DeferralHead",
     "Difference",
     "OperatingPoint",
-    "Played",
     "Policy",
     "Quality",
+    "StageOutcomes",
     "above_floor",
     "answers_after",
     "answers_here",
@@ -69,8 +64,8 @@ __all__ = [
     "check_countable",
     "check_metric",
     "count",
-    "deferral_curve",
     "deferral_quality",
+    "departures",
     "features_of",
     "fit_temperature",
     "is_among_best",
@@ -78,7 +73,6 @@ __all__ = [
     "likeliest_labels",
     "measure",
     "operating_points",
-    "oracle_curve",
     "oracle_deferral",
     "paired_difference",
     "prefer_later",

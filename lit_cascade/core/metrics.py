@@ -12,7 +12,7 @@ changes gives the metric at a cost that does not grow with the number of classes
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -313,6 +313,12 @@ class Answers:
     def __post_init__(self) -> None:
         """Check that the metric is defined for these labels."""
         check_countable(self.metric, self.classes, several=self.labels.ndim > 1)
+
+    def rows(self, rows: Tensor) -> Answers:
+        """Return the answers to some samples."""
+        return replace(
+            self, after=self.after[rows], alone=self.alone[rows], labels=self.labels[rows]
+        )
 
     def of_stages(self) -> Tensor:
         """Metric of each stage alone, (K,) float64."""

@@ -1,4 +1,4 @@
-"""Two curves of cascades of the same samples: how much better one is, and how sure that is."""
+"""Paired bootstrap comparison of two cascades by their mean accuracy over all costs."""
 
 from __future__ import annotations
 
@@ -8,69 +8,51 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_cascade.core.curve import departures
+from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.errors import CascadeError
 
-__all__ = ["Difference", "Played", "paired_difference", "ranked_within"]
+__all__ = ["Difference", "mean_accuracy", "paired_difference", "ranked_within"]
 
-_AT_ONCE = 2**22
+_AT_ONCE = 2**22  # weights in memory at once
 
 
-@dataclass(frozen=True)
-class Played:
-    """What a sweep needs of N samples and K stages.
+def mean_accuracy(outcomes: StageOutcomes, weights: Tensor) -> Tensor:
+    """Average the accuracy of a curve over the costs from nothing deferred to everything deferred.
 
-    Attributes:
-        scores: of the deferring stages, (N, K - 1), finite or +inf.
-        correct: whether the cascade is right if it stops after each stage, (N, K) bool.
-        costs: of each stage, (N, K).
+    As in the curve, an accuracy holds until the cost of the next threshold is reached.
+
+    Args:
+        outcomes: of N samples with labels.
+        weights: multiplicity of each sample, (R, N) float64.
+
+    Returns:
+        One average per row of weights, (R,) float64.
+
+    Raises:
+        CascadeError: there are no labels.
     """
+    correct, _ = outcomes.labelled("the mean accuracy")
+    order = departures(outcomes.scores)
 
-    scores: Tensor
-    correct: Tensor
-    costs: Tensor
+    def sums(change: Tensor) -> Tensor:
+        return order.sums((weights[:, :, None] * change).flatten(1))
 
-    def mean_accuracy(self, weights: Tensor) -> Tensor:
-        """Accuracy at every cost, averaged over the costs that the first stage does not need.
-
-        The costs go from nothing deferred to everything deferred. An accuracy holds until the next
-        threshold is paid for, as in the curve.
-
-        Args:
-            weights: how often each sample counts, (R, N) float64.
-
-        Returns:
-            One average per row of weights, (R,) float64.
-        """
-        # as in a sweep: a sample leaves a stage once the threshold exceeds its best score so far
-        leaves_at = self.scores.double().cummax(dim=1).values
-        values, order = leaves_at.flatten().sort(stable=True)
-        values = values[: int((values < torch.inf).sum())]
-        order = order[: len(values)]
-        counts = torch.unique_consecutive(values, return_counts=True)[1]
-        ends = counts.cumsum(0) - 1
-        sample = order // self.scores.shape[1]
-        gain = self.correct.double().diff(dim=1).flatten()[order]
-        cost = self.costs.double()[:, 1:].flatten()[order]
-        start = weights @ self.correct[:, 0].double()
-        weighed = weights[:, sample]
-        spent = (weighed * cost).cumsum(dim=1)[:, ends]
-        gained = (weighed * gain).cumsum(dim=1)[:, ends]
-        # of a step the accuracy is that before it
-        before = torch.cat([torch.zeros_like(start)[:, None], gained[:, :-1]], dim=1)
-        steps = torch.cat([spent[:, :1], spent.diff(dim=1)], dim=1)
-        area = ((start[:, None] + before) * steps).sum(dim=1)
-        return area / spent[:, -1].clamp(min=1e-300) / weights.sum(dim=1)
+    start = weights @ correct[:, 0].double()
+    gained, spent = sums(correct.double().diff(dim=1)), sums(outcomes.costs.double()[:, 1:])
+    area = ((start[:, None] + gained[:, :-1]) * spent.diff(dim=1)).sum(dim=1)
+    return area / spent[:, -1].clamp(min=1e-300) / weights.sum(dim=1)
 
 
 def ranked_within(scores: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """Scores as shares of the scores that are lower, within each group of samples.
+    """Replace scores by their ranks within each group of samples, scaled to 0 ... 1.
 
-    Scores of groups that were scaled differently cannot be compared; those within a group keep
-    their order, and stages theirs towards each other. Equal scores share the mean of their ranks.
+    Makes scores comparable between groups that were scaled differently. The order within a group
+    is kept, also between stages. Equal scores get the mean of their ranks.
 
     Args:
-        scores: (N, K - 1), finite or +inf, which stays.
-        groups: rows of each group; each row is in one.
+        scores: (N, K - 1), finite or +inf, which is kept.
+        groups: row numbers of each group; each row is in exactly one.
 
     Example:
         >>> ranked_within(torch.tensor([[5.0], [7.0], [0.2], [0.1]]), [torch.tensor([0, 1]),
@@ -88,12 +70,12 @@ def ranked_within(scores: Tensor, groups: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more accurate one cascade is than another, averaged over all costs.
+    """Difference in mean accuracy of two cascades, with a bootstrap interval.
 
     Attributes:
-        before: mean accuracy of the one.
-        after: of the other.
-        interval: the middle 95 % of `after - before` over bootstrap resamples of the samples.
+        before: mean accuracy of the first cascade.
+        after: mean accuracy of the second cascade.
+        interval: 95 % percentile interval of `after - before`.
     """
 
     before: float
@@ -107,56 +89,58 @@ class Difference:
 
     @property
     def better(self) -> bool:
-        """Whether the other is better beyond what the draw of the samples explains."""
+        """Whether the whole interval is above 0."""
         return self.interval[0] > 0
 
     @property
     def worse(self) -> bool:
-        """The same for worse."""
+        """Whether the whole interval is below 0."""
         return self.interval[1] < 0
 
 
 def paired_difference(
-    before: Played, after: Played, resamples: int = 1000, seed: int = 0
+    before: StageOutcomes, after: StageOutcomes, resamples: int = 1000, seed: int = 0
 ) -> Difference:
-    """Compare two cascades of the same samples by their mean accuracy over all costs.
+    """Compare two cascades on the same samples by a paired bootstrap of their mean accuracy.
 
-    Each resample draws as many samples as there are, with replacement, the same for both.
+    Each resample draws N samples with replacement, the same for both cascades (Efron and
+    Tibshirani, "An Introduction to the Bootstrap", 1993).
 
     Args:
-        before: the one, N samples.
-        after: the other, of the same samples.
-        resamples: how many to draw.
-        seed: of the drawing.
+        before: outcomes of the first cascade on N samples.
+        after: outcomes of the second cascade on the same samples.
+        resamples: number of resamples.
+        seed: seed of the resamples.
 
     Raises:
-        CascadeError: they are of different numbers of samples, or nothing can be deferred.
+        CascadeError: different numbers of samples, or nothing can be deferred.
 
     Example:
         >>> right = torch.tensor([[k < 50, True] for k in range(100)])
         >>> costs = torch.tensor([[1.0, 9.0]]).expand(100, 2)
-        >>> knows, guesses = torch.linspace(1, 0, 100)[:, None], torch.rand(100, 1)
-        >>> found = paired_difference(Played(guesses, right, costs), Played(knows, right, costs))
-        >>> found.better, round(found.after, 3)
+        >>> guesses = StageOutcomes(torch.rand(100, 1), right, costs)
+        >>> knows = StageOutcomes(torch.linspace(1, 0, 100)[:, None], right, costs)
+        >>> difference = paired_difference(guesses, knows)
+        >>> difference.better, round(difference.after, 3)
         (True, 0.873)
     """
-    n = len(before.correct)
-    if len(after.correct) != n:
-        raise CascadeError(f"expected two cascades of {n} samples, got {len(after.correct)}.")
+    n = len(before)
+    if len(after) != n:
+        raise CascadeError(f"expected two cascades of {n} samples, got {len(after)}.")
     if not bool((before.scores < torch.inf).any() and (after.scores < torch.inf).any()):
         raise CascadeError("no sample is ever deferred: there is no curve to compare.")
     ones = torch.ones(1, n, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     rows = max(1, _AT_ONCE // n)
-    found = []
+    differences = []
     for start in range(0, resamples, rows):
         drawn = torch.randint(0, n, (min(rows, resamples - start), n), generator=generator)
         weights = torch.zeros(drawn.shape, dtype=torch.float64)
         weights.scatter_add_(1, drawn, torch.ones_like(weights))
-        found.append(after.mean_accuracy(weights) - before.mean_accuracy(weights))
-    ends = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+        differences.append(mean_accuracy(after, weights) - mean_accuracy(before, weights))
+    ends = torch.cat(differences).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     return Difference(
-        before=float(before.mean_accuracy(ones)),
-        after=float(after.mean_accuracy(ones)),
+        before=float(mean_accuracy(before, ones)),
+        after=float(mean_accuracy(after, ones)),
         interval=(float(ends[0]), float(ends[1])),
     )

@@ -11,8 +11,8 @@ from lit_cascade.analysis import (
     Plan,
     Selection,
     StageCalibration,
-    behaviour_of,
     calibrate_record,
+    outcomes_of,
     select_thresholds,
 )
 from lit_cascade.core.guarantee import Promise
@@ -99,7 +99,8 @@ def select(
     records = record(trainer, model, datamodule, split, check)
     selection = None
     if records is not None:
-        selection = select_thresholds(behaviour_of(records, model.cascade.policy), promise)
+        outcomes = outcomes_of(records, model.cascade.policy, need_labels=False)
+        selection = select_thresholds(outcomes, promise)
 
     def chosen() -> Sequence[float] | None:
         return None if selection is None or not selection.chosen else selection.chosen.thresholds

@@ -52,7 +52,7 @@ def print_check(verdict: Verdict, unit: str, notes: Sequence[str] = ()) -> None:
         f"{promise_text(verdict.promise, unit)}, on {verdict.n:,} new samples",
         "stage", "reached", "deferred then", "now", "p-value", "p-value of its scores",
     )  # fmt: skip
-    for one in verdict.comparisons:
+    for one in verdict.shifts:
         table.add_row(
             one.stage,
             f"{one.n:,}",
@@ -76,5 +76,5 @@ def check_summary(verdict: Verdict) -> dict[str, Any]:
         "outcome": verdict.outcome,
         "drifted": verdict.drifted,
         "passed": verdict.passed,
-        "stages": [asdict(one) for one in verdict.comparisons],
+        "stages": [asdict(one) for one in verdict.shifts],
     }

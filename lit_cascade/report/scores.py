@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
+import torch
+
 from lit_cascade.analysis import DRAWS, Figure, FittedHead, ScoreComparison, ScoreFigures
-from lit_cascade.core import deferral_curve, oracle_curve
+from lit_cascade.core import oracle_deferral, sweep
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import (
     BLACK,
@@ -111,7 +112,9 @@ def scores_csv(found: ScoreComparison) -> str:
         numbers = [end for part in figures for end in (part.value, part.low, part.high)]
         held = [""] * len(chosen)
         if one.chosen is not None:
-            held = [str(value) for value in asdict(one.chosen).values()]
+            point = one.chosen
+            held = [str(point.threshold), str(point.accuracy)]
+            held += [str(point.deferral_rate), str(point.cost_ratio)]
         rows.append([one.name, *numbers, *held])
     return csv_text(["score", *columns, *(f"chosen_{name}" for name in chosen)], rows)
 
@@ -211,16 +214,19 @@ def draw_scores(found: ScoreComparison, where: str) -> bytes:
     """
     figure = figure_of(6.4, 4.2)
     axes = figure.add_subplot()
-    best = oracle_curve(found.correct)
+    # with these costs the mean cost is the deferral rate; only the corners of the bound are drawn
+    oracle = oracle_deferral(found.correct, torch.tensor([[0.0, 1.0]]).expand(found.n, 2))
+    gain = found.correct.long().diff(dim=1)
+    corners = [0, int((gain > 0).sum()), found.n - int((gain < 0).sum()), found.n]
     axes.plot(
-        100 * best.rate, 100 * best.accuracy, ":", color=BLACK, linewidth=1.2,
-        label="oracle deferral (1)",
+        100 * oracle.cost[corners], 100 * oracle.accuracy[corners], ":", color=BLACK,
+        linewidth=1.2, label="oracle deferral (1)",
     )  # fmt: skip
     for one, (colour, style) in zip(found.figures, _LINES, strict=False):
-        curve = deferral_curve(one.scores, found.correct)
+        curve = sweep(one.scores, found.correct, found.costs)
         axes.plot(
-            100 * curve.rate, 100 * curve.accuracy, linestyle=style, color=colour, linewidth=1.6,
-            label=f"{one.name} ({one.area.value:.3f})", zorder=3,
+            100 * curve.deferral_rate, 100 * curve.accuracy, linestyle=style, color=colour,
+            linewidth=1.6, label=f"{one.name} ({one.area.value:.3f})", zorder=3,
         )  # fmt: skip
     small, large = (100 * accuracy for accuracy in found.accuracy)
     axes.plot(

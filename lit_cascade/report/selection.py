@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lit_cascade.analysis import Choice, Selection
+from lit_cascade.analysis import Selection
+from lit_cascade.core import OperatingPoint
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, png_of, quiet
@@ -23,7 +24,7 @@ from lit_cascade.report.text import (
     show,
     times,
 )
-from lit_cascade.report.validation import provenance
+from lit_cascade.report.validation import provenance, shown_thresholds
 from lit_cascade.utilities.units import unit_label
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def promise_text(promise: Promise, unit: str) -> str:
     }[promise.target]
 
 
-def _observed(promise: Promise, value: float) -> str:
+def _observed(promise: Promise, choice: OperatingPoint) -> str:
     """The observed value of the target, in words."""
+    value = choice.value or 0.0
     if promise.target == "accuracy_drop":
         return f"observed drop {100 * value:.2f}"
     if promise.target == "cost":
@@ -86,17 +88,11 @@ def _observed(promise: Promise, value: float) -> str:
     return f"observed {percent(value, 2)}"
 
 
-def typed_thresholds(choice: Choice) -> list[float]:
+def typed_thresholds(choice: OperatingPoint) -> list[float]:
     """The shortest decimals that defer the same samples as the thresholds."""
     if choice.below is None:
         return list(choice.thresholds)
     return [float(readable_threshold(choice.thresholds[0], choice.below))]
-
-
-def _shown(choice: Choice) -> str:
-    if choice.below is None:
-        return ", ".join(f"{threshold:.6g}" for threshold in choice.thresholds)
-    return readable_threshold(choice.thresholds[0], choice.below)
 
 
 def policy_line(found: Selection, subject: Subject) -> str:
@@ -113,9 +109,10 @@ def policy_line(found: Selection, subject: Subject) -> str:
     )
     what = promise_text(promise, subject.unit)
     return (
-        f"{label} {_shown(choice)}: {percent(choice.deferral_rate)} deferred, {fewer}; {what} "
+        f"{label} {shown_thresholds(choice)}: {percent(choice.deferral_rate)} deferred, "
+        f"{fewer}; {what} "
         f"{sure} (calibrated on {found.n + found.tuned_on:,}, "
-        f"{_observed(promise, choice.value)})"
+        f"{_observed(promise, choice)})"
     )
 
 
@@ -162,13 +159,13 @@ def print_selection(found: Selection, subject: Subject, notes: Sequence[str] = (
     show(table, *chosen, *notes)
 
 
-def _row(label: str, choice: Choice | None, promise: Promise, unit: str) -> list[str]:
+def _row(label: str, choice: OperatingPoint | None, promise: Promise, unit: str) -> list[str]:
     if choice is None:
         return [label, "none", *[""] * (4 + len(cost_columns(unit)))]
-    target = _observed(promise, choice.value).removeprefix("observed ")
+    target = _observed(promise, choice).removeprefix("observed ")
     return [
         label,
-        _shown(choice),
+        shown_thresholds(choice),
         percent(choice.deferral_rate),
         "unknown" if math.isnan(choice.accuracy) else percent(choice.accuracy, 2),
         target,
@@ -208,7 +205,7 @@ def selection_summary(
         "score": subject.score,
         "n": found.n + found.tuned_on,
         "tested_on": found.n,
-        "policies_tested": len(found.path),
+        "policies_tested": len(found.candidates),
         "policies_certified": found.certified,
         "chosen": _choice_summary(found.chosen, subject),
         "empirical": _choice_summary(found.empirical, subject),
@@ -216,7 +213,7 @@ def selection_summary(
     }
 
 
-def _choice_summary(choice: Choice | None, subject: Subject) -> dict[str, Any] | None:
+def _choice_summary(choice: OperatingPoint | None, subject: Subject) -> dict[str, Any] | None:
     if choice is None:
         return None
     thresholds = zip(subject.names, typed_thresholds(choice), strict=False)
@@ -250,12 +247,12 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
     """
     figure = figure_of(6.4, 4.2)
     axes = figure.add_subplot()
-    path, promise = found.path, found.promise
+    candidates, promise = found.candidates, found.promise
     of_spending = promise.target in {"cost", "cost_ratio"}
     scale = 100.0
     # if the cost itself is promised, the accuracy is drawn against it
-    value = path.accuracy if of_spending else path.value
-    ratio = path.cost / path.behaviour.last_cost
+    value = candidates.accuracy if of_spending else candidates.value
+    ratio = candidates.cost_ratio
     order = ratio.sort(stable=True).indices
     axes.plot(
         ratio[order], scale * value[order], color=GREY, linewidth=1.4,
@@ -289,11 +286,17 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
 
 
 def _mark(
-    axes: Axes, choice: Choice | None, label: str, colour: str, marker: str, *, of_spending: bool
+    axes: Axes,
+    choice: OperatingPoint | None,
+    label: str,
+    colour: str,
+    marker: str,
+    *,
+    of_spending: bool,
 ) -> None:
     if choice is None:
         return
     axes.plot(
-        choice.cost_ratio, 100 * (choice.accuracy if of_spending else choice.value), marker,
+        choice.cost_ratio, 100 * (choice.accuracy if of_spending else choice.value or 0.0), marker,
         color=colour, markersize=11, markeredgecolor="white", label=label, zorder=5,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_cascade.analysis import Outcome
+from lit_cascade.core import OperatingPoint
 from lit_cascade.records import RecordSummary
 from lit_cascade.report.card import Card
 from lit_cascade.report.text import (
@@ -54,9 +54,8 @@ def print_answers(
 
 
 def print_execution(
-    found: Outcome,
+    found: OperatingPoint,
     names: Sequence[str],
-    thresholds: Sequence[float],
     flops: Sequence[float],
     where: str,
     notes: Sequence[str] = (),
@@ -68,7 +67,6 @@ def print_execution(
     Args:
         found: accuracy, deferral and cost, and the other metric if there is one.
         names: names of the stages.
-        thresholds: thresholds of the deferring stages.
         flops: FLOPs of each stage per sample of the split, in stage order.
         where: name of the data and the split.
         notes: sentences to print below the table.
@@ -83,7 +81,7 @@ def print_execution(
     for k, name in enumerate(names):
         table.add_row(
             name,
-            f"{thresholds[k]:.6g}" if k < len(thresholds) else "",
+            f"{found.thresholds[k]:.6g}" if k < len(found.thresholds) else "",
             percent(reached),
             percent(found.answered[k]),
             quantity(flops[k]),

@@ -11,11 +11,10 @@ import numpy as np
 from rich.table import Table
 
 from lit_cascade.analysis import (
-    Outcome,
     curve_of_records,
-    judge,
     official_metric,
-    replay_outcome,
+    outcomes_of,
+    point_of_records,
     without_logits,
 )
 from lit_cascade.core import (
@@ -55,6 +54,7 @@ __all__ = [
     "outcome_summary",
     "print_validation",
     "provenance",
+    "shown_thresholds",
     "validation_summary",
     "verdict",
 ]
@@ -74,8 +74,7 @@ class Validation:
         curve: the curve at these temperatures.
         points: the named operating points of the curve.
         metric_points: the same by the curve's metric, if it has one beside accuracy.
-        thresholds: the given thresholds, if any.
-        policy: the outcome at the given thresholds.
+        policy: operating point of the given thresholds, if any.
         uncalibrated: the curve at temperature 1, if the rule has others.
     """
 
@@ -85,8 +84,7 @@ class Validation:
     curve: Curve
     points: Points
     metric_points: Points | None
-    thresholds: tuple[float, ...] | None
-    policy: Outcome | None
+    policy: OperatingPoint | None
     uncalibrated: Curve | None
 
     @classmethod
@@ -126,10 +124,9 @@ class Validation:
             curve=curve,
             points=operating_points(curve),
             metric_points=None if metric is None else operating_points(curve, metric),
-            thresholds=policy.thresholds,
             policy=None
             if policy.thresholds is None
-            else replay_outcome(records, policy, unit, metric),
+            else point_of_records(records, policy, unit, metric),
             uncalibrated=None if plain == rule else curve_of_records(records, plain, unit, metric),
         )
 
@@ -162,16 +159,16 @@ def _point(point: OperatingPoint, metric: str | None, unit: str) -> dict[str, An
 
 
 def outcome_summary(
-    found: Outcome,
+    found: OperatingPoint,
     names: Sequence[str],
-    thresholds: Sequence[float],
     unit: str = "flops",
     metric: str | None = None,
 ) -> dict[str, Any]:
-    """An outcome at given thresholds, by stage name."""
+    """An operating point at given thresholds, by stage name."""
     return {
         "thresholds": {
-            name: json_number(threshold) for name, threshold in zip(names, thresholds, strict=False)
+            name: json_number(threshold)
+            for name, threshold in zip(names, found.thresholds, strict=False)
         },
         **_goodness(found.accuracy, metric, found.metric),
         "deferral_rate": found.deferral_rate,
@@ -236,8 +233,8 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         ],
         "operating_points": _points(found.points, metric, unit),
         "policy": None
-        if found.policy is None or found.thresholds is None
-        else outcome_summary(found.policy, found.names, found.thresholds, unit, metric),
+        if found.policy is None
+        else outcome_summary(found.policy, found.names, unit, metric),
         "uncalibrated": None if plain is None else _points(operating_points(plain), metric, unit),
     }
     if metric is not None and found.metric_points is not None:
@@ -267,14 +264,11 @@ def _metric_cell(metric: str | None, value: float | None) -> list[str]:
     return [] if metric is None or value is None else [metric_figure(metric, value)]
 
 
-def _below(curve: Curve, threshold: float) -> float:
-    """The next smaller score on the curve: thresholds above it defer the same samples."""
-    row = int((curve.thresholds >= threshold).nonzero()[0, 0])
-    return float(curve.thresholds[row - 1]) if row > 1 else curve.least_score
-
-
-def _shown(curve: Curve, threshold: float) -> str:
-    return readable_threshold(threshold, _below(curve, threshold))
+def shown_thresholds(point: OperatingPoint) -> str:
+    """The thresholds of a point, as the shortest decimal that defers the same samples if known."""
+    if point.below is None:
+        return ", ".join(f"{threshold:.6g}" for threshold in point.thresholds)
+    return readable_threshold(point.threshold, point.below)
 
 
 def _point_row(label: str, curve: Curve, point: OperatingPoint | None, unit: str) -> list[str]:
@@ -283,7 +277,7 @@ def _point_row(label: str, curve: Curve, point: OperatingPoint | None, unit: str
         return [label, "none", "", "", *[""] * len(blank), ""]
     return [
         label,
-        _shown(curve, point.threshold),
+        shown_thresholds(point),
         percent(point.deferral_rate),
         percent(point.accuracy, 2),
         *_metric_cell(curve.metric, point.metric),
@@ -337,7 +331,7 @@ def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
         )
     shared = "" if len(names) == 2 else " at every stage but the last"
     return (
-        f"For the {good} of {last!r}, defer below {_shown(curve, point.threshold)}{shared}: "
+        f"For the {good} of {last!r}, defer below {shown_thresholds(point)}{shared}: "
         f"{percent(point.deferral_rate)} of inputs are deferred and {what} fall {fall}."
     )
 
@@ -397,18 +391,16 @@ def _points_table(found: Validation) -> Table:
             labels = _labels(by, last)
             for name, point in operating_points(curve, by).items():
                 table.add_row(*_point_row(labels[name] + note, curve, point, unit))
-    if found.policy is not None and found.thresholds is not None:
+    if found.policy is not None:
         table.add_section()
-        table.add_row(*_policy_row(found.thresholds, found.policy, metric, unit))
+        table.add_row(*_policy_row(found.policy, metric, unit))
     return table
 
 
-def _policy_row(
-    thresholds: Sequence[float], done: Outcome, metric: str | None, unit: str
-) -> list[str]:
+def _policy_row(done: OperatingPoint, metric: str | None, unit: str) -> list[str]:
     return [
         "the thresholds given",
-        ", ".join(f"{threshold:.6g}" for threshold in thresholds),
+        shown_thresholds(done),
         percent(done.deferral_rate),
         percent(done.accuracy, 2),
         *_metric_cell(metric, done.metric),
@@ -460,8 +452,8 @@ def draw_curve(found: Validation) -> bytes:
 
 
 def _comparisons(axes: Axes, found: Validation) -> None:
-    judged = judge(found.records, found.rule, found.unit)
-    oracle = oracle_deferral(judged.correct, judged.costs)
+    outcomes = outcomes_of(found.records, found.rule, found.unit)
+    oracle = oracle_deferral(outcomes.labelled("the oracle")[0], outcomes.costs)
     axes.plot(
         oracle.cost, 100 * oracle.accuracy, ":", color=BLACK, linewidth=1.2,
         label="oracle deferral (bound)",

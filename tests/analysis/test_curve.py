@@ -5,9 +5,10 @@ import torch
 
 from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records
 from lit_cascade.analysis.calibration import calibrate_record
-from lit_cascade.analysis.curve import cost_notes, judge, official_metric, outcome, replay_outcome
+from lit_cascade.analysis.curve import cost_notes, official_metric, outcomes_of, point_of_records
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
+from lit_cascade.core.curve import OperatingPoint
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.records.record import score_and_correct
 from tests.oracles import (
@@ -100,7 +101,7 @@ def test_an_outcome_equals_a_loop_over_samples_and_the_replay(combine, stages):
     policy = Policy(
         tuple(thresholds), "margin", TEMPERATURES[:stages], combine=combine, floors=tuple(floors)
     )
-    found = replay_outcome(records, policy, "latency_s")
+    found = point_of_records(records, policy, "latency_s")
     stage = [stage_of(own, thresholds, floors) for own in scores]
     costs = torch.stack([record.cost("latency_s") for record in records], dim=1).tolist()
     spent = sum(sum(own[: k + 1]) for own, k in zip(costs, stage, strict=True))
@@ -123,7 +124,7 @@ def test_scores_alone_give_the_curve_of_their_logits(combine):
     for part in ("thresholds", "deferral_rate", "accuracy", "cost", "stage_accuracy"):
         assert torch.equal(getattr(one, part), getattr(other, part))
     told = Policy((0.6, 0.7), combine=combine, floors=(0.4, 0.45))
-    assert replay_outcome(records, told) == replay_outcome(scored(records), told)
+    assert point_of_records(records, told) == point_of_records(scored(records), told)
 
 
 def test_without_a_policy_the_later_stage_answers():
@@ -137,7 +138,7 @@ def test_judged_scores_are_infinite_below_the_floor():
     records = recorded(2)
     score = score_and_correct(records[0])[0]
     floor = score.sort().values[30].item()
-    judged = judge(records, Policy(stages=2, floors=(floor,)))
+    judged = outcomes_of(records, Policy(stages=2, floors=(floor,)))
     assert (judged.scores[:, 0] == math.inf).tolist() == (score < floor).tolist()
     assert (score < floor).sum() == 30
 
@@ -157,7 +158,7 @@ def test_scores_do_not_allow_what_needs_logits():
 def test_a_unit_that_a_record_lacks_is_named_with_those_it_has():
     one, other = recorded(2)
     other = Record.from_arrays("other", other.logits, other.labels, flops=1.0)
-    for question in (curve_of_records, replay_outcome):
+    for question in (curve_of_records, point_of_records):
         with pytest.raises(CascadeError, match="'other' has no cost 'latency_s'; it has flops"):
             question([one, other], Policy((0.5,)), "latency_s")
     with pytest.raises(CascadeError, match="'net0' has no cost 'usd'; it has flops, latency_s"):
@@ -175,7 +176,9 @@ def test_notes_name_the_unit():
 
 def test_a_last_stage_that_costs_nothing_is_refused():
     with pytest.raises(CascadeError, match="the last stage costs nothing"):
-        outcome(torch.zeros(1).long(), torch.ones(1).bool(), torch.zeros(1, 2), torch.zeros(1))
+        OperatingPoint.measured(
+            [0.5], torch.zeros(1).long(), None, torch.zeros(1, 2), torch.zeros(1)
+        )
 
 
 @pytest.mark.parametrize("floored", [False, True])
@@ -205,7 +208,9 @@ def test_a_metric_on_the_curve_is_that_of_the_replay_at_every_threshold(
         answers = replay(logits, policy).prediction.tolist()
         expected = metric_by_sklearn(metric, answers, labels.tolist(), classes)
         assert curve.by_metric[row].item() == pytest.approx(expected, rel=1e-13)
-        assert replay_outcome(records, policy, metric=metric).metric == curve.by_metric[row].item()
+        assert (
+            point_of_records(records, policy, metric=metric).metric == curve.by_metric[row].item()
+        )
     own = [stage.argmax(dim=1).tolist() for stage in logits]
     assert curve.stage_by_metric.tolist() == pytest.approx(
         [metric_by_sklearn(metric, answers, labels.tolist(), classes) for answers in own]
@@ -214,8 +219,8 @@ def test_a_metric_on_the_curve_is_that_of_the_replay_at_every_threshold(
 
 def test_without_a_metric_an_outcome_has_none():
     records = recorded(2)
-    assert replay_outcome(records, Policy((0.5,))).metric is None
-    assert judge(records, Policy((0.5,))).answers is None
+    assert point_of_records(records, Policy((0.5,))).metric is None
+    assert outcomes_of(records, Policy((0.5,))).answers is None
 
 
 def test_a_metric_needs_answers_and_so_logits():
@@ -228,7 +233,7 @@ def test_a_metric_needs_answers_and_so_logits():
     last = Record.from_arrays("api", labels=first.labels, classes=first.classes, **parts)
     assert len(curve_of_records([first, last], unit="latency_s")) > 2
     with pytest.raises(CascadeError, match="'api' holds scores and no logits, which the metric f1"):
-        replay_outcome([first, last], Policy((0.5,)), "latency_s", "f1")
+        point_of_records([first, last], Policy((0.5,)), "latency_s", "f1")
 
 
 def test_the_official_metric_is_the_users_or_that_of_the_data():

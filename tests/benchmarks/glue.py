@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_cascade import Policy, Record, curve_of_records, operating_points
-from lit_cascade.analysis.curve import judge
-from lit_cascade.core.contract import replay, route
+from lit_cascade.analysis.curve import outcomes_of
+from lit_cascade.core.contract import replay
 from lit_cascade.core.metrics import measure
 from tests.benchmarks.sweep import machine
 
@@ -47,7 +47,7 @@ def judged(small, large, threshold, metric):
     """What the cascade of two records does at a threshold, and what it would on other draws."""
     policy = Policy((threshold,))
     answers = replay([small.logits, large.logits], policy).prediction
-    stage = route([judge([small, large], policy).scores[:, 0]], policy.thresholds)
+    stage = outcomes_of([small, large], policy).route(policy.thresholds)
     alone = large.logits.argmax(dim=1)
     costs = torch.stack([small.cost(), large.cost()], dim=1)
     spent = costs[:, 0] + costs[:, 1] * stage

@@ -25,11 +25,13 @@ from rich.table import Table
 from scipy.special import bdtr
 
 from lit_cascade import Record
-from lit_cascade.analysis.selection import behaviour_of, select_thresholds
+from lit_cascade.analysis.curve import outcomes_of
+from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core.guarantee.bounds import binomial_p_value, paired_p_value
-from lit_cascade.core.guarantee.candidates import Behaviour, path_of, threshold_path
+from lit_cascade.core.guarantee.candidates import candidates_of, shared_candidates
 from lit_cascade.core.guarantee.certify import _leading
 from lit_cascade.core.guarantee.promise import Promise
+from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.core.policy import Policy
 from tests.benchmarks.sweep import machine
 
@@ -45,7 +47,7 @@ class Population:
     """Where calibration sets come from."""
 
     name: str
-    draw: Callable[[int, torch.Generator], Behaviour]
+    draw: Callable[[int, torch.Generator], StageOutcomes]
     truth: Callable[[float], tuple[float, float]]
     """Threshold to true accuracy drop and cost ratio."""
 
@@ -55,16 +57,20 @@ def recorded(folder: str, split: str, small: str, large: str) -> Population:
     files = [
         ROOT / "checkpoints" / folder / split / f"{name}.safetensors" for name in (small, large)
     ]
-    whole = behaviour_of([Record.load(file) for file in files], Policy(stages=2))
+    whole = outcomes_of([Record.load(file) for file in files], Policy(stages=2))
 
-    def draw(n: int, generator: torch.Generator) -> Behaviour:
+    def draw(n: int, generator: torch.Generator) -> StageOutcomes:
         return whole.rows(torch.randint(0, len(whole), (n,), generator=generator))
 
-    path = threshold_path(whole, Promise("accuracy_drop", 0.0, None))
-    scores, value, ratio = path.thresholds[:, 0], path.value, path.cost / whole.last_cost
+    candidates = shared_candidates(whole, Promise("accuracy_drop", 0.0, None))
+    scores, value, ratio = (
+        candidates.thresholds[:, 0],
+        candidates.value,
+        candidates.cost / whole.last_cost,
+    )
 
     def truth(threshold: float) -> tuple[float, float]:
-        # the path falls in threshold: the last row at or above it defers what it defers
+        # the candidates falls in threshold: the last row at or above it defers what it defers
         row = int((scores >= threshold).sum()) - 1
         return float(value[max(row, 0)]), float(ratio[max(row, 0)])
 
@@ -74,14 +80,14 @@ def recorded(folder: str, split: str, small: str, large: str) -> Population:
 def made_up() -> Population:
     """Scores u from 0 to 1: lost with 0.25 (1 - u)^2, won with 0.05 (1 - u)."""
 
-    def draw(n: int, generator: torch.Generator) -> Behaviour:
+    def draw(n: int, generator: torch.Generator) -> StageOutcomes:
         u = torch.rand(n, generator=generator, dtype=torch.float64)
         chance = torch.rand(n, generator=generator, dtype=torch.float64)
         lost = chance < 0.25 * (1 - u) ** 2
         won = ~lost & (chance < 0.25 * (1 - u) ** 2 + 0.05 * (1 - u))
         right = torch.stack([~lost, ~won], dim=1)
         costs = torch.tensor([[1.0, 10.0]]).expand(n, 2)
-        return Behaviour(u[:, None], costs, right, right[:, 1])
+        return StageOutcomes(u[:, None], right, costs)
 
     def truth(threshold: float) -> tuple[float, float]:
         t = min(max(threshold, 0.0), 1.0)
@@ -120,42 +126,42 @@ BOUNDS = {
 }
 
 
-def fixed_sequence(behaviour: Behaviour, limit: float, delta: float, bound) -> float | None:
+def fixed_sequence(outcomes: StageOutcomes, limit: float, delta: float, bound) -> float | None:
     """The threshold of the fixed sequence with another bound."""
-    path = threshold_path(behaviour, Promise("accuracy_drop", limit))
-    n = len(behaviour)
+    candidates = shared_candidates(outcomes, Promise("accuracy_drop", limit))
+    n = len(outcomes)
 
     def passes(start: int, end: int) -> bool:
-        lost, won = int(path.lost[start:end].max()), int(path.won[start:end].min())
+        lost, won = int(candidates.lost[start:end].max()), int(candidates.won[start:end].min())
         return bound(lost, won, n, limit) <= delta
 
-    return _cheapest(path, _leading(len(path), passes))
+    return _cheapest(candidates, _leading(len(candidates), passes))
 
 
-def holm(behaviour: Behaviour, limit: float, delta: float, levels: int = 50) -> float | None:
+def holm(outcomes: StageOutcomes, limit: float, delta: float, levels: int = 50) -> float | None:
     """Bonferroni-Holm over some thresholds that are set before."""
     promise = Promise("accuracy_drop", limit)
     grid = torch.linspace(1, 0, levels, dtype=torch.float64)[:, None]
-    path = path_of(behaviour, promise, grid)
+    candidates = candidates_of(outcomes, promise, grid)
     p = [
-        paired_p_value(int(a), int(b), len(behaviour), limit)
-        for a, b in zip(path.lost, path.won, strict=True)
+        paired_p_value(int(a), int(b), len(outcomes), limit)
+        for a, b in zip(candidates.lost, candidates.won, strict=True)
     ]
     order, passed = sorted(range(levels), key=p.__getitem__), []
     for place, row in enumerate(order):
         if p[row] > delta / (levels - place):
             break
         passed.append(row)
-    useful = [row for row in passed if float(path.cost[row]) < behaviour.last_cost]
+    useful = [row for row in passed if float(candidates.cost[row]) < outcomes.last_cost]
     if not useful:
         return None
-    return float(path.thresholds[min(useful, key=lambda row: float(path.cost[row])), 0])
+    return float(candidates.thresholds[min(useful, key=lambda row: float(candidates.cost[row])), 0])
 
 
-def _cheapest(path, count: int) -> float | None:
-    if count == 0 or float(path.cost[count - 1]) >= path.behaviour.last_cost:
+def _cheapest(candidates, count: int) -> float | None:
+    if count == 0 or float(candidates.cost[count - 1]) >= candidates.outcomes.last_cost:
         return None
-    return float(path.thresholds[count - 1, 0])
+    return float(candidates.thresholds[count - 1, 0])
 
 
 def judge(population: Population, thresholds: list[float | None], limit: float) -> dict[str, float]:
@@ -174,9 +180,9 @@ def row_of(population: Population, n: int, draws: int) -> list[dict[str, object]
     limit, rows = LIMITS[n], []
     found: dict[tuple[str, float | None], list[float | None]] = {}
     for number in range(draws):
-        behaviour = population.draw(n, torch.Generator().manual_seed(number))
+        outcomes = population.draw(n, torch.Generator().manual_seed(number))
         for confidence in CONFIDENCES:
-            chosen = select_thresholds(behaviour, Promise("accuracy_drop", limit, confidence))
+            chosen = select_thresholds(outcomes, Promise("accuracy_drop", limit, confidence))
             found.setdefault(("select", confidence), []).append(
                 chosen.chosen and chosen.chosen.thresholds[0]
             )
@@ -185,8 +191,8 @@ def row_of(population: Population, n: int, draws: int) -> list[dict[str, object]
         if number >= OTHERS_DRAWS:
             continue
         for name, bound in BOUNDS.items():
-            found.setdefault((name, 0.95), []).append(fixed_sequence(behaviour, limit, 0.05, bound))
-        found.setdefault(("Holm, exact paired", 0.95), []).append(holm(behaviour, limit, 0.05))
+            found.setdefault((name, 0.95), []).append(fixed_sequence(outcomes, limit, 0.05, bound))
+        found.setdefault(("Holm, exact paired", 0.95), []).append(holm(outcomes, limit, 0.05))
     for (name, confidence), thresholds in found.items():
         judged = judge(population, thresholds, limit)
         few = judge(population, found["plain empirical", None][: len(thresholds)], limit)

@@ -20,7 +20,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from lit_cascade import Record, Stage
 from lit_cascade.analysis.check import check_promise, references
-from lit_cascade.analysis.selection import behaviour_of, select_thresholds
+from lit_cascade.analysis.curve import outcomes_of
+from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core.guarantee.promise import Promise
 from lit_cascade.core.policy import Policy
 from lit_cascade.data import CifarData
@@ -59,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
 
     calibration = [Record.load(ROOT / "calibration" / f"{name}.safetensors") for name in STAGES]
-    then = behaviour_of(calibration, Policy(stages=2))
+    then = outcomes_of(calibration, Policy(stages=2))
     promise = Promise("accuracy_drop", 0.01)
     chosen = select_thresholds(then, promise).chosen
     thresholds, names = list(chosen.thresholds), list(STAGES)
@@ -81,17 +82,19 @@ def main() -> None:
             ]
         for labelled in (True, False):
             seen = [r if labelled else replace(r, labels=None) for r in records]
-            now = behaviour_of(seen, Policy(stages=2))
+            now = outcomes_of(seen, Policy(stages=2), need_labels=False)
             verdict = check_promise(now, promise, thresholds, names, reference)
             rows.append(
                 {
                     "images": name,
                     "labels": labelled,
-                    "last_accuracy": None if now.last is None else float(now.last.double().mean()),
+                    "last_accuracy": None
+                    if now.alone is None
+                    else float(now.alone[:, -1].double().mean()),
                     "drop": verdict.value,
-                    "deferral_rate": verdict.comparisons[0].rate,
+                    "deferral_rate": verdict.shifts[0].rate,
                     "outcome": verdict.outcome,
-                    "scores_p_value": verdict.comparisons[0].scores_p_value,
+                    "scores_p_value": verdict.shifts[0].scores_p_value,
                     "drifted": verdict.drifted,
                     "passed": verdict.passed,
                 }

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record, curve_of_records, replay
-from lit_cascade.analysis.curve import replay_outcome
+from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.cli import main
 from lit_cascade.core.curve import operating_points
 from tests.cli.runs import done, within
@@ -111,7 +111,7 @@ def test_the_metric_of_the_data_is_in_every_output(capsys, metric, heading, titl
     answers = replay([record.logits for record in records], policy).prediction.tolist()
     given = metric_by_sklearn(metric, answers, labels, len(records[0].classes))
     assert summary["policy"][metric] == pytest.approx(given)
-    assert summary["policy"][metric] == replay_outcome(records, policy, metric=metric).metric
+    assert summary["policy"][metric] == point_of_records(records, policy, metric=metric).metric
 
     table = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in table.splitlines()]

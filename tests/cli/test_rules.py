@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record
-from lit_cascade.analysis.curve import replay_outcome
+from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import above_floor
@@ -80,7 +80,7 @@ def test_an_overlay_sets_combination_and_floors(tmp_path, pair, capsys, combine,
     summary, rows = results(tmp_path)
     assert (summary["unit"], summary["combine"]) == (unit, combine)
     assert summary["floors"] == {"small": 0.45}
-    told = replay_outcome(pair, Policy((0.7,), combine=combine, floors=(0.45,)), unit)
+    told = point_of_records(pair, Policy((0.7,), combine=combine, floors=(0.45,)), unit)
     found = summary["policy"]
     assert (found["accuracy"], found["deferral_rate"]) == (told.accuracy, told.deferral_rate)
     assert (found[unit], found[f"{unit}_ratio"]) == (told.cost, told.cost_ratio)
@@ -90,7 +90,7 @@ def test_an_overlay_sets_combination_and_floors(tmp_path, pair, capsys, combine,
         point = Policy(
             (max(float(row["threshold"]), 0.45),), combine=combine, floors=(0.45,)
         )  # below the floor the threshold says nothing
-        assert float(row["accuracy"]) == replay_outcome(pair, point, unit).accuracy
+        assert float(row["accuracy"]) == point_of_records(pair, point, unit).accuracy
     table = " ".join(capsys.readouterr().out.split())
     assert "and below its floor (0.45)" in table
     assert ("combined" in table) == (combine != "later")
@@ -104,7 +104,7 @@ def test_floors_and_combination_may_be_typed(tmp_path, pair):
     assert validate(*words, "--policy.floors", "[0.5]", out="p") == 0
     assert results(tmp_path, "p")[0] == one
     assert one["floors"] == {"small": 0.5}
-    told = replay_outcome(pair, Policy((math.inf,), combine="most_confident", floors=(0.5,)))
+    told = point_of_records(pair, Policy((math.inf,), combine="most_confident", floors=(0.5,)))
     assert one["policy"]["deferral_rate"] == told.deferral_rate < 1
 
 
@@ -138,7 +138,7 @@ def test_scores_without_logits_are_judged(tmp_path, scored, capsys, combine):
     rule = {"combine": combine, "thresholds": {"local": 0.5}, "floors": {"local": 0.2}}
     assert validate(*overlay(tmp_path, **rule), "--cost", "usd", names=("local", "api")) == 0
     summary, rows = results(tmp_path)
-    told = replay_outcome(scored, Policy((0.5,), combine=combine, floors=(0.2,)), "usd")
+    told = point_of_records(scored, Policy((0.5,), combine=combine, floors=(0.2,)), "usd")
     assert summary["policy"]["accuracy"] == told.accuracy
     assert summary["policy"]["usd"] == told.cost
     kept = above_floor(scored[0].score, 0.2)

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record
-from lit_cascade.analysis.curve import replay_outcome
+from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.analysis.deferral_head import fit_head
 from lit_cascade.cli import main
 from lit_cascade.core.contract import answers_here, replay
@@ -267,7 +267,7 @@ def test_calibrate_writes_a_score_that_validate_reads_to_the_last_digit(fitted, 
     assert [float(row["threshold"]) for row in rows[1:-1]] == scores[1:].tolist()
     for row in rows[:: len(rows) // 5]:
         policy = Policy((float(row["threshold"]),), "learned", heads=(head,))
-        assert float(row["accuracy"]) == replay_outcome(records, policy).accuracy
+        assert float(row["accuracy"]) == point_of_records(records, policy).accuracy
     # and another score may be had from the same config
     assert main([*words, *judged, "--policy.score", "margin", "--out", "m"]) == 0
     assert json_in("m/summary.json")["score"] == "margin"
@@ -313,7 +313,7 @@ def test_a_learned_score_is_selected_checked_and_replayed(names, capsys):
     rule = Policy(tuple(policy["thresholds"].values()), "learned", heads=heads)
     chosen = json_in("s/summary.json")["chosen"]
     if len(names) == 2:  # of three, some of the samples put thresholds in order
-        done = replay_outcome(made(3000, 1, names, first=10_000), rule)
+        done = point_of_records(made(3000, 1, names, first=10_000), rule)
         assert done.deferral_rate == pytest.approx(chosen["deferral_rate"])
         assert done.accuracy == pytest.approx(chosen["accuracy"])
     capsys.readouterr()

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record, Stage
-from lit_cascade.analysis.curve import replay_outcome
+from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.cli import main
 from lit_cascade.core.contract import replay
 from lit_cascade.data import DigitsData
@@ -95,11 +95,11 @@ def test_the_policy_does_what_the_line_says(pair, capsys, target, limit, confide
     # its figures are those of the threshold as it is written
     rule = Policy(tuple(policy["thresholds"].values()))
     records = [Record.load(path) for path in pair]
-    done = replay_outcome(records, rule)
+    done = point_of_records(records, rule)
     assert done.accuracy == pytest.approx(chosen["accuracy"])
     assert done.cost == pytest.approx(chosen["flops"])
     assert done.deferral_rate == pytest.approx(chosen["deferral_rate"])
-    last = replay_outcome(records, Policy((math.inf,))).accuracy
+    last = point_of_records(records, Policy((math.inf,))).accuracy
     said = replay([record.logits for record in records], rule).prediction
     kept = {
         "max_accuracy_drop": last - done.accuracy <= limit + 1e-6,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lit_cascade.core.curve import sweep
-from lit_cascade.core.paired import Played, paired_difference, ranked_within
+from lit_cascade.core.outcomes import StageOutcomes
+from lit_cascade.core.paired import mean_accuracy, paired_difference, ranked_within
 from lit_cascade.errors import CascadeError
 
 
@@ -17,7 +18,7 @@ def drawn(n, stages, seed, *, ties=False):
         scores = (5 * scores).round() / 5
     correct = torch.rand(n, stages, generator=generator) < torch.linspace(0.6, 0.9, stages)
     costs = torch.rand(n, stages, generator=generator) + torch.arange(1, stages + 1)
-    return Played(scores, correct, costs)
+    return StageOutcomes(scores, correct, costs)
 
 
 def slow_mean_accuracy(played, rows):
@@ -37,7 +38,7 @@ def test_weights_count_samples_as_often_as_a_resample_holds_them(stages, ties):
     for _ in range(10):
         rows = torch.randint(0, 40, (40,), generator=generator)
         weights = torch.bincount(rows, minlength=40).double()[None]
-        assert float(played.mean_accuracy(weights)) == pytest.approx(
+        assert float(mean_accuracy(played, weights)) == pytest.approx(
             slow_mean_accuracy(played, rows), abs=1e-12
         )
 
@@ -69,7 +70,7 @@ def test_the_interval_is_that_of_resampling_by_hand():
 
 def test_the_same_order_is_no_difference_at_all():
     one = drawn(100, 2, 0)
-    stretched = Played(one.scores.pow(3), one.correct, one.costs)
+    stretched = StageOutcomes(one.scores.pow(3), one.correct, one.costs)
     found = paired_difference(one, stretched)
     assert (found.value, found.interval) == (0, (0, 0))
     assert not found.better
@@ -83,7 +84,7 @@ def test_chance_is_seldom_called_better_or_worse():
         torch.manual_seed(seed)
         correct = torch.rand(300, 2) < torch.tensor([0.6, 0.8])
         costs = torch.tensor([[1.0, 9.0]]).expand(300, 2)
-        one, other = (Played(torch.rand(300, 1), correct, costs) for _ in range(2))
+        one, other = (StageOutcomes(torch.rand(300, 1), correct, costs) for _ in range(2))
         found = paired_difference(one, other, resamples=200, seed=seed)
         called += found.better or found.worse
     assert 0 < called <= 13
@@ -117,6 +118,6 @@ def test_what_cannot_be_compared_is_said():
     with pytest.raises(CascadeError, match="two cascades of 9 samples, got 8"):
         paired_difference(drawn(9, 2, 0), drawn(8, 2, 0))
     one = drawn(5, 2, 0)
-    never = Played(torch.full((5, 1), math.inf), one.correct, one.costs)
+    never = StageOutcomes(torch.full((5, 1), math.inf), one.correct, one.costs)
     with pytest.raises(CascadeError, match="no sample is ever deferred"):
         paired_difference(one, never)

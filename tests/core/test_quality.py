@@ -6,15 +6,9 @@ import pytest
 import torch
 
 from lit_cascade.core.curve import operating_points, oracle_deferral, sweep
-from lit_cascade.core.quality import (
-    aurc,
-    deferral_curve,
-    deferral_quality,
-    oracle_curve,
-    quality_of,
-)
+from lit_cascade.core.quality import aurc, deferral_quality, quality_of
 from lit_cascade.errors import CascadeError
-from tests.quality_oracles import slow_aurc, slow_cost_ratio, slow_quality, trapezoid
+from tests.quality_oracles import slow_aurc, slow_cost_ratio, slow_quality
 
 SMALL = [False, True, True, False, True]
 LARGE = [True, True, False, False, True]
@@ -169,18 +163,15 @@ def test_weights_count_samples_that_often(levels):
 
 
 @pytest.mark.parametrize("levels", [None, 5])
-def test_the_curves_are_those_of_the_sweep(levels):
+def test_the_area_is_that_under_the_swept_curve(levels):
     scores, correct, costs = made(300, 6, levels)
-    curve, swept = deferral_curve(scores, correct), sweep(scores, correct, costs)
-    assert torch.equal(curve.rate, swept.deferral_rate)
-    assert torch.equal(curve.accuracy, swept.accuracy)
-    best = oracle_curve(correct)
-    corners = (best.rate * 300).round().long()
-    assert torch.equal(best.accuracy, oracle_deferral(correct, costs).accuracy[corners])
-    steps = oracle_deferral(correct, torch.ones(300, 2)).accuracy
-    assert float(torch.trapezoid(best.accuracy, best.rate)) == pytest.approx(
-        trapezoid(steps.tolist())
-    )
+    swept = sweep(scores, correct, costs)
+    oracle = oracle_deferral(correct, torch.tensor([[0.0, 1.0]]).expand(300, 2))
+    own = float(torch.trapezoid(swept.accuracy, swept.deferral_rate))
+    bound = float(torch.trapezoid(oracle.accuracy, oracle.cost))
+    chance = float(swept.stage_accuracy.mean())
+    expected = (own - chance) / (bound - chance)
+    assert deferral_quality(scores, *correct.T) == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_cannot_be_judged_is_refused():

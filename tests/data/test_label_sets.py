@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records, replay
 from lit_cascade.analysis.calibration import calibrate_record
-from lit_cascade.analysis.curve import replay_outcome
+from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import is_right, likeliest_labels
@@ -314,7 +314,7 @@ def test_a_curve_is_that_of_every_threshold_by_hand(models, combine):
         assert [row[0] for row in rows] == [row[0] for row in expected]
     for threshold in (-math.inf, 0.4, 0.55, math.inf):
         policy = Policy((threshold,) * (models - 1), combine=combine)
-        told = replay_outcome(found, policy)
+        told = point_of_records(found, policy)
         by_hand = brute_force_point(scores, correct, costs, threshold)
         assert (told.deferral_rate, told.accuracy, told.cost) == pytest.approx(by_hand)
         replayed = replay([record.logits for record in found], policy)
@@ -366,7 +366,7 @@ def test_validate_and_calibrate_take_such_records(tmp_path, monkeypatch, capsys)
     for record in found:
         right = score_and_correct(record)[1].double().mean()
         assert f"{100 * right:.2f} %" in shown
-    told = replay_outcome(found, Policy((0.5,)))
+    told = point_of_records(found, Policy((0.5,)))
     assert f"{100 * told.accuracy:.2f} %" in shown
     assert main(["calibrate", "--records", *paths, "--out", "t"]) == 0
     assert f"{calibrate_record(found[0]).temperature:.3f}" in capsys.readouterr().out

@@ -27,7 +27,7 @@ from lit_cascade import (
     UsageError,
     replay,
 )
-from lit_cascade.analysis.curve import replay_outcome
+from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import measure
 from lit_cascade.core.scores import score_and_answer
@@ -114,7 +114,7 @@ def test_running_a_combination_for_real_is_its_replay(combine, stages, floored, 
     )
     done = trainer().execute(cascade(stages, options), points(60, dataset))
     policy = Policy.from_options(options, [record.name for record in records])
-    told, outcome = replay(logits, policy), replay_outcome(records, policy)
+    told, outcome = replay(logits, policy), point_of_records(records, policy)
     assert torch.equal(done.stage, told.stage)
     assert torch.equal(done.prediction, told.prediction)
     assert set(done.stage.tolist()) == set(range(stages))
@@ -156,7 +156,7 @@ def test_a_logger_gets_metrics_per_threshold(tmp_path, combine):
     run, model = trainer(logger=CSVLogger(tmp_path)), cascade(policy=options)
     run.callbacks.append(ThresholdMetrics([0.4, 0.6]))
     records = run.record(model, points())
-    told, logged = replay_outcome(records, Policy((0.6,), combine=combine)), run.callback_metrics
+    told, logged = point_of_records(records, Policy((0.6,), combine=combine)), run.callback_metrics
     assert float(logged["accuracy@0.6"]) == pytest.approx(told.accuracy)
     assert float(logged["deferral_rate@0.6"]) == pytest.approx(told.deferral_rate)
     assert float(logged["flops@0.6"]) == pytest.approx(told.cost)
@@ -180,7 +180,7 @@ def test_streaming_metrics_are_the_curve_at_each_threshold(stages, combine):
     found = metrics.compute()
     for t, threshold in enumerate(thresholds):
         policy = Policy((threshold,) * (stages - 1), "max_softmax", temperatures, combine)
-        told = replay_outcome(records, policy)
+        told = point_of_records(records, policy)
         assert float(found["accuracy"][t]) == told.accuracy
         assert float(found["deferral_rate"][t]) == told.deferral_rate
         assert float(found["flops"][t]) == pytest.approx(told.cost, rel=1e-12)
@@ -205,7 +205,7 @@ def test_a_streaming_metric_is_that_of_the_replay(stages, combine, metric, class
     found = metrics[0].compute()
     for t, threshold in enumerate(thresholds):
         policy = Policy((threshold,) * (stages - 1), combine=combine)
-        told = replay_outcome(records, policy, metric=metric)
+        told = point_of_records(records, policy, metric=metric)
         assert float(found[metric][t]) == told.metric
         assert float(found["accuracy"][t]) == told.accuracy
     metrics[0].reset()
@@ -215,7 +215,7 @@ def test_a_streaming_metric_is_that_of_the_replay(stages, combine, metric, class
 
 def told_at(records, metric, combine, threshold):
     policy = Policy((threshold,) * (len(records) - 1), combine=combine)
-    return replay_outcome(records, policy, metric=metric).metric
+    return point_of_records(records, policy, metric=metric).metric
 
 
 def test_a_process_without_samples_adds_nothing_and_alone_has_no_metric():
@@ -284,7 +284,7 @@ def test_the_metric_of_a_real_run_is_that_of_its_replay(metric, combine):
     records = trainer().record(cascade(3), points(60))
     options = PolicyOptions(thresholds=[0.4, 0.5], combine=combine)
     done = trainer().execute(cascade(3, options), points(60))
-    told = replay_outcome(records, Policy((0.4, 0.5), combine=combine), metric=metric)
+    told = point_of_records(records, Policy((0.4, 0.5), combine=combine), metric=metric)
     assert measure(metric, done.prediction, done.samples.labels, 3) == told.metric
 
 

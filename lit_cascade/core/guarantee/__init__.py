@@ -1,25 +1,21 @@
-"""Thresholds with a finite-sample guarantee: the promise, its tests and the candidates."""
+"""Thresholds with a finite-sample guarantee: promises, p-values, candidates and certification."""
 
-from lit_cascade.core.guarantee.bounds import bounded_p_value, paired_p_value
 from lit_cascade.core.guarantee.candidates import (
-    Behaviour,
-    Path,
-    joint_path,
-    path_of,
-    threshold_path,
+    Candidates,
+    candidates_of,
+    joint_thresholds,
+    shared_candidates,
 )
-from lit_cascade.core.guarantee.certify import certified, samples_needed
+from lit_cascade.core.guarantee.certify import broken_p_value, certified, samples_needed
 from lit_cascade.core.guarantee.promise import Promise
 
 __all__ = [
-    "Behaviour",
-    "Path",
+    "Candidates",
     "Promise",
-    "bounded_p_value",
+    "broken_p_value",
+    "candidates_of",
     "certified",
-    "joint_path",
-    "paired_p_value",
-    "path_of",
+    "joint_thresholds",
     "samples_needed",
-    "threshold_path",
+    "shared_candidates",
 ]

@@ -1,9 +1,8 @@
-"""Evidence that a mean is low enough: p-values that hold for any number of samples.
+"""P-values for the hypothesis that a mean exceeds a limit, valid for any number of samples.
 
-Each is for the hypothesis that the promise is broken, that is, that the mean of what a sample loses
-is above a limit. Where it is broken, a p-value of delta or less comes with probability delta at
-most, whatever else is true of the samples, as long as they are drawn independently. All grow as the
-samples get worse and none depends on the order of the samples.
+If the mean loss is above the limit, a p-value is delta or less with probability at most delta, for
+any distribution of independently drawn samples. All grow as the samples get worse, and none depends
+on the order of the samples.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from lit_cascade.errors import CascadeError
 
 __all__ = ["binomial_p_value", "bounded_p_value", "paired_p_value"]
 
-# Below this, what a sum leaves out does not count.
+# Probability of a single table that a sum may leave out.
 _TINY = 1e-13
 
-# Points at which the probability of a table is tried, before its maximum is narrowed down.
+# Shares at which a probability is evaluated, and maxima that are then refined.
 _RATES = 64
 _PEAKS = 3
 
 
 def binomial_p_value(losses: int, n: int, limit: float) -> float:
-    """P-value for a share of losses above a limit: the exact binomial tail.
+    """P-value for a loss rate above a limit: the exact binomial tail.
 
     Args:
-        losses: samples that lose, of `n`.
+        losses: number of losses among `n` samples.
         n: number of samples.
-        limit: the share that is promised not to be exceeded.
+        limit: promised largest loss rate.
 
     Returns:
-        The probability of so few losses if their share were the limit.
+        Probability of at most so many losses if the loss rate were the limit.
 
     Example:
         >>> round(binomial_p_value(0, 598, 0.005), 4)
@@ -48,18 +47,18 @@ def binomial_p_value(losses: int, n: int, limit: float) -> float:
 
 
 def _statistic(lost: np.ndarray, won: np.ndarray, n: int, limit: float) -> np.ndarray:
-    """The score statistic of a paired difference (Tango 1998): lower is better evidence."""
-    # restricted maximum likelihood: 2 n w^2 + b w + c = 0 for the share w of samples won
+    """Score statistic of a paired difference (Tango 1998); smaller is stronger evidence."""
+    # restricted maximum likelihood: 2 n w^2 + b w + c = 0 for the fraction w of samples won
     b = limit * (2 * n - (lost - won)) - (lost + won)
     c = won * limit * (limit - 1)
     share = (np.sqrt(np.maximum(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
     variance = n * np.maximum(2 * share + limit * (1 - limit), 1e-300)
-    found: np.ndarray = (lost - won - n * limit) / np.sqrt(variance)
-    return found
+    statistic: np.ndarray = (lost - won - n * limit) / np.sqrt(variance)
+    return statistic
 
 
 def _most_lost(won: np.ndarray, n: int, limit: float, statistic: float) -> np.ndarray:
-    """For each number of samples won, the most lost with no worse a statistic; -1 for none."""
+    """For each number won, return the largest number lost with no larger statistic, or -1."""
     low, high = np.full(len(won), -1), n - won
     worst = statistic + 1e-9 * max(1.0, abs(statistic))
     while bool((low < high).any()):
@@ -72,26 +71,27 @@ def _most_lost(won: np.ndarray, n: int, limit: float, statistic: float) -> np.nd
 
 def _log_binomial(k: np.ndarray, n: int, share: float) -> np.ndarray:
     chosen = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    found: np.ndarray = chosen + xlogy(k, share) + xlog1py(n - k, -share)
-    return found
+    log_probability: np.ndarray = chosen + xlogy(k, share) + xlog1py(n - k, -share)
+    return log_probability
 
 
 @lru_cache(maxsize=2**16)
 def paired_p_value(lost: int, won: int, n: int, limit: float) -> float:
     """P-value for a paired difference above a limit: an exact unconditional test.
 
-    Of two classifiers on the same samples, one loses some that the other gets right and wins some
-    that the other gets wrong. All tables whose score statistic is no worse than that of this one,
-    and all that are better in both counts, make a region; the p-value is its probability, at the
-    share of discordant samples for which that is largest. Since a table with fewer lost or more won
-    never leaves the region, this holds for all larger differences too (Barnard's convexity; Tango
-    1998 for the statistic; Hsueh, Liu and Chen 2001 for the unconditional test).
+    A table holds the numbers of samples that only the last stage gets right (lost) and that only
+    the cascade gets right (won). The region of all tables with at least as small a score statistic,
+    or with fewer lost and more won, has a probability that depends on the fraction of discordant
+    samples; the p-value is its maximum over that fraction. The region is convex in Barnard's sense
+    (a table with fewer lost or more won stays inside), so the p-value holds for all larger
+    differences too. Statistic: Tango, Statistics in Medicine 17 (1998). Test: Hsueh, Liu and Chen,
+    Biometrics 57 (2001).
 
     Args:
-        lost: samples that the last stage has right and the cascade wrong.
-        won: the other way round.
+        lost: number of samples that the last stage gets right and the cascade wrong.
+        won: number of samples that the cascade gets right and the last stage wrong.
         n: number of samples.
-        limit: the difference (lost - won) / n that is promised not to be exceeded, from -1 to 1.
+        limit: promised largest difference (lost - won) / n, from -1 to 1.
 
     Example:
         >>> round(paired_p_value(0, 0, 598, 0.005), 4), round(paired_p_value(60, 55, 2000, 0.01), 3)
@@ -105,34 +105,34 @@ def paired_p_value(lost: int, won: int, n: int, limit: float) -> float:
         return _sign_p_value(lost, won)
     statistic = float(_statistic(np.array([lost]), np.array([won]), n, limit)[0])
     table = _Region(n, limit, statistic)
-    # the share of samples won, from the least to the most there can be, closer at the beginning
+    # possible fractions of samples won, denser at the lower end
     least, width = max(0.0, -limit), (1 - abs(limit)) / 2
     few = np.geomspace(min(1e-2 / n, width / 2), width, _RATES // 3)
     shares = least + np.unique(np.concatenate([few, width * np.linspace(0, 1, _RATES) ** 2]))
-    found = np.array([table.probability(share) for share in shares])
-    # there may be several maxima: the highest few are narrowed down
+    probabilities = np.array([table.probability(share) for share in shares])
+    # there may be several local maxima: refine the largest few
     peaks = [
         table.highest(shares[max(at - 1, 0)], shares[min(at + 1, len(shares) - 1)])
-        for at in np.argsort(found)[-_PEAKS:]
+        for at in np.argsort(probabilities)[-_PEAKS:]
     ]
-    return min(1.0, float(max(*found, *peaks)))
+    return min(1.0, float(max(*probabilities, *peaks)))
 
 
 def _sign_p_value(lost: int, won: int) -> float:
-    """P-value for any difference above 0: the exact sign test.
+    """P-value for any difference above 0: the exact sign test (McNemar).
 
-    Given how many samples are discordant, each is lost with probability 1/2 or more.
+    Under the hypothesis, each discordant sample is lost with probability at least 1/2.
     """
     return 1.0 if won == 0 else float(bdtr(lost, lost + won, 0.5))
 
 
 class _Region:
-    """All tables with at least as good evidence as one.
+    """Region of all tables with at least as strong evidence as an observed one.
 
     Args:
         n: number of samples.
-        limit: of the difference.
-        statistic: of the table.
+        limit: limit of the difference.
+        statistic: score statistic of the observed table.
     """
 
     def __init__(self, n: int, limit: float, statistic: float) -> None:
@@ -146,7 +146,7 @@ class _Region:
         return self._edge
 
     def probability(self, share: float) -> float:
-        """Of the region, where that share of the samples is won and a limit more is lost."""
+        """Probability of the region if a fraction `share` is won and `share + limit` is lost."""
         n, lost = self._n, max(0.0, share + self._limit)
         spread = 8 * math.sqrt(n * share * (1 - share)) + 20
         first, last = max(0, int(n * share - spread)), min(n, int(n * share + spread) + 1)
@@ -163,7 +163,7 @@ class _Region:
         return total + float((weight[some] * tail).sum()) + _TINY * len(won)
 
     def highest(self, low: float, high: float) -> float:
-        """The largest probability between two shares, by golden sections."""
+        """Largest probability between two fractions, by golden-section search."""
         golden = (math.sqrt(5) - 1) / 2
         one, two = high - golden * (high - low), low + golden * (high - low)
         at_one, at_two = self.probability(one), self.probability(two)
@@ -186,17 +186,17 @@ def bounded_p_value(
 ) -> float:
     """P-value for the mean of bounded values above a limit, by betting.
 
-    A bet of b against the mean multiplies a capital of 1 by 1 + b (limit - x) at each sample. Where
-    the mean is at least the limit no bet gains in expectation, nor does a mixture of bets, so that
-    the capital reaches 1 / delta with probability delta at most (Ville, Markov; Waudby-Smith and
-    Ramdas, arXiv:2010.09686). The mixture is fixed, so the order of the samples does not matter.
+    A bet b multiplies a capital of 1 by 1 + b (limit - x) at each sample x. If the mean is at least
+    the limit, neither a bet nor a mixture of bets gains in expectation, so that the capital reaches
+    1 / delta with probability at most delta (Ville's inequality; Waudby-Smith and Ramdas,
+    arXiv:2010.09686). The mixture is fixed, so the order of the samples does not matter.
 
     Args:
         values: (N,).
-        low: the least value that there can be.
-        high: the greatest.
-        limit: the mean that is promised not to be exceeded.
-        times: how often each value is counted, to see what more of the same samples would show.
+        low: smallest possible value.
+        high: largest possible value.
+        limit: promised largest mean.
+        times: multiplicity of each value, to estimate the evidence of a larger sample.
 
     Raises:
         CascadeError: values outside their bounds.

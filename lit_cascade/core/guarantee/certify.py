@@ -1,75 +1,138 @@
-"""Which policies keep a promise: learn, then test (Angelopoulos et al., arXiv:2110.01052).
+"""Certification of candidates by learn-then-test (Angelopoulos et al., arXiv:2110.01052).
 
-Policies are tested in an order that no label decides, from the safest on, each at the full level
-1 - confidence, and the first one without enough evidence ends the test. Of those before it, all
-keep their promise with the probability `confidence`, over the draw of the samples: an error needs
-the first policy of the order that breaks the promise to pass its own test. So many thresholds cost
-no more than one.
+Candidates are tested in their fixed order, each at the full level 1 - confidence, until the first
+one without enough evidence (fixed-sequence testing). With probability `confidence` over the draw of
+the samples, all candidates before it keep the promise: an error needs the first candidate that
+breaks the promise to pass its own test. So many candidates cost no more confidence than one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from scipy.special import bdtrc
 from torch import Tensor
 
+from lit_cascade.core import StageOutcomes
 from lit_cascade.core.guarantee.bounds import binomial_p_value, bounded_p_value, paired_p_value
-from lit_cascade.core.guarantee.candidates import Path
+from lit_cascade.core.guarantee.candidates import Candidates
 from lit_cascade.core.guarantee.promise import Promise
 
-__all__ = ["certified", "samples_needed"]
+__all__ = ["broken_p_value", "certified", "samples_needed"]
 
 _MOST = 1000
 
 
-def certified(path: Path, promise: Promise) -> int:
-    """How many policies of a path, from its beginning, keep the promise with its confidence.
+def certified(candidates: Candidates, promise: Promise) -> int:
+    """Count the leading candidates that keep the promise with its confidence.
 
-    Without a confidence it is how many do so on the samples at hand, at the beginning.
+    Without a confidence, count the leading candidates that keep it on the samples at hand.
     """
     if promise.confidence is None:
-        return _leading(len(path), lambda a, b: bool(promise.keeps(path.value[a:b]).all()))
-    return _tested(path, promise, 1.0)
+        kept = promise.keeps(candidates.value)
+        return _leading(len(candidates), lambda a, b: bool(kept[a:b].all()))
+    return _tested(candidates, promise, 1.0)
 
 
-def _tested(path: Path, promise: Promise, times: float) -> int:
-    """How many would be certified by so many times the samples, if these showed the truth."""
+def broken_p_value(candidates: Candidates, promise: Promise) -> float:
+    """P-value of the hypothesis that the first candidate keeps a promise; small if it is broken."""
+    n = len(candidates.outcomes)
+    if candidates.lost is None or candidates.won is None:
+        excess = _ExcessCost(candidates.outcomes, promise)
+        values = excess.at(candidates.thresholds[0].tolist())
+        return bounded_p_value(-values, -excess.high, -excess.low, -excess.limit)
+    lost, won = int(candidates.lost[0]), int(candidates.won[0])
+    if promise.target == "accuracy_drop":
+        return paired_p_value(won, lost, n, -promise.limit)
+    # probability of at least so many losses if the limit were their rate
+    return 1.0 if lost == 0 else float(bdtrc(lost - 1, n, _loss_limit(promise)))
+
+
+def samples_needed(candidates: Candidates, promise: Promise) -> int | None:
+    """Estimate how many samples would certify a useful candidate, if these were representative.
+
+    Args:
+        candidates: none of which is both useful and certified.
+        promise: what was to be promised.
+
+    Returns:
+        Number of samples; None if a thousand times as many would not be enough.
+    """
+
+    def enough(times: float) -> bool:
+        return bool(candidates.useful[: _tested(candidates, promise, times)].any())
+
+    n, high = len(candidates.outcomes), 1.25
+    while not enough(high):
+        high *= 1.25
+        if high > _MOST:
+            return None
+    low = high / 1.25
+    for _ in range(4):
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return math.ceil(n * high)
+
+
+def _loss_limit(promise: Promise) -> float:
+    """Largest promised rate of losses."""
+    return 1 - promise.limit if promise.target == "accuracy" else promise.limit
+
+
+def _tested(candidates: Candidates, promise: Promise, times: float) -> int:
+    """Count the leading candidates that `times` copies of the samples would certify."""
     delta = 1 - (promise.confidence or 0.0)
-    n = round(times * len(path.behaviour))
-    if path.lost is None or path.won is None:
-        return _leading(len(path), _cost_test(path, promise, delta, times))
-    lost, won = ((times * part).round().long() for part in (path.lost, path.won))
-    paired = promise.target == "accuracy_drop"
-    limit = 1 - promise.limit if promise.target == "accuracy" else promise.limit
+    n = round(times * len(candidates.outcomes))
+    if candidates.lost is None or candidates.won is None:
+        return _leading(len(candidates), _cost_test(candidates, promise, delta, times))
+    lost, won = ((times * part).round().long() for part in (candidates.lost, candidates.won))
 
     def passes(start: int, end: int) -> bool:
-        # the p-value grows with the lost and falls with the won: the worst of both is none of them
+        # the p-value grows with the lost and falls with the won: this bounds all in the range
         worst, best = int(lost[start:end].max()), int(won[start:end].min())
-        if paired:
-            return paired_p_value(worst, best, n, limit) <= delta
-        return binomial_p_value(worst, n, limit) <= delta
+        if promise.target == "accuracy_drop":
+            return paired_p_value(worst, best, n, promise.limit) <= delta
+        return binomial_p_value(worst, n, _loss_limit(promise)) <= delta
 
-    return _leading(len(path), passes)
+    return _leading(len(candidates), passes)
+
+
+class _ExcessCost:
+    """Cost per sample less what the promise allows for it, to be at most `limit` on average.
+
+    Args:
+        outcomes: of N samples.
+        promise: a limit of `cost` or `cost_ratio`.
+    """
+
+    def __init__(self, outcomes: StageOutcomes, promise: Promise) -> None:
+        costs = outcomes.costs.double()
+        ratio = promise.target == "cost_ratio"
+        self._outcomes = outcomes
+        self._allowed = promise.limit * costs[:, -1] if ratio else torch.zeros_like(costs[:, -1])
+        self.limit = 0.0 if ratio else promise.limit
+        self.low = float((costs[:, 0] - self._allowed).min())
+        self.high = float((costs.sum(dim=1) - self._allowed).max())
+
+    def at(self, thresholds: Sequence[float]) -> Tensor:
+        """Return the excess of each sample, (N,), from `low` to `high`."""
+        return self._outcomes.costs_at(thresholds) - self._allowed
 
 
 def _cost_test(
-    path: Path, promise: Promise, delta: float, times: float
+    candidates: Candidates, promise: Promise, delta: float, times: float
 ) -> Callable[[int, int], bool]:
-    behaviour, ratio = path.behaviour, promise.target == "cost_ratio"
-    last = behaviour.costs[:, -1].double()
-    dearest, cheapest = behaviour.costs.double().sum(dim=1), behaviour.costs[:, 0].double()
-    less = promise.limit * last if ratio else torch.zeros_like(last)
-    low, high = float((cheapest - less).min()), float((dearest - less).max())
-    limit = 0.0 if ratio else promise.limit
+    excess = _ExcessCost(candidates.outcomes, promise)
+    low, high, limit = excess.low, excess.high, excess.limit
 
     def passes(start: int, end: int) -> bool:
-        # the dearest of them stands for all: with one threshold it is so for every sample
-        at = start + int(path.cost[start:end].argmax())
-        values = behaviour.spent(path.thresholds[at]) - less
-        kinds = values.unique()
-        if len(kinds) <= 2 and low < limit < high and float(kinds[0]) == low:
+        # the most expensive one bounds the others; with one threshold it does so on each sample
+        row = start + int(candidates.cost[start:end].argmax())
+        values = excess.at(candidates.thresholds[row].tolist())
+        distinct = values.unique()
+        if len(distinct) <= 2 and low < limit < high and float(distinct[0]) == low:
             above = round(times * int((values > low).sum()))
             share = (limit - low) / (high - low)
             return binomial_p_value(above, round(times * len(values)), share) <= delta
@@ -79,7 +142,7 @@ def _cost_test(
 
 
 def _leading(count: int, passes: Callable[[int, int], bool]) -> int:
-    """How many of `count` pass before the first that does not, with few questions about ranges."""
+    """Count the candidates before the first that does not pass, by bisection over ranges."""
 
     def among(start: int, end: int) -> int:
         if start == end or passes(start, end):
@@ -91,30 +154,3 @@ def _leading(count: int, passes: Callable[[int, int], bool]) -> int:
         return first if first < middle - start else first + among(middle, end)
 
     return among(0, count)
-
-
-def samples_needed(path: Path, promise: Promise, useful: Tensor) -> int | None:
-    """About how many samples would certify a useful policy, if these showed the truth.
-
-    Args:
-        path: none of whose useful policies is certified.
-        promise: that was to be kept.
-        useful: which policies are worth having, (M,) bool.
-
-    Returns:
-        Their number; None if a thousand times as many would not do.
-    """
-
-    def enough(times: float) -> bool:
-        return bool(useful[: _tested(path, promise, times)].any())
-
-    n, high = len(path.behaviour), 1.25
-    while not enough(high):
-        high *= 1.25
-        if high > _MOST:
-            return None
-    low = high / 1.25
-    for _ in range(4):
-        middle = (low + high) / 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return math.ceil(n * high)

@@ -1,8 +1,4 @@
-"""What a policy is to keep on samples that nobody has seen: a limit for a mean.
-
-A promise is a limit for the mean of something over all samples that will ever come: the accuracy
-lost against the last stage, the share of deferred samples, the cost.
-"""
+"""Promises: limits for the mean of a loss or cost over all samples to come."""
 
 from __future__ import annotations
 
@@ -16,27 +12,27 @@ from lit_cascade.errors import UsageError, check_name
 __all__ = ["OF_COST", "TARGETS", "Promise"]
 
 TARGETS = ("accuracy_drop", "accuracy", "disagreement", "deferral_rate", "cost", "cost_ratio")
-"""`accuracy_drop`: at most so much below the last stage alone. `accuracy`: at least so much.
-`disagreement`: at most that share of answers other than the last stage's. `deferral_rate`: at most
-that share of samples that the first stage does not answer. `cost`: at most so much per sample.
-`cost_ratio`: at most that share of what the last stage alone costs."""
+"""`accuracy_drop`: largest drop in accuracy from the last stage alone. `accuracy`: least accuracy.
+`disagreement`: largest fraction of answers that differ from the last stage's. `deferral_rate`:
+largest fraction of samples that the first stage defers. `cost`: largest mean cost per sample.
+`cost_ratio`: largest mean cost over that of the last stage alone."""
 
 OF_COST = ("deferral_rate", "cost", "cost_ratio")
-"""Targets that limit what is spent: of the policies that keep them the most accurate is chosen, and
-of the others' the cheapest."""
+"""Targets that limit what is spent. Of the candidates that keep such a limit the most accurate is
+chosen, and of those that keep another the cheapest."""
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What a policy is to keep on samples that nobody has seen.
+    """A limit that a policy keeps on new samples.
 
     Attributes:
         target: one of `TARGETS`.
-        limit: of the target.
-        confidence: the probability that it is kept, over the draw of the samples that the policy
-            is chosen on; None for the plain empirical choice, which promises nothing.
+        limit: limit of the target.
+        confidence: probability that the limit is kept, over the draw of the samples that the policy
+            is chosen on; None for the empirical choice, which has no guarantee.
 
     Raises:
         UsageError: an unknown target, or numbers out of range.
@@ -49,9 +45,9 @@ class Promise:
     def __post_init__(self) -> None:
         """Check every number."""
         check_name(self.target, TARGETS, "target")
-        highest = math.inf if self.target in {"cost", "cost_ratio"} else 1.0
+        highest = 1.0 if self.counted else math.inf
         if not 0 <= self.limit <= highest:
-            kind = "a number of at least 0" if highest > 1 else "a share from 0 to 1"
+            kind = "a share from 0 to 1" if self.counted else "a number of at least 0"
             raise UsageError(f"{self.target}: expected {kind}, got {self.limit}.")
         if self.confidence is not None and not 0.5 <= self.confidence < 1:
             raise UsageError(
@@ -61,11 +57,16 @@ class Promise:
 
     @property
     def of_cost(self) -> bool:
-        """Whether it limits what is spent."""
+        """Whether the target limits what is spent."""
         return self.target in OF_COST
 
+    @property
+    def counted(self) -> bool:
+        """Whether the target is a rate of samples, and not a mean of costs."""
+        return self.target not in {"cost", "cost_ratio"}
+
     def keeps(self, value: Tensor) -> Tensor:
-        """Whether values of the target are within the limit."""
+        """Whether values of the target, any shape, are within the limit."""
         slack = _ROUNDING * max(1.0, abs(self.limit))
         return value >= self.limit - slack if self.target == "accuracy" else (
             value <= self.limit + slack

@@ -10,14 +10,14 @@ from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core.contract import route
 from lit_cascade.core.guarantee.bounds import binomial_p_value, paired_p_value
 from lit_cascade.core.guarantee.candidates import (
-    Behaviour,
     _Grid,
-    joint_path,
-    path_of,
-    threshold_path,
+    candidates_of,
+    joint_thresholds,
+    shared_candidates,
 )
 from lit_cascade.core.guarantee.certify import certified, samples_needed
 from lit_cascade.core.guarantee.promise import TARGETS, Promise
+from lit_cascade.core.outcomes import StageOutcomes
 
 LIMITS = {
     "accuracy_drop": 0.05,
@@ -44,19 +44,19 @@ def drawn(n, stages=2, seed=0, levels=None, constant=True):
     if not constant:
         costs = costs * (0.5 + torch.rand(n, 1, generator=generator))
     agrees = right == right[:, -1:]
-    return Behaviour(scores, costs, right, right[:, -1], agrees)
+    return StageOutcomes(scores, right, costs, agrees=agrees)
 
 
-def slow(behaviour, promise):
+def slow(outcomes, promise):
     """One policy after the other, each tested by itself."""
     delta = 1 - promise.confidence
-    scores = behaviour.scores.double().unique().tolist()
+    scores = outcomes.scores.double().unique().tolist()
     order = [-math.inf, *scores[1:], math.inf] if len(scores) > 1 else [-math.inf, math.inf]
     order = order if promise.of_cost else order[::-1]
-    n, passed = len(behaviour), []
-    lost, won = behaviour.losses(promise.target)
+    n, passed = len(outcomes), []
+    lost, won = outcomes.losses(promise.target)
     for threshold in order:
-        stage = route([behaviour.scores[:, 0]], [threshold])[:, None]
+        stage = route([outcomes.scores[:, 0]], [threshold])[:, None]
         a, b = int(lost.gather(1, stage).sum()), int(won.gather(1, stage).sum())
         if promise.target == "accuracy_drop":
             p = paired_p_value(a, b, n, promise.limit)
@@ -74,21 +74,21 @@ def slow(behaviour, promise):
 @pytest.mark.parametrize("target", ["accuracy_drop", "accuracy", "disagreement", "deferral_rate"])
 def test_the_certified_thresholds_are_those_before_the_first_failure(target, n, levels):
     for seed in range(3):
-        behaviour = drawn(n, seed=seed, levels=levels)
+        outcomes = drawn(n, seed=seed, levels=levels)
         promise = Promise(target, LIMITS[target], 0.9)
-        path = threshold_path(behaviour, promise)
-        found = path.thresholds[: certified(path, promise), 0].tolist()
-        assert found == slow(behaviour, promise)
+        candidates = shared_candidates(outcomes, promise)
+        found = candidates.thresholds[: certified(candidates, promise), 0].tolist()
+        assert found == slow(outcomes, promise)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_path_says_what_its_policies_do(target):
-    behaviour, promise = drawn(200, levels=20, constant=False), Promise(target, LIMITS[target])
-    path = threshold_path(behaviour, promise)
-    one_by_one = path_of(behaviour, promise, path.thresholds)
+    outcomes, promise = drawn(200, levels=20, constant=False), Promise(target, LIMITS[target])
+    candidates = shared_candidates(outcomes, promise)
+    one_by_one = candidates_of(outcomes, promise, candidates.thresholds)
     for name in ("value", "cost", "deferral_rate", "accuracy"):
-        torch.testing.assert_close(getattr(path, name), getattr(one_by_one, name))
-    assert bool((path.cost.diff() >= 0).all()) == promise.of_cost
+        torch.testing.assert_close(getattr(candidates, name), getattr(one_by_one, name))
+    assert bool((candidates.cost.diff() >= 0).all()) == promise.of_cost
 
 
 @pytest.mark.parametrize("constant", [True, False])
@@ -100,8 +100,8 @@ def test_a_promised_cost_is_kept_on_other_samples(target, constant):
     for seed in range(60):
         chosen = select_thresholds(drawn(400, seed=seed, constant=constant), promise).chosen
         assert chosen is not None
-        path = path_of(truth, promise, torch.tensor([chosen.thresholds]))
-        broken += not bool(promise.keeps(path.value)[0])
+        candidates = candidates_of(truth, promise, torch.tensor([chosen.thresholds]))
+        broken += not bool(promise.keeps(candidates.value)[0])
     assert broken <= 60 * 0.1 + 4 * math.sqrt(60 * 0.09)
 
 
@@ -116,24 +116,24 @@ def test_a_promise_is_kept_where_the_plain_choice_breaks_it(target, stages):
         for name in broken:
             choice = getattr(found, name)
             if choice is not None:
-                path = path_of(truth, promise, torch.tensor([choice.thresholds]))
-                broken[name] += not bool(promise.keeps(path.value)[0])
+                candidates = candidates_of(truth, promise, torch.tensor([choice.thresholds]))
+                broken[name] += not bool(promise.keeps(candidates.value)[0])
     assert broken["chosen"] <= 120 * 0.1 + 4 * math.sqrt(120 * 0.09)
     assert broken["empirical"] > 30  # the price buys something
 
 
 def test_the_choice_is_the_cheapest_or_the_most_accurate():
-    behaviour = drawn(2000)
+    outcomes = drawn(2000)
     for target in TARGETS:
         promise = Promise(target, LIMITS[target])
-        found = select_thresholds(behaviour, promise)
-        path = found.path
-        rows = torch.arange(len(path)) < found.certified
-        rows &= path.cost < behaviour.last_cost * (1 - 1e-9)
+        found = select_thresholds(outcomes, promise)
+        candidates = found.candidates
+        rows = torch.arange(len(candidates)) < found.certified
+        rows &= candidates.cost < outcomes.last_cost * (1 - 1e-9)
         if promise.of_cost:
-            assert found.chosen.accuracy == float(path.accuracy[rows].max())
+            assert found.chosen.accuracy == float(candidates.accuracy[rows].max())
         else:
-            assert found.chosen.cost == float(path.cost[rows].min())
+            assert found.chosen.cost == float(candidates.cost[rows].min())
 
 
 def test_none_qualifies_and_how_many_samples_would_do():
@@ -149,41 +149,40 @@ def test_none_qualifies_and_how_many_samples_would_do():
 
 
 def test_what_cannot_be_shown_needs_no_number_of_samples():
-    behaviour = drawn(300)
-    path = threshold_path(behaviour, Promise("accuracy_drop", 0.0))
-    useful = path.cost < behaviour.last_cost
-    assert samples_needed(path, Promise("accuracy_drop", 0.0), useful) is None
+    outcomes = drawn(300)
+    candidates = shared_candidates(outcomes, Promise("accuracy_drop", 0.0))
+    assert samples_needed(candidates, Promise("accuracy_drop", 0.0)) is None
 
 
 @pytest.mark.parametrize("stages", [3, 4])
 def test_a_grid_is_every_combination(stages):
-    behaviour = drawn(50, stages, levels=4)
-    grid = _Grid(behaviour.scores)
-    cost = grid.mean(behaviour.costs.cumsum(dim=1))
-    lost, _ = behaviour.losses("accuracy_drop")
+    outcomes = drawn(50, stages, levels=4)
+    grid = _Grid(outcomes.scores)
+    cost = grid.mean(outcomes.costs.cumsum(dim=1))
+    lost, _ = outcomes.losses("accuracy_drop")
     every = grid.thresholds(torch.arange(cost.numel()))
     for number in range(0, cost.numel(), max(1, cost.numel() // 40)):
-        stage = route(list(behaviour.scores.unbind(1)), every[number].tolist())[:, None]
-        spent = behaviour.costs.cumsum(dim=1).gather(1, stage).mean()
+        stage = route(list(outcomes.scores.unbind(1)), every[number].tolist())[:, None]
+        spent = outcomes.costs.cumsum(dim=1).gather(1, stage).mean()
         assert float(cost.flatten()[number]) == pytest.approx(float(spent))
         share = lost.gather(1, stage).double().mean()
         assert float(grid.mean(lost).flatten()[number]) == pytest.approx(float(share))
 
 
-def test_a_joint_path_runs_from_safe_to_cheap():
-    behaviour = drawn(500, 3)
+def test_a_joint_thresholds_runs_from_safe_to_cheap():
+    outcomes = drawn(500, 3)
     promise = Promise("accuracy_drop", 0.05)
-    path = path_of(behaviour, promise, joint_path(behaviour, promise))
-    assert bool((path.cost.diff() < 0).all())
+    candidates = candidates_of(outcomes, promise, joint_thresholds(outcomes, promise))
+    assert bool((candidates.cost.diff() < 0).all())
     spending = Promise("cost_ratio", 0.5)
-    path = path_of(behaviour, spending, joint_path(behaviour, spending))
-    assert bool((path.cost.diff() > 0).all())
-    assert bool((path.accuracy.diff() > 0).all())
+    candidates = candidates_of(outcomes, spending, joint_thresholds(outcomes, spending))
+    assert bool((candidates.cost.diff() > 0).all())
+    assert bool((candidates.accuracy.diff() > 0).all())
 
 
 def test_no_labels_are_needed_for_agreement_and_spending():
     known = drawn(500)
-    blind = Behaviour(known.scores, known.costs, agrees=known.agrees)
+    blind = StageOutcomes(known.scores, None, known.costs, agrees=known.agrees)
     for target in ("disagreement", "deferral_rate", "cost_ratio"):
         found = select_thresholds(blind, Promise(target, LIMITS[target]))
         assert found.chosen is not None
