@@ -1,13 +1,13 @@
 """The cascade on PyTorch Lightning: modules, metrics, callbacks and the Trainer."""
 
-from lit_cascade.lit.callbacks import Collector, ThresholdMetrics
+from lit_cascade.lit.callbacks import ThresholdMetrics
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.execution import Evaluation, Execution
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.measuring import Benchmark, SpeedPlan
 from lit_cascade.lit.metrics import CascadeMetrics
 from lit_cascade.lit.predicting import Predictions, unfinished_predictions
-from lit_cascade.lit.reading import attached, not_reported
+from lit_cascade.lit.reading import not_reported
 from lit_cascade.lit.recording import Configs, ZooRecords
 from lit_cascade.lit.trainer import CascadeTrainer
 from lit_cascade.lit.training.classifier import LitClassifier
@@ -18,7 +18,6 @@ __all__ = [
     "Benchmark",
     "CascadeMetrics",
     "CascadeTrainer",
-    "Collector",
     "Configs",
     "Evaluation",
     "Execution",
@@ -31,7 +30,6 @@ __all__ = [
     "TimmModels",
     "Training",
     "ZooRecords",
-    "attached",
     "explained",
     "not_reported",
     "unfinished_predictions",

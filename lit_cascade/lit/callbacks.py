@@ -24,8 +24,15 @@ Rows = dict[str, Tensor]
 _LOGITS = "logits."
 
 
-class _Notes(NamedTuple):
-    """Pairs of position and text from the batches, and samples per forward pass by stage."""
+class LoopNotes(NamedTuple):
+    """Notes on the samples of a loop.
+
+    Attributes:
+        remarks: pairs of position and text.
+        left_out: pairs of position and reason.
+        samples_per_forward: by stage, where whole batches did not fit into memory; the least of all
+            processes.
+    """
 
     remarks: list[tuple[int, str]]
     left_out: list[tuple[int, str]]
@@ -43,29 +50,23 @@ class Collector(Callback):
         spool: keeps the logits of the module's only stage on disk instead of in memory.
 
     Attributes:
-        rows: see above.
-        remarks: pairs of position and text, in the order of the positions.
-        left_out: pairs of position and reason, in the same order.
-        samples_per_forward: by stage, where whole batches did not fit into memory; the least of all
-            processes.
+        rows: see above; without the logits if there is a spool.
+        notes: in the order of the positions.
     """
 
     def __init__(self, spool: Spool | None = None) -> None:
         self._spool = spool
         self._parts: list[Rows] = []
-        self._notes = _Notes([], [], {})
         self._columns = Columns()
         self._spooled = ""
         self._arrival = torch.arange(0)
         self.rows: Rows | None = None
-        self.remarks: list[tuple[int, str]] = []
-        self.left_out: list[tuple[int, str]] = []
-        self.samples_per_forward: dict[str, int] = {}
+        self.notes = LoopNotes([], [], {})
 
     def _add(self, outputs: Any, batch: Any) -> None:
         if isinstance(batch, PositionedBatch):
-            self._notes.remarks.extend(batch.remarks)
-            self._notes.left_out.extend(batch.left_out)
+            self.notes.remarks.extend(batch.remarks)
+            self.notes.left_out.extend(batch.left_out)
         if outputs is None:  # no answer is complete yet
             return
         if not isinstance(outputs, Mapping) or "positions" not in outputs:
@@ -79,12 +80,11 @@ class Collector(Callback):
         self._columns.add(rows)
 
     def _gather(self, trainer: Trainer) -> None:
-        self._notes.remarks.extend(getattr(trainer.lightning_module, "remarks", ()))
+        self.notes.remarks.extend(getattr(trainer.lightning_module, "remarks", ()))
         forward = getattr(trainer.lightning_module, "samples_per_forward", dict)
-        self._notes.samples_per_forward.update(forward())
+        self.notes.samples_per_forward.update(forward())
         rows = _joined(self._parts) if self._spool is None else self._columns.rows()
-        notes = self._notes
-        self._parts, self._notes = [], _Notes([], [], {})
+        notes, self._parts = self.notes, []
         if trainer.world_size > 1:
             gathered = _gathered(trainer, (rows, notes))
             if self._spool is not None:
@@ -92,29 +92,31 @@ class Collector(Callback):
             if gathered is None:
                 return
             rows = _joined([rows for rows, _ in gathered])
-            notes = _Notes(
+            notes = LoopNotes(
                 [remark for _, one in gathered for remark in one.remarks],
                 [reason for _, one in gathered for reason in one.left_out],
                 least_by_stage(one.samples_per_forward for _, one in gathered),
             )
-        self.remarks, self.left_out = sorted(set(notes.remarks)), sorted(set(notes.left_out))
-        self.samples_per_forward = notes.samples_per_forward
+        self.notes = LoopNotes(
+            sorted(set(notes.remarks)), sorted(set(notes.left_out)), notes.samples_per_forward
+        )
         self._arrival = rows["positions"].sort().indices
         self.rows = {key: value[self._arrival] for key, value in rows.items()}
 
-    def spooled(self, order: Tensor) -> Rows:
-        """The logits that were kept on disk, where they stay; empty without a spool.
+    def rows_in(self, order: Tensor) -> Rows:
+        """The rows in another order, on the main process; spooled logits stay on disk.
 
         Args:
-            order: permutation (N,) of the other rows.
+            order: permutation (N,) of `rows`.
 
         Raises:
             CascadeError: logits beyond the range of the spool's dtype.
         """
+        rows = {key: value[order] for key, value in (self.rows or {}).items()}
         if self._spool is None:
-            return {}
+            return rows
         name = self._spooled.removeprefix(_LOGITS)
-        return {self._spooled: self._spool.ordered(self._arrival[order], name)}
+        return rows | {self._spooled: self._spool.ordered(self._arrival[order], name)}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any

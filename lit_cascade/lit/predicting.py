@@ -203,10 +203,10 @@ class _PartWriter(Callback):
         classes = self._classes or pl_module.class_names
         for window in windows[(positions >= 0) | left_out].unique().tolist():
             here = windows == window
-            gone = {int(place): self._left_out[int(place)] for place in places[here & left_out]}
+            reasons = {int(place): self._left_out[int(place)] for place in places[here & left_out]}
             mine = here & (positions >= 0)
             columns = self._columns({key: value[mine] for key, value in rows.items()}, classes)
-            self._files.write(window, columns, gone, pl_module.samples_per_forward())
+            self._files.write(window, columns, reasons, pl_module.samples_per_forward())
 
     def _windows(self, positions: Tensor) -> Tensor:
         if not self._window_of:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_cascade.data import EvaluationData, SplitInfo, shared_ids
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.lit.callbacks import Collector
+from lit_cascade.lit.callbacks import Collector, LoopNotes
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
@@ -291,11 +291,11 @@ def _output(trainer: Trainer, data: EvaluationData, collector: Collector) -> Spl
         raise CascadeError(
             f"no samples of the split {data.split!r} were read: is there a limit of 0 batches?"
         )
-    left_out = {position for position, _ in collector.left_out}
+    left_out = {position for position, _ in collector.notes.left_out}
     if left_out and not len(rows["positions"]):
         raise CascadeError(
             f"none of the {len(left_out)} samples of the split {data.split!r} could be read; "
-            f"first: {collector.left_out[0][1]}."
+            f"first: {collector.notes.left_out[0][1]}."
         )
     read = rows["positions"].tolist()
     dealt = [position for position in data.positions if position not in left_out]
@@ -303,11 +303,11 @@ def _output(trainer: Trainer, data: EvaluationData, collector: Collector) -> Spl
         raise CascadeError(f"{len(dealt)} samples were dealt out and {len(read)} came back.")
     preview = _preview(data, sorted({*read, *left_out}))
     ids, order = info.ids[rows["positions"]].sort()
-    preview = replace(preview, ids=ids, data=preview.data | _notes(info.ids, collector))
+    preview = replace(preview, ids=ids, data=preview.data | _noted(info.ids, collector.notes))
     return SplitOutput(
         **vars(preview),
-        rows={key: value[order] for key, value in rows.items()} | collector.spooled(order),
-        samples_per_forward=collector.samples_per_forward,
+        rows=collector.rows_in(order),
+        samples_per_forward=collector.notes.samples_per_forward,
     )
 
 
@@ -334,18 +334,18 @@ def _described(datamodule: LightningDataModule, split: str, info: SplitInfo) -> 
     return described | ({"findings": list(info.findings)} if info.findings else {})
 
 
-def _notes(ids: Ids, collector: Collector) -> dict[str, Any]:
+def _noted(ids: Ids, notes: LoopNotes) -> dict[str, Any]:
     """Entries of the description that are known once the samples are read.
 
     `remarks` maps a text to a number of samples; `left_out` lists pairs of id and reason.
     """
-    notes: dict[str, Any] = {}
-    if collector.remarks:
-        notes["remarks"] = dict(sorted(Counter(text for _, text in collector.remarks).items()))
-    if collector.left_out:
-        pairs = [(ids[position], reason) for position, reason in collector.left_out]
-        notes["left_out"] = [list(pair) for pair in sorted(pairs)]
-    return notes
+    described: dict[str, Any] = {}
+    if notes.remarks:
+        described["remarks"] = dict(sorted(Counter(text for _, text in notes.remarks).items()))
+    if notes.left_out:
+        pairs = sorted((ids[position], reason) for position, reason in notes.left_out)
+        described["left_out"] = [list(pair) for pair in pairs]
+    return described
 
 
 def _class_names(datamodule: LightningDataModule, info: SplitInfo) -> tuple[str, ...] | None:

@@ -27,7 +27,7 @@ from lit_cascade.utilities.files import main_process, prepare_folder, remove_tem
 from lit_cascade.utilities.resume import first_difference
 from lit_cascade.utilities.versions import run_info
 
-__all__ = ["Configs", "ExpectedRecord", "RecordDtype", "ZooRecords", "record", "record_zoo"]
+__all__ = ["Configs", "RecordDtype", "ZooRecords", "check_same", "record", "record_zoo"]
 
 RecordDtype = Literal["float16", "float32"]
 
@@ -301,7 +301,7 @@ class _ZooRecording:
                 continue
             try:
                 record = Record.load(path)
-                self._expected(name, record).check(record)
+                self._check_same(name, record)
             except CascadeError as error:
                 if not overwrite:
                     raise UsageError(
@@ -313,73 +313,58 @@ class _ZooRecording:
         self.zoo.release()
         return kept
 
-    def _expected(self, name: str, record: Record) -> ExpectedRecord:
-        configs = self.configs or Configs()
+    def _check_same(self, name: str, record: Record) -> None:
+        configs, preview = self.configs or Configs(), self.preview
         if self.zoo.is_published(name):  # the name determines the weights: no need to load them
             model = {key: value for key, value in record.model.items() if key != "config"}
         else:
             self._select(name)
             (details,) = self.zoo.stage_info()
             model = details["model"]
-        return ExpectedRecord(
-            name=name,
-            dtype=self.dtype,
-            model=_with_config(model, configs.stages.get(name)),
-            data=_with_config(self.preview.data, configs.data),
-            ids=self.preview.ids,
-            classes=self.preview.classes or self.zoo.class_names,
-            run=_run_settings(self.trainer, self.zoo, self.preview),
-        )
-
-
-@dataclass(frozen=True)
-class ExpectedRecord:
-    """Content of a record that is known before its model runs.
-
-    Attributes:
-        name: of the model.
-        dtype: of its logits, `float16` or `float32`.
-        model: class, fingerprint of the weights, and config.
-        data: name, source, split and config, and whether it is read in part only.
-        ids: of the samples.
-        classes: in logit order; None if they are named by their numbers.
-        run: precision and batch size.
-    """
-
-    name: str
-    dtype: str
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    ids: Ids
-    classes: tuple[str, ...] | None
-    run: Mapping[str, Any]
-
-    def check(self, record: Record) -> None:
-        """Check that a record is the one that this run would make.
-
-        Dates and versions of libraries may differ. Labels are not compared: they are known only
-        once the data are read.
-
-        Raises:
-            CascadeError: naming the first difference.
-        """
-        logits = record.logits
-        read = ("left_out", "remarks")  # known only once the data are read, too
-        theirs = {
-            "name": record.name,
-            "dtype": "none" if logits is None else str(logits.dtype).removeprefix("torch."),
-            "model": record.model,
-            "data": {key: value for key, value in record.data.items() if key not in read},
-            **{key: record.info.get(key) for key in self.run},
+        expected = {
+            "name": name,
+            "dtype": self.dtype,
+            "model": _with_config(model, configs.stages.get(name)),
+            "data": _with_config(preview.data, configs.data),
+            **_run_settings(self.trainer, self.zoo, preview),
         }
-        mine = {"name": self.name, "dtype": self.dtype, "model": self.model, "data": self.data}
-        difference = first_difference(theirs, json.loads(json.dumps(mine | dict(self.run))))
-        if difference is not None:
-            key, there, here = difference
-            raise CascadeError(f"its {key} is {there}, and here it is {here}.")
-        ids = [*record.ids, *(sample for sample, _ in record.data.get("left_out", []))]
-        names = self.classes or tuple(str(c) for c in range(len(record.classes)))
-        expected = Samples(self.ids, None, names)
-        other = Samples(Ids.of(ids, len(ids)).sort()[0], None, record.classes).difference(expected)
-        if other is not None:
-            raise CascadeError(f"it differs in {other}.")
+        check_same(record, expected, preview.ids, preview.classes or self.zoo.class_names)
+
+
+def check_same(
+    record: Record, expected: Mapping[str, Any], ids: Ids, classes: tuple[str, ...] | None
+) -> None:
+    """Check that a record is the one that a run would make.
+
+    Dates and versions of libraries may differ. Labels are not compared: they are known only once
+    the data are read.
+
+    Args:
+        record: to check.
+        expected: `name`, `dtype` of the logits, `model` and `data` of the record, and entries of
+            its `info`.
+        ids: of the samples, in ascending order.
+        classes: in logit order; None if they are named by their numbers.
+
+    Raises:
+        CascadeError: naming the first difference.
+    """
+    logits = record.logits
+    read = ("left_out", "remarks")  # known only once the data are read, too
+    actual: dict[str, Any] = {
+        "name": record.name,
+        "dtype": "none" if logits is None else str(logits.dtype).removeprefix("torch."),
+        "model": record.model,
+        "data": {key: value for key, value in record.data.items() if key not in read},
+    }
+    actual |= {key: record.info.get(key) for key in expected if key not in actual}
+    difference = first_difference(actual, json.loads(json.dumps(expected)))
+    if difference is not None:
+        key, there, here = difference
+        raise CascadeError(f"its {key} is {there}, and here it is {here}.")
+    all_ids = [*record.ids, *(sample for sample, _ in record.data.get("left_out", []))]
+    samples = Samples(Ids.of(all_ids, len(all_ids)).sort()[0], None, record.classes)
+    names = classes or tuple(str(c) for c in range(len(record.classes)))
+    other = samples.difference(Samples(ids, None, names))
+    if other is not None:
+        raise CascadeError(f"it differs in {other}.")
