@@ -7,82 +7,36 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Public names and where they live. They are imported on first use, so that `import lit_cascade` and
+# Public names by room. A room is imported on first use of a name, so that `import lit_cascade` and
 # `lit-cascade --help` load no torch.
-_PUBLIC = {
-    "Cascade": "lit_cascade.live",
-    "CascadeError": "lit_cascade.errors",
-    "CascadeMetrics": "lit_cascade.lit",
-    "CascadeOutput": "lit_cascade.live",
-    "CascadeTrainer": "lit_cascade.lit",
-    "Curve": "lit_cascade.core",
-    "DeferralHead": "lit_cascade.core",
-    "LitCascade": "lit_cascade.lit",
-    "LitClassifier": "lit_cascade.lit",
-    "LitZoo": "lit_cascade.lit",
-    "OperatingPoint": "lit_cascade.core",
-    "Policy": "lit_cascade.core",
-    "PolicyOptions": "lit_cascade.options",
-    "Promise": "lit_cascade.core.guarantee",
-    "Record": "lit_cascade.records",
-    "SearchSettings": "lit_cascade.core.search",
-    "Stage": "lit_cascade.models",
-    "Stream": "lit_cascade.live",
-    "UsageError": "lit_cascade.errors",
-    "Zoo": "lit_cascade.core.search",
-    "aurc": "lit_cascade.core",
-    "average_compute_reduction": "lit_cascade.core.search",
-    "compare_scores": "lit_cascade.analysis",
-    "count_flops": "lit_cascade.live",
-    "curve_of_records": "lit_cascade.analysis",
-    "deferral_quality": "lit_cascade.core",
-    "fit_head": "lit_cascade.analysis",
-    "fit_temperature": "lit_cascade.core",
-    "frontier_of": "lit_cascade.analysis",
-    "operating_points": "lit_cascade.core",
-    "protocol_of": "lit_cascade.analysis",
-    "replay": "lit_cascade.core",
-    "search": "lit_cascade.core.search",
-    "sweep": "lit_cascade.core",
-}
+_ROOMS = {
+    "lit_cascade.analysis": (
+        "compare_scores", "curve_of_records", "fit_head", "frontier_of", "protocol_of",
+    ),
+    "lit_cascade.core": (
+        "Curve", "DeferralHead", "OperatingPoint", "Policy", "aurc", "deferral_quality",
+        "fit_temperature", "operating_points", "replay", "sweep",
+    ),
+    "lit_cascade.core.guarantee": ("Promise",),
+    "lit_cascade.core.search": ("SearchSettings", "Zoo", "average_compute_reduction", "search"),
+    "lit_cascade.errors": ("CascadeError", "UsageError"),
+    "lit_cascade.lit": (
+        "CascadeMetrics", "CascadeTrainer", "LitCascade", "LitClassifier", "LitZoo",
+    ),
+    "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops"),
+    "lit_cascade.models": ("Stage",),
+    "lit_cascade.options": ("PolicyOptions",),
+    "lit_cascade.records": ("Record",),
+}  # fmt: skip
 
 __all__ = [
-    "Cascade",
-    "CascadeError",
-    "CascadeMetrics",
-    "CascadeOutput",
-    "CascadeTrainer",
-    "Curve",
-    "DeferralHead",
-    "LitCascade",
-    "LitClassifier",
-    "LitZoo",
-    "OperatingPoint",
-    "Policy",
-    "PolicyOptions",
-    "Promise",
-    "Record",
-    "SearchSettings",
-    "Stage",
-    "Stream",
-    "UsageError",
-    "Zoo",
-    "__version__",
-    "aurc",
-    "average_compute_reduction",
-    "compare_scores",
-    "count_flops",
-    "curve_of_records",
-    "deferral_quality",
-    "fit_head",
-    "fit_temperature",
-    "frontier_of",
-    "operating_points",
-    "protocol_of",
-    "replay",
-    "search",
-    "sweep",
-]
+    "Cascade", "CascadeError", "CascadeMetrics", "CascadeOutput", "CascadeTrainer", "Curve",
+    "DeferralHead", "LitCascade", "LitClassifier", "LitZoo", "OperatingPoint", "Policy",
+    "PolicyOptions", "Promise", "Record", "SearchSettings", "Stage", "Stream", "UsageError", "Zoo",
+    "__version__", "aurc", "average_compute_reduction", "compare_scores", "count_flops",
+    "curve_of_records", "deferral_quality", "fit_head", "fit_temperature", "frontier_of",
+    "operating_points", "protocol_of", "replay", "search", "sweep",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from lit_cascade.analysis import (
@@ -115,8 +69,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(importlib.import_module(room), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
