@@ -1,4 +1,4 @@
-"""Thresholds with a promise from the command line, and the promise tested on other data."""
+"""`select`: thresholds with a promise."""
 
 import json
 import math
@@ -9,12 +9,10 @@ import pytest
 import torch
 import yaml
 
-from lit_cascade import Policy, Record, Stage
+from lit_cascade import Policy, Record
 from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.cli import main
 from lit_cascade.core.contract import replay
-from lit_cascade.data import DigitsData
-from lit_cascade.models import ConvNet, Perceptron
 
 N = 1200
 
@@ -190,42 +188,6 @@ def test_samples_that_temperatures_were_fitted_on_are_left_out(pair, capsys):
     assert evidence["temperatures"]["ids"] == "0..599"
 
 
-def check(paths, *words, out="k"):
-    return main(
-        ["check", "--policy", "o/policy.yaml", "--records", *paths, "--out", out, *map(str, words)]
-    )
-
-
-def test_a_policy_passes_on_the_same_kind_of_data_and_not_on_another(pair, tmp_path, capsys):
-    assert select(pair, "--max_accuracy_drop", 0.02, "--confidence", 0.99) == 0
-    for folder, records in (
-        ("same", made(20_000, 5, first=50_000)),
-        ("noisy", made(20_000, 6, first=90_000, noise=2.5)),
-    ):
-        (tmp_path / folder).mkdir()
-        saved(records, folder)
-    capsys.readouterr()
-    assert check(["same/small.safetensors", "same/large.safetensors"]) == 0
-    assert "The promise accuracy drop <= 2 points is kept, with 99 %" in capsys.readouterr().out
-    assert json_in("k/check.json")["outcome"] == "kept"
-    assert check(["noisy/small.safetensors", "noisy/large.safetensors"], out="n") == 1
-    said = capsys.readouterr()
-    assert "other data than those it was chosen on" in said.err
-    assert "Traceback" not in said.err
-    assert json_in("n/check.json")["drifted"]
-
-
-def test_a_check_needs_no_labels(pair, tmp_path, capsys):
-    assert select(pair, "--max_accuracy_drop", 0.02) == 0
-    for folder, noise, verdict in (("same", 1.0, 0), ("noisy", 2.5, 1)):
-        (tmp_path / folder).mkdir()
-        blind = saved(made(3000, 7, first=70_000, labelled=False, noise=noise), folder)
-        assert check(blind, out=f"k{folder}") == verdict
-        found = json_in(f"k{folder}/check.json")
-        assert found["outcome"] == "unknown"
-        assert found["value"] is None
-
-
 def test_agreement_is_promised_without_labels(tmp_path, capsys):
     (tmp_path / "a").mkdir()
     blind = saved(made(N, 0, labelled=False), "a")
@@ -233,58 +195,3 @@ def test_agreement_is_promised_without_labels(tmp_path, capsys):
     assert "unknown" in capsys.readouterr().out
     assert select(blind, "--max_accuracy_drop", 0.1, out="p") == 1
     assert "needs labels" in capsys.readouterr().err
-
-
-def test_a_check_takes_only_what_was_promised(pair, tmp_path, capsys):
-    assert select(pair, "--max_accuracy_drop", 0.02) == 0
-    (tmp_path / "b").mkdir()
-    others = saved(made(2000, 1, first=N), "b")
-    assert check(pair) == 1
-    assert "thresholds were fitted on" in capsys.readouterr().err
-    assert check(others[::-1]) == 1
-    assert (
-        "expected records of small, large, the policy's stages; got large, small"
-        in capsys.readouterr().err
-    )
-    policy = {"policy": policy_in()}
-    policy["policy"]["thresholds"]["small"] = 0.5
-    Path("o/policy.yaml").write_text(yaml.safe_dump(policy))
-    assert check(others) == 1
-    assert "not those that the promise was made for" in capsys.readouterr().err
-    Path("o/policy.yaml").write_text(yaml.safe_dump({"policy": {"thresholds": {"small": 0.5}}}))
-    assert check(others) == 1
-    assert "promises nothing" in capsys.readouterr().err
-    Path("o/policy.yaml").write_text(yaml.safe_dump({"trainer": {}}))
-    assert check(others) == 2
-    assert "holds no policy" in capsys.readouterr().err
-
-
-def test_noisy_digits_trip_the_check(tmp_path, capsys):
-    """The bundled pair, on its own validation images and on the same with noise."""
-    data = DigitsData(batch_size=500)
-    data.setup()
-    small = Stage(lambda: Perceptron(64, [128], scale=16), "digits/small.safetensors")
-    large = Stage(lambda: ConvNet(8, [32, 32, 64], [1, 1, 2], scale=16), "digits/large.safetensors")
-    nets = {"small": small.build("small"), "large": large.build("large")}
-
-    def record(folder, loader, first, noise=0.0):
-        x, y = next(iter(loader))
-        x = x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-        (tmp_path / folder).mkdir()
-        with torch.inference_mode():
-            return saved(
-                [
-                    Record.from_arrays(
-                        name, net(x), y, ids=torch.arange(first, first + len(y)), flops=flops,
-                        data={"name": "digits", "source": "digits", "split": folder},
-                    )
-                    for (name, net), flops in zip(nets.items(), (1.9e4, 1.8e6), strict=True)
-                ],
-                folder,
-            )  # fmt: skip
-
-    calibration = record("calibration", data.calibration_dataloader(), 0)
-    assert select(calibration, "--max_accuracy_drop", 0.02) == 0
-    assert check(record("validation", data.val_dataloader(), 1000), out="same") == 0
-    assert check(record("noisy", data.val_dataloader(), 2000, noise=6.0), out="noisy") == 1
-    assert "other data" in capsys.readouterr().err
