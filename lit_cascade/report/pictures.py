@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Literal
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "BLACK", "BLUE", "GREEN", "GREY", "LIGHT_GREY", "ORANGE", "SKY_BLUE", "VERMILION", "figure_of",
@@ -24,6 +22,10 @@ BLACK, GREY, LIGHT_GREY = "#222222", "#7f7f7f", "#b4b4b4"
 
 def figure_of(width: float, height: float) -> Figure:
     """A figure of the given size in inches that needs no window system."""
+    # commands that draw nothing do not load matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

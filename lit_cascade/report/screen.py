@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
 from lit_cascade.analysis import (
     Criteria,
     PublishedModel,
@@ -32,6 +30,7 @@ from lit_cascade.utilities.units import cost_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
 __all__ = ["draw_screen", "print_screen", "screen_csv", "screen_summary"]
