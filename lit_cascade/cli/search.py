@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -93,8 +93,9 @@ def run_files(options: SearchOptions) -> None:
     output.add("frontier.csv", frontier_csv(frontier))
     output.add("frontier.png", draw_frontier(frontier, published))
     output.add_json("summary.json", summary)
+    evidence = fitted_on(Record.load(protocol.chosen_on.models[0].path)) if configs else {}
     for pick, name in configs.items():
-        output.add_yaml(name, _config(frontier, pick), _comment(frontier, pick, name))
+        output.add_yaml(name, *_config(frontier, pick, evidence, name))
     output.write()
 
 
@@ -170,60 +171,43 @@ def _config_name(number: int) -> str:
     return f"cascade-{number}.yaml"
 
 
-def _comment(frontier: SearchResult, pick: Pick, name: str) -> str:
-    live = _stage_configs(frontier, pick) is not None
-    commands = ("validate", "test") if live else ("validate",)
-    names = " → ".join(frontier.zoo.names[model] for model in pick.point.stages)
-    more = f" --split {_split(frontier)}" if live and _split(frontier) else ""
-    more += "" if frontier.apart else " --allow_overlap"  # these were chosen on
-    return f"{names}, found by lit-cascade search.\n" + "\n".join(
-        f"  lit-cascade {command} --config {name}{more}" for command in commands
-    )
+def _config(
+    frontier: SearchResult, pick: Pick, evidence: Mapping[str, Any], name: str
+) -> tuple[dict[str, Any], str]:
+    """A config of a cascade, and a comment with the commands that take it.
 
-
-def _split(frontier: SearchResult) -> str | None:
-    reported = frontier.protocol.reported_on or frontier.protocol.chosen_on
-    split = reported.data.get("split")
-    return None if split is None else str(split)
-
-
-def _stage_configs(frontier: SearchResult, pick: Pick) -> dict[str, Any] | None:
-    """Configs of the stages; None if they cannot run live or a live run has no such cost."""
-    if frontier.protocol.chosen_on.unit != "flops":
-        return None
-    models = [frontier.protocol.chosen_on.models[model] for model in pick.point.stages]
-    stages = {model.name: model.model.get("config") for model in models}
-    data = (frontier.protocol.reported_on or frontier.protocol.chosen_on).data.get("config")
-    return stages if data and all(stages.values()) else None
-
-
-def _config(frontier: SearchResult, pick: Pick) -> dict[str, Any]:
-    """A config for `validate`, and for `test` too if the records hold the models' configs."""
-    protocol, point = frontier.protocol, pick.point
-    reported = protocol.reported_on or protocol.chosen_on
+    It is for `validate`, and for `test` too if the records hold the configs of models and data.
+    """
+    protocol, point, rule = frontier.protocol, pick.point, frontier.rule
+    chosen, reported = protocol.chosen_on, protocol.reported_on or protocol.chosen_on
     names = [frontier.zoo.names[model] for model in point.stages]
-    config: dict[str, Any] = {}
-    stages = _stage_configs(frontier, pick)
-    if stages is not None:
-        config["model"] = {"stages": stages}
-        config["data"] = reported.data["config"]
-    else:
+    stages = {chosen.models[k].name: chosen.models[k].model.get("config") for k in point.stages}
+    data = reported.data.get("config")
+    live = chosen.unit == "flops" and data and all(stages.values())  # live runs count FLOPs alone
+    config: dict[str, Any] = {"model": {"stages": stages}, "data": data}
+    if not live:
         paths = {model.name: str(model.path) for model in reported.models}
-        config["records"] = [paths[name] for name in names]
-    if protocol.chosen_on.unit != "flops":
-        config["cost"] = protocol.chosen_on.unit
-    evidence = fitted_on(Record.load(protocol.chosen_on.models[0].path))
+        config = {"records": [paths[name] for name in names]}
+    if chosen.unit != "flops":
+        config["cost"] = chosen.unit
     policy: dict[str, Any] = {
-        "score": frontier.rule.score,
-        "combine": frontier.rule.combine,
+        "score": rule.score,
+        "combine": rule.combine,
         "thresholds": dict(zip(names, point.thresholds, strict=False)),
-        "evidence": {"thresholds": evidence},
+        "evidence": {"thresholds": dict(evidence)},
     }
     if any(floor > -math.inf for floor in point.floors):
         policy["floors"] = dict(zip(names, point.floors, strict=False))
-    if frontier.rule.calibrate:
+    if rule.calibrate:
         temperatures = dict(zip(frontier.zoo.names, frontier.temperatures, strict=True))
         policy["temperatures"] = {name: temperatures[name] for name in names}
         policy["evidence"]["temperatures"] = dict(evidence)
     config["policy"] = policy
-    return config
+    split = reported.data.get("split")
+    more = f" --split {split}" if live and split else ""
+    more += "" if frontier.apart else " --allow_overlap"  # chosen on the same samples
+    commands = [
+        f"  lit-cascade {command} --config {name}{more}" for command in ("validate", "test")
+    ]
+    found = f"{' → '.join(names)}, found by lit-cascade search."
+    return config, "\n".join([found, *commands[: 2 if live else 1]])
