@@ -206,8 +206,7 @@ def _config(
     split = reported.data.get("split")
     more = f" --split {split}" if live and split else ""
     more += "" if frontier.apart else " --allow_overlap"  # chosen on the same samples
-    commands = [
-        f"  lit-cascade {command} --config {name}{more}" for command in ("validate", "test")
-    ]
-    found = f"{' → '.join(names)}, found by lit-cascade search."
-    return config, "\n".join([found, *commands[: 2 if live else 1]])
+    lines = [f"{' → '.join(names)}, found by lit-cascade search."]
+    for command in ("validate", "test") if live else ("validate",):
+        lines.append(f"  lit-cascade {command} --config {name}{more}")
+    return config, "\n".join(lines)
