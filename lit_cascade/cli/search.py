@@ -206,7 +206,6 @@ def _config(
     split = reported.data.get("split")
     more = f" --split {split}" if live and split else ""
     more += "" if frontier.apart else " --allow_overlap"  # chosen on the same samples
-    lines = [f"{' → '.join(names)}, found by lit-cascade search."]
-    for command in ("validate", "test") if live else ("validate",):
-        lines.append(f"  lit-cascade {command} --config {name}{more}")
-    return config, "\n".join(lines)
+    commands = ("validate", "test") if live else ("validate",)
+    lines = [f"  lit-cascade {command} --config {name}{more}" for command in commands]
+    return config, "\n".join([f"{' → '.join(names)}, found by lit-cascade search.", *lines])
