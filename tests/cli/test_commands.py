@@ -1,17 +1,19 @@
 import csv
 import errno
+import importlib
 import json
 import math
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from lit_cascade import Record, curve_of_records
+from lit_cascade import Record, curve_of_records, lit
 from lit_cascade.cli import COMMANDS, main
 from tests.cli.runs import done, lit_cascade, together, within
 
@@ -276,6 +278,16 @@ def test_help_lists_every_command():
     for name, command in COMMANDS.items():
         assert f"{name} " in run.stdout
         assert command.summary in run.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_the_functions_that_the_table_promises(name):
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    on_files = command.model is None or any(f.name == "records" for f in fields(command.options))
+    assert hasattr(module, "run_files") == on_files
+    assert hasattr(module, "run_models") == (command.model is not None)
+    assert command.model is None or hasattr(lit, command.model)
 
 
 def test_help_loads_no_torch():
