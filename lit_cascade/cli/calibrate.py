@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lit_cascade.analysis import (
     Plan,
-    StageCalibration,
     calibrate_record,
     compare_cascades,
     fit_heads,
@@ -43,15 +42,7 @@ def run_files(options: CalibrateOptions) -> None:
     output = _output(options)
     records = [Record.load(path) for path in options.records or []]
     check_alike(records)
-    names = [record.name for record in records]
-    chosen = [check_name(name, names, "--stages") for name in options.stages or names[:-1]]
-    plan = Plan.of(len(records[0]), options.share, options.seed)
-    fitted = {
-        record.name: calibrate_record(record, options.method, plan)
-        for record in records
-        if record.name in chosen
-    }
-    _report(fitted, records, options, output)
+    _report(records, options, output)
 
 
 def run_models(cli: CascadeCLI, options: CalibrateOptions) -> None:
@@ -59,18 +50,11 @@ def run_models(cli: CascadeCLI, options: CalibrateOptions) -> None:
     from lit_cascade.lit import not_reported
 
     output = _output(options)
-    fitted, records = cli.trainer.calibrate(
-        cli.model,
-        cli.datamodule,
-        options.split,
-        options.stages,
-        not_reported(cli.datamodule, options.split, allowed=options.allow_overlap),
-        options.method,
-        options.share,
-        options.seed,
-    )
+    _stages(options, cli.model.names)
+    check = not_reported(cli.datamodule, options.split, allowed=options.allow_overlap)
+    records = cli.trainer.record(cli.model, cli.datamodule, options.split, check)
     if records is not None:
-        _report(fitted, records, options, output)
+        _report(records, options, output)
 
 
 def _output(options: CalibrateOptions) -> Output:
@@ -87,16 +71,26 @@ def _output(options: CalibrateOptions) -> Output:
     return Output("calibrate", options, ["calibration.yaml", "calibrate.png", "summary.json"])
 
 
-def _report(
-    fitted: Mapping[str, StageCalibration],
-    records: Sequence[Record],
-    options: CalibrateOptions,
-    output: Output,
-) -> None:
-    """Print what the calibration does and whether it helps, and write it as an overlay."""
+def _stages(options: CalibrateOptions, names: Sequence[str]) -> list[str]:
+    """The stages to calibrate: those of the options, or all but the last.
+
+    Raises:
+        UsageError: there is no such stage.
+    """
+    return [check_name(name, names, "--stages") for name in options.stages or names[:-1]]
+
+
+def _report(records: Sequence[Record], options: CalibrateOptions, output: Output) -> None:
+    """Fit, print what the calibration does and whether it helps, and write it as an overlay."""
     records, options = resolve_cost(records, options)
     data, names, policy = records[0].data, [record.name for record in records], options.policy
     plan = Plan.of(len(records[0]), options.share, options.seed)
+    chosen = _stages(options, names)
+    fitted = {
+        record.name: calibrate_record(record, options.method, plan)
+        for record in records
+        if record.name in chosen
+    }
     comparison = None
     if options.method != "none":
         rule = Policy.from_options(replace(policy, thresholds=None), names)
