@@ -129,9 +129,9 @@ def check_overlap(
         )
         if not allowed:
             raise CascadeError(
-                f"{message}: the figures would flatter. Use another split, or add --allow_overlap."
+                f"{message}: the figures would be optimistic. Use another split, or add --allow_overlap."
             )
-        notes.append(f"Note: {message}; the figures flatter.")
+        notes.append(f"Note: {message}; the figures are optimistic.")
     return notes
 
 

@@ -195,7 +195,7 @@ def test_an_overlap_is_refused_unless_allowed(fails, tmp_path, capsys):
     message = fails(*words, code=1)
     assert "6 of these 6 samples are among those that the temperatures were fitted on" in message
     assert main([*map(str, words), "--allow_overlap"]) == 0
-    assert "the figures flatter" in capsys.readouterr().out
+    assert "the figures are optimistic" in capsys.readouterr().out
 
 
 def test_an_overlap_by_ids_of_one_source_is_refused_before_models_run(fails, tmp_path):

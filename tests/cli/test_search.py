@@ -25,8 +25,8 @@ from lit_cascade.core.scores import score_and_answer
 from lit_cascade.core.search.front import Band
 from lit_cascade.core.search.search import search
 from lit_cascade.core.search.zoo import Zoo
-from tests.core.search.test_heldout import front_of, plain_held_out, plain_reduction
-from tests.search_oracles import Plain
+from tests.core.search.test_heldout import plain_held_out, plain_reduction
+from tests.search_oracles import Plain, undominated
 
 N = 48
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -145,7 +145,7 @@ def check_bands(summary, points, split):
     """Average compute reductions, from the records."""
     records = records_of(summary, split)
     alone = [replayed(records, [name], (), (), summary) for name in records]
-    singles = front_of(alone)
+    singles = undominated(alone)
     low, high = singles[0][1], singles[-1][1]
     for band, share in zip(summary["bands"], (1 / 2, 1 / 4), strict=True):
         assert (band["low"], band["high"]) == pytest.approx((high - share * (high - low), high))
@@ -269,7 +269,7 @@ def test_the_baselines_of_the_summary(capsys):
     summary = run("--holdout", 0)
     plain = Plain(zoo_of(summary))
     singles = [plain.means(plain.point((m,), ())) for m in range(4)]
-    front = front_of(singles)
+    front = undominated(singles)
     models = [singles.index(point) for point in front]
     pairs = list(itertools.combinations(range(4), 2))
     neighbours = [
@@ -292,7 +292,7 @@ def test_the_baselines_of_the_summary(capsys):
     }
     assert list(summary["baselines"]) == list(expected)
     for name, points in expected.items():
-        way = front_of(points + singles)
+        way = undominated(points + singles)
         for band in summary["baselines"][name]:
             of = Band(band["low"], band["high"])
             assert band["average_compute_reduction"] == pytest.approx(
@@ -352,7 +352,7 @@ def test_bands_and_tables_of_published_models(capsys):
     assert [band["name"] for band in summary["bands"]] == ["0.6:0.7", "0.65:0.75"]
     assert summary["cascades"] == plain["cascades"]
     points = [(float(row["flops"]), float(row["accuracy"])) for row in rows_of()]
-    singles = front_of([(model["flops"], model["accuracy"]) for model in plain["models"]])
+    singles = undominated([(model["flops"], model["accuracy"]) for model in plain["models"]])
     for band in summary["bands"]:
         of = Band(band["low"], band["high"])
         expected = plain_reduction(singles, points, points, of)[0]
