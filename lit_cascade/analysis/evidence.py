@@ -129,7 +129,8 @@ def check_overlap(
         )
         if not allowed:
             raise CascadeError(
-                f"{message}: the figures would be optimistic. Use another split, or add --allow_overlap."
+                f"{message}: the figures would be optimistic. Use another split, or add "
+                "--allow_overlap."
             )
         notes.append(f"Note: {message}; the figures are optimistic.")
     return notes
