@@ -1,4 +1,4 @@
-"""Records of what models answered: the only reader and writer of their files."""
+"""Records of model outputs: the only reader and writer of their files."""
 
 from lit_cascade.records.costs import ModelCosts, read_costs, resolve_cost, with_costs
 from lit_cascade.records.folder import RecordedZoo, RecordSummary, find_records

@@ -13,7 +13,7 @@ def record(name, flops=1.0):
     return Record.from_arrays(name, [[1.0, 0.0], [0.0, 2.0]], [0, 1], flops=flops)
 
 
-def written(tmp_path, content, name="benchmark.json"):
+def cost_file(tmp_path, content, name="benchmark.json"):
     path = tmp_path / name
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
@@ -28,8 +28,8 @@ def test_a_unit_alone_has_no_file():
 
 @pytest.mark.parametrize("content", [COSTS, {"device": "cpu", "costs": COSTS}])
 def test_costs_of_models_come_from_files(tmp_path, content):
-    path = written(tmp_path, content)
-    other = written(tmp_path, "{huge: {latency_s: 9.5}}", "own.yaml")
+    path = cost_file(tmp_path, content)
+    other = cost_file(tmp_path, "{huge: {latency_s: 9.5}}", "own.yaml")
     unit, costs = read_costs(f"latency_s={path},{other}")
     assert (unit, costs) == ("latency_s", {"small": 0.25, "large": 4.0, "huge": 9.5})
     small, large = with_costs([record("small"), record("large")], unit, costs)
@@ -62,7 +62,7 @@ def test_a_search_goes_by_measured_costs(tmp_path):
 )
 def test_other_files_are_refused(tmp_path, content, message):
     with pytest.raises(UsageError, match=message):
-        read_costs(f"latency_s={written(tmp_path, content)}")
+        read_costs(f"latency_s={cost_file(tmp_path, content)}")
 
 
 def test_a_missing_file_and_an_unknown_model(tmp_path):
