@@ -32,7 +32,7 @@ from torch.utils.data import (
 
 from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, check_split, describe, split_loader
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.live import RAW, Preprocessing, Remarked, Views, split_labels
+from lit_cascade.live import Preprocessing, Views, WithRemarks, split_labels, view_key
 
 __all__ = [
     "DealtBatches",
@@ -116,10 +116,10 @@ def _prepare(sample: Any, preprocessings: Preprocessings) -> Any:
     remarks = list(sample.remarks) if isinstance(sample, RawSample) else []
     for one in preprocessings:
         view = raw if one is None else one(raw)
-        if isinstance(view, Remarked):
+        if isinstance(view, WithRemarks):
             remarks.extend(view.remarks)
             view = view.tensors
-        views[RAW if one is None else one.key] = view
+        views[view_key(one)] = view
     return RawSample(views, label, tuple(remarks))
 
 
@@ -201,7 +201,7 @@ class _Positioned(Dataset[PositionedBatch]):
             return _collated([(sample.input, sample.label) for sample in samples], self._collate)
         views = Views()
         for one in self._preprocessings:
-            key = RAW if one is None else one.key
+            key = view_key(one)
             collate = getattr(one, "collate", default_collate)
             views[key] = _collated([sample.input[key] for sample in samples], collate)
         return views, torch.as_tensor(default_collate([sample.label for sample in samples]))

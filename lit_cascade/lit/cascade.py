@@ -21,14 +21,14 @@ from lit_cascade.lit.stages import (
     inputs_and_rows,
 )
 from lit_cascade.live import (
-    RAW,
-    Answered,
     Cascade,
     CascadeOutput,
     Inputs,
     Preprocessing,
     Stream,
-    join,
+    StreamOutput,
+    join_batches,
+    view_key,
     view_of,
 )
 from lit_cascade.models import BuiltStage, Stage
@@ -267,7 +267,7 @@ class StageLoading(NamedTuple):
             metered: whether the FLOPs of the last stage alone are needed for every sample, and with
                 them the lengths of padded samples.
         """
-        keys = [RAW if one is None else one.key for one in preprocessings]
+        keys = [view_key(one) for one in preprocessings]
         padded = [hasattr(one, "collate") for one in preprocessings]
         first = [preprocessings[0]]
         first += [preprocessings[-1]] if metered and padded[-1] else []
@@ -292,10 +292,10 @@ class SplitStream:
             k: data.deferred_loader(self._stages[k].preprocessing) for k in loading.reloaded
         }
         self._last = module.names[-1]
-        keys = {RAW if one is None else one.key for one in loading.first}
+        keys = {view_key(one) for one in loading.first}
         last = self._stages[-1].preprocessing
         self._flops_alone: float | None = None
-        if metered and (RAW if last is None else last.key) not in keys:
+        if metered and view_key(last) not in keys:
             self._flops_alone = self._flops_of_first(self._loaders[len(self._stages) - 1])
         self._stream = Stream(
             module.cascade,
@@ -334,7 +334,7 @@ class SplitStream:
         pieces = [self._pieces(k, batch) for batch in batches]
         loaded = self._loaders[k]([piece for batch in pieces for piece in batch])
         for batch in pieces:
-            yield join([self._inputs(next(loaded)) for _ in batch])
+            yield join_batches([self._inputs(next(loaded)) for _ in batch])
 
     def _pieces(self, k: int, batch: list[int]) -> list[list[int]]:
         padded = hasattr(self._stages[k].preprocessing, "collate")
@@ -370,7 +370,7 @@ class SplitStream:
             alone = self._module.flops(self._last, inputs)
         return torch.stack([own, own if padded is None else padded, alone], dim=1)
 
-    def _rows(self, answered: Answered) -> dict[str, Tensor]:
+    def _rows(self, answered: StreamOutput) -> dict[str, Tensor]:
         rows, output, names = dict(answered.extra), answered.output, self._module.names
         rows |= _answer_rows(output, rows["positions"], names)
         if not self._metered:

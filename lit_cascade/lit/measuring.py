@@ -23,10 +23,10 @@ from lit_cascade.live import (
     Speed,
     at_policy,
     batch_size,
+    index_batch,
     latencies,
-    map_tensors,
     pace,
-    shares,
+    reach_rates,
     thresholds_at,
     throughput,
 )
@@ -148,7 +148,7 @@ class _Measurement:
             thresholds_at(cascade, inputs, rate) for rate in plan.rates
         )
         alone, together = latencies(
-            cascade, map_tensors(inputs[0], slice(0, plan.singles)), thresholds
+            cascade, index_batch(inputs[0], slice(0, plan.singles)), thresholds
         )
         model_only = throughput(cascade, inputs, thresholds, plan.repeats, plan.gather)
         del inputs
@@ -196,7 +196,7 @@ class _Measurement:
                         rows = stream.step(stream.on_device(loaded), last=last)
                         if rows is not None:
                             stages.append(rows["stage"].cpu())
-                reached[i] = shares(torch.cat(stages), len(loaders))
+                reached[i] = reach_rates(torch.cat(stages), len(loaders))
 
             return run
 

@@ -20,7 +20,7 @@ from lit_cascade.live import (
     batch_size,
     count_parameters,
     forward_logits,
-    map_tensors,
+    index_batch,
     split_labels,
 )
 from lit_cascade.models import BuiltStage, describe_network
@@ -60,7 +60,7 @@ class AdaptiveForward:
             try:
                 if size == n:
                     return forward_logits(model, inputs, name)
-                parts = (map_tensors(inputs, slice(i, i + size)) for i in range(0, n, size))
+                parts = (index_batch(inputs, slice(i, i + size)) for i in range(0, n, size))
                 return torch.cat([forward_logits(model, part, name) for part in parts])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

@@ -1,16 +1,16 @@
-"""Conditional execution of a cascade: batches, FLOPs, streams and their speed."""
+"""Live execution of a cascade: batches, FLOPs, the cascade itself, streams and benchmarks."""
 
 from lit_cascade.live.batch import (
-    RAW,
     Inputs,
     Preprocessing,
-    Remarked,
     Views,
+    WithRemarks,
     batch_size,
     forward_logits,
-    join,
-    map_tensors,
+    index_batch,
+    join_batches,
     split_labels,
+    view_key,
     view_of,
 )
 from lit_cascade.live.benchmark import (
@@ -20,18 +20,16 @@ from lit_cascade.live.benchmark import (
     at_policy,
     latencies,
     pace,
-    shares,
+    reach_rates,
     thresholds_at,
     throughput,
 )
 from lit_cascade.live.cascade import Cascade, CascadeOutput
 from lit_cascade.live.flops import FlopMeter, count_flops, count_parameters
-from lit_cascade.live.stream import GATHER, Answered, Stream
+from lit_cascade.live.stream import GATHER, Stream, StreamOutput
 
 __all__ = [
     "GATHER",
-    "RAW",
-    "Answered",
     "Cascade",
     "CascadeOutput",
     "FlopMeter",
@@ -39,22 +37,24 @@ __all__ = [
     "Latency",
     "Pace",
     "Preprocessing",
-    "Remarked",
     "Speed",
     "Stream",
+    "StreamOutput",
     "Views",
+    "WithRemarks",
     "at_policy",
     "batch_size",
     "count_flops",
     "count_parameters",
     "forward_logits",
-    "join",
+    "index_batch",
+    "join_batches",
     "latencies",
-    "map_tensors",
     "pace",
-    "shares",
+    "reach_rates",
     "split_labels",
     "thresholds_at",
     "throughput",
+    "view_key",
     "view_of",
 ]

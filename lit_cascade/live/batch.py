@@ -1,7 +1,4 @@
-"""Batches as models take them: a tensor, a tuple of tensors, or a dict of tensors.
-
-What a model wants done to a raw sample before a batch is made.
-"""
+"""Batches of inputs: a tensor, a tuple of tensors, a dict of tensors, or several views of these."""
 
 from __future__ import annotations
 
@@ -14,20 +11,20 @@ from torch import Tensor, nn
 from lit_cascade.errors import CascadeError
 
 __all__ = [
-    "RAW",
     "Inputs",
     "Preprocessing",
-    "Remarked",
     "Views",
+    "WithRemarks",
     "batch_size",
     "forward_logits",
-    "join",
-    "lengths_of",
-    "map_tensors",
-    "signature",
+    "index_batch",
+    "join_batches",
+    "shape_key",
     "split_labels",
-    "unpadded",
+    "token_counts",
+    "view_key",
     "view_of",
+    "without_padding",
 ]
 
 
@@ -35,27 +32,51 @@ Inputs: TypeAlias = Any
 """A tensor, a tuple or list of tensors, or a mapping of names to tensors; samples along axis 0."""
 
 
-RAW = ""
-"""The key of the view of models without preprocessing: the data as they are."""
+class WithRemarks(NamedTuple):
+    """A preprocessed sample, with remarks on what was done to it.
+
+    Attributes:
+        tensors: a tensor, or a tuple or dict of tensors.
+        remarks: texts that are counted and reported, such as that a text was cut.
+    """
+
+    tensors: Any
+    remarks: tuple[str, ...]
+
+
+class Preprocessing(Protocol):
+    """What a model does to one raw sample before a batch is made; runs where data are loaded.
+
+    An optional method `collate` makes a batch of a list of preprocessed samples that differ in
+    shape; samples lie along axis 0 of each tensor of the batch.
+    """
+
+    @property
+    def key(self) -> str:
+        """Identifier, equal for equal preprocessing, so that models can share a view."""
+
+    def __call__(self, sample: Any) -> Any:
+        """Return a tensor, or a tuple or dict of tensors; or these as `WithRemarks`."""
 
 
 class Views(dict[str, Inputs]):
-    """A batch of raw samples as several models take it, by the keys of their preprocessing.
+    """A batch of raw samples as several models take it, by `view_key` of their preprocessing."""
 
-    Two models with the same preprocessing share a view.
-    """
+
+def view_key(preprocessing: Preprocessing | None) -> str:
+    """Key of the view of models with this preprocessing; empty for data as they are."""
+    return "" if preprocessing is None else preprocessing.key
 
 
 def view_of(model: nn.Module, inputs: Inputs) -> Inputs:
-    """What a model takes from a batch: its own view, or the batch itself if it has no views.
+    """The view of a model on a batch; the batch itself if it has no views.
 
     Raises:
         CascadeError: the batch was made for other models.
     """
     if not isinstance(inputs, Views):
         return inputs
-    preprocessing = getattr(model, "preprocessing", None)
-    key = RAW if preprocessing is None else preprocessing.key
+    key = view_key(getattr(model, "preprocessing", None))
     if key not in inputs:
         raise CascadeError(
             f"the batch has no view for {type(model).__name__}: it was made for other models."
@@ -78,51 +99,51 @@ def _tensors(inputs: Inputs) -> list[Tensor]:
 
 
 def batch_size(inputs: Inputs) -> int:
-    """Number of samples.
+    """Number of samples in a batch.
 
     Raises:
-        CascadeError: tensors that disagree, or a batch of another kind.
+        CascadeError: tensors of different lengths, or a batch of another type.
     """
     if isinstance(inputs, Tensor):
-        return inputs.shape[0]  # len() takes five times as long, and single samples are in a hurry
+        return inputs.shape[0]  # five times as fast as len(), which counts for single samples
     sizes = {len(tensor) for tensor in _tensors(inputs)}
     if len(sizes) != 1:
         raise CascadeError(f"the tensors of a batch differ in length: {sorted(sizes)}.")
     return sizes.pop()
 
 
-def map_tensors(inputs: Inputs, index: Any) -> Inputs:
-    """Index every tensor of a batch, keeping its structure."""
+def index_batch(inputs: Inputs, index: Any) -> Inputs:
+    """Index axis 0 of every tensor of a batch, keeping its structure."""
     if isinstance(inputs, Tensor):
         return inputs[index]
     if isinstance(inputs, Views):
-        return Views({key: map_tensors(view, index) for key, view in inputs.items()})
+        return Views({key: index_batch(view, index) for key, view in inputs.items()})
     if isinstance(inputs, Mapping):
         return {name: tensor[index] for name, tensor in inputs.items()}
     return tuple(tensor[index] for tensor in inputs)
 
 
-def join(parts: Sequence[Inputs]) -> Inputs:
-    """One batch of several that are alike in structure and shape."""
+def join_batches(parts: Sequence[Inputs]) -> Inputs:
+    """Concatenate batches of the same structure and shape."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
     if isinstance(first, Mapping):
-        joined = {key: join([part[key] for part in parts]) for key in first}
+        joined = {key: join_batches([part[key] for part in parts]) for key in first}
         return Views(joined) if isinstance(first, Views) else joined
-    return tuple(join(column) for column in zip(*parts, strict=True))
+    return tuple(join_batches(column) for column in zip(*parts, strict=True))
 
 
-def signature(inputs: Inputs) -> tuple[Any, ...]:
-    """What the cost of one sample depends on: names, shapes without the batch, and dtypes."""
+def shape_key(inputs: Inputs) -> tuple[Any, ...]:
+    """Names, shapes without axis 0, and dtypes: samples with equal keys cost the same."""
     names = tuple(inputs) if isinstance(inputs, Mapping) else ()
     return (names, *((tensor.shape[1:], tensor.dtype) for tensor in _tensors(inputs)))
 
 
-def lengths_of(inputs: Inputs) -> Tensor | None:
-    """Tokens of each sample of a padded batch, (N,) int64; None if it is not padded.
+def token_counts(inputs: Inputs) -> Tensor | None:
+    """Number of tokens of each sample, (N,) int64; None for a batch without `attention_mask`.
 
-    Padding is told by an entry `attention_mask` (N, length), as models of transformers take it.
+    The mask (N, length) is that of models of transformers: 0 where there is padding.
     """
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     if not isinstance(mask, Tensor) or mask.ndim != 2:
@@ -130,8 +151,8 @@ def lengths_of(inputs: Inputs) -> Tensor | None:
     return (mask != 0).sum(dim=1)
 
 
-def unpadded(inputs: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
-    """One sample of a padded batch, without its padding, as a batch of one."""
+def without_padding(inputs: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    """One sample of a padded batch without its padding, as a batch of one."""
     mask = inputs["attention_mask"]
     kept = (mask[row] != 0).nonzero().squeeze(1)
     return {
@@ -145,9 +166,14 @@ def unpadded(inputs: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
 def forward_logits(model: nn.Module, inputs: Inputs, name: str = "model") -> Tensor:
     """Run a model on a batch and return its logits of shape (N, C).
 
-    A tensor is the model's only argument, a tuple its positional and a dict its keyword arguments,
-    as torch and transformers modules expect; of a batch of views it is given its own. An output
-    with a `logits` attribute is unwrapped.
+    A tensor is passed as the only argument, a tuple as positional and a dict as keyword arguments,
+    as modules of torch and transformers expect; of `Views` the model is passed its own. An output
+    with an attribute `logits` is unwrapped.
+
+    Args:
+        model: any classifier.
+        inputs: a batch of N samples.
+        name: name of the model, for messages.
 
     Raises:
         CascadeError: the output is not of shape (N, C).
@@ -168,12 +194,13 @@ def forward_logits(model: nn.Module, inputs: Inputs, name: str = "model") -> Ten
 
 
 def split_labels(batch: Any) -> tuple[Inputs, Tensor]:
-    """Take a data loader's batch apart into inputs and labels.
+    """Split a batch of a data loader into inputs and labels.
 
-    Accepts `(inputs, labels)` and a dict with an entry `labels` or `label`.
+    Args:
+        batch: `(inputs, labels)`, or a dict with an entry `labels` or `label`.
 
     Raises:
-        CascadeError: the batch is neither.
+        CascadeError: a batch of another form.
     """
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
@@ -186,30 +213,3 @@ def split_labels(batch: Any) -> tuple[Inputs, Tensor]:
         "the data must give batches of (inputs, labels) or dicts with an entry 'labels', "
         f"got {type(batch).__name__}{keys}."
     )
-
-
-class Remarked(NamedTuple):
-    """A sample as a model takes it, and what was done to it that a user must know.
-
-    Attributes:
-        tensors: a tensor, or a tuple or dict of tensors.
-        remarks: such as that a text was cut; counted and reported.
-    """
-
-    tensors: Any
-    remarks: tuple[str, ...]
-
-
-class Preprocessing(Protocol):
-    """What a model does to one raw sample before a batch is made; runs where data are loaded.
-
-    It may also have a method `collate`, which makes a batch of a list of what it gave, where these
-    differ in shape; the samples of the batch lie along axis 0 of each tensor.
-    """
-
-    @property
-    def key(self) -> str:
-        """The same for the same preprocessing, so that models can share a view."""
-
-    def __call__(self, sample: Any) -> Any:
-        """A tensor, or a tuple or dict of tensors; or these as `Remarked`."""

@@ -1,13 +1,9 @@
-"""How fast a cascade is, against what its arithmetic allows.
+"""Speed of a cascade, beside the ideal that the speed of its stages allows.
 
-A cascade of which a share p_k of the samples reaches stage k can at best take the sum of p_k t_k
-per sample, t_k being what stage k takes alone. Ratios are made within a repeat, in which everything
-was timed side by side (`timing`).
-
-How a cascade is timed: side by side with its stages, on batches that are on its device already.
-
-In each repeat every stage alone and the cascade at every policy run over the same batches, so that
-a machine that is slow for a while slows them all; `speed` makes the ratios within a repeat.
+If a share p_k of the samples reaches stage k, which alone takes t_k per sample, the cascade takes
+at least the sum of p_k t_k per sample. In each repeat every stage alone and the cascade at every
+policy run over the same batches, and ratios are taken within a repeat, so that a machine that is
+slow for a while slows both sides.
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import NamedTuple
 
@@ -24,7 +20,7 @@ from torch import Tensor, nn
 
 from lit_cascade.core import Policy, answers_here, answers_of
 from lit_cascade.errors import CascadeError
-from lit_cascade.live.batch import Inputs, batch_size, map_tensors
+from lit_cascade.live.batch import Inputs, batch_size, index_batch
 from lit_cascade.live.cascade import Cascade
 from lit_cascade.live.stream import GATHER, Stream
 
@@ -36,33 +32,33 @@ __all__ = [
     "latencies",
     "own_overhead",
     "pace",
-    "shares",
+    "reach_rates",
     "thresholds_at",
     "throughput",
 ]
 
 
 class Pace(NamedTuple):
-    """Seconds per sample, one number per repeat.
+    """Time per sample of repeated runs.
 
     Attributes:
-        seconds: per sample, in the order of the repeats.
+        seconds: seconds per sample of each repeat.
     """
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Of the repeats."""
+        """Median of the repeats."""
         return median(self.seconds)
 
 
 class Latency(NamedTuple):
-    """Seconds that single samples take.
+    """Time of single samples, in seconds.
 
     Attributes:
-        p50: half of them take no longer.
-        p99: of a hundred, all but one.
+        p50: median over the samples.
+        p99: 99th percentile over the samples.
     """
 
     p50: float
@@ -71,21 +67,21 @@ class Latency(NamedTuple):
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a cascade was at one policy, and how fast its stages were alone.
+    """Speed of a cascade at one policy, and of its stages alone.
 
     Attributes:
-        thresholds: of the policy.
+        thresholds: thresholds of the policy.
         reached: share of the samples that each stage ran on.
         stages: pace of each stage alone, timed in the same repeats.
         cascade: pace of the cascade.
-        latency: of single samples, if that was measured.
+        latency: latency of single samples, if it was measured.
     """
 
     thresholds: tuple[float, ...]
     reached: tuple[float, ...]
     stages: tuple[Pace, ...]
     cascade: Pace
-    latency: Latency | None = field(default=None)
+    latency: Latency | None = None
 
     @property
     def deferral_rate(self) -> float:
@@ -94,7 +90,7 @@ class Speed:
 
     @property
     def ideal(self) -> Pace:
-        """What the cascade would take if it spent time in its stages only."""
+        """Pace of a cascade that spends time in its stages only."""
         return Pace(
             tuple(
                 sum(share * seconds for share, seconds in zip(self.reached, stages, strict=True))
@@ -104,27 +100,28 @@ class Speed:
 
     @property
     def of_ideal(self) -> tuple[float, float, float]:
-        """Ideal over realised time: median, least and greatest of the repeats; 1 is perfect."""
+        """Ideal over measured time: median, minimum and maximum of the repeats; at best 1."""
         return _spread(self.ideal.seconds, self.cascade.seconds)
 
     @property
     def speedup(self) -> tuple[float, float, float]:
-        """Time of the last stage alone over that of the cascade: median, least and greatest."""
+        """Time of the last stage alone over that of the cascade: median, minimum, maximum."""
         return _spread(self.stages[-1].seconds, self.cascade.seconds)
 
     @property
     def ideal_speedup(self) -> float:
-        """The same for the ideal, the median of the repeats."""
+        """Time of the last stage alone over that of the ideal: median of the repeats."""
         return _spread(self.stages[-1].seconds, self.ideal.seconds)[0]
 
 
 def _spread(above: Sequence[float], below: Sequence[float]) -> tuple[float, float, float]:
+    """Median, minimum and maximum of the ratios."""
     ratios = sorted(a / b for a, b in zip(above, below, strict=True))
     return median(ratios), ratios[0], ratios[-1]
 
 
 def _wait(device: torch.device) -> None:
-    """Let a device finish what it was given."""
+    """Wait until a device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -135,7 +132,7 @@ def _device(cascade: nn.Module) -> torch.device:
 
 @contextmanager
 def at_policy(cascade: Cascade, policy: Policy) -> Iterator[None]:
-    """Give a cascade another policy for a while."""
+    """Set another policy inside a `with` block."""
     before, cascade.policy = cascade.policy, policy
     try:
         yield
@@ -146,33 +143,39 @@ def at_policy(cascade: Cascade, policy: Policy) -> Iterator[None]:
 def pace(
     runs: Sequence[Callable[[], object]], samples: int, repeats: int, device: torch.device
 ) -> list[Pace]:
-    """Time several things side by side, each once per repeat, after running each once to warm up.
+    """Time functions side by side, each once per repeat, after one untimed run of each.
 
     Args:
-        runs: what to time; each works on as many samples.
-        samples: that is.
-        repeats: how often.
-        device: on which they run.
+        runs: functions to time.
+        samples: number of samples that each run processes.
+        repeats: number of timed runs of each.
+        device: device that they run on.
+
+    Returns:
+        The pace of each.
     """
-    found: list[list[float]] = [[] for _ in runs]
+    seconds: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats + 1):
-        for kept, run in zip(found, runs, strict=True):
+        for kept, run in zip(seconds, runs, strict=True):
             _wait(device)
             start = time.perf_counter()
             run()
             _wait(device)
             if repeat:
                 kept.append((time.perf_counter() - start) / samples)
-    return [Pace(tuple(seconds)) for seconds in found]
+    return [Pace(tuple(kept)) for kept in seconds]
 
 
 def thresholds_at(cascade: Cascade, batches: Sequence[Inputs], rate: float) -> tuple[float, ...]:
-    """Thresholds at which each stage defers a share of the samples that it is given.
+    """Thresholds at which each stage defers a share of the samples that reach it.
 
     Args:
-        cascade: its score and temperatures count, its thresholds do not.
-        batches: the samples, on the device of the cascade.
-        rate: the share; ties in the scores make it less.
+        cascade: the cascade; its thresholds are not read.
+        batches: samples on the device of the cascade.
+        rate: share to defer; with ties in the scores less is deferred.
+
+    Raises:
+        CascadeError: no sample reaches a stage.
 
     Example:
         >>> scores = torch.log(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]))
@@ -180,19 +183,20 @@ def thresholds_at(cascade: Cascade, batches: Sequence[Inputs], rate: float) -> t
         >>> round(thresholds_at(cascade, [scores], 0.5)[0], 2)
         0.8
     """
-    found: list[float] = []
+    thresholds: list[float] = []
     left = torch.arange(sum(batch_size(batch) for batch in batches))
     for k in range(len(cascade.stages) - 1):
-        said = [cascade.policy.score_and_answer(k, cascade.run_stage(k, one)) for one in batches]
-        scores = torch.cat([score for score, _ in said]).cpu()[left]
+        logits = (cascade.run_stage(k, batch) for batch in batches)
+        columns = [cascade.policy.score_and_answer(k, one)[0] for one in logits]
+        scores = torch.cat(columns).cpu()[left]
         if len(scores) == 0:
             raise CascadeError(f"nothing is left for stage {cascade.names[k]!r} to defer.")
         ordered = scores.sort().values
         place = min(round(rate * len(ordered)), len(ordered) - 1)
         threshold = float(ordered[place])
-        found.append(threshold)
+        thresholds.append(threshold)
         left = left[~answers_here(scores, threshold)]
-    return tuple(found)
+    return tuple(thresholds)
 
 
 def throughput(
@@ -202,14 +206,17 @@ def throughput(
     repeats: int = 5,
     gather: int = GATHER,
 ) -> list[Speed]:
-    """Pace of a cascade on batches that are on its device already, the models alone.
+    """Pace of a cascade and its stages on batches that are on its device, without loading.
 
     Args:
-        cascade: in evaluation mode.
-        batches: samples, alike in shape.
-        thresholds: of each policy to time.
-        repeats: how often everything is timed.
-        gather: batches whose deferred samples are gathered.
+        cascade: the cascade, in evaluation mode.
+        batches: batches of samples of the same shape.
+        thresholds: thresholds of each policy to time.
+        repeats: number of timed runs.
+        gather: number of batches whose deferred samples are gathered.
+
+    Returns:
+        One result per policy.
     """
     n, device = sum(batch_size(batch) for batch in batches), _device(cascade)
     reached: dict[int, tuple[float, ...]] = {}
@@ -220,8 +227,9 @@ def throughput(
     def together(i: int, values: tuple[float, ...]) -> Callable[[], object]:
         def run() -> None:
             with at_policy(cascade, replace(cascade.policy, thresholds=values)):
-                found = list(Stream(cascade, gather).run(batches))
-            reached[i] = shares(torch.cat([one.output.stage for one in found]), len(cascade.stages))
+                outputs = list(Stream(cascade, gather).run(batches))
+            stage = torch.cat([one.output.stage for one in outputs])
+            reached[i] = reach_rates(stage, len(cascade.stages))
 
         return run
 
@@ -236,8 +244,8 @@ def throughput(
     ]
 
 
-def shares(stage: Tensor, stages: int) -> tuple[float, ...]:
-    """Share of the samples that each stage ran on, from the stage that answered each."""
+def reach_rates(stage: Tensor, stages: int) -> tuple[float, ...]:
+    """Share of the samples that each stage ran on, given the last stage (N,) that ran on each."""
     counts = torch.bincount(stage.cpu(), minlength=stages)
     return tuple((counts.flip(0).cumsum(0).flip(0) / len(stage)).tolist())
 
@@ -248,16 +256,16 @@ def latencies(
     """Latency of each stage alone and of the cascade at each policy, one sample at a time.
 
     Args:
-        cascade: in evaluation mode.
-        samples: a batch, on its device.
-        thresholds: of each policy.
-        repeats: how often each sample is timed; the median counts for it.
+        cascade: the cascade, in evaluation mode.
+        samples: a batch on the device of the cascade.
+        thresholds: thresholds of each policy.
+        repeats: number of runs per sample, of which the median is taken.
 
     Returns:
-        One per stage, and one per policy.
+        One latency per stage, and one per policy.
     """
     device = _device(cascade)
-    ones = [map_tensors(samples, slice(i, i + 1)) for i in range(batch_size(samples))]
+    ones = [index_batch(samples, slice(i, i + 1)) for i in range(batch_size(samples))]
 
     def timed(run: Callable[[Inputs], object]) -> Latency:
         seconds = []
@@ -278,15 +286,15 @@ def latencies(
             timed(lambda one, k=k: answers_of(cascade.run_stage(k, one)))  # type: ignore[misc]
             for k in range(len(cascade.stages))
         ]
-        found = []
+        policies = []
         for values in thresholds:
             with at_policy(cascade, replace(cascade.policy, thresholds=values)):
-                found.append(timed(cascade))
-    return alone, found
+                policies.append(timed(cascade))
+    return alone, policies
 
 
-class _Given(nn.Module):
-    """A stage that takes no time: its logits are made already."""
+class _Constant(nn.Module):
+    """A stage that takes no time: it returns the same logits for any inputs."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -298,28 +306,28 @@ class _Given(nn.Module):
 
 
 def own_overhead(policy: Policy, classes: int, repeats: int = 2000) -> tuple[float, float]:
-    """Seconds that a cascade of two stages itself spends on one sample on the CPU, at batch size 1.
+    """Overhead of a cascade of two stages on one sample on the CPU, in seconds.
 
-    Its stages take no time here, so that all there is to time is the cascade.
+    The stages return constants, so that only the cascade itself is timed.
 
     Args:
-        policy: its score and combination count.
+        policy: its score and combination are used.
         classes: number of logits.
-        repeats: calls to time; the median counts.
+        repeats: number of timed calls, of which the median is taken.
 
     Returns:
-        Where the first stage answers, and where it defers.
+        Overhead where the first stage answers, and where it defers.
     """
     logits = torch.randn(1, classes, generator=torch.Generator().manual_seed(0))
-    sample, found = torch.zeros(1, 3, 32, 32), []
+    sample, overheads = torch.zeros(1, 3, 32, 32), []
     for threshold in (float("-inf"), float("inf")):
-        rule = Policy((threshold,), policy.score, combine=policy.combine)
-        cascade = Cascade([_Given(logits), _Given(logits)], rule).eval()
+        two = Policy((threshold,), policy.score, combine=policy.combine)
+        cascade = Cascade([_Constant(logits), _Constant(logits)], two).eval()
         with torch.inference_mode():
             seconds = []
             for _ in range(repeats + 100):
                 start = time.perf_counter()
                 cascade(sample)
                 seconds.append(time.perf_counter() - start)
-        found.append(median(seconds[100:]))
-    return found[0], found[1]
+        overheads.append(median(seconds[100:]))
+    return overheads[0], overheads[1]

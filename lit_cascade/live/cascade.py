@@ -1,4 +1,4 @@
-"""Live conditional execution: each stage runs on the samples that are still undecided."""
+"""Live conditional execution: each stage runs on the samples that the earlier ones deferred."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from lit_cascade.core import Policy, answers_here, answers_of, prefer_later
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.live.batch import Inputs, batch_size, forward_logits, map_tensors
+from lit_cascade.live.batch import Inputs, batch_size, forward_logits, index_batch
 
 __all__ = ["Cascade", "CascadeOutput", "Step"]
 
 
 class CascadeOutput(NamedTuple):
-    """The answers of a cascade to a batch, in the order of the batch.
+    """Answers of a cascade to a batch, in the order of the batch.
 
     Attributes:
-        logits: raw logits of the stage whose answer it is, or, where the policy averages, the
-            logarithm of the mean probabilities; (N, C) float32.
-        prediction: the answer, the argmax of `logits`, (N,) int64.
+        logits: raw logits of the stage whose answer counts, (N, C) float32; where the policy
+            averages, the logarithm of the mean probabilities.
+        prediction: answer, the argmax of `logits`, (N,) int64.
         stage: number of the last stage that ran, from 0, (N,) int64.
-        score: that stage's confidence score, (N,) float32.
-        chosen: number of the stage whose answer it is, (N,) int64: the last that ran, unless the
-            most confident counts.
+        score: confidence score of the last stage that ran, (N,) float32.
+        chosen: number of the stage whose answer counts, (N,) int64: the last that ran, or with
+            `most_confident` the one with the highest score.
     """
 
     logits: Tensor
@@ -36,18 +36,18 @@ class CascadeOutput(NamedTuple):
     chosen: Tensor
 
     def copied(self) -> CascadeOutput:
-        """The same in memory of its own."""
+        """Copy every tensor."""
         return CascadeOutput(*(column.clone() for column in self))
 
 
 class Step(NamedTuple):
-    """What a cascade has to say of a batch after one of its stages.
+    """State of a batch after one stage of a cascade.
 
     Attributes:
-        output: its answers if it stopped there.
-        deferred: which samples go on to the next stage, (N,) bool.
-        memory: what later answers are combined with: total probabilities (N, C), or the best score
-            so far (N,); None where the later answer counts alone.
+        output: answers if the cascade stopped here.
+        deferred: whether each sample is deferred to the next stage, (N,) bool.
+        memory: state that later answers are combined with: the sum of the probabilities (N, C), or
+            the highest score so far (N,); None where the later answer counts alone.
     """
 
     output: CascadeOutput
@@ -55,24 +55,23 @@ class Step(NamedTuple):
     memory: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> Step:
-        """The same for some of the samples."""
+        """Select some of the samples."""
         memory = None if self.memory is None else self.memory[rows]
         output = CascadeOutput(*(tensor[rows] for tensor in self.output))
         return Step(output, self.deferred[rows], memory)
 
 
 class Cascade(nn.Module):
-    """Classifiers of the same classes, cheapest first, that answer in turn.
+    """A cascade of classifiers of the same classes, cheapest first.
 
     Stage k runs only on the samples that no earlier stage answered, gathered into one smaller
-    batch; the answers are scattered back in order. Nothing is written into what a stage returns;
-    where one stage answers the whole batch, the logits may be the very ones that it returned.
-    Inputs may be a tensor, a tuple of tensors (positional arguments of every stage) or a dict of
-    tensors (keyword arguments).
+    batch; the answers are scattered back in order. The output of a stage is never modified; where
+    one stage answers the whole batch, the logits may share its memory. Inputs may be a tensor, a
+    tuple of tensors (positional arguments of every stage) or a dict of tensors (keyword arguments).
 
     Args:
         stages: modules in order, or a mapping of names to modules.
-        policy: thresholds, score and temperatures for as many stages.
+        policy: score, thresholds and temperatures for as many stages.
 
     Raises:
         UsageError: fewer than two stages, or a policy for another number of stages.
@@ -98,7 +97,7 @@ class Cascade(nn.Module):
 
     @property
     def policy(self) -> Policy:
-        """What decides who answers; may be replaced at any time."""
+        """Score, thresholds and temperatures; may be replaced at any time."""
         return self._policy
 
     @policy.setter
@@ -117,27 +116,28 @@ class Cascade(nn.Module):
             inputs: a batch of N samples.
 
         Raises:
+            UsageError: the thresholds of the policy are undecided.
             CascadeError: a stage whose output is not of shape (samples, classes), or stages with
                 different numbers of classes.
         """
-        batch_size(inputs)  # refuses what is no batch
-        found = self.step(0, inputs)
-        out, rows = found.output, None
+        batch_size(inputs)  # raises for inputs that are no batch
+        step = self.step(0, inputs)
+        out, rows = step.output, None
         for k in range(1, self._policy.stages):
-            undecided = _undecided(found.deferred)
-            if undecided is not None:
-                if len(undecided) == 0:
+            deferred = _deferred_rows(step.deferred)
+            if deferred is not None:
+                if len(deferred) == 0:
                     break
                 if rows is None:  # a copy, since later answers are written into it
-                    out, rows = out.copied(), undecided
+                    out, rows = out.copied(), deferred
                 else:
-                    rows = rows[undecided]
-                found = found.take(undecided)
-            found = self.step(k, inputs if rows is None else map_tensors(inputs, rows), found)
+                    rows = rows[deferred]
+                step = step.take(deferred)
+            step = self.step(k, inputs if rows is None else index_batch(inputs, rows), step)
             if rows is None:  # everything was deferred so far
-                out = found.output
+                out = step.output
                 continue
-            for whole, part in zip(out, found.output, strict=True):
+            for whole, part in zip(out, step.output, strict=True):
                 whole[rows] = part
         return out
 
@@ -145,9 +145,9 @@ class Cascade(nn.Module):
         """Run one stage on a batch.
 
         Args:
-            k: the stage, from 0.
+            k: number of the stage, from 0.
             inputs: a batch of N samples, all of which the earlier stages deferred.
-            before: what the stage before gave for these very samples; None for the first.
+            before: the step of the previous stage for the same samples; None for the first.
 
         Raises:
             CascadeError: as for `forward`.
@@ -161,7 +161,7 @@ class Cascade(nn.Module):
             )
         score, answer = policy.score_and_answer(k, logits)
         stage = torch.full_like(answer, k)
-        found = CascadeOutput(logits, answer, stage, score, chosen=stage)
+        output = CascadeOutput(logits, answer, stage, score, chosen=stage)
         if k == policy.stages - 1:
             deferred = torch.zeros_like(answer, dtype=torch.bool)
         else:
@@ -169,64 +169,63 @@ class Cascade(nn.Module):
                 score, policy.required_thresholds(self.names)[k], policy.floors[k]
             )
         if policy.combine == "later":
-            return Step(found, deferred)
-        return self._combined(k, Step(found, deferred), before)
+            return Step(output, deferred)
+        return self._combined(k, Step(output, deferred), before)
 
     def probability(self, output: CascadeOutput) -> Tensor:
-        """Probability (N,) float32 of each answer, at the temperature of the stage that gave it."""
-        found = torch.empty_like(output.score)
+        """Probability (N,) float32 of each answer, at the temperature of the chosen stage."""
+        probability = torch.empty_like(output.score)
         for k in range(len(self.stages)):
             rows = (output.chosen == k).nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
             logits = output.logits[rows]
             if k > 0 and self.policy.combine == "average":  # logarithms of mean probabilities
-                shares = logits.softmax(dim=1)
+                classes = logits.softmax(dim=1)
             else:
-                shares = self.policy.probabilities(k, logits)
-            found[rows] = shares.gather(1, output.prediction[rows][:, None]).squeeze(1)
-        return found
+                classes = self.policy.probabilities(k, logits)
+            probability[rows] = classes.gather(1, output.prediction[rows][:, None]).squeeze(1)
+        return probability
 
     def run_stage(self, k: int, inputs: Inputs) -> Tensor:
-        """Logits (N, C) of one stage; for subclasses that run stages in another way."""
+        """Logits (N, C) of one stage; subclasses may run stages in another way."""
         return forward_logits(self.stages[k], inputs, self.names[k])
 
-    def _combined(self, k: int, found: Step, before: Step | None) -> Step:
-        """What the cascade says after stage k where the later answer does not count alone."""
-        output = found.output
+    def _combined(self, k: int, step: Step, before: Step | None) -> Step:
+        """Combine the answers of stage k with those of the stages before."""
+        output = step.output
         if self.policy.combine == "average":
             total = self.policy.probabilities(k, output.logits)
             if before is None or before.memory is None:
-                return found._replace(memory=total)
+                return step._replace(memory=total)
             total = before.memory + total
             answer = answers_of(total)
             output = output._replace(logits=_log_of(total / (k + 1), answer), prediction=answer)
-            return found._replace(output=output, memory=total)
+            return step._replace(output=output, memory=total)
         if before is None or before.memory is None:
-            return found._replace(memory=output.score)
+            return step._replace(memory=output.score)
         chosen = prefer_later(before.memory, output.score)
         output = output._replace(
             logits=torch.where(chosen[:, None], output.logits, before.output.logits),
             prediction=torch.where(chosen, output.prediction, before.output.prediction),
             chosen=torch.where(chosen, output.chosen, before.output.chosen),
         )
-        return found._replace(
-            output=output, memory=torch.where(chosen, found.output.score, before.memory)
-        )
+        best = torch.where(chosen, step.output.score, before.memory)
+        return step._replace(output=output, memory=best)
 
 
-def _undecided(deferred: Tensor) -> Tensor | None:
-    """Numbers of the deferred samples; None where that is all of them."""
-    if deferred.shape[0] == 1 and deferred:  # a single sample is in a hurry
+def _deferred_rows(deferred: Tensor) -> Tensor | None:
+    """Row numbers of the deferred samples; None if all are deferred."""
+    if deferred.shape[0] == 1 and deferred:  # a shortcut for the latency of single samples
         return None
     rows = deferred.nonzero().squeeze(1)
     return None if len(rows) == len(deferred) else rows
 
 
 def _log_of(mean: Tensor, answer: Tensor) -> Tensor:
-    """The logarithm of probabilities (N, C): finite, and largest at the answer alone.
+    """Logarithm of probabilities (N, C), finite and with its only maximum at the answer.
 
-    Probabilities may underflow, and a logarithm may round two of them to the same number.
+    Probabilities may underflow, and their logarithms may round to the same number.
     """
     logs = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
     best = logs.gather(1, answer[:, None])

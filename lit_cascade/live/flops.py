@@ -1,8 +1,8 @@
-"""What a model costs: FLOPs of the operators that really run, and parameters.
+"""Cost of a model: FLOPs of the operators that run, and parameters.
 
-One multiply-add counts as 2 FLOPs, PyTorch's convention; papers that say "FLOPs" usually mean
-multiply-adds (MACs), which are half of these. Additions, activations and normalisations are not
-counted, as in every published table.
+One multiply-add counts as 2 FLOPs, as in `torch.utils.flop_counter`; papers that report "FLOPs"
+usually mean multiply-adds (MACs), which are half of these. Additions, activations and
+normalisations are not counted, as in published tables.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from lit_cascade.live.batch import (
     Inputs,
     batch_size,
     forward_logits,
-    lengths_of,
-    map_tensors,
-    signature,
-    unpadded,
+    index_batch,
+    shape_key,
+    token_counts,
     view_of,
+    without_padding,
 )
 
 __all__ = ["FlopMeter", "count_flops", "count_parameters", "counting"]
 
-# Operators that multiply matrices and that some of torch's supported releases pass over as free.
+# Operators that multiply matrices, but that some supported releases of torch count as 0.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     torch.ops.aten.mv: lambda a, *_, **__: 2 * prod(a),
     torch.ops.aten.addmv: lambda _, a, *__, **___: 2 * prod(a),
@@ -47,7 +47,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
         sdpa_flop_count(q, k, v)
     ),
 }
-# Operators that do such work and have no formula anywhere: better a warning than a wrong bill.
+# Operators that multiply matrices and have no formula: they make `count_flops` warn.
 _UNCOUNTED = (
     "quantized::",
     "aten::_int_mm",
@@ -62,11 +62,10 @@ _UNCOUNTED = (
 
 
 class _NoModules:
-    """Stands where torch keeps track of the module that runs, for a sum does not need it.
+    """Replacement of torch's module tracker, which a total does not need.
 
-    Torch's own also follows gradients, and it fails on a model that hands a part of a parameter to
-    a module, as CaiT and PiT do with their class tokens: without gradients that part asks for one
-    and has nothing to get it from.
+    The tracker hooks into gradients and fails under `no_grad` on a model that passes a slice of a
+    parameter to a module, as CaiT and PiT do with their class tokens.
     """
 
     parents: ClassVar[set[str]] = {"Global"}
@@ -80,7 +79,7 @@ class _NoModules:
 
 def _formulas() -> dict[Any, Callable[..., int]]:
     formulas = dict(_FORMULAS)
-    if hasattr(torch.ops.torchvision, "deform_conv2d"):  # only once somebody has loaded torchvision
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):  # only if torchvision is loaded
         formulas[torch.ops.torchvision.deform_conv2d] = lambda _, w, *__, out_shape, **___: (
             2 * prod(out_shape) * prod(w[1:])
         )
@@ -88,7 +87,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
 
 
 class _Watch(TorchDispatchMode):
-    """Notes the operators whose work nobody counts."""
+    """Collect the names of operators whose work is not counted."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch's own has no annotations
@@ -101,7 +100,7 @@ class _Watch(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        # operators of other libraries may multiply matrices: nobody can know
+        # operators of other libraries may multiply matrices
         foreign = func.namespace not in {"aten", "prim", "prims", "torchvision"}
         if foreign or func.name().startswith(_UNCOUNTED):
             self.seen.add(func.name())
@@ -110,16 +109,16 @@ class _Watch(TorchDispatchMode):
 
 @contextmanager
 def counting() -> Iterator[FlopCounterMode]:
-    """Count the FLOPs of everything that runs inside, by `.get_total_flops()` of the result.
+    """Count the FLOPs of what runs inside a `with` block, by `get_total_flops()` of its target.
 
-    The fused fast path of `nn.MultiheadAttention` is off inside, since torch counts it as free; the
-    arithmetic is the same without it.
+    The fused fast path of `nn.MultiheadAttention` is disabled inside, because torch counts it as 0;
+    its arithmetic is the same.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         counter = FlopCounterMode(display=False, custom_mapping=_formulas())
-        counter.mod_tracker = _NoModules()  # type: ignore[assignment] # all that a sum asks of it
+        counter.mod_tracker = _NoModules()  # type: ignore[assignment] # all that a total needs
         with counter:
             yield counter
     finally:
@@ -127,17 +126,18 @@ def counting() -> Iterator[FlopCounterMode]:
 
 
 def count_flops(model: nn.Module, inputs: Inputs) -> int:
-    """FLOPs of one forward pass of `model` on `inputs`, counted from the operators that run.
+    """Count the FLOPs of one forward pass from the operators that run.
 
-    The pass runs in evaluation mode without gradients and leaves the model as it was. A compiled
-    model is counted by the module it was compiled from.
+    The pass runs in evaluation mode without gradients and leaves the model unchanged. A compiled
+    model is counted by the module that it was compiled from. Work that cannot be counted raises a
+    `UserWarning`.
 
     Args:
         model: any module that `forward_logits` can call.
-        inputs: a batch; the count is for the whole of it.
+        inputs: a batch; the count is for the whole batch.
 
     Returns:
-        FLOPs, one multiply-add being 2.
+        FLOPs; one multiply-add counts as 2.
 
     Example:
         >>> count_flops(nn.Linear(64, 10), torch.zeros(1, 64))
@@ -163,12 +163,11 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int:
 
 
 class FlopMeter:
-    """FLOPs per sample of one model, counted once for each shape of input and each length.
+    """FLOPs per sample of one model, counted once for each shape and length of inputs.
 
-    A sample's cost is that of a forward pass at batch size 1 and at its own length: where a batch
-    is padded, as its `attention_mask` tells, the padding is taken off first. What the padding costs
-    on top is told by `executed`. After the first sample of a shape and length, asking costs a
-    dictionary look-up.
+    The cost of a sample is that of a forward pass at batch size 1 and at its own length, without
+    the padding that `attention_mask` marks; `executed` includes the padding. Repeated shapes and
+    lengths are looked up.
 
     Args:
         model: the module to measure.
@@ -184,24 +183,26 @@ class FlopMeter:
         self._known: dict[tuple[Any, ...], int] = {}
 
     def _once(self, key: tuple[Any, ...], one: Callable[[], Inputs]) -> int:
+        """FLOPs of the batch that `one` makes, counted once per key."""
         if key not in self._known:
             self._known[key] = count_flops(self._model, one())
         return self._known[key]
 
-    def _as_it_stands(self, inputs: Inputs) -> int:
-        return self._once(signature(inputs), lambda: map_tensors(inputs, slice(0, 1)))
+    def _alike(self, inputs: Inputs) -> Tensor:
+        """FLOPs (N,) of samples of one shape, padding included."""
+        flops = self._once(shape_key(inputs), lambda: index_batch(inputs, slice(0, 1)))
+        return torch.full((batch_size(inputs),), flops, dtype=torch.float64)
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """FLOPs of each sample of a batch, shape (N,) float64, on the CPU."""
         inputs = view_of(self._model, inputs)
-        lengths = lengths_of(inputs)
+        lengths = token_counts(inputs)
         if lengths is None:
-            alike = self._as_it_stands(inputs)
-            return torch.full((batch_size(inputs),), alike, dtype=torch.float64)
+            return self._alike(inputs)
         kinds = tuple((name, tensor.dtype) for name, tensor in inputs.items())
         return torch.tensor(
             [
-                self._once((kinds, length), partial(unpadded, inputs, row))
+                self._once((kinds, length), partial(without_padding, inputs, row))
                 for row, length in enumerate(lengths.tolist())
             ],
             dtype=torch.float64,
@@ -210,13 +211,10 @@ class FlopMeter:
     def executed(self, inputs: Inputs) -> Tensor | None:
         """FLOPs of each sample with the padding of its batch, (N,) float64, on the CPU.
 
-        None if samples of this kind are never padded.
+        None for a batch without `attention_mask`, which is not padded.
         """
         inputs = view_of(self._model, inputs)
-        if lengths_of(inputs) is None:
-            return None
-        alike = self._as_it_stands(inputs)
-        return torch.full((batch_size(inputs),), alike, dtype=torch.float64)
+        return None if token_counts(inputs) is None else self._alike(inputs)
 
 
 def count_parameters(model: nn.Module) -> int:

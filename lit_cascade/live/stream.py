@@ -1,14 +1,12 @@
-"""Samples of a stream on their way through a cascade: what waits, what ran, what came of it.
+"""Live execution over a stream of batches: deferred samples are gathered into full batches.
 
-Conditional execution of a stream of batches: what is deferred is gathered into full batches.
+If a tenth of a batch is deferred, the next stage gets a tenth of a batch, at which most hardware is
+slow. Here the deferred samples of several batches, a *window*, are gathered before the next stage
+runs. Windows depend on the order of the batches only, so that the composition of every batch, and
+every digit of the answers, is the same however windows are dealt to processes.
 
-A batch of which a tenth is deferred leaves a later stage a tenth of a batch, at which most hardware
-is slow. Here the deferred samples of several batches, a *window*, are gathered before the later
-stage runs. Windows depend on nothing but the order of the batches, so that the composition of every
-batch, and with it every digit of the answers, is the same however windows are dealt to processes.
-
-On a GPU which samples are deferred is read one batch late: while the decision on one batch travels
-to the host, the first stage already works on the next.
+On a GPU the deferrals of a batch are read one batch late: while they are copied to the host, the
+first stage already runs on the next batch.
 """
 
 from __future__ import annotations
@@ -23,30 +21,30 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import UsageError
-from lit_cascade.live.batch import Inputs, batch_size, join, map_tensors, signature
+from lit_cascade.live.batch import Inputs, batch_size, index_batch, join_batches, shape_key
 from lit_cascade.live.cascade import Cascade, CascadeOutput, Step
 
 __all__ = [
     "GATHER",
-    "Answered",
     "Fetch",
     "Observe",
-    "Part",
+    "StageQueue",
     "Stream",
-    "Waiting",
+    "StreamOutput",
     "Window",
+    "WindowPart",
     "answers_of_window",
 ]
 
 
-class Answered(NamedTuple):
-    """The answers to one batch of the stream.
+class StreamOutput(NamedTuple):
+    """Answers to one batch of a stream.
 
     Attributes:
-        output: in the order of the batch.
-        seen: what was observed at each stage, (N, M) each, 0 for samples that it did not run on;
-            None for a stage that ran on no sample at all, or without an observer.
-        extra: what was pushed with the batch.
+        output: answers in the order of the batch.
+        seen: values of the observer at each stage, (N, M) each, 0 for samples that it did not run
+            on; None for a stage that ran on no sample at all, or without an observer.
+        extra: the object that was pushed with the batch.
     """
 
     output: CascadeOutput
@@ -54,46 +52,58 @@ class Answered(NamedTuple):
     extra: Any
 
 
-class Part(NamedTuple):
-    """Samples of one window, gathered or about to run."""
+class WindowPart(NamedTuple):
+    """Samples of one window that wait for a stage or run on it.
 
-    rows: Tensor  # their places in the window, on the CPU
-    inputs: Inputs  # None where they are to be fetched
+    Attributes:
+        rows: positions in the window, (N,) int64 on the CPU.
+        inputs: a batch of N samples; None where it is to be fetched.
+        before: step of the previous stage; None for the first stage.
+    """
+
+    rows: Tensor
+    inputs: Inputs
     before: Step | None
 
-    def take(self, start: int, end: int) -> Part:
-        """Some of them, in order."""
+    def take(self, start: int, end: int) -> WindowPart:
+        """Select consecutive samples."""
         part = slice(start, end)
-        inputs = None if self.inputs is None else map_tensors(self.inputs, part)
+        inputs = None if self.inputs is None else index_batch(self.inputs, part)
         before = None if self.before is None else self.before.take(part)
-        return Part(self.rows[part], inputs, before)
+        return WindowPart(self.rows[part], inputs, before)
 
 
-class Waiting:
-    """Samples that wait for a stage, in the order in which they were deferred."""
+class StageQueue:
+    """Samples of a window that wait for a stage, in the order in which they were deferred.
+
+    Attributes:
+        fetching: batches whose inputs are being fetched, if any.
+        batches: number of batches to fetch.
+        left: number of batches still to fetch.
+    """
 
     def __init__(self) -> None:
-        self._parts: deque[Part] = deque()
-        self.fetching: Iterator[tuple[Part, Inputs]] | None = None
-        self.batches = self.left = 0  # that are fetched
+        self._parts: deque[WindowPart] = deque()
+        self.fetching: Iterator[tuple[WindowPart, Inputs]] | None = None
+        self.batches = self.left = 0
 
     def __len__(self) -> int:
         return sum(len(part.rows) for part in self._parts)
 
-    def add(self, part: Part) -> None:
-        """Let more samples wait."""
+    def add(self, part: WindowPart) -> None:
+        """Append samples."""
         self._parts.append(part)
 
-    def pop(self, size: int) -> Part:
-        """The first samples that make one batch: at most `size`, and alike in shape."""
-        taken: list[Part] = []
+    def pop(self, size: int) -> WindowPart:
+        """Remove and return the next batch: at most `size` samples, of one shape."""
+        taken: list[WindowPart] = []
         free, shape = size, None
         while self._parts and free:
             first = self._parts[0]
             if first.inputs is not None:
-                if shape is not None and signature(first.inputs) != shape:
+                if shape is not None and shape_key(first.inputs) != shape:
                     break
-                shape = signature(first.inputs)
+                shape = shape_key(first.inputs)
             taken.append(first.take(0, free) if len(first.rows) > free else first)
             if len(first.rows) > free:
                 self._parts[0] = first.take(free, len(first.rows))
@@ -105,9 +115,22 @@ class Waiting:
 
 @dataclass
 class Window:
-    """Batches whose deferred samples are gathered together."""
+    """Batches whose deferred samples are gathered together.
 
-    waiting: list[Waiting]
+    Attributes:
+        waiting: queue of each stage.
+        seen: per stage, pairs of rows and the values of the observer.
+        sizes: number of samples of each batch.
+        extras: object that was pushed with each batch.
+        tags: tags of the samples of each batch.
+        first: outputs of the first stage, by batch.
+        later: pairs of rows and the output of a later stage on them.
+        running: number of batches launched at each stage whose deferrals are not known yet.
+        open: whether more batches may be added.
+        since: time at which the first sample was deferred.
+    """
+
+    waiting: list[StageQueue]
     seen: list[list[tuple[Tensor, Tensor]]]
     sizes: list[int] = field(default_factory=list)
     extras: list[Any] = field(default_factory=list)
@@ -124,7 +147,7 @@ class Window:
         return sum(self.sizes)
 
     def closed_to(self, k: int) -> bool:
-        """Whether nothing more can be deferred to stage k."""
+        """Whether no more samples can be deferred to stage k."""
         return (
             not self.open
             and not any(self.running[:k])
@@ -133,11 +156,11 @@ class Window:
 
     @property
     def done(self) -> bool:
-        """Whether every sample has its answer, or is about to get it."""
+        """Whether every stage has been launched on all of its samples."""
         return self.closed_to(len(self.waiting))
 
 
-def _joined(parts: Sequence[Part]) -> Part:
+def _joined(parts: Sequence[WindowPart]) -> WindowPart:
     befores = [part.before for part in parts if part.before is not None]
     before = None
     if befores:
@@ -147,82 +170,92 @@ def _joined(parts: Sequence[Part]) -> Part:
             torch.cat([one.deferred for one in befores]),
             torch.cat(memories) if memories else None,
         )
-    inputs = None if parts[0].inputs is None else join([part.inputs for part in parts])
-    return Part(torch.cat([part.rows for part in parts]), inputs, before)
+    inputs = None if parts[0].inputs is None else join_batches([part.inputs for part in parts])
+    return WindowPart(torch.cat([part.rows for part in parts]), inputs, before)
 
 
-def answers_of_window(window: Window) -> list[Answered]:
-    """The answers to each batch of a window."""
+def answers_of_window(window: Window) -> list[StreamOutput]:
+    """Answers to each batch of a window."""
     whole = CascadeOutput(*map(torch.cat, zip(*window.first, strict=True)))
     for rows, output in window.later:
         index = rows.to(whole.stage.device, non_blocking=True)
         for column, part in zip(whole, output, strict=True):
             column[index] = part
     seen = tuple(_scattered(observed, window.n) for observed in window.seen)
-    found, start = [], 0
+    outputs, start = [], 0
     for size, extra in zip(window.sizes, window.extras, strict=True):
         end = start + size
         output = CascadeOutput(*(column[start:end] for column in whole))
         kept = tuple(None if values is None else values[start:end] for values in seen)
-        found.append(Answered(output, kept, extra))
+        outputs.append(StreamOutput(output, kept, extra))
         start = end
-    return found
+    return outputs
 
 
 def _scattered(observed: Sequence[tuple[Tensor, Tensor]], n: int) -> Tensor | None:
+    """Values (n, M) of the observer by row of the window, 0 where there are none."""
     if not observed:
         return None
-    _, some = observed[0]
-    column = some.new_zeros((n, *some.shape[1:]))
+    column = observed[0][1].new_zeros((n, *observed[0][1].shape[1:]))
     for rows, values in observed:
         column[rows.to(values.device)] = values
     return column
 
 
 GATHER = 8
-"""Batches of the first stage whose deferred samples are gathered, unless said otherwise."""
+"""Default number of batches per window."""
 
 Fetch = Callable[[int, list[list[int]]], Iterator[Inputs]]
-"""Given a stage and batches of tags, yields the inputs of that stage, batch by batch; called when
-all tags are known, and read one batch at a time, as late as possible, so that it can load ahead."""
+"""Maps a stage and batches of tags to an iterator over the inputs of that stage, batch by batch. It
+is called when all tags are known and read one batch at a time, as late as possible, so that it can
+load ahead."""
 
 Observe = Callable[[int, Inputs], Tensor]
-"""Given a stage and the inputs that it is about to run on, something to keep per sample: (N, M)."""
+"""Maps a stage and the inputs that it is about to run on to values to keep per sample, (N, M)."""
 
 
 class _Launched(NamedTuple):
-    """A batch that a stage was given to run, and how to learn which of its samples it defers."""
+    """A batch that was launched at a stage.
+
+    Attributes:
+        window: its window.
+        k: number of the stage.
+        part: its samples.
+        step: step of the stage, perhaps still running on the device.
+        mask: which samples are deferred, (N,) bool on the host once `event` has happened.
+        event: event of the device, or None.
+    """
 
     window: Window
     k: int
-    part: Part
+    part: WindowPart
     step: Step
     mask: Tensor
     event: Any
 
     def deferred(self) -> Tensor:
-        """Numbers of the deferred samples in the batch, on the CPU; waits for the device."""
+        """Row numbers of the deferred samples, on the CPU; waits for the device."""
         if self.event is not None:
             self.event.synchronize()
         return self.mask.cpu().nonzero().squeeze(1)
 
 
 class Stream:
-    """Runs a cascade over a stream of batches.
+    """Run a cascade over a stream of batches.
 
-    At most the deferred samples of two windows are in memory, or of one per stage where inputs are
-    fetched.
+    Memory holds the deferred samples of at most two windows, or of one window per stage where
+    inputs are fetched.
 
     Args:
-        cascade: its policy may not change while batches are under way.
-        gather: batches of the first stage per window.
+        cascade: the cascade; its policy must not change while batches are under way.
+        gather: number of batches of the first stage per window.
         batch_size: samples per batch of the later stages; by default that of the first batch.
-        fetch: gives the inputs of later stages; without it, those of the first stage's batches are
-            kept for the samples that are deferred.
-        fetched: the stages that `fetch` is asked for; by default all later ones.
-        wait: close a window early when a sample has waited for this many seconds; looked at
-            whenever a batch is pushed. The answers' last digits may then depend on timing.
-        observe: see `Observe`.
+        fetch: loads the inputs of later stages; by default the inputs of deferred samples are kept
+            from the batches of the first stage.
+        fetched: numbers of the stages whose inputs are fetched; by default all later ones.
+        wait: close a window early if a sample has waited for this many seconds when a batch is
+            pushed. The last digits of the answers may then depend on timing.
+        observe: values to keep of each sample at each stage; see `Observe`.
 
     Raises:
         UsageError: `gather` or `batch_size` below 1.
@@ -231,7 +264,7 @@ class Stream:
         >>> from lit_cascade import Policy
         >>> cascade = Cascade([torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)], Policy((0.5,)))
         >>> batches = torch.randn(50, 4).split(8)
-        >>> sum(len(found.output.stage) for found in Stream(cascade).run(batches))
+        >>> sum(len(one.output.stage) for one in Stream(cascade).run(batches))
         50
     """
 
@@ -257,23 +290,25 @@ class Stream:
         self._windows: deque[Window] = deque()
         self._launched: deque[_Launched] = deque()
 
-    def run(self, batches: Iterable[Inputs]) -> Iterator[Answered]:
-        """Answer batches, in their order."""
+    def run(self, batches: Iterable[Inputs]) -> Iterator[StreamOutput]:
+        """Answer batches in their order."""
         for inputs in batches:
             yield from self.push(inputs)
         yield from self.flush()
 
-    def push(self, inputs: Inputs, tags: Tensor | None = None, extra: Any = None) -> list[Answered]:
+    def push(
+        self, inputs: Inputs, tags: Tensor | None = None, extra: Any = None
+    ) -> list[StreamOutput]:
         """Add a batch.
 
         Args:
-            inputs: of N samples.
-            tags: what `fetch` knows the samples by, (N,) int64 on the CPU; by default their places
-                in the stream.
-            extra: comes back with the answers.
+            inputs: a batch of N samples.
+            tags: identifiers for `fetch`, (N,) int64 on the CPU; by default positions in the
+                stream.
+            extra: any object; returned with the answers.
 
         Returns:
-            The batches whose answers are complete by now, in the order of their pushing.
+            Answers to the batches that are complete by now, in the order in which they were pushed.
         """
         n = batch_size(inputs)
         self._size = self._size or n
@@ -285,7 +320,7 @@ class Stream:
             tags = torch.arange(self._pushed, self._pushed + n)
         window.tags.append(tags)
         self._pushed += n
-        self._launch(window, 0, Part(rows, inputs, None))
+        self._launch(window, 0, WindowPart(rows, inputs, None))
         late = self._wait is not None and (
             window.since is not None and time.monotonic() - window.since > self._wait
         )
@@ -295,8 +330,8 @@ class Stream:
         self._fetch_some()
         return self._finished()
 
-    def flush(self) -> list[Answered]:
-        """Finish everything that was pushed."""
+    def flush(self) -> list[StreamOutput]:
+        """Finish all batches that were pushed; returns the remaining answers."""
         if self._windows:
             self._windows[-1].open = False
         while self._windows and not all(window.done for window in self._windows):
@@ -306,55 +341,55 @@ class Stream:
 
     def _current(self) -> Window:
         if not self._windows or not self._windows[-1].open:
-            waiting = [Waiting() for _ in range(self._stages)]
+            waiting = [StageQueue() for _ in range(self._stages)]
             seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(self._stages)]
             self._windows.append(Window(waiting, seen, running=[0] * self._stages))
         return self._windows[-1]
 
-    def _launch(self, window: Window, k: int, part: Part) -> None:
+    def _launch(self, window: Window, k: int, part: WindowPart) -> None:
         if self._observe is not None:
             window.seen[k].append((part.rows, self._observe(k, part.inputs)))
         step = self._cascade.step(k, part.inputs, part.before)
-        # copied: a stage may hand out the same memory again for the next batch
+        # copied: a stage may reuse the memory of its output for the next batch
         step = step._replace(output=step.output._replace(logits=step.output.logits.clone()))
         if k == 0:
             window.first.append(step.output)
         else:
             window.later.append((part.rows, step.output))
-        if k == self._stages - 1:  # nothing to decide
+        if k == self._stages - 1:  # the last stage never defers
             return
         window.running[k] += 1
         mask, event = _on_host(step.deferred)
         self._launched.append(_Launched(window, k, part, step, mask, event))
 
     def _settle(self, keep: int) -> None:
-        """Read decisions, all but the newest few, and launch what they complete."""
+        """Read the deferrals of all but the `keep` newest batches; launch full batches."""
         while len(self._launched) > keep:
             launched = self._launched.popleft()
             window, k, part = launched.window, launched.k, launched.part
-            left = launched.deferred()
+            rows = launched.deferred()
             window.running[k] -= 1
-            if len(left):
+            if len(rows):
                 window.since = window.since or time.monotonic()
-                window.waiting[k + 1].add(self._deferred(launched, left))
+                window.waiting[k + 1].add(self._deferred(launched, rows))
             self._advance(window)
             del launched, part
         for window in self._windows:
             self._advance(window)
 
-    def _deferred(self, launched: _Launched, left: Tensor) -> Part:
-        k, part, step = launched.k, launched.part, launched.step
-        everything = len(left) == len(part.rows)
-        inputs = None
-        if k + 1 not in self._fetched:
-            inputs = part.inputs
-        index = left.to(step.deferred.device, non_blocking=True)
-        if not everything and inputs is not None:
-            inputs = map_tensors(inputs, index)
-        return Part(part.rows[left], inputs, step if everything else step.take(index))
+    def _deferred(self, launched: _Launched, rows: Tensor) -> WindowPart:
+        """Samples of a launched batch that go to the next stage."""
+        part, step = launched.part, launched.step
+        inputs = None if launched.k + 1 in self._fetched else part.inputs
+        if len(rows) == len(part.rows):
+            return WindowPart(part.rows, inputs, step)
+        index = rows.to(step.deferred.device, non_blocking=True)
+        if inputs is not None:
+            inputs = index_batch(inputs, index)
+        return WindowPart(part.rows[rows], inputs, step.take(index))
 
     def _advance(self, window: Window) -> None:
-        """Launch the batches of later stages that are full, or will never be any fuller."""
+        """Launch the batches of later stages that are full or cannot get fuller."""
         size = self._size or 1
         for k in range(1, self._stages):
             waiting = window.waiting[k]
@@ -370,11 +405,12 @@ class Stream:
                 self._launch(window, k, waiting.pop(size))
 
     def _fetching(
-        self, window: Window, k: int, parts: Sequence[Part]
-    ) -> Iterator[tuple[Part, Inputs]]:
-        if self._fetch is None:  # no stage is among the fetched ones then
+        self, window: Window, k: int, parts: Sequence[WindowPart]
+    ) -> Iterator[tuple[WindowPart, Inputs]]:
+        """Fetch the inputs of a window's batches at stage k, after those of earlier windows."""
+        if self._fetch is None:  # then `_fetched` is empty
             return iter(())
-        for earlier in self._windows:  # one at a time for each stage
+        for earlier in self._windows:  # a stage fetches for one window at a time
             self._run_fetched(earlier, k, earlier.waiting[k].left)
         tags = torch.cat(window.tags)
         wanted = [tags[part.rows].tolist() for part in parts]
@@ -392,22 +428,22 @@ class Stream:
             waiting.fetching = None
 
     def _fetch_some(self) -> None:
-        """Run so many fetched batches that a window is done by the time that the next one is."""
+        """Run the share of fetched batches that is due by now, spread over the next window."""
         for window in self._windows:
             for k in sorted(self._fetched):
                 batches = window.waiting[k].batches
                 self._run_fetched(window, k, -(-batches // self._gather))
                 self._advance(window)
 
-    def _finished(self) -> list[Answered]:
-        found: list[Answered] = []
+    def _finished(self) -> list[StreamOutput]:
+        outputs: list[StreamOutput] = []
         while self._windows and self._windows[0].done:
-            found += answers_of_window(self._windows.popleft())
-        return found
+            outputs += answers_of_window(self._windows.popleft())
+        return outputs
 
 
 def _on_host(deferred: Tensor) -> tuple[Tensor, Any]:
-    """A copy on the host, and the event that says when it is there; None where it is already."""
+    """A copy on the host, and the event after which it is complete; None if it already is."""
     if deferred.device.type != "cuda":
         return deferred, None
     mask = torch.empty(deferred.shape, dtype=torch.bool, pin_memory=True)

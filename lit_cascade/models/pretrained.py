@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.live import Remarked
+from lit_cascade.live import WithRemarks
 
 __all__ = [
     "TextPreprocessing",
@@ -58,7 +58,7 @@ class TextPreprocessing:
 
         return DataCollatorWithPadding(self.tokenizer)
 
-    def __call__(self, sample: Any) -> dict[str, list[int]] | Remarked:
+    def __call__(self, sample: Any) -> dict[str, list[int]] | WithRemarks:
         """Tokenize one sample, without padding.
 
         Args:
@@ -89,7 +89,7 @@ class TextPreprocessing:
             return {name: tokens[name] for name in self.inputs}
         tokens = self._tokens(texts, truncation=True, max_length=limit)
         remark = f"text cut to the {limit:,} tokens that {self.name} takes"
-        return Remarked({name: tokens[name] for name in self.inputs}, (remark,))
+        return WithRemarks({name: tokens[name] for name in self.inputs}, (remark,))
 
     def _tokens(self, texts: Sequence[str], **options: Any) -> dict[str, list[int]]:
         # not verbose: transformers itself would warn of the first text that is too long

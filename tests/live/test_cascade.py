@@ -11,7 +11,7 @@ from lit_cascade.core.contract import replay
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.live.batch import map_tensors
+from lit_cascade.live.batch import index_batch
 from lit_cascade.live.cascade import Cascade
 from lit_cascade.live.flops import FlopMeter, counting
 from tests.oracles import combined_answer, softmax
@@ -260,7 +260,7 @@ def test_live_flops_are_those_of_the_samples_that_ran():
         with counting() as counter:
             stage = Cascade(nets, Policy(thresholds))(x).stage
         predicted = sum(
-            meter(map_tensors(x, stage >= k)).sum().item() if (stage >= k).any() else 0
+            meter(index_batch(x, stage >= k)).sum().item() if (stage >= k).any() else 0
             for k, meter in enumerate(meters)
         )
         assert counter.get_total_flops() == predicted
