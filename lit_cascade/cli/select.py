@@ -29,7 +29,7 @@ from lit_cascade.report import (
     Subject,
     data_notes,
     draw_selection,
-    json_number,
+    json_by_stage,
     none_qualifies,
     policy_line,
     print_selection,
@@ -153,7 +153,7 @@ def _policy(
             **asdict(selection.promise),
             "cost": options.cost,
             "stages": names,
-            "thresholds": {name: json_number(value) for name, value in thresholds.items()},
+            "thresholds": json_by_stage(names, list(thresholds.values())),
             "n": selection.n,
             "observed": {
                 "value": chosen.value,

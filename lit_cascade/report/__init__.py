@@ -54,7 +54,7 @@ from lit_cascade.report.tables import (
 from lit_cascade.report.text import (
     data_notes,
     fitting_notes,
-    json_number,
+    json_by_stage,
     model_notes,
     percent,
     show,
@@ -90,7 +90,7 @@ __all__ = [
     "frontier_csv",
     "frontier_summary",
     "head_summary",
-    "json_number",
+    "json_by_stage",
     "latency_table",
     "model_notes",
     "none_qualifies",

@@ -23,6 +23,7 @@ from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     csv_text,
+    json_by_stage,
     json_number,
     new_table,
     percent,
@@ -113,8 +114,8 @@ def _pick_summary(found: SearchResult, pick: Pick, config: str | None) -> dict[s
     names = [found.zoo.names[model] for model in pick.point.stages]
     return {
         "stages": names,
-        "thresholds": dict(zip(names, map(json_number, pick.point.thresholds), strict=False)),
-        "floors": dict(zip(names, map(json_number, pick.point.floors), strict=False)),
+        "thresholds": json_by_stage(names, pick.point.thresholds),
+        "floors": json_by_stage(names, pick.point.floors),
         unit: pick.cost,
         "accuracy": pick.accuracy,
         f"chosen_{unit}": pick.point.cost,

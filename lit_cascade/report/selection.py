@@ -16,7 +16,7 @@ from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of,
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
-    json_number,
+    json_by_stage,
     new_table,
     percent,
     quantity,
@@ -216,9 +216,8 @@ def selection_summary(
 def _choice_summary(choice: OperatingPoint | None, subject: Subject) -> dict[str, Any] | None:
     if choice is None:
         return None
-    thresholds = zip(subject.names, typed_thresholds(choice), strict=False)
     return {
-        "thresholds": {name: json_number(threshold) for name, threshold in thresholds},
+        "thresholds": json_by_stage(subject.names, typed_thresholds(choice)),
         "value": choice.value,
         "accuracy": None if math.isnan(choice.accuracy) else choice.accuracy,
         "deferral_rate": choice.deferral_rate,

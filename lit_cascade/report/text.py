@@ -24,6 +24,7 @@ __all__ = [
     "data_notes",
     "file_size",
     "fitting_notes",
+    "json_by_stage",
     "json_number",
     "metric_figure",
     "model_notes",
@@ -56,6 +57,20 @@ def json_number(value: float) -> float | str:
         (0.5, '-inf')
     """
     return value if math.isfinite(value) else str(value)
+
+
+def json_by_stage(names: Sequence[str], values: Sequence[float]) -> dict[str, float | str]:
+    """Thresholds or floors by the names of their stages, for JSON.
+
+    Args:
+        names: of all stages; the last one has no threshold.
+        values: in stage order.
+
+    Example:
+        >>> json_by_stage(["small", "large"], [float("inf")])
+        {'small': 'inf'}
+    """
+    return dict(zip(names, map(json_number, values), strict=False))
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -33,6 +33,7 @@ from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     csv_text,
+    json_by_stage,
     json_number,
     metric_figure,
     new_table,
@@ -166,10 +167,7 @@ def outcome_summary(
 ) -> dict[str, Any]:
     """An operating point at given thresholds, by stage name."""
     return {
-        "thresholds": {
-            name: json_number(threshold)
-            for name, threshold in zip(names, found.thresholds, strict=False)
-        },
+        "thresholds": json_by_stage(names, found.thresholds),
         **_goodness(found.accuracy, metric, found.metric),
         "deferral_rate": found.deferral_rate,
         unit: found.cost,
@@ -221,7 +219,7 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "score": found.rule.score,
         "combine": found.rule.combine,
         "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
-        "floors": dict(zip(found.names, map(json_number, found.rule.floors), strict=False)),
+        "floors": json_by_stage(found.names, found.rule.floors),
         "stages": [
             {
                 "name": record.name,
