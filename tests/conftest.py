@@ -18,15 +18,16 @@ def pytest_configure(config):
             forks.start()
 
 
-def pytest_collection_finish():
-    # what torch and others have made stays: to look through it takes a third of a second each time
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_unconfigure():
     gc.unfreeze()
     forks.stop()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    # modules and constants stay: a garbage collection that visits them takes a third of a second
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

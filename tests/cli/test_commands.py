@@ -9,13 +9,14 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from lit_cascade import Record, curve_of_records, lit
 from lit_cascade.cli import COMMANDS, main
-from tests.cli.runs import done, lit_cascade, together, within
+from tests.cli.runs import done, lit_cascade, together, variables, within
 
 ROOT = Path(__file__).parents[2]
 
@@ -316,7 +317,7 @@ def test_help_loads_no_torch():
         assert "--out OUT" in text
 
 
-def test_importing_the_package_loads_no_torch_and_the_core_no_lightning():
+def test_importing_the_package_loads_no_torch_and_the_core_no_lightning(tmp_path):
     heavy = ["lightning", "torchmetrics", "timm", "matplotlib", "transformers"]
     steps = (  # each may load what the ones before it may
         ("import lit_cascade, lit_cascade.cli", [*heavy, "torch", "yaml", "safetensors", "rich"]),
@@ -325,15 +326,19 @@ def test_importing_the_package_loads_no_torch_and_the_core_no_lightning():
             [*heavy, "safetensors", "rich"],
         ),
         ("import lit_cascade.analysis.curve", heavy[:4]),
+        ("assert lit_cascade.cli.main(sys.argv[1:]) == 0", heavy[:4]),
     )
     program = "import sys\n" + "".join(
         f"{imports}\nprint([m for m in {banned} if m in sys.modules])\n"
         for imports, banned in steps
     )
+    np.save(tmp_path / "logits.npy", np.eye(3))
+    words = ["import", "--logits", "logits.npy", "--name", "net", "--flops", "1", "--out", "o"]
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert run.stdout.split() == ["[]"] * 3, run.stderr
+        [sys.executable, "-c", program, *words],
+        cwd=tmp_path, env=variables({}), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert [line for line in run.stdout.splitlines() if line[:1] == "["] == ["[]"] * 4, run.stderr
 
 
 def test_version_and_no_words(capsys):

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -218,20 +216,6 @@ def test_a_new_folder_by_default_and_nothing_overwritten(here, capsys):
     assert "already holds net.safetensors" in capsys.readouterr().err
     assert Record.load("o/net.safetensors").cost().tolist() == first.cost().tolist()
     assert imported("--overwrite", flops="1").cost().tolist() == [1.0] * 4
-
-
-def test_lightning_is_not_loaded(here):
-    program = (
-        "import sys; from lit_cascade.cli import main\n"
-        "code = main(sys.argv[1:])\n"
-        "heavy = {'lightning', 'torchmetrics', 'timm', 'matplotlib'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else code)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, *words(logits="logits.csv")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
 
 
 ODD = {
