@@ -32,7 +32,10 @@ ROOT = Path(__file__).parents[1]
 ADDRESS = "LIT_CASCADE_TEST_SERVER"
 """Environment variable with the path of the server's socket."""
 
-LAZY = ("sklearn.datasets", "sklearn.model_selection", "tests.hazards", "tests.toys")
+LAZY = (
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn.datasets",
+    "sklearn.model_selection", "tests.hazards", "tests.toys",
+)  # fmt: skip
 """Modules that commands import when they need them."""
 
 _servers = []

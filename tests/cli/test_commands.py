@@ -322,7 +322,7 @@ def test_importing_the_package_loads_no_torch_and_the_core_no_lightning(tmp_path
     steps = (  # each may load what the ones before it may
         ("import lit_cascade, lit_cascade.cli", [*heavy, "torch", "yaml", "safetensors", "rich"]),
         (
-            "from lit_cascade.core import calibration, policy, scores, selection, sweep",
+            "from lit_cascade.core import calibration, curve, policy, scores",
             [*heavy, "safetensors", "rich"],
         ),
         ("import lit_cascade.analysis.curve", heavy[:4]),
