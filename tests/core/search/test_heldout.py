@@ -199,8 +199,8 @@ def test_an_interval_holds_what_more_samples_say():
     """Of many zoos, the interval of one half mostly holds what a large sample finds."""
     inside = 0
     for seed in range(20):
-        zoo = latent_zoo(4, 4300, seed)
-        chosen_on, rest = zoo.rows(torch.arange(300)), zoo.rows(torch.arange(600, 4300))
+        zoo = latent_zoo(4, 2400, seed)
+        chosen_on, rest = zoo.rows(torch.arange(300)), zoo.rows(torch.arange(600, 2400))
         reported_on = zoo.rows(torch.arange(300, 600))
         cascades = search(chosen_on)
         small, large = (
