@@ -19,7 +19,9 @@ from lit_cascade.core import (
     Quality,
     StageOutcomes,
     cheapest,
+    percentile_interval,
     quality_of,
+    resampled_counts,
 )
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike
@@ -239,8 +241,7 @@ def _figures(
     generator = torch.Generator().manual_seed(seed)
     per_block = max(1, _BLOCK // n)
     for start in range(0, DRAWS, per_block):
-        picked = torch.randint(n, (min(per_block, DRAWS - start), n), generator=generator)
-        weights = torch.zeros_like(picked).scatter_add_(1, picked, torch.ones_like(picked))
+        weights = resampled_counts(n, min(per_block, DRAWS - start), generator, torch.int64)
         for name, table in here.items():
             drawn[name].append(_quality(table, weights))
 
@@ -276,8 +277,7 @@ def _interval(value: Tensor, draws: Tensor) -> Figure:
     kept = draws[~draws.isnan()]
     if len(kept) == 0:
         return Figure(float(value), float("nan"), float("nan"))
-    low, high = kept.quantile(torch.tensor([0.025, 0.975], dtype=kept.dtype)).tolist()
-    return Figure(float(value), low, high)
+    return Figure(float(value), *percentile_interval(kept))
 
 
 def _held_out(there: StageOutcomes, here: StageOutcomes) -> OperatingPoint | None:

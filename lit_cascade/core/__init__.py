@@ -1,5 +1,6 @@
 """The mathematics of a cascade: scores, the contract, curves, metrics and calibration."""
 
+from lit_cascade.core.bootstrap import percentile_interval, resampled_counts
 from lit_cascade.core.calibration import fit_temperature
 from lit_cascade.core.combination import answers_after, check_combination, prefer_later
 from lit_cascade.core.contract import above_floor, answers_here, replay, route, stage_outputs
@@ -75,12 +76,14 @@ __all__ = [
     "operating_points",
     "oracle_deferral",
     "paired_difference",
+    "percentile_interval",
     "prefer_later",
     "probabilities_of",
     "quality_of",
     "random_deferral",
     "ranked_within",
     "replay",
+    "resampled_counts",
     "route",
     "score_named",
     "stage_outputs",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_cascade.core.bootstrap import percentile_interval, resampled_counts
 from lit_cascade.core.curve import departures
 from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.errors import CascadeError
@@ -103,8 +104,7 @@ def paired_difference(
 ) -> Difference:
     """Compare two cascades on the same samples by a paired bootstrap of their mean accuracy.
 
-    Each resample draws N samples with replacement, the same for both cascades (Efron and
-    Tibshirani, "An Introduction to the Bootstrap", 1993).
+    Each resample draws N samples with replacement, the same for both cascades.
 
     Args:
         before: outcomes of the first cascade on N samples.
@@ -134,13 +134,10 @@ def paired_difference(
     rows = max(1, _AT_ONCE // n)
     differences = []
     for start in range(0, resamples, rows):
-        drawn = torch.randint(0, n, (min(rows, resamples - start), n), generator=generator)
-        weights = torch.zeros(drawn.shape, dtype=torch.float64)
-        weights.scatter_add_(1, drawn, torch.ones_like(weights))
+        weights = resampled_counts(n, min(rows, resamples - start), generator)
         differences.append(mean_accuracy(after, weights) - mean_accuracy(before, weights))
-    ends = torch.cat(differences).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     return Difference(
         before=float(mean_accuracy(before, ones)),
         after=float(mean_accuracy(after, ones)),
-        interval=(float(ends[0]), float(ends[1])),
+        interval=percentile_interval(torch.cat(differences)),
     )

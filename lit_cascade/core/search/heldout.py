@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_cascade.core import percentile_interval, resampled_counts
 from lit_cascade.core.search.front import (
     Band,
     Front,
@@ -36,7 +37,7 @@ class HeldOut:
         shortfall: mean accuracy on the samples of the choice less that on the others.
         spread: standard deviation of `reported` over the repeats; None with one repeat.
         interval: the middle 95 % of `reported` over bootstrap resamples of the reported samples of
-            all repeats (percentile interval; Efron and Tibshirani, 1993).
+            all repeats.
         repeats: number of choices made.
     """
 
@@ -91,7 +92,7 @@ def held_out(
         wanted = bands(singles)
         first = first or wanted
         cascades = choose(chosen_on)
-        counts = _resampled_counts(reported_on.n, resamples, generator)
+        counts = _counts(reported_on.n, resamples, generator)
         reported = _resampled_points(cascades.points, reported_on, counts)
         models = _resampled_singles(reported_on, counts)
         rows.append(
@@ -139,7 +140,6 @@ def _trial(
 def _summary(band: Band, trials: Sequence[_Trial]) -> HeldOut:
     reported = torch.tensor([trial.reported for trial in trials], dtype=torch.float64)
     resampled = torch.tensor([r for t in trials for r in t.resampled], dtype=torch.float64)
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     chosen, interpolated, shortfall = (
         sum(values) / len(trials) for values in zip(*(trial[:3] for trial in trials), strict=True)
     )
@@ -150,22 +150,19 @@ def _summary(band: Band, trials: Sequence[_Trial]) -> HeldOut:
         reported_interpolated=interpolated,
         shortfall=shortfall,
         spread=float(reported.std()) if len(trials) > 1 else None,
-        interval=(low, high),
+        interval=percentile_interval(resampled),
         repeats=len(trials),
     )
 
 
-def _resampled_counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
+def _counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
     """Count each sample once, and as often as each resample draws it, (1 + R, N).
 
     The counts are float32 for the sake of fast products, which are exact sums of ones.
     """
-    drawn = torch.randint(n, (resamples, n), generator=generator)
     dtype = torch.float32 if n <= _EXACT_FLOAT else torch.float64
-    counts = torch.zeros(1 + resamples, n, dtype=dtype)
-    counts[0] = 1
-    counts[1:].scatter_add_(1, drawn, torch.ones(1, 1, dtype=dtype).expand_as(drawn))
-    return counts
+    once = torch.ones(1, n, dtype=dtype)
+    return torch.cat([once, resampled_counts(n, resamples, generator, dtype)])
 
 
 def _means(counts: Tensor, values: Tensor) -> Tensor:
