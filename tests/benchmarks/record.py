@@ -38,7 +38,7 @@ from lit_cascade.live.batch import forward_logits
 from lit_cascade.models import Timm
 from tests.benchmarks.sweep import machine, seconds
 from tests.images import image_folder
-from tests.lit.test_trainer import trainer
+from tests.lit.cascades import trainer
 
 MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 MODELS = ("mobilenetv3_small_100.lamb_in1k", "resnet18.a1_in1k")

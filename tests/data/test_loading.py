@@ -8,11 +8,16 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lit_cascade import CascadeError, CascadeTrainer, LitClassifier, UsageError
+from lit_cascade import (
+    CascadeError,
+    CascadeTrainer,
+    LitClassifier,
+    UsageError,
+)
 from lit_cascade.data import Datasets, RawSample
-from lit_cascade.data.loading import training_loader
+from lit_cascade.data.loading import evaluation_loader, training_loader
 from lit_cascade.live.batch import Views
-from tests.lit.learners import Letters, Reader, Texts
+from tests.lit.training.learners import Letters, Reader, Texts
 from tests.toys import Net, Points
 
 pytestmark = [
@@ -155,3 +160,30 @@ def test_the_hooks_of_the_data_module_are_applied_to_training_batches():
         assert len(points) in {5, 10}  # the second time in Lightning's sanity check
         told = (Points(5).x + 1) * 2
         assert {tuple(x.tolist()) for x in points} == {tuple(x.tolist()) for x in told}
+
+
+@pytest.mark.parametrize("n", [1, 7, 21])
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_processes_share_whole_batches_once_each(n, processes):
+    loader = DataLoader(Points(n), batch_size=4, shuffle=True)
+    alone = [batch.positions.tolist() for batch in evaluation_loader(loader)]
+    shares = [
+        [batch.positions.tolist() for batch in evaluation_loader(loader, rank, processes)]
+        for rank in range(processes)
+    ]
+    assert all(shares)  # none skips the loop
+    own = [batch for share in shares for batch in share if min(batch) >= 0]
+    assert sorted(own) == sorted(alone)
+    assert sorted(position for batch in alone for position in batch) == list(range(n))
+
+
+def test_a_batch_sampler_of_the_user_is_kept():
+    loader = DataLoader(Points(6), batch_sampler=[[5, 0], [1, 2, 3], [4]])
+    batches = [batch.positions.tolist() for batch in evaluation_loader(loader)]
+    assert batches == [[5, 0], [1, 2, 3], [4]]
+
+
+def test_a_sampler_that_repeats_is_refused():
+    loader = DataLoader(Points(21), batch_size=4, sampler=WeightedRandomSampler([1.0] * 21, 90))
+    with pytest.raises(UsageError, match="WeightedRandomSampler draws samples more than once"):
+        evaluation_loader(loader)

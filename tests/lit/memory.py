@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from lit_cascade import LitZoo, Stage
 from lit_cascade.data import Datasets
-from tests.lit.test_trainer import trainer
+from tests.lit.cascades import trainer
 
 CLASSES = 1000
 

@@ -29,7 +29,7 @@ from lit_cascade.data import images as reading
 from lit_cascade.lit import LitClassifier
 from lit_cascade.models import ImagePreprocessing
 from tests.cli.runs import done, together
-from tests.lit.test_trainer import trainer
+from tests.lit.cascades import trainer
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "owl")

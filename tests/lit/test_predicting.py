@@ -11,9 +11,10 @@ from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.data import Datasets, UnlabelledImages, UnlabelledTexts
 from lit_cascade.lit import predicting as answers
-from lit_cascade.lit.predicting import PARTS, PredictionFiles
+from lit_cascade.lit.predicting import PARTS, PredictionFiles, unfinished_predictions
 from lit_cascade.models import Timm
-from tests.lit.test_trainer import cascade, points, trainer
+from tests.hazards import Crowded
+from tests.lit.cascades import cascade, points, trainer
 from tests.toys import CLASSES, Named, Points
 
 N = 61
@@ -184,3 +185,98 @@ def test_without_thresholds_there_is_nothing_to_run(tmp_path):
 
 def test_a_set_smaller_than_a_batch(tmp_path):
     assert trainer().answer(model(), Datasets(validation=Points(1), name="one"), tmp_path).n == 1
+
+
+def test_a_run_is_unfinished_until_what_is_told_of_it_is_written(tmp_path):
+    seen = []
+
+    def full(found):
+        seen.append((found.n, found.resumed, sorted(path.name for path in tmp_path.iterdir())))
+        raise CascadeError("no room")
+
+    with pytest.raises(CascadeError, match="no room"):
+        trainer().answer(model(), points(N), tmp_path, finish=full)
+    assert seen == [(N, 0, ["predictions.parquet", PARTS])]
+    assert unfinished_predictions(tmp_path)
+    written = (tmp_path / "predictions.parquet").read_bytes()
+    told = []
+    done = trainer().answer(model(), points(N), tmp_path, finish=told.append)
+    assert told == [done]
+    assert done.resumed == N
+    assert not unfinished_predictions(tmp_path)
+    assert (tmp_path / "predictions.parquet").read_bytes() == written
+
+
+def test_parts_without_a_plan_are_of_no_run(tmp_path):
+    files = PredictionFiles(tmp_path, "predictions.parquet")
+    assert files.resume({"a": 1}) == set()
+    for window in (0, 2):
+        files.write(window, {"position": [window], "stage": [0]}, {}, {})
+    assert files.resume({"a": 1}) == {0, 2}
+    (tmp_path / PARTS / "plan.json").unlink()
+    assert files.resume({"a": 1}) == set()
+    assert [path.name for path in (tmp_path / PARTS).iterdir()] == ["plan.json"]
+    unfinished_predictions(tmp_path).remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_ran_in_parts_is_remembered_by_the_run_that_goes_on(tmp_path, monkeypatch):
+    def stages():
+        return {f"net{k}": Stage(Crowded(4**k + 3, seed=k)) for k in range(2)}
+
+    net = LitCascade(stages(), PolicyOptions(thresholds=[0.5]))
+    monkeypatch.setenv("ROOM", "2")
+    kept = PredictionFiles.write
+
+    def stopping(self, window, *rest):
+        if window == 2:
+            raise CascadeError("stop")
+        kept(self, window, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionFiles, "write", stopping)
+        with pytest.raises(CascadeError, match="stop"):
+            trainer().answer(net, points(N), tmp_path, gather=2)
+    monkeypatch.delenv("ROOM")
+    net = LitCascade(stages(), PolicyOptions(thresholds=[0.5]))
+    done = trainer().answer(net, points(N), tmp_path, gather=2)
+    assert done.resumed == 16
+    assert done.samples_per_forward == {"net0": 2, "net1": 2}
+    assert net.samples_per_forward() == {}
+    assert trainer().answer(net, points(N), tmp_path / "whole", gather=2).samples_per_forward == {}
+
+
+def test_a_live_run_says_what_ran_in_parts(monkeypatch):
+    stages = {f"net{k}": Stage(Crowded(4**k + 3, seed=k)) for k in range(2)}
+    net = LitCascade(stages, PolicyOptions(thresholds=[0.5]))
+    whole = trainer().execute(net, points(N))
+    assert whole.samples_per_forward == {}
+    monkeypatch.setenv("ROOM", "3")
+    parts = trainer().execute(net, points(N))
+    assert parts.samples_per_forward == {"net0": 2, "net1": 2}
+    assert torch.equal(parts.prediction, whole.prediction)
+    assert torch.equal(parts.flops, whole.flops)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_window_of_which_nothing_can_be_read(tmp_path, place):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(6):
+        path = images / f"{i}.png"
+        if (i < 2) == (place == "first"):
+            path.write_bytes(b"no image")
+        else:
+            Image.new("RGB", (40, 50), (20 * i, 90, 9)).save(path)
+    net = LitCascade(
+        {name: Stage(lambda: Small(160)) for name in ("one", "two")},
+        PolicyOptions(thresholds=[float("inf")]),
+    )
+    data = UnlabelledImages(str(images), batch_size=2, num_workers=0)
+    done = trainer().answer(net, data, tmp_path / "out", "predict", gather=1)
+    read = [f"{i}.png" for i in range(6) if (i < 2) != (place == "first")]
+    assert table(tmp_path / "out")["id"] == read
+    assert done.n + len(done.left_out) == 6
+    assert (
+        str(pq.read_schema(tmp_path / "out" / "predictions.parquet").field("id").type) == "string"
+    )

@@ -2,15 +2,27 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, SubsetRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SubsetRandomSampler,
+)
 
-from lit_cascade import CascadeError, LitZoo, Record, Stage, UsageError
-from lit_cascade.data import Datasets
+from lit_cascade import (
+    CascadeError,
+    LitZoo,
+    PolicyOptions,
+    Record,
+    Stage,
+    UsageError,
+)
+from lit_cascade.data import Datasets, EvaluationData
 from lit_cascade.lit.reading import preview_split, read_split
 from lit_cascade.lit.recording import check_same
 from lit_cascade.records import Ids
-from tests.lit.test_trainer import cascade, points, trainer
-from tests.toys import Named, Net, Points
+from tests.lit.cascades import cascade, points, trainer
+from tests.toys import BadNet, Dicts, Named, Net, Points, SharedPoints
 
 
 def zoo():
@@ -107,6 +119,7 @@ EXPECTED = {
     "precision": "32-true",
     "batch_size": 4,
 }
+
 SAMPLES = {"ids": Ids(torch.arange(2)), "classes": ("0", "1")}
 
 
@@ -146,3 +159,175 @@ def test_a_record_is_kept_only_if_it_is_the_same(changes, says):
         return
     with pytest.raises(CascadeError, match=says):
         check_same(record, expected, **samples)
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_records_hold_what_the_models_say(stages):
+    model, data = cascade(stages), points()
+    records = trainer().record(model, data)
+    for record, network in zip(records, model.cascade.stages, strict=True):
+        assert torch.equal(record.labels, Points(21).y)
+        assert record.ids.tolist() == list(range(21))
+        assert record.classes == ("cat", "dog", "owl")
+        torch.testing.assert_close(record.logits, network(Points(21).x).detach())
+    assert [record.name for record in records] == list(model.names)
+    assert [float(record.cost()[0]) for record in records] == [
+        2 * (2 * (4**k + 3) + 3 * (4**k + 3)) for k in range(stages)
+    ]
+    assert dict(records[0].data) == {"name": "points", "split": "validation", "source": "points"}
+
+
+def test_string_ids_bring_rows_into_their_order():
+    records = trainer().record(cascade(), points(dataset=Named))
+    assert list(records[0].ids) == sorted(Named().ids)
+    position = Named().ids.index(records[0].ids[3])
+    assert records[0].labels[3] == Named().y[position]
+
+
+def test_dicts_of_tensors_are_keyword_arguments():
+    plain = trainer().record(cascade(), points())
+    dicts = trainer().record(cascade(), points(dataset=Dicts))
+    assert torch.equal(plain[1].logits, dicts[1].logits)
+
+
+def test_an_unknown_split_names_those_there_are():
+    with pytest.raises(UsageError, match=r"'validaton' is unknown.*Did you mean 'validation'"):
+        trainer().record(cascade(), points(), split="validaton")
+
+
+def test_a_split_that_was_not_given_names_those_that_were():
+    with pytest.raises(UsageError, match=r"'test' is unknown; known are validation"):
+        trainer().record(cascade(), points(), split="test")
+
+
+def test_an_empty_split_is_refused():
+    with pytest.raises(CascadeError, match=r"no samples"):
+        trainer().record(cascade(), points(0))
+
+
+def test_a_stream_is_refused():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from Points(4)
+
+    with pytest.raises(UsageError, match=r"iterable"):
+        trainer().record(cascade(), points(dataset=lambda n: Stream()))
+
+
+def test_nan_logits_name_the_stage_and_the_row():
+    first = int((Points(21).x[:, 0] >= 1).nonzero()[0])
+    with pytest.raises(
+        CascadeError, match=rf"'net0'.*NaN or infinite logits.*first at row {first}"
+    ):
+        trainer().record(cascade(net=BadNet), points())
+
+
+def test_labels_outside_the_classes_are_refused():
+    class Unlabelled(Points):
+        def __getitem__(self, position):
+            return self.x[position], torch.tensor(-1)
+
+    with pytest.raises(CascadeError, match=r"label -1 at row 0"):
+        trainer().record(cascade(), points(dataset=Unlabelled))
+
+
+def test_a_batch_without_labels_is_explained():
+    class Bare(Points):
+        def __getitem__(self, position):
+            return self.x[position]
+
+    with pytest.raises(CascadeError, match=r"batches of .inputs, labels."):
+        trainer().record(cascade(), points(dataset=Bare))
+
+
+def test_a_check_can_stop_before_any_model_runs():
+    def check(ids, data):
+        raise CascadeError(f"{len(ids)} of {data['name']}")
+
+    with pytest.raises(CascadeError, match=r"21 of points"):
+        trainer().record(cascade(net=BadNet), points(), check=check)
+
+
+def test_workers_change_nothing():
+    alone = trainer().record(cascade(), points())
+    data = Datasets(validation=Points(21), batch_size=4, num_workers=2, name="points")
+    shared = trainer().record(cascade(), data)
+    assert torch.equal(alone[0].logits, shared[0].logits)
+
+
+def test_the_hooks_of_the_data_module_are_applied():
+    class Doubling(Datasets):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch[0] * 2, batch[1]
+
+    records = trainer().record(cascade(), Doubling(validation=Points(5), batch_size=4))
+    network = cascade().cascade.stages[0]
+    torch.testing.assert_close(records[0].logits, network(Points(5).x * 2).detach())
+    assert EvaluationData(points(), "validation").inner is not None
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_part_that_a_sampler_draws_is_the_part_that_is_read(batched):
+    sampler = SubsetRandomSampler(range(5, 15))
+    how = {"batch_sampler": BatchSampler(sampler, 4, drop_last=False)}
+    loader = DataLoader(Points(21), **how if batched else {"batch_size": 4, "sampler": sampler})
+
+    class Part(Datasets):
+        def val_dataloader(self):
+            return loader
+
+    records = trainer().record(cascade(), Part(validation=Points(21), name="points"))
+    assert records[0].ids.tolist() == list(range(5, 15))
+    assert torch.equal(records[0].labels, Points(21).y[5:15])
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        (lambda y: y + 0.5, "labels must be whole numbers"),
+        (lambda y: y[None], "labels must be 21 integers, one per sample"),
+        (lambda y: torch.tensor([0, 0, 1]), r"labels .0, 0, 1. at row 0 repeat"),
+        (lambda y: torch.tensor([-1, -1]), r"labels ..* at row 0 is outside"),
+        (lambda y: torch.tensor([5, -1]), r"labels .5. at row 0 is outside"),
+        (lambda y: torch.tensor(7), "label 7 at row 0 is outside the 3 classes"),
+    ],
+)
+@pytest.mark.parametrize("live", [False, True])
+def test_labels_are_checked_in_every_loop(label, says, live):
+    class Odd(Points):
+        def __getitem__(self, position):
+            return self.x[position], label(self.y[position])
+
+    run, model = trainer(), cascade(policy=PolicyOptions(thresholds=[0.5]))
+    with pytest.raises(CascadeError, match=says):
+        (run.execute if live else run.record)(model, points(dataset=Odd))
+
+
+def test_class_names_of_the_user_come_before_those_of_the_dataset():
+    data = Datasets(validation=Points(21), class_names=["x", "y", "z"], name="points")
+    assert trainer().record(cascade(), data)[0].classes == ("x", "y", "z")
+
+
+def test_data_without_a_name_goes_by_its_class():
+    assert trainer().record(cascade(), SharedPoints())[0].data["name"] == "SharedPoints"
+
+
+def test_a_limit_of_batches_is_told():
+    records = trainer(limit_val_batches=2).record(cascade(), points())
+    assert len(records[0]) == 8
+    assert records[0].data["limited_to"] == "8 of 21 samples"
+
+
+def test_a_limit_of_no_batches_is_refused():
+    with pytest.raises(CascadeError, match="no samples of the split 'validation' were read"):
+        trainer(limit_val_batches=0).record(cascade(), points())
+
+
+def test_the_transfer_of_the_data_module_is_used():
+    class Halving(Datasets):
+        def transfer_batch_to_device(self, batch, device, dataloader_idx):
+            return batch[0] / 2, batch[1]
+
+    records = trainer().record(cascade(), Halving(validation=Points(5), batch_size=4))
+    network = cascade().cascade.stages[0]
+    torch.testing.assert_close(records[0].logits, network(Points(5).x / 2).detach())

@@ -47,7 +47,7 @@ def test_decisions_never_make_the_host_wait_for_the_newest_work():
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_running_for_real_agrees_with_the_records(precision):
-    from tests.lit.test_trainer import cascade, points, trainer
+    from tests.lit.cascades import cascade, points, trainer
 
     options = PolicyOptions(thresholds=[0.6])
     model, data = cascade(policy=options), points(500)

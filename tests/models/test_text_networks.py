@@ -7,7 +7,7 @@ import transformers
 from lit_cascade import CascadeError, UsageError
 from lit_cascade.live.flops import FlopMeter
 from lit_cascade.models import TextBag, TextConvNet
-from tests.lit.test_trainer import trainer
+from tests.lit.cascades import trainer
 from tests.models.test_transformers import zoo_of_network
 from tests.texts import CLASSES, Texts, save_classifier, some_sentences
 

@@ -17,7 +17,7 @@ from lit_cascade.lit import TimmModels
 from lit_cascade.models import Timm, timm_names
 from tests.cli.runs import done, together, within
 from tests.images import image_folder
-from tests.lit.test_trainer import trainer
+from tests.lit.cascades import trainer
 
 pytestmark = [  # timm's reader leaves files for the garbage collector to close
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -12,7 +12,7 @@ from lit_cascade.live.flops import FlopMeter
 from lit_cascade.models import TextClassifier
 from lit_cascade.options import PolicyOptions
 from lit_cascade.utilities.class_names import columns_of
-from tests.lit.test_trainer import trainer
+from tests.lit.cascades import trainer
 from tests.texts import CLASSES, KINDS, Texts, save_classifier, save_tokenizer, some_sentences
 
 N = 23

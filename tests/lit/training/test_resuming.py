@@ -1,3 +1,5 @@
+"""Trainings that are killed and resumed."""
+
 import math
 import os
 import random
@@ -10,11 +12,12 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
-from lit_cascade import CascadeTrainer, LitClassifier, UsageError
+from lit_cascade import LitClassifier, UsageError
 from lit_cascade.data import Datasets
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.training.fitting import BestWeights
 from lit_cascade.utilities.resume import UnfinishedRun
+from tests.lit.cascades import trainer as quiet_trainer
 from tests.toys import Net, Points
 
 pytestmark = [
@@ -76,10 +79,7 @@ def data(workers=0):
 
 def train(folder, *callbacks, workers=0, patience=None, schedule="one_cycle", **options):
     seed_everything(3, verbose=False)
-    trainer = CascadeTrainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=list(callbacks), **({"max_epochs": 4} | options),
-    )  # fmt: skip
+    trainer = quiet_trainer(callbacks=list(callbacks), **({"max_epochs": 4} | options))
     model = LitClassifier(lambda: Dropping(8), learning_rate=0.05, schedule=schedule)
     stop = {} if patience is None else {"patience": patience, "stop_on": "calibration"}
     found = trainer.train(model, data(workers), **stop, folder=folder, settings={"a": 1})
@@ -104,6 +104,7 @@ SETTINGS = [
     {"patience": 2, "check_val_every_n_epoch": 2, "schedule": "linear"},
     {"max_epochs": -1, "max_steps": 33},
 ]
+
 MOMENTS = [  # ten batches are an epoch
     ("on_train_batch_end", 3, 0),
     ("on_train_batch_end", 12, 1),
@@ -111,7 +112,9 @@ MOMENTS = [  # ten batches are an epoch
     ("on_train_epoch_end", 2, 1),
     ("on_train_end", 1, None),
 ]
+
 CASES = [(SETTINGS[0], *moment) for moment in MOMENTS]
+
 CASES += [(settings, *moment) for settings in SETTINGS[1:] for moment in MOMENTS[1::3]]
 
 
@@ -153,10 +156,7 @@ def test_another_training_is_not_gone_on_with(tmp_path):
     with pytest.raises(KilledError):
         train(folder, Killer("on_train_epoch_start", 2))
     assert (folder / "last.ckpt").exists()
-    trainer = CascadeTrainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, max_epochs=1,
-        enable_checkpointing=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_epochs=1)
     with pytest.raises(UsageError, match="interrupted run with another a: 1, now 2"):
         trainer.train(LitClassifier(Net), data(), folder=folder, settings={"a": 2})
     (folder / "last.ckpt").write_bytes(b"nothing")
@@ -191,32 +191,3 @@ def test_a_full_disk_keeps_what_was_kept_before(tmp_path, monkeypatch):
     found, again = train(folder)
     assert (found.epochs, found.resumed) == (whole.epochs, 2)
     same(weights, again)
-
-
-def test_a_removal_that_is_interrupted_leaves_no_work(tmp_path, monkeypatch):
-    def stopped(*_, **__):
-        raise KilledError
-
-    work, plan = UnfinishedRun(tmp_path / "work"), {"a": {"b": 1, "c": 2}}
-    assert not work
-    assert not work.resumes(plan)
-    assert not work.folder.exists()
-    work.start(plan)
-    (work.folder / "old").touch()
-    work.start(plan)
-    assert work
-    assert work.resumes(plan)
-    assert (work.folder / "old").exists()
-    with pytest.raises(UsageError, match=r"another a\.c: 2, now 3\. Choose another folder"):
-        work.resumes({"a": {"b": 1, "c": 3}})
-    monkeypatch.setattr("shutil.rmtree", stopped)
-    with pytest.raises(KilledError):
-        work.remove()
-    assert (work.folder / "old").exists()
-    assert not work
-    assert not work.resumes({"other": 1})
-    monkeypatch.undo()
-    work.start({"other": 1})  # without what was left
-    assert [path.name for path in work.folder.iterdir()] == ["plan.json"]
-    work.remove()
-    assert not work.folder.exists()

@@ -1,21 +1,20 @@
+"""Training of one classifier."""
+
 import math
 
 import pytest
 import torch
 from lightning.pytorch import Callback
-from torch.utils.data import Subset
 
-from lit_cascade import CascadeError, CascadeTrainer, LitClassifier, Record, UsageError
+from lit_cascade import CascadeError, LitClassifier, UsageError
 from lit_cascade.data import Datasets, DigitsData
-from lit_cascade.data.splits import describe
-from lit_cascade.lit.metrics import ClassifierMetric
 from lit_cascade.lit.training.fitting import Best, Training
-from lit_cascade.lit.training.teacher import Teacher, teacher_logits
+from lit_cascade.lit.training.teacher import Teacher
 from lit_cascade.models import Perceptron
 from lit_cascade.models.stage import checkpoint_bytes
 from tests.cli.runs import done, modules_together
-from tests.lit.learners import Countdown, Reader, Scripted, Texts
-from tests.toys import CLASSES, Named, Net, Points
+from tests.lit.training.learners import Countdown, Reader, Scripted, Texts, saved, taught, trainer
+from tests.toys import CLASSES, Net, Points
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -23,133 +22,8 @@ pytestmark = [
 ]
 
 
-def trainer(epochs=2, **options):
-    return CascadeTrainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, max_epochs=epochs, **options,
-    )  # fmt: skip
-
-
-def taught(points, **changes):
-    """A record of a teacher who says the position of each sample, its ids in another order."""
-    ids = points.ids if isinstance(points.ids, list) else list(points.ids)
-    said = torch.tensor([[float(i), 0.0, -float(i)] for i in range(len(ids))])
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(3))
-    settings = {
-        "logits": said[order],
-        "labels": points.y[order],
-        "ids": [ids[i] for i in order.tolist()],
-        "classes": CLASSES,
-        "flops": 1.0,
-        "data": {"name": "points", "split": "train", "source": "points"},
-    }
-    return Record.from_arrays("big", **(settings | changes))
-
-
-def saved(record, folder):
-    record.save(folder / "big.safetensors")
-    return str(folder / "big.safetensors")
-
-
 def expected(n):
     return torch.tensor([[float(i), 0.0, -float(i)] for i in range(n)])
-
-
-@pytest.mark.parametrize("dataset", [Points, Named])
-def test_a_teacher_is_found_by_ids_whatever_their_order(tmp_path, dataset):
-    points = dataset(21)
-    found = teacher_logits(Teacher(saved(taught(points), tmp_path)), describe(points), CLASSES)
-    assert torch.equal(found, expected(21))
-
-
-def test_of_a_larger_record_a_part_is_learned(tmp_path):
-    part = Subset(Points(21), [4, 2, 20])
-    found = teacher_logits(Teacher(saved(taught(Points(21)), tmp_path)), describe(part), CLASSES)
-    assert torch.equal(found, expected(21)[[4, 2, 20]])
-
-
-def test_the_classes_of_a_teacher_are_aligned_by_name(tmp_path):
-    record = taught(Points(21), classes=("owl", "cat", "dog"))
-    found = teacher_logits(Teacher(saved(record, tmp_path)), describe(Points(21)), CLASSES)
-    assert torch.equal(found, expected(21)[:, [1, 2, 0]])
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"ids": list(range(3, 24))}, "lacks 3 of the 21 training samples, first 0. Record it"),
-        (
-            {"ids": list(range(50, 71)), "data": {"source": "other"}},
-            "lacks 21 .* first 0; its ids are counted in 'other', those of the data in 'points'",
-        ),
-        ({"data": {"source": "other"}}, "is of other samples; its ids are counted in 'other'"),
-        ({"classes": ("cat", "dog", "cow")}, "cannot be aligned: the data has 3 .* lacks 1"),
-        (
-            {"logits": None, "score": torch.ones(21), "correct": torch.ones(21)},
-            "holds scores and no logits, which learning from a teacher needs",
-        ),
-    ],
-)
-def test_a_teacher_of_other_samples_or_classes_is_refused(tmp_path, changes, says):
-    teacher = Teacher(saved(taught(Points(21), **changes), tmp_path))
-    with pytest.raises(CascadeError, match=says):
-        teacher_logits(teacher, describe(Points(21)), CLASSES)
-
-
-@pytest.mark.parametrize("gatekeeper", [None, 0.5])
-def test_the_loss_sees_what_the_teacher_said_of_each_sample(tmp_path, monkeypatch, gatekeeper):
-    points, seen = Points(21), []
-    network = Net()
-
-    def loss(logits, told, temperature):
-        rows = told[:, 0].long()
-        torch.testing.assert_close(logits, network(points.x[rows]))
-        seen.extend(rows.tolist())
-        return 8 * temperature * logits.sum() * 0 + 4.0
-
-    monkeypatch.setattr("lit_cascade.lit.training.classifier.distillation_loss", loss)
-    monkeypatch.setattr(
-        "lit_cascade.lit.training.classifier.gatekeeper_loss",
-        lambda logits, labels, alpha: logits.sum() * 0 + 100 * alpha,
-    )
-    teacher = Teacher(saved(taught(points), tmp_path), weight=0.25)
-    model = LitClassifier(lambda: network, teacher=teacher, gatekeeper=gatekeeper)
-    run = trainer(1)
-    run.train(model, Datasets(train=points, batch_size=4))
-    assert sorted(seen) == list(range(21))
-    assert seen != sorted(seen)
-    if gatekeeper:
-        assert float(run.callback_metrics["train_loss"]) == pytest.approx(0.75 * 50 + 0.25 * 4)
-
-
-def test_a_student_comes_to_say_what_its_teacher_says(tmp_path):
-    points = Points(200)
-    big = Net(16, seed=5)
-    record = taught(points, logits=2 * big(points.x).detach(), ids=range(200), labels=points.y)
-    model = LitClassifier(
-        lambda: Net(16), learning_rate=0.05, teacher=Teacher(saved(record, tmp_path), weight=1.0)
-    )
-
-    def agreement():
-        return float((model(points.x).argmax(1) == big(points.x).argmax(1)).float().mean())
-
-    before = agreement()
-    trainer(15).train(model, Datasets(train=points, batch_size=20))
-    assert before < 0.75
-    assert agreement() > 0.9
-
-
-def test_a_teacher_with_other_numbers_of_classes_is_refused(tmp_path):
-    record = taught(Points(21), data={})
-    model = LitClassifier(lambda: Net(classes=4), teacher=Teacher(saved(record, tmp_path)))
-    with pytest.raises(CascadeError, match="has 3 classes, and the network of 'stage' has 4"):
-        trainer(1).train(model, Datasets(train=Points(21)))
-
-
-def test_a_teacher_needs_the_trainer_of_cascades(tmp_path):
-    model = LitClassifier(Net, teacher=Teacher(saved(taught(Points(21)), tmp_path)))
-    with pytest.raises(UsageError, match=r"train with CascadeTrainer\.train"):
-        trainer(1, limit_val_batches=0).fit(model, datamodule=Datasets(train=Points(21)))
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25, 1.0])
@@ -292,24 +166,6 @@ def test_settings_that_cannot_be_are_refused(options, says):
         Teacher("x", temperature=0)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1", "f1_macro", "matthews"])
-def test_scores_add_up_over_batches(metric):
-    import torchmetrics.functional.classification as oracle
-
-    generator = torch.Generator().manual_seed(0)
-    answers, labels = torch.randint(0, 2, (2, 50), generator=generator)
-    score = ClassifierMetric(metric, 2)
-    for part in range(0, 50, 8):
-        score.update(answers[part : part + 8], labels[part : part + 8])
-    told = {
-        "accuracy": oracle.binary_accuracy(answers, labels),
-        "f1": oracle.binary_f1_score(answers, labels),
-        "f1_macro": oracle.multiclass_f1_score(answers, labels, 2, average="macro"),
-        "matthews": oracle.binary_matthews_corrcoef(answers, labels),
-    }[metric]
-    assert float(score.compute()) == pytest.approx(float(told), abs=1e-6)
-
-
 def test_the_gatekeeper_makes_digits_unsure_where_they_are_read_wrong():
     torch.manual_seed(0)
     network = Perceptron(64, [3], scale=16)  # so small that many are read wrong
@@ -337,7 +193,11 @@ def test_the_gatekeeper_makes_digits_unsure_where_they_are_read_wrong():
 
 def test_two_processes_train_on_all_samples_and_keep_the_best_weights(tmp_path):
     saved(taught(Points(21)), tmp_path)
-    done(modules_together(2, ["tests.lit.together", tmp_path], cwd=tmp_path, OMP_NUM_THREADS=1))
+    done(
+        modules_together(
+            2, ["tests.lit.training.together", tmp_path], cwd=tmp_path, OMP_NUM_THREADS=1
+        )
+    )
     told = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     points = set(Points(21).x[:, 0].tolist())
     assert set(told[0]["seen"]) | set(told[1]["seen"]) == points

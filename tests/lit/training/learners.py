@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
 
+from lit_cascade import Record
+from tests.lit.cascades import trainer as quiet_trainer
 from tests.toys import CLASSES, Net
 
 WORDS = {"cat": "mew purr", "dog": "bark", "owl": "hoot hoot hoot hoot"}
@@ -107,3 +109,29 @@ class Noting(Net):
         if self.training:
             self.seen.extend(x[:, 0].tolist())
         return super().forward(x)
+
+
+def trainer(epochs=2, **options):
+    """A Trainer without output."""
+    return quiet_trainer(max_epochs=epochs, **options)
+
+
+def taught(points, **changes):
+    """A record of a teacher who says the position of each sample, its ids in another order."""
+    ids = points.ids if isinstance(points.ids, list) else list(points.ids)
+    said = torch.tensor([[float(i), 0.0, -float(i)] for i in range(len(ids))])
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(3))
+    settings = {
+        "logits": said[order],
+        "labels": points.y[order],
+        "ids": [ids[i] for i in order.tolist()],
+        "classes": CLASSES,
+        "flops": 1.0,
+        "data": {"name": "points", "split": "train", "source": "points"},
+    }
+    return Record.from_arrays("big", **(settings | changes))
+
+
+def saved(record, folder):
+    record.save(folder / "big.safetensors")
+    return str(folder / "big.safetensors")

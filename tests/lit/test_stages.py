@@ -5,10 +5,15 @@ import torch
 from torch import nn
 
 from lit_cascade import CascadeError, LitZoo, Stage
-from lit_cascade.lit.stages import AdaptiveForward
+from lit_cascade.lit.stages import AdaptiveForward, least_by_stage
 from lit_cascade.live.batch import Views
-from tests.lit.test_trainer import points, trainer
+from tests.lit.cascades import points, trainer
 from tests.toys import Net
+
+
+def test_the_fewest_count_of_what_several_say():
+    assert least_by_stage([{"a": 4}, {}, {"a": 2, "b": 8}, {"a": 3}]) == {"a": 2, "b": 8}
+
 
 MESSAGES = (
     "CUDA out of memory. Tried to allocate 2.00 GiB",

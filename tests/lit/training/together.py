@@ -1,6 +1,6 @@
 """One of two processes that train together.
 
-python -m tests.lit.together FOLDER, with the teacher's record in it; writes 0.pt or 1.pt.
+python -m tests.lit.training.together FOLDER, with the teacher's record in it; writes 0.pt or 1.pt.
 """
 
 import os
@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from lit_cascade import CascadeTrainer, LitClassifier
+from lit_cascade import LitClassifier
 from lit_cascade.data import Datasets
 from lit_cascade.data.buckets import LengthBuckets
 from lit_cascade.lit.training.teacher import Teacher
-from tests.lit.learners import Noting, Reader, Texts
+from tests.lit.training.learners import Noting, Reader, Texts, trainer
 from tests.toys import Points
+
+TWO = {"devices": 2, "strategy": "ddp"}
 
 
 class Bucketed(Datasets):
@@ -30,22 +32,15 @@ class Bucketed(Datasets):
         )
 
 
-def trainer(epochs):
-    return CascadeTrainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, max_epochs=epochs, devices=2, strategy="ddp",
-    )  # fmt: skip
-
-
 def train(folder):
     """Train as one of two processes, and write down what happened."""
     texts = LitClassifier(Reader, learning_rate=0.05)
-    trainer(2).train(texts, Bucketed(train=Texts(30)))
+    trainer(2, **TWO).train(texts, Bucketed(train=Texts(30)))
     model = LitClassifier(
         Noting, learning_rate=0.3, teacher=Teacher(str(folder / "big.safetensors"))
     )
     data = Datasets(train=Points(21), calibration=Points(9, first=30), batch_size=4)
-    run = trainer(4)
+    run = trainer(4, **TWO)
     found = run.train(model, data, patience=1, stop_on="calibration")
     loss = float(run.callback_metrics["train_loss"])
     judged = run.evaluate(model, data, "calibration")

@@ -1,0 +1,24 @@
+"""Splits of data modules: their descriptions and the ids that they share."""
+
+from torch.utils.data import (
+    Subset,
+)
+
+from lit_cascade.data import Datasets
+from lit_cascade.data.splits import describe, shared_ids
+from tests.toys import Points, SharedPoints
+
+
+def test_subsets_keep_the_ids_of_the_whole():
+    info = describe(Subset(Subset(Points(30, first=100), [5, 6, 7, 9]), [3, 0]))
+    assert info.ids.tolist() == [109, 105]
+    assert (info.source, info.classes) == ("points", ("cat", "dog", "owl"))
+
+
+def test_shared_ids_are_found_by_source_and_by_dataset():
+    overlapping = Datasets(calibration=Points(30), validation=Points(30, first=25))
+    assert shared_ids(overlapping, "calibration", "validation") == [25, 26, 27, 28, 29]
+    assert shared_ids(SharedPoints(), "calibration", "validation") == [25, 26, 27, 28, 29]
+    apart = Datasets(calibration=Points(20), validation=Points(20, first=20))
+    assert shared_ids(apart, "calibration", "validation") == []
+    assert shared_ids(apart, "calibration", "test") == []

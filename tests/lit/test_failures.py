@@ -1,0 +1,104 @@
+"""Failures of the machine, as one error."""
+
+import errno
+import sys
+
+import pytest
+
+from lit_cascade import CascadeError, UsageError
+from lit_cascade.lit.failures import explained
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "),
+            "a process that loads samples is killed by signal: Killed. Most likely the machine",
+        ),
+        (
+            RuntimeError(
+                "DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that "
+                "dataloader's workers are out of shared memory. Please try to raise your limit."
+            ),
+            "the shared memory through which workers pass samples is full",
+        ),
+        (
+            RuntimeError(
+                "DataLoader worker (pid 12) exited unexpectedly with exit code 1. Details are lost "
+                "due to multiprocessing. Rerunning with num_workers=0 may give better error trace."
+            ),
+            "a process that loads samples exited unexpectedly with exit code 1. Most likely",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 12) is killed by signal: Segmentation fault. "),
+            "Segmentation fault: a library that it uses crashed",
+        ),
+        (RuntimeError("Too many open files. Communication with"), "`ulimit -n`"),
+        (MemoryError(), "out of memory: MemoryError: try smaller batches"),
+        (
+            RuntimeError(
+                "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most "
+                'recent call last):\n  File "a.py"\nRuntimeError: [enforce fail at alloc_cpu.cpp] '
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\n"
+            ),
+            "out of memory: RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator",
+        ),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:99"),
+            "another process of this run was lost",
+        ),
+    ],
+)
+def test_what_the_machine_does_is_told_in_a_sentence(error, says):
+    with pytest.raises(CascadeError) as told, explained("Then go on."):
+        raise error
+    assert says in str(told.value)
+    assert "\n" not in str(told.value)
+    assert "Traceback" not in str(told.value)
+    assert str(told.value).endswith(" Then go on.")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        UsageError("wrong"),
+        FileNotFoundError(errno.ENOENT, "none"),
+        EOFError(),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),  # of the data, perhaps
+    ],
+)
+def test_other_errors_are_left_as_they_are(error):
+    with pytest.raises(type(error)) as kept, explained():
+        raise error
+    assert kept.value is error
+
+
+def test_a_death_met_while_a_loader_is_thrown_away_is_not_printed(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda met: shown.append(str(met.exc_value)))
+
+    class Loader:
+        def __init__(self, says):
+            self.says = says
+
+        def __del__(self):
+            raise RuntimeError(self.says)
+
+    with explained():
+        Loader("DataLoader worker (pid 12) is killed by signal: Killed. ")
+        Loader("other")
+    Loader("DataLoader worker (pid 13) is killed by signal: Killed. ")
+    assert shown == ["other", "DataLoader worker (pid 13) is killed by signal: Killed. "]
+
+
+def test_what_an_interrupt_breaks_is_the_interrupt():
+    def breaking():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Interrupt. ")
+
+    with pytest.raises(KeyboardInterrupt), explained():
+        breaking()
