@@ -2,8 +2,8 @@
 
 from lit_cascade.analysis.calibration import (
     CalibrationEffect,
+    CalibrationPlan,
     Method,
-    Plan,
     StageCalibration,
     calibrate_record,
     compare_cascades,
@@ -20,8 +20,14 @@ from lit_cascade.analysis.curve import (
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
 from lit_cascade.analysis.evidence import check_overlap, fitted_on, unused_rows
 from lit_cascade.analysis.protocol import DecisionRule, protocol_of
-from lit_cascade.analysis.reliability import BINS, Diagram, Fitness
-from lit_cascade.analysis.scores import DRAWS, Figure, ScoreComparison, ScoreFigures, compare_scores
+from lit_cascade.analysis.reliability import BINS, CalibrationMetrics, ReliabilityDiagram
+from lit_cascade.analysis.scores import (
+    DRAWS,
+    Estimate,
+    ScoreComparison,
+    ScoreFigures,
+    compare_scores,
+)
 from lit_cascade.analysis.screening import (
     Criteria,
     PublishedModel,
@@ -49,18 +55,18 @@ __all__ = [
     "BINS",
     "DRAWS",
     "CalibrationEffect",
+    "CalibrationMetrics",
+    "CalibrationPlan",
     "Criteria",
     "DecisionRule",
-    "Diagram",
-    "Figure",
-    "Fitness",
+    "Estimate",
     "FittedHead",
     "Method",
     "Pick",
-    "Plan",
     "PublishedModel",
     "PublishedTable",
     "Reduction",
+    "ReliabilityDiagram",
     "ScoreComparison",
     "ScoreFigures",
     "ScreenedModel",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis.curve import outcomes_of
-from lit_cascade.analysis.reliability import Fitness, fitness_of
+from lit_cascade.analysis.reliability import CalibrationMetrics, calibration_metrics
 from lit_cascade.core import (
     Curve,
     Difference,
@@ -26,8 +26,8 @@ from lit_cascade.records import Record, check_alike
 __all__ = [
     "METHODS",
     "CalibrationEffect",
+    "CalibrationPlan",
     "Method",
-    "Plan",
     "StageCalibration",
     "calibrate_record",
     "compare_cascades",
@@ -44,7 +44,7 @@ _PURPOSES = {"temperature": "a temperature", "none": "a calibration error"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class CalibrationPlan:
     """Rows to fit a calibration on and rows to evaluate it on.
 
     Attributes:
@@ -58,7 +58,7 @@ class Plan:
     held_out: bool = False
 
     @classmethod
-    def of(cls, n: int, share: float | None = None, seed: int = 0) -> Plan:
+    def of(cls, n: int, share: float | None = None, seed: int = 0) -> CalibrationPlan:
         """Draw a plan for n samples.
 
         Args:
@@ -71,10 +71,10 @@ class Plan:
             UsageError: a share that leaves nothing to fit on, or nothing to evaluate.
 
         Example:
-            >>> plan = Plan.of(10, share=0.3)
-            >>> len(plan.fitted), [len(judged) for _, judged in plan.folds], plan.held_out
+            >>> plan = CalibrationPlan.of(10, share=0.3)
+            >>> len(plan.fitted), [len(rows) for _, rows in plan.folds], plan.held_out
             (3, [7], True)
-            >>> [len(judged) for _, judged in Plan.of(12).folds]
+            >>> [len(rows) for _, rows in CalibrationPlan.of(12).folds]
             [3, 3, 2, 2, 2]
         """
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -83,10 +83,10 @@ class Plan:
             if not 0 < m < n:
                 raise UsageError(
                     f"--share: expected a share between 0 and 1 that leaves some of the {n:,} "
-                    f"samples to fit on and some to judge, got {share}."
+                    f"samples to fit on and some to evaluate on, got {share}."
                 )
-            fitted, judged = order[:m].sort().values, order[m:].sort().values
-            return cls(fitted, ((fitted, judged),), held_out=True)
+            fitted, held_out = order[:m].sort().values, order[m:].sort().values
+            return cls(fitted, ((fitted, held_out),), held_out=True)
         everything = torch.arange(n)
         if n == 1:  # no other sample to evaluate on
             return cls(everything, ((everything, everything),))
@@ -95,15 +95,15 @@ class Plan:
         return cls(everything, tuple(folds))
 
     @property
-    def judged(self) -> Tensor:
+    def evaluated(self) -> Tensor:
         """All evaluated rows, in the order of the folds."""
-        return torch.cat([judged for _, judged in self.folds])
+        return torch.cat([rows for _, rows in self.folds])
 
     @property
     def text(self) -> str:
         """Description of the evaluated samples."""
         if self.held_out:
-            return f"on the {len(self.judged):,} samples held out from the fit"
+            return f"on the {len(self.evaluated):,} samples held out from the fit"
         if len(self.folds) == 1:
             return "on the one sample that it was fitted on, so they flatter"
         return f"cross-fitted in {len(self.folds)} folds: each sample by a fit on the others"
@@ -126,12 +126,12 @@ class StageCalibration:
     at_bound: bool
     folds: tuple[float, ...]
     n: int
-    before: Fitness
-    after: Fitness
+    before: CalibrationMetrics
+    after: CalibrationMetrics
 
 
 def calibrate_record(
-    record: Record, method: Method = "temperature", plan: Plan | None = None
+    record: Record, method: Method = "temperature", plan: CalibrationPlan | None = None
 ) -> StageCalibration:
     """Fit a temperature to a record and evaluate it on other samples.
 
@@ -152,7 +152,7 @@ def calibrate_record(
     """
     check_name(method, METHODS, "method")
     logits, labels = record.logits_for(_PURPOSES[method])
-    plan = plan or Plan.of(len(record))
+    plan = plan or CalibrationPlan.of(len(record))
 
     def fit(rows: Tensor) -> tuple[float, bool]:
         if method == "none":
@@ -165,16 +165,16 @@ def calibrate_record(
         temperature if torch.equal(fitted, plan.fitted) else fit(fitted)[0]
         for fitted, _ in plan.folds
     )
-    raw, truth = logits[plan.judged].double(), labels[plan.judged]
+    raw, truth = logits[plan.evaluated].double(), labels[plan.evaluated]
     pairs = zip(folds, plan.folds, strict=True)
-    scaled = torch.cat([logits[judged].double() / fold for fold, (_, judged) in pairs])
+    scaled = torch.cat([logits[rows].double() / fold for fold, (_, rows) in pairs])
     return StageCalibration(
         temperature=temperature,
         at_bound=at_bound,
         folds=folds,
         n=len(plan.fitted),
-        before=fitness_of(raw, truth),
-        after=fitness_of(scaled, truth),
+        before=calibration_metrics(raw, truth),
+        after=calibration_metrics(scaled, truth),
     )
 
 
@@ -223,7 +223,7 @@ def compare_cascades(
     records: Sequence[Record],
     rule: Policy,
     fitted: Mapping[str, StageCalibration],
-    plan: Plan,
+    plan: CalibrationPlan,
     method: Method,
     unit: str = "flops",
 ) -> CalibrationEffect:
@@ -264,7 +264,7 @@ def compare_cascades(
 
 
 def _by_folds(
-    records: Sequence[Record], rules: Sequence[Policy], plan: Plan, unit: str
+    records: Sequence[Record], rules: Sequence[Policy], plan: CalibrationPlan, unit: str
 ) -> StageOutcomes:
     """Outcomes on the evaluated rows of all folds, each by the fold's rule; scores are ranks."""
     tables = {rule: outcomes_of(records, rule, unit) for rule in dict.fromkeys(rules)}

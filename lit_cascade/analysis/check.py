@@ -183,21 +183,21 @@ def promise_in(evidence: Mapping[str, Any] | None) -> tuple[Promise, dict[str, A
     Raises:
         CascadeError: there is none, or it is damaged.
     """
-    told = (evidence or {}).get("promise")
-    if not isinstance(told, Mapping):
+    entry = (evidence or {}).get("promise")
+    if not isinstance(entry, Mapping):
         raise CascadeError(
             "policy.evidence.promise: this policy promises nothing; `lit-cascade select` writes "
             "those that do."
         )
     try:
-        confidence = told["confidence"]
+        confidence = entry["confidence"]
         promise = Promise(
-            str(told["target"]),
-            float(told["limit"]),
+            str(entry["target"]),
+            float(entry["limit"]),
             None if confidence is None else float(confidence),
         )
-        stages = [str(name) for name in told["stages"]]
-        rest = {"stages": stages, "cost": str(told["cost"]), "thresholds": told.get("thresholds")}
+        stages = [str(name) for name in entry["stages"]]
+        rest = {"stages": stages, "cost": str(entry["cost"]), "thresholds": entry.get("thresholds")}
     except (KeyError, TypeError, ValueError) as error:
         raise CascadeError(f"policy.evidence.promise: it is damaged: {error}.") from error
     return promise, rest

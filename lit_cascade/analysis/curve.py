@@ -124,11 +124,11 @@ def outcomes_of(
             record.logits_for(f"the metric {metric}")
     logits = [record.logits for record in records if record.logits is not None]
     if len(logits) < len(records):
-        told = [stage_answers(record, policy, k) for k, record in enumerate(records)]
+        columns = [stage_answers(record, policy, k) for k, record in enumerate(records)]
         if policy.combine == "average":
             for record in records:
                 record.logits_for("an average of probabilities")
-        scores, alone = [part[0] for part in told], [part[2] for part in told]
+        scores, alone = [column[0] for column in columns], [column[2] for column in columns]
         # the rule of combination does not read the answers: combine their correctness instead
         after = answers_after(policy.combine, scores, [stage.long() for stage in alone])
         correct, agrees = [answer.bool() for answer in after], None
@@ -141,8 +141,8 @@ def outcomes_of(
         if labels is not None:
             correct, alone = ([is_right(a, labels) for a in some] for some in (after, own))
             if metric is not None:
-                columns = torch.stack(after, dim=1), torch.stack(own, dim=1)
-                answers = Answers(metric, *columns, labels, len(records[0].classes))
+                after_alone = torch.stack(after, dim=1), torch.stack(own, dim=1)
+                answers = Answers(metric, *after_alone, labels, len(records[0].classes))
     deferring = zip(scores[:-1], policy.floors, strict=True)
     return StageOutcomes(
         scores=torch.stack([above_floor(score, floor) for score, floor in deferring], dim=1),

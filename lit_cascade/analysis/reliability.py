@@ -1,4 +1,4 @@
-"""How well a model's confidence fits its accuracy."""
+"""Calibration metrics: how well a model's confidence matches its accuracy."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, one_hot
 
-__all__ = ["BINS", "Diagram", "Fitness", "fitness_of"]
+__all__ = ["BINS", "CalibrationMetrics", "ReliabilityDiagram", "calibration_metrics"]
 
 BINS = 15
-"""Bins of calibration errors and of reliability diagrams."""
+"""Number of bins of calibration errors and reliability diagrams."""
 
 
 @dataclass(frozen=True)
-class Diagram:
-    """A reliability diagram: what is said and what is so, by confidence.
+class ReliabilityDiagram:
+    """Reliability diagram: accuracy against confidence.
 
     Attributes:
-        edges: B + 1 confidences from 0 to 1; a bin holds its lower end, the last both.
-        counts: samples in each of the B bins.
-        confidence: mean confidence in each bin; NaN in empty ones.
-        accuracy: share of right answers in each bin; NaN in empty ones.
+        edges: B + 1 confidences from 0 to 1; a bin includes its lower edge, the last one both.
+        counts: number of samples in each of the B bins.
+        confidence: mean confidence in each bin; NaN in empty bins.
+        accuracy: fraction of correct answers in each bin; NaN in empty bins.
     """
 
     edges: tuple[float, ...]
@@ -33,17 +33,17 @@ class Diagram:
 
 
 @dataclass(frozen=True)
-class Fitness:
-    """How well confidence fits accuracy, on N samples.
+class CalibrationMetrics:
+    """Calibration metrics on N samples.
 
     Attributes:
         nll: mean negative log-likelihood of the labels, in nats.
-        ece: expected calibration error of the likeliest class, over bins of equal width.
-        ece_equal_mass: the same over bins that hold equally many samples.
-        brier: mean over the samples of the squared error, summed over the classes; 0 to 2.
-        accuracy: share of right answers.
+        ece: expected calibration error of the most probable class, over bins of equal width.
+        ece_equal_mass: expected calibration error over bins of equal mass.
+        brier: Brier score, summed over the classes; 0 to 2.
+        accuracy: fraction of correct answers.
         confidence: mean probability of the answer.
-        diagram: over the bins of equal width.
+        diagram: reliability diagram over the bins of equal width.
     """
 
     nll: float
@@ -52,25 +52,26 @@ class Fitness:
     brier: float
     accuracy: float
     confidence: float
-    diagram: Diagram
+    diagram: ReliabilityDiagram
 
 
-def fitness_of(logits: Tensor, labels: Tensor) -> Fitness:
-    """How well the confidence of softmax(logits) fits, in double precision.
+def calibration_metrics(logits: Tensor, labels: Tensor) -> CalibrationMetrics:
+    """Compute calibration metrics of softmax(logits) in double precision.
 
-    The calibration error over bins of equal width is that of torchmetrics; the one over bins of
-    equal mass is summed over bins of scipy, whose edges are quantiles as in netcal.
+    The expected calibration error (Guo et al., arXiv:1706.04599) over bins of equal width is that
+    of torchmetrics; bins of equal mass have quantiles as edges, as in netcal.
 
     Args:
-        logits: shape (N, C), calibrated or not.
-        labels: shape (N,) int64.
+        logits: (N, C), calibrated or not.
+        labels: (N,) int64.
 
     Example:
-        >>> found = fitness_of(torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1]))
-        >>> round(found.confidence, 3), found.accuracy, round(found.ece, 3), round(found.brier, 3)
-        (0.982, 0.75, 0.232, 0.483)
+        >>> logits, labels = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
+        >>> metrics = calibration_metrics(logits, labels)
+        >>> round(metrics.confidence, 3), metrics.accuracy, round(metrics.ece, 3)
+        (0.982, 0.75, 0.232)
     """
-    # imported here: torchmetrics takes seconds, and only this question needs it
+    # imported here: torchmetrics takes seconds to import
     from torchmetrics.functional.classification import binary_calibration_error  # noqa: PLC0415
 
     logits = logits.double()
@@ -79,7 +80,7 @@ def fitness_of(logits: Tensor, labels: Tensor) -> Fitness:
     # a confidence of exactly 1 would be a bin of its own
     confidence, right = top.clamp(max=1 - torch.finfo(torch.float64).eps), answer == labels
     truth = one_hot(labels, logits.shape[1]).double()
-    return Fitness(
+    return CalibrationMetrics(
         nll=float(-logits.log_softmax(dim=1).gather(1, labels[:, None]).mean()),
         ece=float(binary_calibration_error(confidence, right.long(), n_bins=BINS, norm="l1")),
         ece_equal_mass=_error(_diagram(confidence, right, _quantiles(confidence))),
@@ -91,20 +92,20 @@ def fitness_of(logits: Tensor, labels: Tensor) -> Fitness:
 
 
 def _quantiles(confidence: Tensor) -> np.ndarray:
-    """Edges between which equally many samples lie, where many do not share one confidence."""
+    """Edges of bins of equal mass; fewer than `BINS` bins where samples share a confidence."""
     edges = np.quantile(confidence.numpy(), np.linspace(0, 1, BINS + 1))
     edges[0], edges[-1] = 0, 1
-    found: np.ndarray = np.unique(edges)
-    return found
+    distinct: np.ndarray = np.unique(edges)
+    return distinct
 
 
-def _diagram(confidence: Tensor, right: Tensor, edges: np.ndarray) -> Diagram:
+def _diagram(confidence: Tensor, right: Tensor, edges: np.ndarray) -> ReliabilityDiagram:
     from scipy.stats import binned_statistic  # noqa: PLC0415 - takes a second
 
-    said, so = confidence.numpy(), right.double().numpy()
-    means = binned_statistic(said, [said, so], statistic="mean", bins=edges).statistic
-    counts = binned_statistic(said, said, statistic="count", bins=edges).statistic
-    return Diagram(
+    x, y = confidence.numpy(), right.double().numpy()
+    means = binned_statistic(x, [x, y], statistic="mean", bins=edges).statistic
+    counts = binned_statistic(x, x, statistic="count", bins=edges).statistic
+    return ReliabilityDiagram(
         edges=tuple(edges.tolist()),
         counts=tuple(int(count) for count in counts),
         confidence=tuple(means[0].tolist()),
@@ -112,8 +113,8 @@ def _diagram(confidence: Tensor, right: Tensor, edges: np.ndarray) -> Diagram:
     )
 
 
-def _error(diagram: Diagram) -> float:
-    """The expected calibration error over the bins of a diagram."""
+def _error(diagram: ReliabilityDiagram) -> float:
+    """Expected calibration error over the bins of a diagram."""
     counts = np.array(diagram.counts)
     gaps = np.abs(np.array(diagram.confidence) - np.array(diagram.accuracy))
     return float(gaps[counts > 0] @ counts[counts > 0] / counts.sum())

@@ -26,7 +26,7 @@ from lit_cascade.core import (
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike
 
-__all__ = ["DRAWS", "Figure", "ScoreComparison", "ScoreFigures", "compare_scores"]
+__all__ = ["DRAWS", "Estimate", "ScoreComparison", "ScoreFigures", "compare_scores"]
 
 DRAWS = 1000
 """Number of bootstrap resamples."""
@@ -35,7 +35,7 @@ _BLOCK = 2**21  # weights in memory at once
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A value with its 95 % bootstrap percentile interval.
 
     Attributes:
@@ -66,10 +66,10 @@ class ScoreFigures:
 
     name: str
     scores: Tensor
-    area: Figure
-    gain: Figure
-    aurc: Figure
-    cost_ratio: Figure
+    area: Estimate
+    gain: Estimate
+    aurc: Estimate
+    cost_ratio: Estimate
     chosen: OperatingPoint | None
 
 
@@ -245,7 +245,7 @@ def _figures(
         for name, table in here.items():
             drawn[name].append(_quality(table, weights))
 
-    def figure(name: str, column: str, less: str | None = None) -> Figure:
+    def figure(name: str, column: str, less: str | None = None) -> Estimate:
         value = getattr(whole[name], column)
         draws = torch.cat([getattr(part, column) for part in drawn[name]])
         if less is not None:
@@ -273,11 +273,11 @@ def _quality(table: StageOutcomes, weights: Tensor | None = None) -> Quality:
     return quality_of(table.scores[:, 0], correct, table.costs, weights)
 
 
-def _interval(value: Tensor, draws: Tensor) -> Figure:
+def _interval(value: Tensor, draws: Tensor) -> Estimate:
     kept = draws[~draws.isnan()]
     if len(kept) == 0:
-        return Figure(float(value), float("nan"), float("nan"))
-    return Figure(float(value), *percentile_interval(kept))
+        return Estimate(float(value), float("nan"), float("nan"))
+    return Estimate(float(value), *percentile_interval(kept))
 
 
 def _held_out(there: StageOutcomes, here: StageOutcomes) -> OperatingPoint | None:

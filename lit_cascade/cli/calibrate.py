@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lit_cascade.analysis import (
-    Plan,
+    CalibrationPlan,
     calibrate_record,
     compare_cascades,
     fit_heads,
@@ -84,7 +84,7 @@ def _report(records: Sequence[Record], options: CalibrateOptions, output: Output
     """Fit, print what the calibration does and whether it helps, and write it as an overlay."""
     records, options = resolve_cost(records, options)
     data, names, policy = records[0].data, [record.name for record in records], options.policy
-    plan = Plan.of(len(records[0]), options.share, options.seed)
+    plan = CalibrationPlan.of(len(records[0]), options.share, options.seed)
     chosen = _stages(options, names)
     fitted = {
         record.name: calibrate_record(record, options.method, plan)

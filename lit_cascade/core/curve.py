@@ -21,8 +21,8 @@ from lit_cascade.errors import CascadeError
 
 __all__ = [
     "Curve",
-    "Deferral",
     "OperatingPoint",
+    "ReferenceCurve",
     "ScoreOrder",
     "best",
     "cheapest",
@@ -229,7 +229,7 @@ def sweep(
 
 
 @dataclass(frozen=True)
-class Deferral:
+class ReferenceCurve:
     """Accuracy against cost of a reference rule that chooses the deferred samples.
 
     Attributes:
@@ -241,7 +241,7 @@ class Deferral:
     accuracy: Tensor
 
 
-def random_deferral(curve: Curve) -> Deferral:
+def random_deferral(curve: Curve) -> ReferenceCurve:
     """Expected accuracy of deferring samples at random: a line between two points.
 
     The line joins the first stage alone and everything deferred. A useful score has its curve above
@@ -250,12 +250,12 @@ def random_deferral(curve: Curve) -> Deferral:
     Example:
         >>> curve = sweep(torch.tensor([0.9]), torch.tensor([[False, True]]), torch.ones(1, 2))
         >>> random_deferral(curve)
-        Deferral(cost=tensor([1., 2.], ...), accuracy=tensor([0., 1.], ...))
+        ReferenceCurve(cost=tensor([1., 2.], ...), accuracy=tensor([0., 1.], ...))
     """
-    return Deferral(curve.cost[[0, -1]], curve.accuracy[[0, -1]])
+    return ReferenceCurve(curve.cost[[0, -1]], curve.accuracy[[0, -1]])
 
 
-def oracle_deferral(correct: Tensor, costs: Tensor) -> Deferral:
+def oracle_deferral(correct: Tensor, costs: Tensor) -> ReferenceCurve:
     """Upper bound for any score of a two-stage cascade, computed from the labels.
 
     Defers first the samples that only the second stage gets right, cheapest first, then those
@@ -289,7 +289,7 @@ def oracle_deferral(correct: Tensor, costs: Tensor) -> Deferral:
     start = torch.zeros(1, dtype=torch.int64, device=correct.device)
     gained = torch.cat([start, gain[order].cumsum(0)]) + right[:, 0].sum()
     spent = torch.cat([start.double(), costs[order, 1].cumsum(0)]) + costs[:, 0].sum()
-    return Deferral(spent / n, gained.double() / n)
+    return ReferenceCurve(spent / n, gained.double() / n)
 
 
 # Absorbs the rounding of a target such as 0.985 - 0.005 and admits no sample too few: an accuracy

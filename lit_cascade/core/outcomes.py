@@ -98,11 +98,12 @@ class StageOutcomes:
         Raises:
             CascadeError: the last stage costs nothing, or a threshold is missing.
         """
-        stage, told = self.route(thresholds), self.answers
+        stage, answers = self.route(thresholds), self.answers
         ran = torch.arange(self.costs.shape[1], device=stage.device) <= stage[:, None]
         metric = None
-        if told is not None:
-            metric = measure(told.metric, at_stage(told.after, stage), told.labels, told.classes)
+        if answers is not None:
+            after = at_stage(answers.after, stage)
+            metric = measure(answers.metric, after, answers.labels, answers.classes)
         correct = None if self.correct is None else at_stage(self.correct, stage)
         return OperatingPoint.measured(
             thresholds, stage, correct, self.costs * ran, self.costs[:, -1], metric

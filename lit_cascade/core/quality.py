@@ -66,12 +66,12 @@ def quality_of(
             not fit.
 
     Example:
-        >>> found = quality_of(
+        >>> quality = quality_of(
         ...     scores=torch.tensor([0.9, 0.2, 0.8, 0.7]),
         ...     correct=torch.tensor([[True, True], [False, True], [True, True], [True, True]]),
         ...     costs=torch.tensor([[1.0, 10.0]]).expand(4, 2),
         ... )
-        >>> found.area.tolist(), found.cost_ratio.tolist(), round(float(found.aurc), 4)
+        >>> quality.area.tolist(), quality.cost_ratio.tolist(), round(float(quality.aurc), 4)
         ([1.0], [0.35], 0.0625)
     """
     _check(scores, correct, costs)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from lightning.pytorch import LightningDataModule, Trainer
 
 from lit_cascade.analysis import (
+    CalibrationPlan,
     Method,
-    Plan,
     Selection,
     StageCalibration,
     calibrate_record,
@@ -46,7 +46,7 @@ def calibrate(
         stages: names; by default every one but the last.
         check: as for `record`.
         method: temperature, or none, which resets temperatures to 1.
-        share: of the samples to fit on, as for `lit_cascade.analysis.Plan.of`.
+        share: of the samples to fit on, as for `lit_cascade.analysis.CalibrationPlan.of`.
         seed: of their drawing.
 
     Returns:
@@ -62,7 +62,7 @@ def calibrate(
 
     def fit() -> dict[str, StageCalibration]:
         by_name = {one.name: one for one in records or ()}
-        plan = Plan.of(len(by_name[chosen[0]]), share, seed)
+        plan = CalibrationPlan.of(len(by_name[chosen[0]]), share, seed)
         return {n: calibrate_record(by_name[n], method, plan) for n in model.names if n in chosen}
 
     fitted = on_main_process(trainer, fit)

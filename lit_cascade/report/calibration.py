@@ -12,10 +12,10 @@ from rich.table import Table
 from lit_cascade.analysis import (
     BINS,
     CalibrationEffect,
-    Diagram,
-    Fitness,
+    CalibrationMetrics,
+    CalibrationPlan,
     Method,
-    Plan,
+    ReliabilityDiagram,
     StageCalibration,
 )
 from lit_cascade.core import Curve, OperatingPoint, cheapest
@@ -61,7 +61,7 @@ class Calibrated(NamedTuple):
 
     records: Sequence[Record]
     fitted: Mapping[str, StageCalibration]
-    plan: Plan
+    plan: CalibrationPlan
     method: Method
     comparison: CalibrationEffect | None
     unit: str
@@ -119,7 +119,7 @@ def _numbers(values: Sequence[float]) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values]
 
 
-def _diagram_summary(found: Diagram) -> dict[str, Any]:
+def _diagram_summary(found: ReliabilityDiagram) -> dict[str, Any]:
     return {
         "edges": list(found.edges),
         "counts": list(found.counts),
@@ -175,7 +175,7 @@ def calibration_summary(found: Calibrated) -> dict[str, Any]:
     return {
         "n": len(found.records[0]),
         "fitted_on": len(found.plan.fitted),
-        "judged_on": len(found.plan.judged),
+        "judged_on": len(found.plan.evaluated),
         **verdict_summary(found),
         "unit": unit,
         "stages": stages,
@@ -226,7 +226,7 @@ def _fits_table(found: Calibrated, where: str) -> Table:
     return table
 
 
-def _figures(found: Fitness) -> tuple[float, ...]:
+def _figures(found: CalibrationMetrics) -> tuple[float, ...]:
     return found.nll, found.ece, found.ece_equal_mass, found.brier
 
 
@@ -244,7 +244,7 @@ def _diagram_table(name: str, stage: StageCalibration, *, both: bool) -> Table:
     return table
 
 
-def _bin(diagram: Diagram, k: int) -> list[str]:
+def _bin(diagram: ReliabilityDiagram, k: int) -> list[str]:
     if not diagram.counts[k]:
         return ["", ""]
     return [f"{diagram.counts[k]:,}", _bar(diagram.confidence[k], diagram.accuracy[k])]
@@ -266,7 +266,7 @@ def _cascade_table(found: Calibrated, compared: CalibrationEffect) -> Table:
     names = [record.name for record in found.records]
     last = repr(names[-1])
     table = new_table(
-        f"The cascade {' → '.join(names)} with and without, {len(found.plan.judged):,} samples",
+        f"The cascade {' → '.join(names)} with and without, {len(found.plan.evaluated):,} samples",
         "", f"{names[0]!r} alone", "over all costs", f"accuracy of {last}: deferred",
         *cost_columns(found.unit), f"than {last}",
     )  # fmt: skip
@@ -321,7 +321,9 @@ def draw_calibration(found: Calibrated) -> bytes:
     return png_of(figure)
 
 
-def _reliability(axes: Axes, found: Fitness, label: str, colour: str, style: str) -> None:
+def _reliability(
+    axes: Axes, found: CalibrationMetrics, label: str, colour: str, style: str
+) -> None:
     """Draw each bin as a point whose area grows with its samples; empty bins are omitted."""
     counts = np.array(found.diagram.counts)
     there = counts > 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lit_cascade.analysis import DRAWS, Figure, FittedHead, ScoreComparison, ScoreFigures
+from lit_cascade.analysis import DRAWS, Estimate, FittedHead, ScoreComparison, ScoreFigures
 from lit_cascade.core import oracle_deferral, sweep
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import (
@@ -41,7 +41,7 @@ def _number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if isfinite(value) else "undefined"
 
 
-def _with_interval(figure: Figure, digits: int = 3, sign: str = "") -> str:
+def _with_interval(figure: Estimate, digits: int = 3, sign: str = "") -> str:
     if not isfinite(figure.value):
         return "undefined"
     ends = (f"{end:{sign}.{digits}f}" for end in (figure.low, figure.high))
@@ -108,7 +108,7 @@ def scores_csv(found: ScoreComparison) -> str:
     columns = [name + end for name in kinds for end in ("", "_low", "_high")]
     chosen = ["threshold", "accuracy", "deferral_rate", "ratio"]
     for one in found.figures:
-        figures: list[Figure] = [getattr(one, kind) for kind in kinds.values()]
+        figures: list[Estimate] = [getattr(one, kind) for kind in kinds.values()]
         numbers = [end for part in figures for end in (part.value, part.low, part.high)]
         held = [""] * len(chosen)
         if one.chosen is not None:
@@ -119,7 +119,7 @@ def scores_csv(found: ScoreComparison) -> str:
     return csv_text(["score", *columns, *(f"chosen_{name}" for name in chosen)], rows)
 
 
-def _figure(figure: Figure) -> dict[str, float | None]:
+def _figure(figure: Estimate) -> dict[str, float | None]:
     held = {"value": figure.value, "low": figure.low, "high": figure.high}
     return {name: value if isfinite(value) else None for name, value in held.items()}
 

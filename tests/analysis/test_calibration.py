@@ -1,4 +1,4 @@
-"""Which samples a calibration is fitted on and judged on, and whether it helps a cascade."""
+"""Samples that a calibration is fitted and evaluated on, and its effect on a cascade."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_cascade.analysis.calibration import (
-    Plan,
+    CalibrationPlan,
     calibrate_record,
     compare_cascades,
     with_temperatures,
@@ -36,54 +36,54 @@ def stages(n=600, classes=4, seed=0, names=("small", "large"), tilt=0.0):
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 7, 103])
-def test_every_sample_is_judged_once_by_a_fit_on_others(n):
-    plan = Plan.of(n)
+def test_every_sample_is_evaluated_once_by_a_fit_on_others(n):
+    plan = CalibrationPlan.of(n)
     assert plan.fitted.tolist() == list(range(n))
-    assert sorted(plan.judged.tolist()) == list(range(n))
-    for fitted, judged in plan.folds:
-        assert not set(fitted.tolist()) & set(judged.tolist())
-        assert len(fitted) + len(judged) == n
+    assert sorted(plan.evaluated.tolist()) == list(range(n))
+    for fitted, evaluated in plan.folds:
+        assert not set(fitted.tolist()) & set(evaluated.tolist())
+        assert len(fitted) + len(evaluated) == n
     assert not plan.held_out
     assert "cross-fitted" in plan.text
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_share_is_kept_from_what_is_judged(share):
-    plan = Plan.of(200, share, seed=3)
-    ((fitted, judged),) = plan.folds
+def test_held_out_samples_are_excluded_from_the_fit(share):
+    plan = CalibrationPlan.of(200, share, seed=3)
+    ((fitted, evaluated),) = plan.folds
     assert fitted.tolist() == plan.fitted.tolist()
     assert len(fitted) == round(200 * share)
-    assert sorted([*fitted.tolist(), *judged.tolist()]) == list(range(200))
-    assert torch.equal(Plan.of(200, share, seed=3).fitted, fitted)
-    assert not torch.equal(Plan.of(200, share, seed=4).fitted, fitted)
+    assert sorted([*fitted.tolist(), *evaluated.tolist()]) == list(range(200))
+    assert torch.equal(CalibrationPlan.of(200, share, seed=3).fitted, fitted)
+    assert not torch.equal(CalibrationPlan.of(200, share, seed=4).fitted, fitted)
     assert "held out" in plan.text
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1, 2, 0.001])
 def test_a_share_that_leaves_nothing_is_refused(share):
     with pytest.raises(UsageError, match="--share: expected a share between 0 and 1"):
-        Plan.of(100, share)
+        CalibrationPlan.of(100, share)
 
 
 @pytest.mark.parametrize("share", [None, 0.4])
-def test_figures_are_of_samples_that_the_fit_did_not_see(share):
+def test_metrics_are_of_samples_outside_the_fit(share):
     record = stages()[0]
     logits, labels = record.logits_for("a test")
-    plan = Plan.of(len(record), share, seed=1)
+    plan = CalibrationPlan.of(len(record), share, seed=1)
     found = calibrate_record(record, plan=plan)
     total = 0.0
-    for fitted, judged in plan.folds:
+    for fitted, evaluated in plan.folds:
         t = fit_temperature(logits[fitted], labels[fitted]).temperature
-        total += len(judged) * negative_log_likelihood(logits[judged], labels[judged], t)
-    assert found.after.nll == pytest.approx(total / len(plan.judged), rel=1e-12)
+        total += len(evaluated) * negative_log_likelihood(logits[evaluated], labels[evaluated], t)
+    assert found.after.nll == pytest.approx(total / len(plan.evaluated), rel=1e-12)
     whole = fit_temperature(logits[plan.fitted], labels[plan.fitted])
     assert found.temperature == whole.temperature
-    rows = plan.judged
+    rows = plan.evaluated
     assert found.before.nll == pytest.approx(negative_log_likelihood(logits[rows], labels[rows]))
     assert found.n == len(plan.fitted)
 
 
-def test_none_leaves_everything_as_it_is():
+def test_method_none_changes_nothing():
     found = calibrate_record(stages()[0], "none")
     assert replace(found.before, diagram=None) == replace(found.after, diagram=None)
     assert found.before.diagram.counts == found.after.diagram.counts
@@ -103,11 +103,11 @@ def test_one_sample_and_unknown_methods():
 
 def test_held_out_curves_are_those_of_the_records_held_out():
     records = stages(tilt=2.0)
-    plan = Plan.of(600, 0.5)
+    plan = CalibrationPlan.of(600, 0.5)
     fitted = {"small": calibrate_record(records[0], plan=plan)}
     found = compare_cascades(records, Policy(stages=2), fitted, plan, "temperature")
     rest = [
-        Record.from_arrays(r.name, r.logits[plan.judged], r.labels[plan.judged], flops=f)
+        Record.from_arrays(r.name, r.logits[plan.evaluated], r.labels[plan.evaluated], flops=f)
         for r, f in zip(records, (1e3, 1e4), strict=True)
     ]
     rule = with_temperatures(
@@ -123,7 +123,7 @@ def test_held_out_curves_are_those_of_the_records_held_out():
 def test_two_classes_have_the_same_curve_at_any_temperature():
     records = stages(classes=2)
     for share in (None, 0.5):
-        plan = Plan.of(600, share)
+        plan = CalibrationPlan.of(600, share)
         fitted = {"small": calibrate_record(records[0], plan=plan)}
         found = compare_cascades(records, Policy(stages=2), fitted, plan, "temperature")
         assert found.same_order
@@ -131,11 +131,13 @@ def test_two_classes_have_the_same_curve_at_any_temperature():
         assert found.recommended == "none"
     three = stages(classes=2, names=("a", "b", "c"))
     fitted = {"a": calibrate_record(three[0]), "b": calibrate_record(three[1])}
-    found = compare_cascades(three, Policy(stages=3), fitted, Plan.of(600), "temperature")
+    found = compare_cascades(
+        three, Policy(stages=3), fitted, CalibrationPlan.of(600), "temperature"
+    )
     assert not found.same_order
 
 
-def test_other_stages_keep_what_they_have():
+def test_other_stages_keep_their_temperatures():
     rule = Policy((0.5, 0.5), temperatures=(2.0, 3.0, 4.0))
     changed = with_temperatures(rule, ["a", "b", "c"], {"b": 7.0})
     assert changed == replace(rule, temperatures=(2.0, 7.0, 4.0))

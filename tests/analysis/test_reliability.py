@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
 from torchmetrics.functional.classification import binary_calibration_error
 
-from lit_cascade.analysis.reliability import BINS, fitness_of
+from lit_cascade.analysis.reliability import BINS, calibration_metrics
 from lit_cascade.records.record import Record
 
 RECORDED = [
@@ -50,7 +50,7 @@ def netcal_ece(confidence, right, *, equal_width):
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_calibration_errors_are_those_of_netcal_and_torchmetrics(case):
     logits, labels = CASES[case]
-    found = fitness_of(logits, labels)
+    found = calibration_metrics(logits, labels)
     probabilities = logits.double().softmax(dim=1)
     confidence, answer = probabilities.max(dim=1)
     right = answer == labels
@@ -74,14 +74,14 @@ def test_equal_mass_is_also_right_where_many_share_one_confidence():
     """By hand: of the quantiles of 20 ones and 10 halves, only 0, 1/2 and 1 differ."""
     logits = torch.tensor([[40.0, 0.0]] * 20 + [[0.0, 0.0]] * 10)
     labels = torch.tensor([0] * 15 + [1] * 5 + [0] * 3 + [1] * 7)
-    found = fitness_of(logits, labels)
+    found = calibration_metrics(logits, labels)
     assert found.ece_equal_mass == pytest.approx(20 / 30 * 0.25 + 10 / 30 * 0.2, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_other_figures_are_those_of_scikit_learn(case):
     logits, labels = CASES[case]
-    found = fitness_of(logits, labels)
+    found = calibration_metrics(logits, labels)
     probabilities = logits.double().softmax(dim=1).numpy()
     classes = list(range(logits.shape[1]))
     truth = torch.nn.functional.one_hot(labels, len(classes)).numpy()
@@ -97,7 +97,7 @@ def test_other_figures_are_those_of_scikit_learn(case):
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_the_diagram_is_that_of_scikit_learn(case):
     logits, labels = CASES[case]
-    diagram = fitness_of(logits, labels).diagram
+    diagram = calibration_metrics(logits, labels).diagram
     confidence, answer = logits.double().softmax(dim=1).max(dim=1)
     right = (answer == labels).numpy()
     so, said = calibration_curve(right, confidence.numpy(), n_bins=BINS, strategy="uniform")
@@ -110,7 +110,7 @@ def test_the_diagram_is_that_of_scikit_learn(case):
 
 def test_by_hand():
     logits = torch.log(torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]]))
-    found = fitness_of(logits, torch.tensor([0, 1, 0, 1]))
+    found = calibration_metrics(logits, torch.tensor([0, 1, 0, 1]))
     assert found.ece == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
     assert found.brier == pytest.approx((0.02 + 1.62 + 0.32 + 0.32) / 4)
     assert found.accuracy == 0.75
@@ -118,7 +118,7 @@ def test_by_hand():
 
 
 def test_one_sample_and_equal_confidences():
-    one = fitness_of(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+    one = calibration_metrics(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
     assert one.ece == one.ece_equal_mass == pytest.approx(1 - one.confidence)
-    same = fitness_of(torch.tensor([[2.0, 0.0]] * 10), torch.tensor([0] * 7 + [1] * 3))
+    same = calibration_metrics(torch.tensor([[2.0, 0.0]] * 10), torch.tensor([0] * 7 + [1] * 3))
     assert same.ece == same.ece_equal_mass == pytest.approx(abs(same.confidence - 0.7))

@@ -10,7 +10,7 @@ import yaml
 
 from lit_cascade import Record, curve_of_records
 from lit_cascade.analysis.evidence import ids_from_text
-from lit_cascade.analysis.reliability import fitness_of
+from lit_cascade.analysis.reliability import calibration_metrics
 from lit_cascade.cli import main
 from lit_cascade.core.policy import Policy
 from lit_cascade.options import PolicyOptions
@@ -73,7 +73,7 @@ def test_what_is_written_is_what_was_judged(capsys):
     options = PolicyOptions(temperatures=policy["temperatures"])
     rule = Policy.from_options(options, ["small", "large"])
     scaled = left[0].logits.double() / rule.temperatures[0]
-    found, told = fitness_of(scaled, left[0].labels), said["stages"]["small"]["after"]
+    found, told = calibration_metrics(scaled, left[0].labels), said["stages"]["small"]["after"]
     for figure in ("nll", "ece", "ece_equal_mass", "brier", "accuracy", "confidence"):
         assert told[figure] == pytest.approx(getattr(found, figure), abs=1e-9)
     assert told["nll"] < said["stages"]["small"]["before"]["nll"]

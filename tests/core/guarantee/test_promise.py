@@ -1,4 +1,4 @@
-"""Certified thresholds against one test per threshold, and promises against their truth."""
+"""Certified thresholds against one test per threshold, and promises against known populations."""
 
 import math
 
@@ -30,7 +30,7 @@ LIMITS = {
 
 
 def drawn(n, stages=2, seed=0, levels=None, constant=True):
-    """Stages that are better the later they come, with scores that know a little."""
+    """Outcomes of stages of increasing accuracy, with weakly informative scores."""
     generator = torch.Generator().manual_seed(seed)
     answers = torch.rand(n, stages, generator=generator)
     skill = torch.linspace(0.65, 0.9, stages)
@@ -47,8 +47,8 @@ def drawn(n, stages=2, seed=0, levels=None, constant=True):
     return StageOutcomes(scores, right, costs, agrees=agrees)
 
 
-def slow(outcomes, promise):
-    """One policy after the other, each tested by itself."""
+def certified_one_by_one(outcomes, promise):
+    """Thresholds before the first that fails its own test."""
     delta = 1 - promise.confidence
     scores = outcomes.scores.double().unique().tolist()
     order = [-math.inf, *scores[1:], math.inf] if len(scores) > 1 else [-math.inf, math.inf]
@@ -78,16 +78,16 @@ def test_the_certified_thresholds_are_those_before_the_first_failure(target, n, 
         promise = Promise(target, LIMITS[target], 0.9)
         candidates = shared_candidates(outcomes, promise)
         found = candidates.thresholds[: certified(candidates, promise), 0].tolist()
-        assert found == slow(outcomes, promise)
+        assert found == certified_one_by_one(outcomes, promise)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_path_says_what_its_policies_do(target):
+def test_shared_candidates_equal_thresholds_measured_one_by_one(target):
     outcomes, promise = drawn(200, levels=20, constant=False), Promise(target, LIMITS[target])
     candidates = shared_candidates(outcomes, promise)
-    one_by_one = candidates_of(outcomes, promise, candidates.thresholds)
+    measured = candidates_of(outcomes, promise, candidates.thresholds)
     for name in ("value", "cost", "deferral_rate", "accuracy"):
-        torch.testing.assert_close(getattr(candidates, name), getattr(one_by_one, name))
+        torch.testing.assert_close(getattr(candidates, name), getattr(measured, name))
     assert bool((candidates.cost.diff() >= 0).all()) == promise.of_cost
 
 
@@ -119,7 +119,7 @@ def test_a_promise_is_kept_where_the_plain_choice_breaks_it(target, stages):
                 candidates = candidates_of(truth, promise, torch.tensor([choice.thresholds]))
                 broken[name] += not bool(promise.keeps(candidates.value)[0])
     assert broken["chosen"] <= 120 * 0.1 + 4 * math.sqrt(120 * 0.09)
-    assert broken["empirical"] > 30  # the price buys something
+    assert broken["empirical"] > 30  # the guarantee makes a difference
 
 
 def test_the_choice_is_the_cheapest_or_the_most_accurate():
@@ -136,11 +136,11 @@ def test_the_choice_is_the_cheapest_or_the_most_accurate():
             assert found.chosen.cost == float(candidates.cost[rows].min())
 
 
-def test_none_qualifies_and_how_many_samples_would_do():
+def test_the_number_of_samples_needed_is_about_enough():
     promise, few = Promise("accuracy_drop", 0.03), drawn(60)
     found = select_thresholds(few, promise)
     assert found.chosen is None
-    # as many copies of these samples as it says are enough, and far fewer are not
+    # so many copies of these samples are enough, and half of them are not
     times = math.ceil(found.needed / 60)
     many = few.rows(torch.arange(60).repeat(times + 1))
     assert select_thresholds(many, promise).chosen is not None
@@ -148,14 +148,14 @@ def test_none_qualifies_and_how_many_samples_would_do():
     assert select_thresholds(less, promise).chosen is None
 
 
-def test_what_cannot_be_shown_needs_no_number_of_samples():
+def test_a_limit_that_no_sample_can_prove_needs_no_number():
     outcomes = drawn(300)
     candidates = shared_candidates(outcomes, Promise("accuracy_drop", 0.0))
     assert samples_needed(candidates, Promise("accuracy_drop", 0.0)) is None
 
 
 @pytest.mark.parametrize("stages", [3, 4])
-def test_a_grid_is_every_combination(stages):
+def test_the_grid_covers_every_combination(stages):
     outcomes = drawn(50, stages, levels=4)
     grid = _Grid(outcomes.scores)
     cost = grid.mean(outcomes.costs.cumsum(dim=1))
@@ -192,7 +192,7 @@ def test_no_labels_are_needed_for_agreement_and_spending():
             select_thresholds(blind, Promise(target, LIMITS[target]))
 
 
-def test_a_promise_has_a_range():
+def test_promises_out_of_range_are_refused():
     for target, limit in (("accuracy_drop", -0.1), ("accuracy", 1.2), ("cost", -1.0)):
         with pytest.raises(UsageError, match=f"{target}: expected"):
             Promise(target, limit)
