@@ -1,11 +1,11 @@
-"""Slow and obvious answers on how good a score is: one order of the samples after the other."""
+"""Quality of a score by enumeration of all orders of the samples."""
 
 import itertools
 from statistics import mean
 
 
 def orders(scores):
-    """Every order by rising score that there is: tied samples in every order among themselves."""
+    """All orders by increasing score, with tied samples in every order."""
     groups = [[i for i, own in enumerate(scores) if own == value] for value in sorted(set(scores))]
     for parts in itertools.product(*(itertools.permutations(group) for group in groups)):
         yield [i for part in parts for i in part]
@@ -25,7 +25,7 @@ def trapezoid(heights):
 
 
 def slow_quality(scores, small, large):
-    """The area between random and oracle deferral; None where there is none between them."""
+    """Area scaled between random and oracle deferral; None where they coincide."""
     n = len(scores)
     own = mean(trapezoid(accuracies(order, small, large)) for order in orders(scores))
     chance = (sum(small) + sum(large)) / n / 2
@@ -44,7 +44,7 @@ def slow_aurc(scores, correct):
 
 
 def slow_cost_ratio(scores, correct, costs):
-    """The least cost over that of the large model, at no loss of accuracy; 1 if none is cheaper."""
+    """Smallest cost ratio at no loss of accuracy; 1 if none is cheaper."""
     last = sum(large for _, large in costs)
     wanted = sum(large for _, large in correct)
     found = [1.0]

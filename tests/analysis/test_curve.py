@@ -37,7 +37,7 @@ def recorded(stages=2, n=80, classes=3):
 
 
 def scored(records):
-    """The same with scores in place of logits."""
+    """Records with scores instead of logits."""
     found = [score_and_correct(record) for record in records]
     return [
         Record.from_arrays(
@@ -93,7 +93,7 @@ def test_a_curve_of_records_equals_brute_force(combine, stages, unit):
 
 @pytest.mark.parametrize("stages", [2, 3])
 @pytest.mark.parametrize("combine", COMBINATIONS)
-def test_an_outcome_equals_a_loop_over_samples_and_the_replay(combine, stages):
+def test_a_point_equals_a_loop_over_samples_and_the_replay(combine, stages):
     records = recorded(stages)
     scores, after, _ = judged_slowly(records, combine, "margin")
     columns = [sorted(column) for column in zip(*scores, strict=True)]
@@ -134,7 +134,7 @@ def test_without_a_policy_the_later_stage_answers():
     assert torch.equal(one.cost, other.cost)
 
 
-def test_judged_scores_are_infinite_below_the_floor():
+def test_scores_are_infinite_below_the_floor():
     records = recorded(2)
     score = score_and_correct(records[0])[0]
     floor = score.sort().values[30].item()
@@ -143,7 +143,7 @@ def test_judged_scores_are_infinite_below_the_floor():
     assert (score < floor).sum() == 30
 
 
-def test_scores_do_not_allow_what_needs_logits():
+def test_what_needs_logits_is_refused_for_scores():
     records = scored(recorded(2))
     with pytest.raises(CascadeError, match="'net0' holds scores and no logits, which a temper"):
         curve_of_records(records, Policy(stages=2, temperatures=(2.0, 1.0)))
@@ -217,7 +217,7 @@ def test_a_metric_on_the_curve_is_that_of_the_replay_at_every_threshold(
     )
 
 
-def test_without_a_metric_an_outcome_has_none():
+def test_without_a_metric_a_point_has_none():
     records = recorded(2)
     assert point_of_records(records, Policy((0.5,))).metric is None
     assert outcomes_of(records, Policy((0.5,))).answers is None

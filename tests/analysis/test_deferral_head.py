@@ -1,4 +1,4 @@
-"""Fitting a learned score, and a cascade that runs by it."""
+"""Fitting of deferral heads, and cascades that run by them."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ NAMES = ["small", "middle", "large"]
 
 
 def stages(n, seed=0, count=2, classes=4, *, blind=None):
-    """Records whose later stages know more; the first is sure and wrong about one class."""
+    """Records of increasing accuracy; the first is confident and wrong on one class."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, classes, (n,), generator=generator)
     hints = nn.functional.one_hot(labels, classes).float()
@@ -65,7 +65,7 @@ def test_the_same_samples_give_the_same_head():
     assert one == other
 
 
-def test_it_learns_where_a_stage_is_sure_and_wrong():
+def test_a_head_learns_where_a_stage_is_confident_and_wrong():
     small, large = stages(2000, blind=2)
     head = fit_head(small.logits, right(small), right(large)).head
     fresh, other = stages(2000, seed=1, blind=2)
@@ -90,7 +90,7 @@ def test_areas_are_of_the_samples_fitted_on():
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 50), (FEWEST - 1, 50), (50, 50), (46, 50)])
-def test_too_little_to_learn_from(count, n):
+def test_too_few_samples_are_refused(count, n):
     here = torch.ones(n).bool()
     here[:count] = False
     with pytest.raises(
@@ -99,14 +99,14 @@ def test_too_little_to_learn_from(count, n):
         fit_head(torch.randn(n, 3), here, torch.ones(n).bool())
 
 
-def test_of_many_classes_none_has_a_number_of_its_own():
+def test_many_classes_have_no_weight_per_answer():
     here = torch.rand(300) < 0.7
     for classes in (MOST_CLASSES, MOST_CLASSES + 1):
         found = fit_head(torch.randn(300, classes), here, torch.ones(300).bool())
         assert len(found.head.by_answer) == (classes if classes == MOST_CLASSES else 0)
 
 
-def test_features_that_never_vary_have_no_weight():
+def test_constant_features_have_no_weight():
     logits = torch.tensor([[0.0, 2.0, 1.0]]).expand(100, 3)
     here = torch.arange(100) % 4 > 0
     head = fit_head(logits, here, torch.ones(100).bool()).head
@@ -129,7 +129,7 @@ def test_each_deferring_stage_has_a_head_for_the_last_answer(combine):
         assert found[name] == fit_head(logits[k], said[k], said[2])
 
 
-def test_some_rows_only():
+def test_heads_fitted_on_some_rows():
     records = stages(500)
     rows = torch.arange(100, 400)
     rule = Policy.from_options(PolicyOptions(), NAMES[:2])
@@ -139,7 +139,7 @@ def test_some_rows_only():
     assert fit_heads(records, rule, rows) == fit_heads(part, rule)
 
 
-def test_records_that_cannot_be_learned_from():
+def test_records_without_logits_or_labels_are_refused():
     small, large = stages(100)
     rule = Policy.from_options(PolicyOptions(), NAMES[:2])
     scored = Record.from_arrays("small", score=torch.rand(100), correct=[1] * 100, flops=1)
@@ -154,7 +154,7 @@ def test_records_that_cannot_be_learned_from():
 
 
 class Table(nn.Module):
-    """Looks up the logits of a sample by its number."""
+    """A module that looks up the logits of a sample by its number."""
 
     def __init__(self, logits):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How well confidence fits accuracy, by torchmetrics, netcal, scikit-learn and by hand."""
+"""Calibration metrics against torchmetrics, netcal, scikit-learn and hand arithmetic."""
 
 import math
 import warnings
@@ -60,17 +60,17 @@ def test_calibration_errors_are_those_of_netcal_and_torchmetrics(case):
         assert found.ece_equal_mass == pytest.approx(
             netcal_ece(confidence, right, equal_width=False), abs=1e-12
         )
-    if float(confidence.max()) < 1:  # which torchmetrics puts into a bin of its own
+    if float(confidence.max()) < 1:  # torchmetrics has a separate bin for 1
         binary = BinaryCalibrationError(n_bins=BINS, norm="l1")
         assert found.ece == pytest.approx(binary(confidence, right.long()).item(), abs=1e-7)
         exact = binary_calibration_error(confidence, right.long(), n_bins=BINS, norm="l1")
         assert found.ece == float(exact)
-        # this one rounds to single precision, and a few samples into another bin
+        # single precision moves a few samples into another bin
         metric = MulticlassCalibrationError(num_classes=logits.shape[1], n_bins=BINS, norm="l1")
         assert found.ece == pytest.approx(metric(probabilities, labels).item(), abs=2e-5)
 
 
-def test_equal_mass_is_also_right_where_many_share_one_confidence():
+def test_equal_mass_with_shared_confidences():
     """By hand: of the quantiles of 20 ones and 10 halves, only 0, 1/2 and 1 differ."""
     logits = torch.tensor([[40.0, 0.0]] * 20 + [[0.0, 0.0]] * 10)
     labels = torch.tensor([0] * 15 + [1] * 5 + [0] * 3 + [1] * 7)
@@ -100,10 +100,10 @@ def test_the_diagram_is_that_of_scikit_learn(case):
     diagram = calibration_metrics(logits, labels).diagram
     confidence, answer = logits.double().softmax(dim=1).max(dim=1)
     right = (answer == labels).numpy()
-    so, said = calibration_curve(right, confidence.numpy(), n_bins=BINS, strategy="uniform")
+    accuracy, mean = calibration_curve(right, confidence.numpy(), n_bins=BINS, strategy="uniform")
     full = [k for k, count in enumerate(diagram.counts) if count]
-    assert [diagram.accuracy[k] for k in full] == pytest.approx(so, abs=1e-12)
-    assert [diagram.confidence[k] for k in full] == pytest.approx(said, abs=1e-12)
+    assert [diagram.accuracy[k] for k in full] == pytest.approx(accuracy, abs=1e-12)
+    assert [diagram.confidence[k] for k in full] == pytest.approx(mean, abs=1e-12)
     assert sum(diagram.counts) == len(labels)
     assert all(math.isnan(diagram.accuracy[k]) for k in range(BINS) if k not in full)
 

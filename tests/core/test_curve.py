@@ -72,7 +72,7 @@ def test_a_class_without_samples_equals_brute_force():
 @pytest.mark.parametrize("stages", [2, 3, 4])
 @pytest.mark.parametrize("n", [1, 2, 50])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_curve_says_what_any_shared_threshold_does(stages, n, seed):
+def test_any_shared_threshold_is_a_point_of_the_curve(stages, n, seed):
     torch.manual_seed(seed)
     scores, correct, costs = random_case(n, stages)
     curve = sweep(scores, correct, costs)
@@ -95,7 +95,7 @@ def test_every_row_routes_differently(stages):
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
-def test_both_ends_are_the_models(stages):
+def test_the_ends_of_the_curve_are_the_models(stages):
     scores, correct, _ = random_case(70, stages)
     costs = torch.randint(1, 10**9, (70, stages)).double()
     curve = sweep(scores, correct, costs)

@@ -1,4 +1,4 @@
-"""Two curves of the same samples, against sweeps of resampled ones."""
+"""Paired bootstrap comparison against sweeps of resampled samples."""
 
 import math
 
@@ -22,7 +22,7 @@ def drawn(n, stages, seed, *, ties=False):
 
 
 def slow_mean_accuracy(played, rows):
-    """The area under the steps of the curve of these rows, over its width."""
+    """Area under the step curve of some rows over its width."""
     curve = sweep(played.scores[rows], played.correct[rows], played.costs[rows])
     cost, accuracy = curve.cost.tolist(), curve.accuracy.tolist()
     steps = zip(accuracy[:-1], cost[:-1], cost[1:], strict=True)
@@ -77,8 +77,8 @@ def test_the_same_order_is_no_difference_at_all():
     assert not found.worse
 
 
-def test_chance_is_seldom_called_better_or_worse():
-    """Where both scores know nothing, about one in twenty is called different."""
+def test_random_scores_are_seldom_called_different():
+    """Of two uninformative scores, about one pair in twenty is called different."""
     called = 0
     for seed in range(100):
         torch.manual_seed(seed)
@@ -91,7 +91,7 @@ def test_chance_is_seldom_called_better_or_worse():
 
 
 @pytest.mark.parametrize("stages", [2, 3])
-def test_ranks_in_one_group_leave_the_curve_as_it_is(stages):
+def test_ranks_in_one_group_do_not_change_the_curve(stages):
     played = drawn(200, stages, 4, ties=True)
     played.scores[5] = math.inf
     ranks = ranked_within(played.scores, [torch.arange(200)])
@@ -114,7 +114,7 @@ def test_groups_are_scaled_apart():
     )
 
 
-def test_what_cannot_be_compared_is_said():
+def test_cascades_that_cannot_be_compared_are_refused():
     with pytest.raises(CascadeError, match="two cascades of 9 samples, got 8"):
         paired_difference(drawn(9, 2, 0), drawn(8, 2, 0))
     one = drawn(5, 2, 0)

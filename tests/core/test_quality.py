@@ -1,4 +1,4 @@
-"""Areas between random and oracle deferral, risk and coverage, and cost at equal accuracy."""
+"""Deferral quality, AURC and cost at equal accuracy, against enumeration of all orders."""
 
 import math
 
@@ -15,7 +15,7 @@ LARGE = [True, True, False, False, True]
 
 
 def made(n, seed, levels=None):
-    """Scores that know something of the mistakes of a small model, rounded to few levels."""
+    """Informative scores of a small model, rounded to few levels."""
     generator = torch.Generator().manual_seed(seed)
     hard = torch.rand(n, generator=generator)
     scores = 1 - hard + 0.5 * torch.rand(n, generator=generator)
@@ -37,7 +37,7 @@ def test_by_hand():
     assert area_by([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(2 / 4)
     # the other way round: 3, 3, 3, 2, 2, 3
     assert area_by([0.5, 0.4, 0.3, 0.2, 0.1]) == pytest.approx(-2 / 4)
-    # nothing is known of the first three: 3, then straight to 3 after three, 3, 3
+    # the first three are tied: 3, then linear to 3 after three, 3, 3
     assert area_by([0.1, 0.1, 0.1, 0.2, 0.3]) == pytest.approx(0)
 
 
@@ -49,7 +49,7 @@ def test_the_oracle_has_one_and_its_opposite_minus_one():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, -3.0])
-def test_equal_scores_are_chance(value):
+def test_equal_scores_are_no_better_than_random(value):
     _, correct, _ = made(50, 1)
     scores = torch.full((50,), value)
     assert deferral_quality(scores, *correct.T) == 0
@@ -58,7 +58,7 @@ def test_equal_scores_are_chance(value):
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("levels", [None, 2, 4])
-def test_every_figure_equals_the_slow_one(seed, levels):
+def test_every_figure_equals_enumeration(seed, levels):
     scores, correct, costs = made(6, seed, levels)
     found = quality_of(scores, correct, costs)
     columns = scores.tolist(), correct[:, 0].tolist(), correct[:, 1].tolist()
@@ -78,14 +78,14 @@ def test_every_figure_equals_the_slow_one(seed, levels):
 @pytest.mark.parametrize(
     ("small", "large"), [(True, True), (False, False), (True, False), (False, True)]
 )
-def test_one_sample_leaves_nothing_to_choose(small, large):
+def test_one_sample_has_no_area(small, large):
     found = deferral_quality(torch.tensor([0.5]), torch.tensor([small]), torch.tensor([large]))
     assert math.isnan(found)
     assert aurc(torch.tensor([0.5]), torch.tensor([small])) == (not small)
 
 
 @pytest.mark.parametrize("fixed", [False, True])
-def test_models_that_differ_nowhere_or_everywhere_alike_leave_nothing_to_choose(fixed):
+def test_models_that_differ_nowhere_or_everywhere_have_no_area(fixed):
     right = torch.full((9,), fill_value=fixed)
     assert math.isnan(deferral_quality(torch.rand(9), right, right))
     assert math.isnan(deferral_quality(torch.rand(9), ~right, right))
@@ -93,7 +93,7 @@ def test_models_that_differ_nowhere_or_everywhere_alike_leave_nothing_to_choose(
 
 @pytest.mark.parametrize("rising", [torch.exp, lambda x: x**3, lambda x: 5 * x - 7, torch.atan])
 @pytest.mark.parametrize("levels", [None, 7])
-def test_only_the_order_counts(rising, levels):
+def test_increasing_functions_of_the_scores_change_nothing(rising, levels):
     scores, correct, costs = made(500, 3, levels)
     scores = scores.double()
     one, other = (quality_of(some, correct, costs) for some in (scores, rising(scores)))
@@ -125,7 +125,7 @@ def test_aurc_agrees_with_torch_uncertainty(seed):
     metric.update(probabilities, labels)
     scores, right = probabilities.max(1).values, probabilities.argmax(1) == labels
     assert len(scores.unique()) == 400
-    # theirs is the trapezoid rule, which counts the first and the last risk half
+    # theirs uses the trapezoid rule, with half the weight on the first and the last risk
     first, last = float(~right[scores.argmax()]), float((~right).double().mean())
     theirs = (float(metric.compute()) * 399 + (first + last) / 2) / 400
     assert aurc(scores, right) == pytest.approx(theirs, abs=1e-6)
@@ -174,7 +174,7 @@ def test_the_area_is_that_under_the_swept_curve(levels):
     assert deferral_quality(scores, *correct.T) == pytest.approx(expected, rel=1e-12)
 
 
-def test_what_cannot_be_judged_is_refused():
+def test_inputs_that_do_not_fit_are_refused():
     right, costs = torch.ones(3, 2).bool(), torch.ones(3, 2)
     with pytest.raises(CascadeError, match="no samples"):
         deferral_quality(torch.zeros(0), right[:0, 0], right[:0, 1])

@@ -1,4 +1,4 @@
-"""P-values against enumeration of every table, by hand, and in repeated draws."""
+"""P-values against enumeration of all tables, hand arithmetic and repeated draws."""
 
 import itertools
 import math
@@ -31,14 +31,14 @@ def tables(n):
 
 
 def enumerated(lost, won, n, limit, rates=400):
-    """The p-value from every table of counts and a fine grid of the nuisance parameter."""
+    """P-value by enumeration of all tables and a fine grid of the nuisance parameter."""
     every = tables(n)
     statistics = {
         (a, b): float(_statistic(np.array([a]), np.array([b]), n, limit)[0]) for a, b in every
     }
     worst = statistics[lost, won] + 1e-9 * max(1.0, abs(statistics[lost, won]))
     seeds = [table for table in every if statistics[table] <= worst]
-    # with a table all that lose no more and win no less
+    # with each table, all that lose no more and win no less
     region = [(a, b) for a, b in every if any(a <= a0 and b >= b0 for a0, b0 in seeds)]
     best = 0.0
     least = max(0.0, -limit)
@@ -64,7 +64,7 @@ def test_the_paired_p_value_is_that_of_all_tables(n, limit):
 
 
 @pytest.mark.parametrize(("n", "limit"), [(60, 0.03), (400, 0.01)])
-def test_less_lost_and_more_won_is_never_worse_evidence(n, limit):
+def test_fewer_lost_or_more_won_is_never_weaker_evidence(n, limit):
     every = itertools.product(range(9), repeat=2)
     found = {(a, b): paired_p_value(a, b, n, limit) for a, b in every}
     for (a, b), p in found.items():

@@ -72,7 +72,7 @@ def certified_one_by_one(outcomes, promise):
 @pytest.mark.parametrize("levels", [None, 7, 1])
 @pytest.mark.parametrize("n", [1, 60, 400])
 @pytest.mark.parametrize("target", ["accuracy_drop", "accuracy", "disagreement", "deferral_rate"])
-def test_the_certified_thresholds_are_those_before_the_first_failure(target, n, levels):
+def test_certified_thresholds_precede_the_first_failure(target, n, levels):
     for seed in range(3):
         outcomes = drawn(n, seed=seed, levels=levels)
         promise = Promise(target, LIMITS[target], 0.9)
@@ -169,7 +169,7 @@ def test_the_grid_covers_every_combination(stages):
         assert float(grid.mean(lost).flatten()[number]) == pytest.approx(float(share))
 
 
-def test_a_joint_thresholds_runs_from_safe_to_cheap():
+def test_joint_candidates_run_from_safe_to_cheap():
     outcomes = drawn(500, 3)
     promise = Promise("accuracy_drop", 0.05)
     candidates = candidates_of(outcomes, promise, joint_thresholds(outcomes, promise))
