@@ -49,10 +49,10 @@ types: .venv/installed-dev
 tests: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# What a developer runs every minute: no command, no trainer, no process.
+# What a developer runs every minute: no command, trainer or process.
 QUICK := core records live analysis utilities test_rooms.py test_options.py
 quick: lint
-	$(BIN)/pytest -n 2 --dist worksteal $(addprefix tests/,$(QUICK))
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow' $(addprefix tests/,$(QUICK))
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.sweep

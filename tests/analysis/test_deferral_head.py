@@ -114,6 +114,7 @@ def test_constant_features_have_no_weight():
     assert head.scores(logits[:1]).tolist() == pytest.approx([-0.25], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", ["later", "average"])
 def test_each_deferring_stage_has_a_head_for_the_last_answer(combine):
     records = stages(600, count=3, blind=1)
@@ -164,6 +165,7 @@ class Table(nn.Module):
         return self.logits[number]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("combine", [name for name in COMBINATIONS if name != "most_confident"])
 def test_live_answers_equal_the_replay(count, combine):

@@ -172,6 +172,7 @@ def test_counting_puts_the_fast_path_back():
     torch.backends.mha.set_fastpath_enabled(True)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_counts_as_the_original(monkeypatch):
     compiled = torch.compile(nn.Linear(64, 10))
     monkeypatch.setattr(type(compiled), "forward", None)

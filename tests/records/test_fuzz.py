@@ -1,6 +1,9 @@
+import pytest
+
 from tests.benchmarks.fuzz import run
 
 
+@pytest.mark.slow
 def test_damaged_and_hostile_records_are_refused(tmp_path):
     """The benchmark does it with a hundred thousand."""
     found = run(1500, 1, tmp_path)

@@ -72,6 +72,7 @@ def test_fewer_lost_or_more_won_is_never_weaker_evidence(n, limit):
         assert p >= found.get((a, b + 1), 0.0) - 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("won", [0.0, 0.004, 0.03, 0.1, 0.4])
 @pytest.mark.parametrize(("n", "limit"), [(200, 0.02), (1000, 0.005), (5000, 0.005)])
 def test_a_broken_promise_seldom_gets_a_small_p_value(n, limit, won):

@@ -105,6 +105,7 @@ def test_a_promised_cost_is_kept_on_other_samples(target, constant):
     assert broken <= 60 * 0.1 + 4 * math.sqrt(60 * 0.09)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["accuracy_drop", "disagreement", "accuracy"])
 @pytest.mark.parametrize("stages", [2, 3])
 def test_a_promise_is_kept_where_the_plain_choice_breaks_it(target, stages):

@@ -195,6 +195,7 @@ def test_where_resampling_changes_nothing_the_interval_has_no_width():
         assert found.chosen == 1
 
 
+@pytest.mark.slow
 def test_an_interval_holds_what_more_samples_say():
     """Of many zoos, the interval of one half mostly holds what a large sample finds."""
     inside = 0
