@@ -12,8 +12,8 @@ from torch import Tensor
 from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.analysis.reliability import CalibrationMetrics, calibration_metrics
 from lit_cascade.core import (
+    AccuracyDifference,
     Curve,
-    Difference,
     Policy,
     StageOutcomes,
     fit_temperature,
@@ -197,7 +197,7 @@ class CalibrationEffect:
     method: Method
     before: Curve
     after: Curve
-    difference: Difference
+    difference: AccuracyDifference
     same_order: bool
 
     @property

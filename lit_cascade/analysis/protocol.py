@@ -13,7 +13,7 @@ from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import ModelCosts, RecordedZoo, find_records
 
-__all__ = ["DecisionRule", "Protocol", "protocol_of"]
+__all__ = ["DecisionRule", "SearchProtocol", "protocol_of"]
 
 _CALIBRATION = "calibration"
 
@@ -34,7 +34,7 @@ class DecisionRule:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SearchProtocol:
     """Records to choose on and to report on.
 
     Attributes:
@@ -104,7 +104,7 @@ def protocol_of(
     allow_overlap: bool = False,
     costs: ModelCosts | None = None,
     **options: Any,
-) -> Protocol:
+) -> SearchProtocol:
     """Read records and decide which splits to choose and to report on.
 
     Records of one split serve for both. Of a split `calibration` and one other, the former is
@@ -139,11 +139,11 @@ def protocol_of(
         choose_on = _CALIBRATION if _CALIBRATION in splits else split
     chosen = RecordedZoo(splits[choose_on], unit, costs)
     if choose_on == split:
-        return Protocol(chosen, None, **options)
+        return SearchProtocol(chosen, None, **options)
     reported = RecordedZoo(splits[split], unit, costs)
     reported.reorder(chosen.names)
     _check_apart(chosen, reported, allowed=allow_overlap)
-    return Protocol(chosen, reported, **options)
+    return SearchProtocol(chosen, reported, **options)
 
 
 def _check_apart(chosen: RecordedZoo, reported: RecordedZoo, *, allowed: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lit_cascade.analysis.protocol import DecisionRule, Protocol
+from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol
 from lit_cascade.core.search import (
     Band,
     CascadeFront,
@@ -20,7 +20,7 @@ from lit_cascade.core.search import (
     Zoo,
     average_compute_reduction,
     default_bands,
-    evaluate,
+    evaluate_points,
     held_out,
     neighbour_pairs,
     oracle_pairs,
@@ -121,7 +121,7 @@ class SearchResult:
         shared: threshold of the baseline that shares one among all pairs.
     """
 
-    protocol: Protocol
+    protocol: SearchProtocol
     rule: DecisionRule
     settings: SearchSettings
     temperatures: tuple[float, ...]
@@ -140,7 +140,7 @@ class SearchResult:
 
 
 def frontier_of(
-    protocol: Protocol,
+    protocol: SearchProtocol,
     rule: DecisionRule | None = None,
     settings: SearchSettings | None = None,
     bands: Bands = default_bands,
@@ -206,7 +206,7 @@ def frontier_of(
 
 def evaluate_strategy(
     name: str,
-    protocol: Protocol,
+    protocol: SearchProtocol,
     rule: DecisionRule,
     choose: Callable[[Zoo], CascadeFront],
     bands: Bands,
@@ -236,7 +236,7 @@ def evaluate_strategy(
     )
     points = chosen.front
     if reported_on is not chosen_on:  # in the order of the choice
-        each = [evaluate([point], reported_on) for point in chosen.points]
+        each = [evaluate_points([point], reported_on) for point in chosen.points]
         points = Front(
             torch.stack([one.cost.mean() for one in each]),
             torch.stack([one.correct.double().mean() for one in each]),

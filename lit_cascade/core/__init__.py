@@ -28,7 +28,7 @@ from lit_cascade.core.metrics import (
     measure,
 )
 from lit_cascade.core.outcomes import StageOutcomes
-from lit_cascade.core.paired import Difference, paired_difference, ranked_within
+from lit_cascade.core.paired import AccuracyDifference, paired_difference, ranked_within
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.quality import Quality, aurc, deferral_quality, quality_of
 from lit_cascade.core.scores import (
@@ -46,11 +46,11 @@ __all__ = [
     "METRICS",
     "RECORDED",
     "SCORES",
+    "AccuracyDifference",
     "Answers",
     "Counts",
     "Curve",
     "DeferralHead",
-    "Difference",
     "OperatingPoint",
     "Policy",
     "Quality",

@@ -13,7 +13,7 @@ from lit_cascade.core.curve import departures
 from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.errors import CascadeError
 
-__all__ = ["Difference", "mean_accuracy", "paired_difference", "ranked_within"]
+__all__ = ["AccuracyDifference", "mean_accuracy", "paired_difference", "ranked_within"]
 
 _AT_ONCE = 2**22  # weights in memory at once
 
@@ -70,7 +70,7 @@ def ranked_within(scores: Tensor, groups: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Difference:
+class AccuracyDifference:
     """Difference in mean accuracy of two cascades, with a bootstrap interval.
 
     Attributes:
@@ -101,7 +101,7 @@ class Difference:
 
 def paired_difference(
     before: StageOutcomes, after: StageOutcomes, resamples: int = 1000, seed: int = 0
-) -> Difference:
+) -> AccuracyDifference:
     """Compare two cascades on the same samples by a paired bootstrap of their mean accuracy.
 
     Each resample draws N samples with replacement, the same for both cascades.
@@ -136,7 +136,7 @@ def paired_difference(
     for start in range(0, resamples, rows):
         weights = resampled_counts(n, min(rows, resamples - start), generator)
         differences.append(mean_accuracy(after, weights) - mean_accuracy(before, weights))
-    return Difference(
+    return AccuracyDifference(
         before=float(mean_accuracy(before, ones)),
         after=float(mean_accuracy(after, ones)),
         interval=percentile_interval(torch.cat(differences)),

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from lit_cascade.analysis.protocol import DecisionRule, Protocol, protocol_of
+from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
 from lit_cascade.core.calibration import fit_temperature
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
@@ -239,7 +239,7 @@ def test_what_is_held_out_does_not_touch_the_choice(tmp_path):
 def test_a_protocol_of_one_split_may_be_made_by_hand(tmp_path):
     write(tmp_path, "test")
     zoo = RecordedZoo(sorted(tmp_path.glob("*.safetensors")))
-    found = Protocol(zoo, None, holdout=0.5, repeats=2, seed=0)
+    found = SearchProtocol(zoo, None, holdout=0.5, repeats=2, seed=0)
     same = single(tmp_path, repeats=2).trials(DecisionRule())
     for (a, b), (c, d) in zip(found.trials(DecisionRule()), same, strict=True):
         assert a.scores.equal(c.scores)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_cascade.analysis import search as searching
-from lit_cascade.analysis.protocol import DecisionRule, Protocol, protocol_of
+from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
 from lit_cascade.analysis.search import evaluate_strategy, frontier_of, variants
 from lit_cascade.core.search.front import Band, default_bands
 from lit_cascade.core.search.points import CascadeFront, CascadePoint
@@ -119,7 +119,7 @@ def test_points_are_reported_in_the_order_of_the_choice():
     )
 
     def points(reported, **options):
-        protocol = Protocol(None, **options)
+        protocol = SearchProtocol(None, **options)
         parts = (DecisionRule(), lambda _: found, lambda _: [Band(0.4, 0.5)])
         return evaluate_strategy("x", protocol, *parts, (zoo, reported)).points
 

@@ -9,7 +9,7 @@ from lit_cascade.core.search.baselines import (
 from lit_cascade.core.search.front import Band, Front, average_compute_reduction, default_bands
 from lit_cascade.core.search.heldout import HeldOut, held_out
 from lit_cascade.core.search.pairs import Progress
-from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate
+from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate_points
 from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.zoo import Zoo
 
@@ -24,7 +24,7 @@ __all__ = [
     "Zoo",
     "average_compute_reduction",
     "default_bands",
-    "evaluate",
+    "evaluate_points",
     "held_out",
     "neighbour_pairs",
     "oracle_pairs",

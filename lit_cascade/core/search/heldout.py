@@ -16,7 +16,7 @@ from lit_cascade.core.search.front import (
     average_compute_reduction,
     held_out_reduction,
 )
-from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate
+from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate_points
 from lit_cascade.core.search.zoo import Zoo
 
 __all__ = ["HeldOut", "held_out"]
@@ -177,7 +177,7 @@ def _resampled_points(points: Sequence[CascadePoint], zoo: Zoo, counts: Tensor) 
     costs, accuracies = [], []
     for start in range(0, len(points), _AT_ONCE):
         some = points[start : start + _AT_ONCE]
-        results = evaluate(some, zoo)
+        results = evaluate_points(some, zoo)
         accuracies.append(_means(counts, results.correct))
         if zoo.constant:
             costs.append(_stage_costs(some, results.stage, zoo, counts))

@@ -14,7 +14,7 @@ from lit_cascade.core import route
 from lit_cascade.core.search.front import Front
 from lit_cascade.core.search.zoo import Zoo
 
-__all__ = ["CascadeFront", "CascadePoint", "ParetoArchive", "PerSample", "evaluate"]
+__all__ = ["CascadeFront", "CascadePoint", "ParetoArchive", "PerSample", "evaluate_points"]
 
 # A cost that is lower by no more than rounding does not make another cascade better.
 _ROUNDING = 1e-12
@@ -168,7 +168,7 @@ class PerSample(NamedTuple):
     stage: Tensor
 
 
-def evaluate(points: Sequence[CascadePoint], zoo: Zoo) -> PerSample:
+def evaluate_points(points: Sequence[CascadePoint], zoo: Zoo) -> PerSample:
     """Apply cascades to the samples of a zoo, which may differ from those they were chosen on.
 
     Args:

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from lit_cascade.core.search.pairs import add_pairs, pair_sums
-from lit_cascade.core.search.points import CascadeFront, CascadePoint, ParetoArchive, evaluate
+from lit_cascade.core.search.points import (
+    CascadeFront,
+    CascadePoint,
+    ParetoArchive,
+    evaluate_points,
+)
 from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.triples import add_triples, triple_candidates
 from tests.search_oracles import Plain, latent_zoo, plain_zoo
@@ -152,7 +157,7 @@ def test_cascades_do_to_samples_what_loops_do(combine, constant):
         CascadePoint((1, 2, 4), (0.5, INF), (sixth, 0.3), 0, 0),
         CascadePoint((0, 1, 2, 4), (0.9, 0.5, INF), (-INF, sixth, 0.1), 0, 0),
     ]
-    judged = evaluate(points, zoo)
+    judged = evaluate_points(points, zoo)
     assert judged.correct.shape == judged.cost.shape == (len(points), n)
     for point, right, cost in zip(points, judged.correct, judged.cost, strict=True):
         ran = [plain.ran(point.stages, point.thresholds, point.floors, i) for i in range(n)]
@@ -166,7 +171,7 @@ def test_cascades_may_meet_other_samples_than_they_were_found_on():
     zoo = latent_zoo(5, 300, 0)
     points = search(zoo.rows(torch.arange(100)), SearchSettings(stages=3, grid=5, fine=9)).points
     other = zoo.rows(torch.arange(100, 300))
-    judged, plain = evaluate(points, other), Plain(other)
+    judged, plain = evaluate_points(points, other), Plain(other)
     for point, right, cost in zip(points, judged.correct, judged.cost, strict=True):
         expected = plain.means(plain.point(point.stages, point.thresholds, point.floors))
         assert cost.mean().item() == pytest.approx(expected[0], rel=1e-12)

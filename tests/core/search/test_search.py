@@ -10,7 +10,7 @@ from lit_cascade.core.contract import replay
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 from lit_cascade.core.search.front import average_compute_reduction, default_bands
-from lit_cascade.core.search.points import evaluate
+from lit_cascade.core.search.points import evaluate_points
 from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
@@ -47,7 +47,7 @@ def random_zoo(n=12, models=5, *, values=7, costs=None, scores=None, combine="la
 
 def check_points(points, zoo, plain):
     """Each point does what it says, sample by sample."""
-    judged = evaluate(points, zoo)
+    judged = evaluate_points(points, zoo)
     for point, right, cost in zip(points, judged.correct, judged.cost, strict=True):
         does = plain.means(plain.point(point.stages, point.thresholds, point.floors))
         assert (point.cost, point.accuracy) == (pytest.approx(does[0], rel=1e-12), does[1])
