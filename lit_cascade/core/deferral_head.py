@@ -36,8 +36,8 @@ def features_of(logits: Tensor) -> tuple[list[Tensor], Tensor]:
         One tensor (N,) float64 per name in `FEATURES`, and the answers (N,) int64.
 
     Example:
-        >>> found, answers = features_of(torch.tensor([[0.0, 2.0, 0.0]]))
-        >>> [round(float(feature), 3) for feature in found], answers.tolist()
+        >>> features, answers = features_of(torch.tensor([[0.0, 2.0, 0.0]]))
+        >>> [round(float(feature), 3) for feature in features], answers.tolist()
         ([0.787, 0.68, -0.666, 2.0, 1.307], [1])
     """
     columns: list[list[Tensor]] = []

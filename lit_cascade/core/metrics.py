@@ -76,13 +76,13 @@ def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if labels.ndim == 1:
         return labels
-    found = logits.gather(1, labels.clamp(min=0)).float()
+    values = logits.gather(1, labels.clamp(min=0)).float()
     # on a tie the first class, as in the answers
     ordered = labels.masked_fill(labels < 0, logits.shape[1]).sort(dim=1)
-    found = found.gather(1, ordered.indices).masked_fill(
+    values = values.gather(1, ordered.indices).masked_fill(
         ordered.values == logits.shape[1], -float("inf")
     )
-    return ordered.values.gather(1, found.argmax(dim=1, keepdim=True)).squeeze(1)
+    return ordered.values.gather(1, values.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 def is_among_best(logits: Tensor, labels: Tensor, k: int = 5) -> Tensor:
