@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_cascade.cli.processes import alone
 from lit_cascade.errors import UsageError, check_name
+from lit_cascade.options import PolicyOptions
 from lit_cascade.utilities.files import find_bundled
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def _names(options: type[Any]) -> set[str]:
 
 def options_from(values: Namespace, options: type[Options]) -> Options:
     """The options of a command, from all values that were parsed."""
-    return options(**{name: values[name] for name in _names(options)})
+    given = {name: values[name] for name in _names(options)}
+    if isinstance(given.get("policy"), Namespace):
+        given["policy"] = PolicyOptions(**given["policy"].as_dict())
+    return options(**given)
 
 
 def accuracy_range(text: str, argument: str, *, open_ends: bool = False) -> tuple[float, float]:
@@ -209,10 +213,8 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
         configs = _configs(words)
         if command.model is None or _with_records(command, words, configs):
             alone(name)
-            parser = _parser(name, command)
-            values = parser.instantiate_classes(parser.parse_args(words))
-            options = options_from(values, command.options)
-            import_module(command.module).run_files(options)
+            values = _parser(name, command).parse_args(words)
+            import_module(command.module).run_files(options_from(values, command.options))
             return
         _check_stages(words, configs)
         if str(Path.cwd()) not in sys.path and "" not in sys.path:
