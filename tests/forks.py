@@ -193,6 +193,7 @@ class _Server:
         pid = self.running.pop(connection)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)  # it may have no group of its own yet
         os.waitpid(pid, 0)
         connection.close()
 
@@ -201,13 +202,16 @@ class _Server:
         for connection, pid in list(self.running.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                with contextlib.suppress(BrokenPipeError), connection:
+                with contextlib.suppress(ConnectionError), connection:
                     connection.send(struct.pack("i", status))
                 del self.running[connection]
 
     def fork(self):
         connection, _ = self.listener.accept()
         _, files, *_ = socket.recv_fds(connection, 1, 4)
+        if not files:  # the client has ended
+            connection.close()
+            return None
         pid = os.fork()
         if pid:
             self.running[connection] = pid

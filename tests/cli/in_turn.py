@@ -1,4 +1,4 @@
-"""Commands, one after the other in this process: see runs."""
+"""Run commands one after the other: python -m tests.cli.in_turn JSON, a list of their words."""
 
 import json
 import sys
