@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -361,14 +362,13 @@ class TextData(SplitDataModule):
         self._metric = metric
         self._from = held_back_from
         self._seed = seed
-        self._published: Mapping[str, str | None] | None = None
         self._tables: dict[str, Any] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
         held_back = [split for split, size in self._sizes.items() if size]
-        named = self._where()
+        named = self._published
         return tuple(
             split
             for split in ("train", *held_back, "validation", "test")
@@ -381,32 +381,27 @@ class TextData(SplitDataModule):
         if any(self._sizes.values()):
             self._table(self._origin())
 
-    def setup(self, stage: str | None = None) -> None:
-        """Find the splits, which are read when they are asked for."""
-        del stage
-        self._where()
-
-    def _where(self) -> Mapping[str, str | None]:
+    @cached_property
+    def _published(self) -> Mapping[str, str | None]:
         """Published split of each split that is read; None for a single table."""
-        if self._published is None:
-            self._published = self._find()
-            if self._from == "train" and "train" not in self._published:
-                raise UsageError(
-                    "data.held_back_from: expected validation, got train: there is no training set."
-                )
-        return self._published
+        published = self._find()
+        if self._from == "train" and "train" not in published:
+            raise UsageError(
+                "data.held_back_from: expected validation, got train: there is no training set."
+            )
+        return published
 
     def _find(self) -> Mapping[str, str | None]:
         return _find_splits(self._source, self._config, self._given)
 
     def _origin(self) -> str:
         """The split that texts are held back from."""
-        return self._from or ("train" if "train" in self._where() else "validation")
+        return self._from or ("train" if "train" in self._published else "validation")
 
     def _table(self, origin: str) -> Any:
         if origin not in self._tables:
             self._tables[origin] = load_table(
-                self._source, self._where()[origin], self._config, argument=f"data.{origin}_split"
+                self._source, self._published[origin], self._config, argument=f"data.{origin}_split"
             )
         return self._tables[origin]
 
@@ -421,7 +416,7 @@ class TextData(SplitDataModule):
         if self._classes is None:
             label = find_label_column(rows, self._label_column)
             if not hasattr(rows.features[label], "names") and _label_names(rows, label):
-                tables = [self._table(s) for s in ("train", "validation") if s in self._where()]
+                tables = [self._table(s) for s in ("train", "validation") if s in self._published]
                 held = (_label_names(table, label) or () for table in tables)
                 return sorted({name for names in held for name in names})
         return self._classes
@@ -430,7 +425,7 @@ class TextData(SplitDataModule):
         """All texts of a published split."""
         rows = self._table(origin)
         return read_texts(
-            rows, self._source_of_ids(self._where()[origin]), self._columns, self._label_column,
+            rows, self._source_of_ids(self._published[origin]), self._columns, self._label_column,
             self._class_names(rows), self._metric, restricts_classes=self._restricts,
         )  # fmt: skip
 

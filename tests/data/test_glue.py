@@ -265,7 +265,7 @@ def test_the_real_files_are_read(task, sizes):
     data = ready(task, REAL)
     assert {split: len(part(data, split)) for split in data.splits} == sizes
     rows = datasets.load_dataset(
-        "parquet", data_files=str(REAL / data._config / f"{data._where()['validation']}.parquet")
+        "parquet", data_files=str(REAL / data._config / f"{data._published['validation']}.parquet")
     )["train"]
     assert tuple(rows.features["label"].names) == _TASKS[task].classes
     assert part(data).labels.tolist() == list(rows["label"])
