@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cascade import lit
+from lit_cascade.analysis import check_overlap, official_metric
 from lit_cascade.cli.parsing import options_from
 from lit_cascade.cli.processes import end_with_starter
 from lit_cascade.lit import CascadeTrainer, Configs
@@ -92,6 +93,16 @@ class CascadeCLI(LightningCLI):
         """The whole configuration as plain values."""
         config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=skip_none))
         return config
+
+    def check(self, ids: Any, data: Mapping[str, Any]) -> None:
+        """Check, before any model runs, that the policy and the metric suit the samples.
+
+        Raises:
+            CascadeError: the policy was fitted on some of them, unless this is allowed.
+            UsageError: the metric does not fit the data.
+        """
+        check_overlap(self.options.policy, ids, data, allowed=self.options.allow_overlap)
+        official_metric([data], self.options.metric, self.model.class_names)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with a progress bar on stderr: stdout is for results."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lit_cascade.analysis import check_overlap, official_metric
@@ -22,13 +21,7 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
     thresholds = policy.required_thresholds(model.names)
     output = Output("test", options, ["test.json"])
 
-    def check(ids: Any, data: Mapping[str, Any]) -> None:
-        check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
-        official_metric([data], options.metric, model.class_names)
-
-    done = cli.trainer.execute(
-        model, cli.datamodule, options.split, check=check, gather=options.gather
-    )
+    done = cli.trainer.execute(model, cli.datamodule, options.split, cli.check, options.gather)
     if done is None:
         return
     samples, names = done.samples, model.names

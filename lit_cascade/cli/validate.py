@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from lit_cascade.analysis import check_overlap, cost_notes, official_metric
+from lit_cascade.analysis import check_overlap, cost_notes
 from lit_cascade.cli.options import ValidateOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.core import score_named
@@ -45,12 +45,7 @@ def run_models(cli: CascadeCLI, options: ValidateOptions) -> None:
     logged = [value for value in _LOGGED if score.low <= value <= score.high]
     if cli.trainer.loggers and logged:
         cli.trainer.callbacks.append(ThresholdMetrics(logged, options.metric))
-
-    def check(ids: Any, data: Mapping[str, Any]) -> None:
-        check_overlap(options.policy, ids, data, allowed=options.allow_overlap)
-        official_metric([data], options.metric, cli.model.class_names)
-
-    records = cli.trainer.record(cli.model, cli.datamodule, options.split, check, cli.configs)
+    records = cli.trainer.record(cli.model, cli.datamodule, options.split, cli.check, cli.configs)
     if records is not None:
         _report(records, options, output)
 
