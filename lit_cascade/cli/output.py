@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lit_cascade.report import print_written
+from lit_cascade.report import plain, print_written
 from lit_cascade.utilities.files import (
     main_process,
     prepare_folder,
@@ -58,8 +58,9 @@ class Output:
         self._files[name] = content.encode() if isinstance(content, str) else content
 
     def add_json(self, name: str, content: Any) -> None:
-        """Add a JSON file."""
-        self.add(name, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        """Add a JSON file; see `plain` for what it may hold."""
+        text = json.dumps(plain(content), indent=2, allow_nan=False, ensure_ascii=False)
+        self.add(name, text + "\n")
 
     def add_yaml(self, name: str, content: Any, comment: str = "") -> None:
         """Add a YAML file, with a comment above its content."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -29,8 +28,8 @@ from lit_cascade.report import (
     Subject,
     data_notes,
     draw_selection,
-    json_by_stage,
     none_qualifies,
+    plain,
     policy_line,
     print_selection,
     selection_summary,
@@ -153,11 +152,11 @@ def _policy(
             **asdict(selection.promise),
             "cost": options.cost,
             "stages": names,
-            "thresholds": json_by_stage(names, list(thresholds.values())),
+            "thresholds": plain(thresholds),
             "n": selection.n,
             "observed": {
                 "value": chosen.value,
-                "accuracy": None if isnan(chosen.accuracy) else chosen.accuracy,
+                "accuracy": plain(chosen.accuracy),
                 "deferral_rate": chosen.deferral_rate,
                 "cost_ratio": chosen.cost_ratio,
             },

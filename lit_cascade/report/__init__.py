@@ -11,6 +11,7 @@ from lit_cascade.report.calibration import (
 )
 from lit_cascade.report.card import Card
 from lit_cascade.report.check import check_summary, print_check, verdict_line
+from lit_cascade.report.points import typed_thresholds
 from lit_cascade.report.scores import (
     draw_scores,
     head_summary,
@@ -35,7 +36,6 @@ from lit_cascade.report.selection import (
     policy_line,
     print_selection,
     selection_summary,
-    typed_thresholds,
 )
 from lit_cascade.report.speed import (
     benchmark_notes,
@@ -54,9 +54,9 @@ from lit_cascade.report.tables import (
 from lit_cascade.report.text import (
     data_notes,
     fitting_notes,
-    json_by_stage,
     model_notes,
     percent,
+    plain,
     show,
 )
 from lit_cascade.report.validation import (
@@ -90,13 +90,13 @@ __all__ = [
     "frontier_csv",
     "frontier_summary",
     "head_summary",
-    "json_by_stage",
     "latency_table",
     "model_notes",
     "none_qualifies",
     "outcome_summary",
     "pace_table",
     "percent",
+    "plain",
     "policy_line",
     "print_answers",
     "print_calibration",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,13 +21,12 @@ from lit_cascade.analysis import (
 from lit_cascade.core import Curve, OperatingPoint, cheapest
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import BLACK, BLUE, VERMILION, figure_of, mark, png_of, quiet
+from lit_cascade.report.points import point_cells, point_summary
 from lit_cascade.report.text import (
-    cost_cells,
     cost_columns,
     new_table,
     percent,
     show,
-    times,
 )
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import cost_axis, metric_axis
@@ -95,36 +94,17 @@ def same_accuracy(curve: Curve) -> OperatingPoint | None:
     return cheapest(curve, float(curve.stage_accuracy[-1]))
 
 
-def fit_summary(stage: StageCalibration) -> dict[str, Any]:
+def fit_summary(stage: StageCalibration, *, diagrams: bool = False) -> dict[str, Any]:
     """The fit of one stage, with its figures before and after."""
-    figures = {}
-    for when, found in (("before", stage.before), ("after", stage.after)):
-        figures[when] = {
-            "nll": found.nll,
-            "ece": found.ece,
-            "ece_equal_mass": found.ece_equal_mass,
-            "brier": found.brier,
-            "accuracy": found.accuracy,
-            "confidence": found.confidence,
-        }
+    before, after = asdict(stage.before), asdict(stage.after)
+    pair = {"before": before.pop("diagram"), "after": after.pop("diagram")}
     return {
         "temperature": stage.temperature,
         "at_bound": stage.at_bound,
         "n": stage.n,
-        **figures,
-    }
-
-
-def _numbers(values: Sequence[float]) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values]
-
-
-def _diagram_summary(found: ReliabilityDiagram) -> dict[str, Any]:
-    return {
-        "edges": list(found.edges),
-        "counts": list(found.counts),
-        "confidence": _numbers(found.confidence),
-        "accuracy": _numbers(found.accuracy),
+        "before": before,
+        "after": after,
+        **({"diagram": pair} if diagrams else {}),
     }
 
 
@@ -133,14 +113,7 @@ def _curve_summary(curve: Curve, mean: float, unit: str) -> dict[str, Any]:
     return {
         "mean_accuracy": mean,
         "stage_accuracy": curve.stage_accuracy.tolist(),
-        "same_accuracy": None
-        if point is None
-        else {
-            "deferral_rate": point.deferral_rate,
-            "accuracy": point.accuracy,
-            unit: point.cost,
-            f"{unit}_ratio": point.cost_ratio,
-        },
+        "same_accuracy": None if point is None else point_summary(point, unit),
     }
 
 
@@ -162,16 +135,7 @@ def verdict_summary(found: Calibrated) -> dict[str, Any]:
 def calibration_summary(found: Calibrated) -> dict[str, Any]:
     """The content of `summary.json`."""
     compared, unit = found.comparison, found.unit
-    stages = {
-        name: fit_summary(stage)
-        | {
-            "diagram": {
-                "before": _diagram_summary(stage.before.diagram),
-                "after": _diagram_summary(stage.after.diagram),
-            }
-        }
-        for name, stage in found.fitted.items()
-    }
+    stages = {name: fit_summary(stage, diagrams=True) for name, stage in found.fitted.items()}
     return {
         "n": len(found.records[0]),
         "fitted_on": len(found.plan.fitted),
@@ -276,15 +240,13 @@ def _cascade_table(found: Calibrated, compared: CalibrationEffect) -> Table:
     )
     for label, curve, mean in rows:
         point = same_accuracy(curve)
-        cells = ["never", *[""] * len(cost_columns(found.unit)), ""]
-        if point is not None:
-            cost = cost_cells(point.cost, found.unit)
-            cells = [percent(point.deferral_rate), *cost, times(point.cost_ratio)]
+        deferred, _, *rest = point_cells(point, found.unit)
         table.add_row(
             label,
             percent(float(curve.stage_accuracy[0]), 2),
             percent(mean, 3),
-            *cells,
+            deferred or "never",
+            *rest,
         )
     return table
 

@@ -23,7 +23,8 @@ from lit_cascade.report.pictures import (
     png_of,
     quiet,
 )
-from lit_cascade.report.text import csv_text, json_number, new_table, percent, show, times
+from lit_cascade.report.points import point_summary
+from lit_cascade.report.text import csv_text, new_table, percent, show, times
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import unit_label
 
@@ -119,18 +120,13 @@ def scores_csv(found: ScoreComparison) -> str:
     return csv_text(["score", *columns, *(f"chosen_{name}" for name in chosen)], rows)
 
 
-def _figure(figure: Estimate) -> dict[str, float | None]:
-    held = {"value": figure.value, "low": figure.low, "high": figure.high}
-    return {name: value if isfinite(value) else None for name, value in held.items()}
-
-
 def head_summary(found: FittedHead) -> dict[str, Any]:
     """A fitted deferral head as numbers; its figures are those of the fitting samples."""
     return {
         "n": found.n,
         "fixed": found.fixed,
-        "area": found.area if isfinite(found.area) else None,
-        "area_max_softmax": found.area_before if isfinite(found.area_before) else None,
+        "area": found.area,
+        "area_max_softmax": found.area_before,
         "inverse_penalty": found.strength,
     }
 
@@ -153,18 +149,13 @@ def scores_summary(found: ScoreComparison, records: Sequence[Record]) -> dict[st
         ],
         "scores": {
             one.name: {
-                "area": _figure(one.area),
-                f"area_less_{found.figures[0].name}": _figure(one.gain),
-                "aurc": _figure(one.aurc),
-                f"{unit}_ratio_at_equal_accuracy": _figure(one.cost_ratio),
+                "area": one.area,
+                f"area_less_{found.figures[0].name}": one.gain,
+                "aurc": one.aurc,
+                f"{unit}_ratio_at_equal_accuracy": one.cost_ratio,
                 "chosen": None
                 if one.chosen is None
-                else {
-                    "threshold": json_number(one.chosen.threshold),
-                    "accuracy": one.chosen.accuracy,
-                    "deferral_rate": one.chosen.deferral_rate,
-                    f"{unit}_ratio": one.chosen.cost_ratio,
-                },
+                else {"threshold": one.chosen.threshold, **point_summary(one.chosen, unit)},
             }
             for one in found.figures
         },

@@ -20,7 +20,6 @@ from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     csv_text,
-    json_number,
     new_table,
     percent,
     quantity,
@@ -92,7 +91,7 @@ def screen_summary(
     unit: str,
 ) -> dict[str, Any]:
     """The content of `summary.json`."""
-    settings = asdict(criteria) | {"max_cost": json_number(criteria.max_cost)}
+    settings = asdict(criteria)
     return {
         "unit": unit,
         "tables": {

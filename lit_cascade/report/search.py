@@ -23,8 +23,6 @@ from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     csv_text,
-    json_by_stage,
-    json_number,
     new_table,
     percent,
     readable_threshold,
@@ -79,12 +77,12 @@ def _held_out_summary(found: HeldOut | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
-        "chosen": json_number(found.chosen),
-        "reported": json_number(found.reported),
-        "reported_interpolated": json_number(found.reported_interpolated),
-        "optimism": json_number(found.optimism),
-        "interval_95": [json_number(end) for end in found.interval],
-        "spread": None if found.spread is None else json_number(found.spread),
+        "chosen": found.chosen,
+        "reported": found.reported,
+        "reported_interpolated": found.reported_interpolated,
+        "optimism": found.optimism,
+        "interval_95": found.interval,
+        "spread": found.spread,
         "accuracy_shortfall": found.shortfall,
         "repeats": found.repeats,
     }
@@ -95,8 +93,8 @@ def _reduction_summary(found: Reduction) -> dict[str, Any]:
         "name": found.band.name,
         "low": found.band.low,
         "high": found.band.high,
-        "average_compute_reduction": json_number(found.chosen),
-        "average_compute_reduction_interpolated": json_number(found.interpolated),
+        "average_compute_reduction": found.chosen,
+        "average_compute_reduction_interpolated": found.interpolated,
         "held_out": _held_out_summary(found.held_out),
     }
 
@@ -114,14 +112,14 @@ def _pick_summary(found: SearchResult, pick: Pick, config: str | None) -> dict[s
     names = [found.zoo.names[model] for model in pick.point.stages]
     return {
         "stages": names,
-        "thresholds": json_by_stage(names, pick.point.thresholds),
-        "floors": json_by_stage(names, pick.point.floors),
+        "thresholds": dict(zip(names, pick.point.thresholds, strict=False)),
+        "floors": dict(zip(names, pick.point.floors, strict=False)),
         unit: pick.cost,
         "accuracy": pick.accuracy,
         f"chosen_{unit}": pick.point.cost,
         "chosen_accuracy": pick.point.accuracy,
         "single": pick.single,
-        "saving": json_number(pick.saving),
+        "saving": pick.saving,
         "accuracy_difference": pick.difference,
         "config": config,
     }
@@ -160,7 +158,7 @@ def frontier_summary(found: SearchResult, configs: Mapping[Pick, str]) -> dict[s
         "points": len(found.cascades),
         "bands": [_reduction_summary(reduction) for reduction in found.strategies[0].reductions],
         "baselines": strategy_summary(found.strategies[1:]),
-        "shared_threshold": json_number(found.shared),
+        "shared_threshold": found.shared,
         "cascades": [_pick_summary(found, pick, configs.get(pick)) for pick in found.picks],
         "provenance": {
             "chosen_on": chosen.samples.fingerprint,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,18 +13,15 @@ from lit_cascade.core import OperatingPoint
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, png_of, quiet
+from lit_cascade.report.points import point_cells, point_summary, shown_thresholds, typed_thresholds
 from lit_cascade.report.text import (
-    cost_cells,
     cost_columns,
-    json_by_stage,
     new_table,
     percent,
     quantity,
-    readable_threshold,
     show,
-    times,
 )
-from lit_cascade.report.validation import provenance, shown_thresholds
+from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import unit_label
 
 if TYPE_CHECKING:
@@ -38,7 +35,6 @@ __all__ = [
     "print_selection",
     "promise_text",
     "selection_summary",
-    "typed_thresholds",
 ]
 
 
@@ -86,13 +82,6 @@ def _observed(promise: Promise, choice: OperatingPoint) -> str:
     if promise.target == "cost":
         return f"observed {quantity(value)}"
     return f"observed {percent(value, 2)}"
-
-
-def typed_thresholds(choice: OperatingPoint) -> list[float]:
-    """The shortest decimals that defer the same samples as the thresholds."""
-    if choice.below is None:
-        return list(choice.thresholds)
-    return [float(readable_threshold(choice.thresholds[0], choice.below))]
 
 
 def policy_line(found: Selection, subject: Subject) -> str:
@@ -160,18 +149,11 @@ def print_selection(found: Selection, subject: Subject, notes: Sequence[str] = (
 
 
 def _row(label: str, choice: OperatingPoint | None, promise: Promise, unit: str) -> list[str]:
+    deferred, accuracy, *rest = point_cells(choice, unit)
     if choice is None:
-        return [label, "none", *[""] * (4 + len(cost_columns(unit)))]
+        return [label, "none", deferred, accuracy, "", *rest]
     target = _observed(promise, choice).removeprefix("observed ")
-    return [
-        label,
-        shown_thresholds(choice),
-        percent(choice.deferral_rate),
-        "unknown" if math.isnan(choice.accuracy) else percent(choice.accuracy, 2),
-        target,
-        *cost_cells(choice.cost, unit),
-        times(choice.cost_ratio),
-    ]
+    return [label, shown_thresholds(choice), deferred, accuracy, target, *rest]
 
 
 def _price(found: Selection) -> str:
@@ -198,9 +180,7 @@ def selection_summary(
 ) -> dict[str, Any]:
     """The content of `summary.json`."""
     return {
-        "target": found.promise.target,
-        "limit": found.promise.limit,
-        "confidence": found.promise.confidence,
+        **asdict(found.promise),
         "unit": subject.unit,
         "score": subject.score,
         "n": found.n + found.tuned_on,
@@ -217,12 +197,9 @@ def _choice_summary(choice: OperatingPoint | None, subject: Subject) -> dict[str
     if choice is None:
         return None
     return {
-        "thresholds": json_by_stage(subject.names, typed_thresholds(choice)),
+        "thresholds": dict(zip(subject.names, typed_thresholds(choice), strict=False)),
         "value": choice.value,
-        "accuracy": None if math.isnan(choice.accuracy) else choice.accuracy,
-        "deferral_rate": choice.deferral_rate,
-        subject.unit: choice.cost,
-        f"{subject.unit}_ratio": choice.cost_ratio,
+        **point_summary(choice, subject.unit),
     }
 
 

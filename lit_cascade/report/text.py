@@ -9,6 +9,7 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from rich import box
@@ -24,12 +25,11 @@ __all__ = [
     "data_notes",
     "file_size",
     "fitting_notes",
-    "json_by_stage",
-    "json_number",
     "metric_figure",
     "model_notes",
     "new_table",
     "percent",
+    "plain",
     "quantity",
     "readable_threshold",
     "show",
@@ -49,28 +49,22 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-def json_number(value: float) -> float | str:
-    """A number that JSON can hold: infinite thresholds become "inf" and "-inf".
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: dataclasses as objects, NaN as null, infinities as strings.
 
     Example:
-        >>> json_number(0.5), json_number(float("-inf"))
-        (0.5, '-inf')
+        >>> plain({"threshold": float("-inf"), "accuracy": float("nan"), "edges": (0, 1)})
+        {'threshold': '-inf', 'accuracy': None, 'edges': [0, 1]}
     """
-    return value if math.isfinite(value) else str(value)
-
-
-def json_by_stage(names: Sequence[str], values: Sequence[float]) -> dict[str, float | str]:
-    """Thresholds or floors by the names of their stages, for JSON.
-
-    Args:
-        names: of all stages; the last one has no threshold.
-        values: in stage order.
-
-    Example:
-        >>> json_by_stage(["small", "large"], [float("inf")])
-        {'small': 'inf'}
-    """
-    return dict(zip(names, map(json_number, values), strict=False))
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -29,19 +29,16 @@ from lit_cascade.core import (
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, mark, png_of, quiet
+from lit_cascade.report.points import point_cells, point_headings, point_summary, shown_thresholds
 from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     csv_text,
-    json_by_stage,
-    json_number,
     metric_figure,
     new_table,
     percent,
     quantity,
-    readable_threshold,
     show,
-    times,
 )
 from lit_cascade.utilities.units import cost_axis, metric_axis, metric_label, unit_label
 
@@ -55,7 +52,6 @@ __all__ = [
     "outcome_summary",
     "print_validation",
     "provenance",
-    "shown_thresholds",
     "validation_summary",
     "verdict",
 ]
@@ -142,37 +138,23 @@ def _goodness(accuracy: float, metric: str | None, value: float | None) -> dict[
     return {"accuracy": accuracy} | ({} if metric is None or value is None else {metric: value})
 
 
-def _points(points: Points, metric: str | None, unit: str) -> dict[str, Any]:
+def _points(points: Points, unit: str, metric: str | None) -> dict[str, Any]:
     return {
-        name: None if point is None else _point(point, metric, unit)
+        name: None
+        if point is None
+        else {"threshold": point.threshold, **point_summary(point, unit, metric)}
         for name, point in points.items()
     }
 
 
-def _point(point: OperatingPoint, metric: str | None, unit: str) -> dict[str, Any]:
-    return {
-        "threshold": json_number(point.threshold),
-        "deferral_rate": point.deferral_rate,
-        **_goodness(point.accuracy, metric, point.metric),
-        unit: point.cost,
-        f"{unit}_ratio": point.cost_ratio,
-    }
-
-
 def outcome_summary(
-    found: OperatingPoint,
-    names: Sequence[str],
-    unit: str = "flops",
-    metric: str | None = None,
+    point: OperatingPoint, names: Sequence[str], unit: str = "flops", metric: str | None = None
 ) -> dict[str, Any]:
-    """An operating point at given thresholds, by stage name."""
+    """An operating point with its thresholds and the share of answers by stage name."""
     return {
-        "thresholds": json_by_stage(names, found.thresholds),
-        **_goodness(found.accuracy, metric, found.metric),
-        "deferral_rate": found.deferral_rate,
-        unit: found.cost,
-        f"{unit}_ratio": found.cost_ratio,
-        "answered": dict(zip(names, found.answered, strict=True)),
+        "thresholds": dict(zip(names, point.thresholds, strict=False)),
+        **point_summary(point, unit, metric),
+        "answered": dict(zip(names, point.answered, strict=True)),
     }
 
 
@@ -219,7 +201,7 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "score": found.rule.score,
         "combine": found.rule.combine,
         "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
-        "floors": json_by_stage(found.names, found.rule.floors),
+        "floors": dict(zip(found.names, found.rule.floors, strict=False)),
         "stages": [
             {
                 "name": record.name,
@@ -229,16 +211,16 @@ def validation_summary(found: Validation) -> dict[str, Any]:
             }
             for k, record in enumerate(found.records)
         ],
-        "operating_points": _points(found.points, metric, unit),
+        "operating_points": _points(found.points, unit, metric),
         "policy": None
         if found.policy is None
         else outcome_summary(found.policy, found.names, unit, metric),
-        "uncalibrated": None if plain is None else _points(operating_points(plain), metric, unit),
+        "uncalibrated": None if plain is None else _points(operating_points(plain), unit, metric),
     }
     if metric is not None and found.metric_points is not None:
-        summary["operating_points_by_metric"] = _points(found.metric_points, metric, unit)
+        summary["operating_points_by_metric"] = _points(found.metric_points, unit, metric)
         summary["uncalibrated_by_metric"] = (
-            None if plain is None else _points(operating_points(plain, metric), metric, unit)
+            None if plain is None else _points(operating_points(plain, metric), unit, metric)
         )
     return summary | {"provenance": provenance(found.records)}
 
@@ -260,28 +242,6 @@ def _metric_column(metric: str | None) -> list[str]:
 
 def _metric_cell(metric: str | None, value: float | None) -> list[str]:
     return [] if metric is None or value is None else [metric_figure(metric, value)]
-
-
-def shown_thresholds(point: OperatingPoint) -> str:
-    """The thresholds of a point, as the shortest decimal that defers the same samples if known."""
-    if point.below is None:
-        return ", ".join(f"{threshold:.6g}" for threshold in point.thresholds)
-    return readable_threshold(point.threshold, point.below)
-
-
-def _point_row(label: str, curve: Curve, point: OperatingPoint | None, unit: str) -> list[str]:
-    if point is None:
-        blank = [*_metric_column(curve.metric), *cost_columns(unit)]
-        return [label, "none", "", "", *[""] * len(blank), ""]
-    return [
-        label,
-        shown_thresholds(point),
-        percent(point.deferral_rate),
-        percent(point.accuracy, 2),
-        *_metric_cell(curve.metric, point.metric),
-        *cost_cells(point.cost, unit),
-        times(point.cost_ratio),
-    ]
 
 
 def _split_of(found: Validation) -> str:
@@ -377,8 +337,7 @@ def _points_table(found: Validation) -> Table:
     metric, unit, last = found.curve.metric, found.unit, found.names[-1]
     table = new_table(
         f"The cascade by {found.rule.score}, {_rule_of(found)}",
-        "operating point", "threshold", "deferred", "accuracy", *_metric_column(metric),
-        *cost_columns(unit), f"than {last!r}",
+        "operating point", "threshold", *point_headings(unit, metric, last),
     )  # fmt: skip
     curves = [(found.curve, "")]
     if found.uncalibrated is not None:
@@ -388,23 +347,17 @@ def _points_table(found: Validation) -> Table:
             table.add_section()
             labels = _labels(by, last)
             for name, point in operating_points(curve, by).items():
-                table.add_row(*_point_row(labels[name] + note, curve, point, unit))
+                shown = "none" if point is None else shown_thresholds(point)
+                cells = point_cells(point, unit, curve.metric)
+                table.add_row(labels[name] + note, shown, *cells)
     if found.policy is not None:
         table.add_section()
-        table.add_row(*_policy_row(found.policy, metric, unit))
+        table.add_row(
+            "the thresholds given",
+            shown_thresholds(found.policy),
+            *point_cells(found.policy, unit, metric),
+        )
     return table
-
-
-def _policy_row(done: OperatingPoint, metric: str | None, unit: str) -> list[str]:
-    return [
-        "the thresholds given",
-        shown_thresholds(done),
-        percent(done.deferral_rate),
-        percent(done.accuracy, 2),
-        *_metric_cell(metric, done.metric),
-        *cost_cells(done.cost, unit),
-        times(done.cost_ratio),
-    ]
 
 
 def _steps(axes: Axes, curve: Curve, by: str, label: str, colour: str, style: str = "-") -> None:
