@@ -29,8 +29,21 @@ __all__ = [
 RecordDtype = Literal["float16", "float32"]
 
 
+@dataclass(kw_only=True)
+class OutputOptions:
+    """Options of every command that writes files.
+
+    Args:
+        out: folder for the results; by default a new one, runs/COMMAND-N.
+        overwrite: replace results that are already in the folder.
+    """
+
+    out: str | None = None
+    overwrite: bool = False
+
+
 @dataclass
-class FitOptions:
+class FitOptions(OutputOptions):
     """Train one stage, from scratch or from other weights, and evaluate it.
 
     Args:
@@ -41,17 +54,14 @@ class FitOptions:
         stop_on: the split for patience; the metric is its official one, else accuracy.
         out: folder for the checkpoint and its card; by default a new one, runs/fit-N. To resume an
             interrupted run, give its folder.
-        overwrite: replace results that are already in the folder.
     """
 
     patience: int | None = None
     stop_on: str = "development"
-    out: str | None = None
-    overwrite: bool = False
 
 
 @dataclass
-class ScreenOptions:
+class ScreenOptions(OutputOptions):
     """List published models worth recording: on the front of accuracy against cost, or near it.
 
     A model is kept if its published accuracy is at least that of the best model that costs no more,
@@ -78,9 +88,6 @@ class ScreenOptions:
             record runs them.
         cost: unit of the cost to screen by: flops, or latency_s, which is 1 / infer_samples_per_sec
             of the benchmark.
-        out: folder for screen.csv, screen.png, summary.json and models.yaml, a config for record;
-            by default a new one, runs/screen-N.
-        overwrite: replace results that are already in the folder.
     """
 
     results: list[str] | None = None
@@ -93,12 +100,10 @@ class ScreenOptions:
     at_most: int | None = None
     all_sizes: bool = False
     cost: str = "flops"
-    out: str | None = None
-    overwrite: bool = False
 
 
 @dataclass
-class RecordOptions:
+class RecordOptions(OutputOptions):
     """Run every model of a config on a split and write a record of each.
 
     Models run one after the other, and each record is written as soon as its model is done. The
@@ -116,12 +121,10 @@ class RecordOptions:
     split: str = "validation"
     only: list[str] | None = None
     dtype: RecordDtype = "float16"
-    out: str | None = None
-    overwrite: bool = False
 
 
 @dataclass
-class ImportOptions:
+class ImportOptions(OutputOptions):
     """Make a record from arrays of any framework.
 
     FILE is .npy, .npz, .csv, .parquet or .safetensors; if it holds several arrays or columns,
@@ -145,8 +148,6 @@ class ImportOptions:
         split: split of the data.
         source: where the ids come from, so that overlaps between splits are found.
         dtype: of the logits; float16 arrays stay float16.
-        out: folder for NAME.safetensors; by default a new one, runs/import-N.
-        overwrite: replace a record that is already in the folder.
     """
 
     name: str
@@ -164,12 +165,10 @@ class ImportOptions:
     split: str | None = None
     source: str | None = None
     dtype: RecordDtype = "float32"
-    out: str | None = None
-    overwrite: bool = False
 
 
 @dataclass
-class CalibrateOptions:
+class CalibrateOptions(OutputOptions):
     """Fit temperatures on the calibration split, and test whether they help.
 
     Args:
@@ -185,9 +184,6 @@ class CalibrateOptions:
         split: the split to fit on.
         cost: unit of the cost to compare cascades by: flops, or another that the records have.
         allow_overlap: fit even on samples that the validation split has too.
-        out: folder for calibration.yaml, calibrate.png and summary.json; by default a new one,
-            runs/calibrate-N.
-        overwrite: replace results that are already in the folder.
         policy: policy of the cascade; the result has none of its thresholds and floors.
     """
 
@@ -200,13 +196,11 @@ class CalibrateOptions:
     split: str = "calibration"
     cost: str = "flops"
     allow_overlap: bool = False
-    out: str | None = None
-    overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 
 @dataclass
-class CompareScoresOptions:
+class CompareScoresOptions(OutputOptions):
     """Compare the confidence scores of a small model for deferring to a large one.
 
     For each score: the area between random (0) and oracle deferral (1), AURC, and the cost at the
@@ -222,9 +216,6 @@ class CompareScoresOptions:
         cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
             benchmark.json of benchmark.
         allow_overlap: report even on samples that are fitted on.
-        out: folder for scores.csv, scores.png and summary.json; by default a new one,
-            runs/compare-scores-N.
-        overwrite: replace results that are already in the folder.
     """
 
     records: list[str] | None = None
@@ -233,12 +224,10 @@ class CompareScoresOptions:
     seed: int = 0
     cost: str = "flops"
     allow_overlap: bool = False
-    out: str | None = None
-    overwrite: bool = False
 
 
 @dataclass
-class ValidateOptions:
+class ValidateOptions(OutputOptions):
     """Evaluate a cascade at every threshold: accuracy, deferral rate and FLOPs.
 
     Args:
@@ -250,9 +239,6 @@ class ValidateOptions:
             matthews; by default the official metric of the data. accuracy reports no other.
         allow_overlap: evaluate even on samples that the temperatures were fitted on.
         save_records: also write one record per stage into the folder.
-        out: folder for curve.csv, curve.png and summary.json; by default a new one,
-            runs/validate-N.
-        overwrite: replace results that are already in the folder.
         policy: score and temperatures of the cascade, and thresholds to report on.
     """
 
@@ -262,13 +248,11 @@ class ValidateOptions:
     metric: str | None = None
     allow_overlap: bool = False
     save_records: bool = False
-    out: str | None = None
-    overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 
 @dataclass
-class SelectOptions:
+class SelectOptions(OutputOptions):
     """Choose thresholds that keep a promise, with evidence, on the calibration split.
 
     Give one of the six targets. Of the policies that keep it the cheapest is chosen; if the target
@@ -292,9 +276,6 @@ class SelectOptions:
         seed: seed for drawing samples that put several thresholds in order.
         allow_overlap: choose even on samples that the validation split has too, or that the
             temperatures were fitted on.
-        out: folder for policy.yaml, select.png and summary.json; by default a new one,
-            runs/select-N.
-        overwrite: replace results that are already in the folder.
         policy: score and temperatures of the cascade; thresholds in it are replaced.
     """
 
@@ -310,13 +291,11 @@ class SelectOptions:
     cost: str = "flops"
     seed: int = 0
     allow_overlap: bool = False
-    out: str | None = None
-    overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 
 @dataclass
-class CheckOptions:
+class CheckOptions(OutputOptions):
     """Test the promise of a policy on new data: exit code 1 if it is broken, or the data drifted.
 
     Args:
@@ -325,20 +304,16 @@ class CheckOptions:
         confidence: confidence of the verdict; by default that of the promise.
         cost: the unit of cost that the policy was chosen by, which is the default; or
             latency_s=FILE with the stages' costs, as for select.
-        out: folder for check.json; by default a new one, runs/check-N.
-        overwrite: replace results that are already in the folder.
     """
 
     policy: str
     records: list[str] | None = None
     confidence: float | None = None
     cost: str | None = None
-    out: str | None = None
-    overwrite: bool = False
 
 
 @dataclass
-class SearchOptions:
+class SearchOptions(OutputOptions):
     """Search the records of many models for cascades: the front of accuracy against cost.
 
     If there are records of a split `calibration` and of one other, models, thresholds and
@@ -367,9 +342,6 @@ class SearchOptions:
         seed: seed for drawing them.
         compare: also compare scores, combinations, calibration, window and 3 stages.
         allow_overlap: report even on samples that are chosen on.
-        out: folder for frontier.csv, frontier.png, summary.json and the cascades' configs; by
-            default a new one, runs/search-N.
-        overwrite: replace results that are already in the folder.
     """
 
     records: list[str] | None = None
@@ -390,12 +362,10 @@ class SearchOptions:
     seed: int = 0
     compare: bool = False
     allow_overlap: bool = False
-    out: str | None = None
-    overwrite: bool = False
 
 
 @dataclass
-class TestOptions:
+class TestOptions(OutputOptions):
     """Execute a cascade at given thresholds: each stage sees only what earlier ones deferred.
 
     Args:
@@ -404,8 +374,6 @@ class TestOptions:
         gather: number of batches whose deferred samples are gathered into full batches for the next
             stage; more keep a GPU busier, fewer take less memory.
         allow_overlap: report even on samples that the temperatures were fitted on.
-        out: folder for test.json; by default a new one, runs/test-N.
-        overwrite: replace results that are already in the folder.
         policy: score, temperatures and thresholds of the cascade.
     """
 
@@ -415,13 +383,11 @@ class TestOptions:
     metric: str | None = None
     gather: int = 8
     allow_overlap: bool = False
-    out: str | None = None
-    overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 
 @dataclass
-class PredictOptions:
+class PredictOptions(OutputOptions):
     """Classify every sample of a split with a cascade and write the answers.
 
     One row per sample, in the order of the data: id, class, probability, stage, score. Answers are
@@ -436,20 +402,17 @@ class PredictOptions:
             stage, and whose answers are written together.
         out: folder for predictions.parquet or predictions.csv and predict.json; by default a new
             one, runs/predict-N. To resume an interrupted run, give its folder.
-        overwrite: replace results that are already in the folder.
         policy: score, temperatures and thresholds of the cascade.
     """
 
     split: str | None = None
     format: Literal["parquet", "csv"] = "parquet"
     gather: int = 8
-    out: str | None = None
-    overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 
 @dataclass
-class BenchmarkOptions:
+class BenchmarkOptions(OutputOptions):
     """Measure the speed of a cascade, next to its stages alone and to the ideal.
 
     Batch size, precision, device, compilation and memory layout are those of the config:
@@ -467,8 +430,6 @@ class BenchmarkOptions:
         gather: number of batches whose deferred samples are gathered, as for test.
         end_to_end: also time everything with loading and preprocessing.
         threads: number of CPU threads for the models; by default PyTorch's.
-        out: folder for benchmark.json and benchmark.png; by default a new one, runs/benchmark-N.
-        overwrite: replace results that are already in the folder.
         policy: score, temperatures and thresholds of the cascade.
     """
 
@@ -481,6 +442,4 @@ class BenchmarkOptions:
     gather: int = 8
     end_to_end: bool = True
     threads: int | None = None
-    out: str | None = None
-    overwrite: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)

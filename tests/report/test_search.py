@@ -22,6 +22,7 @@ from lit_cascade.report.search import (
     print_frontier,
     strategy_summary,
 )
+from lit_cascade.report.text import plain
 
 SIZE = (1440, 1000)
 
@@ -67,7 +68,7 @@ def test_the_table_of_points(found):
 
 
 def test_what_the_summary_says_of_a_cascade(found):
-    summary = frontier_summary(found, {found.picks[-1]: "c.yaml"})
+    summary = plain(frontier_summary(found, {found.picks[-1]: "c.yaml"}))
     last = summary["cascades"][-1]
     assert last["stages"] == ["small", "large"]
     assert list(last["thresholds"]) == ["small"]
@@ -92,12 +93,12 @@ def test_numbers_without_end_can_be_written(found):
     held = HeldOut(band, math.inf, 1.0, math.nan, 0.0, math.inf, (0.5, math.inf), 2)
     reduction = Reduction(band, math.inf, 0.0, held)
     strategy = replace(found.strategies[0], reductions=(reduction,))
-    (written,) = strategy_summary([strategy])[strategy.name]
+    (written,) = plain(strategy_summary([strategy]))[strategy.name]
     assert written["average_compute_reduction"] == "inf"
     assert written["held_out"] == {
         "chosen": "inf",
         "reported": 1.0,
-        "reported_interpolated": "nan",
+        "reported_interpolated": None,
         "optimism": "inf",
         "interval_95": [0.5, "inf"],
         "spread": "inf",
