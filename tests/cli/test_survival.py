@@ -223,8 +223,8 @@ def test_a_worker_that_dies_is_one_clear_error(tmp_path, monkeypatch, command, d
 @pytest.mark.parametrize(
     ("death", "says"),
     [
-        ("bus", "the shared memory that workers hand samples over in is full. Give it more"),
-        ("crashes", "a library that it uses crashed, on a damaged sample perhaps"),
+        ("bus", "the shared memory through which workers pass samples is full. Give it more"),
+        ("crashes", "a library that it uses crashed, perhaps on a damaged sample"),
     ],
 )
 def test_what_a_worker_died_of_is_told_apart(tmp_path, monkeypatch, capfd, death, says):
