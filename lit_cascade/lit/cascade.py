@@ -16,7 +16,6 @@ from lit_cascade.lit.metrics import CascadeMetrics
 from lit_cascade.lit.stages import (
     AdaptiveForward,
     StagesModule,
-    describe,
     distinct,
     inputs_and_rows,
 )
@@ -98,9 +97,8 @@ class LitCascade(StagesModule):
         self._forwards = {name: AdaptiveForward() for name in self.names}
         self.cascade = _AdaptiveCascade(built, checked, self._forwards)
         self._agree()
-        self._info = {name: describe(stage) for name, stage in built.items()}
-        for stage in built.values():
-            self.make_ready(stage)
+        for name, stage in built.items():
+            self.prepare(name, stage)
         self._stream: SplitStream | None = None
         self.metered = True  # whether test loops return the FLOPs of each answer or its probability
         self.remarks: list[tuple[int, str]] = []
@@ -109,10 +107,6 @@ class LitCascade(StagesModule):
         """The stages by name, cheapest first."""
         stages = cast("Iterable[BuiltStage]", self.cascade.stages)
         return dict(zip(self.names, stages, strict=True))
-
-    def stage_info(self) -> list[dict[str, Any]]:
-        """Parameters and settings of each stage, before a Trainer changes their precision."""
-        return [self.with_use(name, info) for name, info in self._info.items()]
 
     def _agree(self) -> None:
         """Have all stages with class names answer among those of the one with the fewest.

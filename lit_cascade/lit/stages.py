@@ -28,7 +28,6 @@ from lit_cascade.models import BuiltStage, describe_network
 __all__ = [
     "AdaptiveForward",
     "StagesModule",
-    "describe",
     "distinct",
     "inputs_and_rows",
     "least_by_stage",
@@ -103,6 +102,7 @@ class StagesModule(LightningModule):
     def __init__(self, *, channels_last: bool = False, compiled: bool = False) -> None:
         super().__init__()
         self.channels_last, self.compiled = channels_last, compiled
+        self._info: dict[str, dict[str, Any]] = {}
         self._meters: dict[str, FlopMeter] = {}
         self._forwards: dict[str, AdaptiveForward] = {}
 
@@ -110,8 +110,10 @@ class StagesModule(LightningModule):
         """The stages in memory, by name, in order."""
         raise NotImplementedError
 
-    def make_ready(self, stage: BuiltStage) -> None:
-        """Apply `channels_last` and `compiled` to a stage that was just built."""
+    def prepare(self, name: str, stage: BuiltStage) -> None:
+        """Describe a stage that was just built, then apply `channels_last` and `compiled`."""
+        parameters, model = count_parameters(stage), describe_network(stage)
+        self._info[name] = {"parameters": parameters, "model": model}
         if self.channels_last:
             stage.network.to(memory_format=torch.channels_last)
         if self.compiled:
@@ -152,19 +154,17 @@ class StagesModule(LightningModule):
         return self._meters[name]
 
     def stage_info(self) -> list[dict[str, Any]]:
-        """Parameters and settings of each stage, in order.
+        """Parameters and settings of each stage, in order, before a Trainer changes precision.
 
         `known_classes` is the number of classes of a stage that answers among others than it knows.
         """
-        return [self.with_use(name, describe(stage)) for name, stage in self.networks().items()]
-
-    def with_use(self, name: str, info: dict[str, Any]) -> dict[str, Any]:
-        """Description of a stage, with `known_classes` where that applies."""
-        stage = self.networks()[name]
-        model = dict(info["model"])
-        if stage.columns is not None and stage.known is not None:
-            model["known_classes"] = len(stage.known)
-        return {**info, "model": model}
+        infos = []
+        for name, stage in self.networks().items():
+            use = {}
+            if stage.columns is not None and stage.known is not None:
+                use = {"known_classes": len(stage.known)}
+            infos.append({**self._info[name], "model": {**self._info[name]["model"], **use}})
+        return infos
 
     def samples_per_forward(self) -> dict[str, int]:
         """Samples per forward pass of the stages whose whole batches did not fit into memory."""
@@ -212,11 +212,6 @@ def inputs_and_rows(batch: Any) -> tuple[Inputs, dict[str, Tensor]]:
     if isinstance(batch, PositionedBatch):
         rows["positions"] = batch.positions
     return inputs, rows
-
-
-def describe(stage: BuiltStage) -> dict[str, Any]:
-    """Parameters and settings of a stage."""
-    return {"parameters": count_parameters(stage), "model": describe_network(stage)}
 
 
 def distinct(preprocessings: Iterable[Preprocessing | None]) -> list[Preprocessing | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lit_cascade.errors import UsageError, check_file_name, check_name
-from lit_cascade.lit.stages import StagesModule, describe
+from lit_cascade.lit.stages import StagesModule
 from lit_cascade.models import BuiltStage, Stage, Timm, timm_names
 
 __all__ = ["LitZoo", "TimmModels"]
@@ -91,7 +91,6 @@ class LitZoo(StagesModule):
         for name in self.stages:
             check_file_name(name, "model.stages")
         self.network: BuiltStage | None = None
-        self._info: dict[str, Any] = {}
 
     def is_published(self, name: str) -> bool:
         """Whether the name of a model determines its weights, as on timm's hub."""
@@ -118,18 +117,14 @@ class LitZoo(StagesModule):
             torch.manual_seed(torch.initial_seed())
             self.network = self.stages[name].build(name)
         self.names, self.class_names = (name,), self.network.class_names
-        self._info = describe(self.network)
-        self.make_ready(self.network)
-
-    def stage_info(self) -> list[dict[str, Any]]:
-        """Parameters and settings of the selected model, before a Trainer changes its precision."""
-        return [self.with_use(name, self._info) for name in self.names]
+        self.prepare(name, self.network)
 
     def release(self) -> None:
         """Release the model in memory."""
         if self.network is None:
             return
-        self.names, self.network, self.class_names, self._info = (), None, None, {}
+        self.names, self.network, self.class_names = (), None, None
+        self._info.clear()
         self._meters.clear()
         self._forwards.clear()
         gc.collect()  # a model may be part of a reference cycle
