@@ -282,7 +282,7 @@ def test_heads_alone_count_as_fitted_on(fitted, capsys):
     assert main(["validate", *words, "--out", "v"]) == 1
     assert "that the heads were fitted on" in capsys.readouterr().err
     assert main(["select", *words, "--max_accuracy_drop", "0.05", "--out", "s"]) == 1
-    assert "score were fitted on: a threshold needs others" in capsys.readouterr().err
+    assert "score were fitted on all of these" in capsys.readouterr().err
 
 
 def test_temperatures_fitted_anew_keep_the_learned_score_and_its_evidence(fitted, capsys):
