@@ -232,6 +232,14 @@ def test_a_policy_of_another_length_is_refused():
     assert cascade.policy.thresholds == (0.25,)
 
 
+def test_running_needs_thresholds():
+    cascade = Cascade({"small": nn.Identity(), "large": nn.Identity()}, Policy(stages=2))
+    with pytest.raises(UsageError, match=r"policy\.thresholds: .* needs a threshold for small"):
+        cascade(torch.randn(4, 3))
+    cascade.policy = Policy((0.5,))
+    assert len(cascade(torch.randn(4, 3)).stage) == 4
+
+
 def test_one_stage_is_no_cascade():
     with pytest.raises(UsageError, match="a cascade needs at least 2, got 1"):
         Cascade(linears(1), Policy(()))
