@@ -227,18 +227,18 @@ def check_promise(
     """
     shifts = tuple(score_shifts(outcomes, thresholds, names, reference))
     value, outcome = None, "unknown"
+    renewed = Promise(promise.target, promise.limit, confidence)
+    row = torch.tensor([list(thresholds)], dtype=torch.float64)
     try:
-        row = torch.tensor([list(thresholds)], dtype=torch.float64)
-        policy = candidates_of(outcomes, promise, row)
+        policy = candidates_of(outcomes, renewed, row)
     except CascadeError:  # no labels, or no answers
         policy = None
     if policy is not None:
         value = float(policy.value[0])
-        if broken_p_value(policy, promise) <= 1 - confidence:
+        if broken_p_value(policy) <= 1 - confidence:
             outcome = "broken"
         else:
-            kept = certified(policy, Promise(promise.target, promise.limit, confidence))
-            outcome = "kept" if kept else "open"
+            outcome = "kept" if certified(policy) else "open"
     return Verdict(
         promise=promise,
         confidence=confidence,

@@ -81,13 +81,13 @@ def select_thresholds(outcomes: StageOutcomes, promise: Promise, seed: int = 0) 
             order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
             thresholds = joint_thresholds(outcomes.rows(order[:tuned_on]), promise)
             candidates = candidates_of(outcomes.rows(order[tuned_on:]), promise, thresholds)
-    empirical = chosen = _best(whole, promise, promise.keeps(whole.value))
+    empirical = chosen = _best(whole, promise.keeps(whole.value))
     count, needed = 0, None
     if guaranteed:
-        count = certified(candidates, promise)
-        chosen = _best(candidates, promise, torch.arange(len(candidates)) < count)
+        count = certified(candidates)
+        chosen = _best(candidates, torch.arange(len(candidates)) < count)
         if chosen is None:
-            needed = samples_needed(candidates, promise)
+            needed = samples_needed(candidates)
         if needed is not None and tuned_on:
             needed = round(needed * n / len(candidates.outcomes))
     return Selection(
@@ -102,14 +102,15 @@ def select_thresholds(outcomes: StageOutcomes, promise: Promise, seed: int = 0) 
     )
 
 
-def _best(candidates: Candidates, promise: Promise, among: Tensor) -> OperatingPoint | None:
+def _best(candidates: Candidates, among: Tensor) -> OperatingPoint | None:
     """Return the best useful candidate among some, (M,) bool."""
     rows = (among & candidates.useful).nonzero().squeeze(1)
     if len(rows) == 0:
         return None
     cost, accuracy = candidates.cost, candidates.accuracy.nan_to_num(0.0)
-    columns = (-accuracy, cost) if promise.of_cost else (cost, -accuracy)
-    if promise.of_cost and candidates.outcomes.correct is None:
+    of_cost = candidates.promise.of_cost
+    columns = (-accuracy, cost) if of_cost else (cost, -accuracy)
+    if of_cost and candidates.outcomes.correct is None:
         columns = (-cost, -cost)  # without labels, spend all that is allowed
     for column in columns:
         rows = rows[column[rows] == column[rows].min()]

@@ -27,27 +27,35 @@ class Candidates:
     """Candidate thresholds in testing order, the safest first, measured on N samples.
 
     Attributes:
+        outcomes: of the N samples.
+        promise: what is promised.
         thresholds: (M, K - 1) float64.
-        value: value of the promised target, (M,) float64.
-        cost: mean cost per sample, (M,).
+        cost: mean cost per sample, (M,) float64.
         deferral_rate: fraction of samples that the first stage defers, (M,).
         accuracy: (M,); NaN without labels.
         lost: number of samples that count against the promise, (M,); None for a cost.
         won: number of samples that count for the promise, (M,); None for a cost.
-        outcomes: of the N samples.
     """
 
+    outcomes: StageOutcomes
+    promise: Promise
     thresholds: Tensor
-    value: Tensor
     cost: Tensor
     deferral_rate: Tensor
     accuracy: Tensor
     lost: Tensor | None
     won: Tensor | None
-    outcomes: StageOutcomes
 
     def __len__(self) -> int:
         return len(self.thresholds)
+
+    @property
+    def value(self) -> Tensor:
+        """Value of the promised target, (M,)."""
+        if self.lost is None or self.won is None:
+            return self.cost_ratio if self.promise.target == "cost_ratio" else self.cost
+        share = (self.lost - self.won).double() / len(self.outcomes)
+        return 1 - share if self.promise.target == "accuracy" else share
 
     @property
     def cost_ratio(self) -> Tensor:
@@ -80,24 +88,15 @@ class Candidates:
     def reversed(self) -> Candidates:
         """Return the candidates in the opposite order."""
         return Candidates(
+            self.outcomes,
+            self.promise,
             self.thresholds.flip(0),
-            self.value.flip(0),
             self.cost.flip(0),
             self.deferral_rate.flip(0),
             self.accuracy.flip(0),
             None if self.lost is None else self.lost.flip(0),
             None if self.won is None else self.won.flip(0),
-            self.outcomes,
         )
-
-
-def _value(
-    promise: Promise, cost: Tensor, lost: Tensor | None, won: Tensor | None, table: StageOutcomes
-) -> Tensor:
-    if lost is None or won is None:
-        return cost / (table.last_cost if promise.target == "cost_ratio" else 1.0)
-    share = (lost - won).double() / len(table)
-    return 1 - share if promise.target == "accuracy" else share
 
 
 def shared_candidates(outcomes: StageOutcomes, promise: Promise) -> Candidates:
@@ -119,14 +118,14 @@ def shared_candidates(outcomes: StageOutcomes, promise: Promise) -> Candidates:
             for flags in outcomes.losses(promise.target)
         )
     candidates = Candidates(
+        outcomes,
+        promise,
         thresholds=curve.thresholds[:, None].expand(-1, deferring),
-        value=_value(promise, curve.cost, lost, won, outcomes),
         cost=curve.cost,
         deferral_rate=curve.deferral_rate,
         accuracy=curve.accuracy if correct is not None else curve.accuracy * math.nan,
         lost=lost,
         won=won,
-        outcomes=outcomes,
     )
     return candidates if promise.of_cost else candidates.reversed()
 
@@ -154,14 +153,14 @@ def candidates_of(outcomes: StageOutcomes, promise: Promise, thresholds: Tensor)
     lost, won = map(total, flags) if flags else (None, None)
     correct = outcomes.correct
     return Candidates(
+        outcomes,
+        promise,
         thresholds=thresholds,
-        value=_value(promise, cost, lost, won, outcomes),
         cost=cost,
         deferral_rate=(stages > 0).sum(dim=1).double() / n,
         accuracy=total(correct).double() / n if correct is not None else cost * math.nan,
         lost=lost,
         won=won,
-        outcomes=outcomes,
     )
 
 

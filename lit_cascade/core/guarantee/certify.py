@@ -25,20 +25,20 @@ __all__ = ["broken_p_value", "certified", "samples_needed"]
 _MOST = 1000
 
 
-def certified(candidates: Candidates, promise: Promise) -> int:
+def certified(candidates: Candidates) -> int:
     """Count the leading candidates that keep the promise with its confidence.
 
     Without a confidence, count the leading candidates that keep it on the samples at hand.
     """
-    if promise.confidence is None:
-        kept = promise.keeps(candidates.value)
+    if candidates.promise.confidence is None:
+        kept = candidates.promise.keeps(candidates.value)
         return _leading(len(candidates), lambda a, b: bool(kept[a:b].all()))
-    return _tested(candidates, promise, 1.0)
+    return _tested(candidates, 1.0)
 
 
-def broken_p_value(candidates: Candidates, promise: Promise) -> float:
-    """P-value of the hypothesis that the first candidate keeps a promise; small if it is broken."""
-    n = len(candidates.outcomes)
+def broken_p_value(candidates: Candidates) -> float:
+    """P-value of the hypothesis that the first candidate keeps its promise; small if broken."""
+    n, promise = len(candidates.outcomes), candidates.promise
     if candidates.lost is None or candidates.won is None:
         excess = _ExcessCost(candidates.outcomes, promise)
         values = excess.at(candidates.thresholds[0].tolist())
@@ -50,19 +50,18 @@ def broken_p_value(candidates: Candidates, promise: Promise) -> float:
     return 1.0 if lost == 0 else float(bdtrc(lost - 1, n, _loss_limit(promise)))
 
 
-def samples_needed(candidates: Candidates, promise: Promise) -> int | None:
+def samples_needed(candidates: Candidates) -> int | None:
     """Estimate how many samples would certify a useful candidate, if these were representative.
 
     Args:
         candidates: none of which is both useful and certified.
-        promise: what was to be promised.
 
     Returns:
         Number of samples; None if a thousand times as many would not be enough.
     """
 
     def enough(times: float) -> bool:
-        return bool(candidates.useful[: _tested(candidates, promise, times)].any())
+        return bool(candidates.useful[: _tested(candidates, times)].any())
 
     n, high = len(candidates.outcomes), 1.25
     while not enough(high):
@@ -81,12 +80,12 @@ def _loss_limit(promise: Promise) -> float:
     return 1 - promise.limit if promise.target == "accuracy" else promise.limit
 
 
-def _tested(candidates: Candidates, promise: Promise, times: float) -> int:
+def _tested(candidates: Candidates, times: float) -> int:
     """Count the leading candidates that `times` copies of the samples would certify."""
+    promise, n = candidates.promise, round(times * len(candidates.outcomes))
     delta = 1 - (promise.confidence or 0.0)
-    n = round(times * len(candidates.outcomes))
     if candidates.lost is None or candidates.won is None:
-        return _leading(len(candidates), _cost_test(candidates, promise, delta, times))
+        return _leading(len(candidates), _cost_test(candidates, delta, times))
     lost, won = ((times * part).round().long() for part in (candidates.lost, candidates.won))
 
     def passes(start: int, end: int) -> bool:
@@ -121,10 +120,8 @@ class _ExcessCost:
         return self._outcomes.costs_at(thresholds) - self._allowed
 
 
-def _cost_test(
-    candidates: Candidates, promise: Promise, delta: float, times: float
-) -> Callable[[int, int], bool]:
-    excess = _ExcessCost(candidates.outcomes, promise)
+def _cost_test(candidates: Candidates, delta: float, times: float) -> Callable[[int, int], bool]:
+    excess = _ExcessCost(candidates.outcomes, candidates.promise)
     low, high, limit = excess.low, excess.high, excess.limit
 
     def passes(start: int, end: int) -> bool:

@@ -77,7 +77,7 @@ def test_certified_thresholds_precede_the_first_failure(target, n, levels):
         outcomes = drawn(n, seed=seed, levels=levels)
         promise = Promise(target, LIMITS[target], 0.9)
         candidates = shared_candidates(outcomes, promise)
-        found = candidates.thresholds[: certified(candidates, promise), 0].tolist()
+        found = candidates.thresholds[: certified(candidates), 0].tolist()
         assert found == certified_one_by_one(outcomes, promise)
 
 
@@ -152,7 +152,7 @@ def test_the_number_of_samples_needed_is_about_enough():
 def test_a_limit_that_no_sample_can_prove_needs_no_number():
     outcomes = drawn(300)
     candidates = shared_candidates(outcomes, Promise("accuracy_drop", 0.0))
-    assert samples_needed(candidates, Promise("accuracy_drop", 0.0)) is None
+    assert samples_needed(candidates) is None
 
 
 @pytest.mark.parametrize("stages", [3, 4])
