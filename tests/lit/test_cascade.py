@@ -42,11 +42,11 @@ def test_classes_are_aligned_by_name_whatever_their_order(live):
     )
     if live:
         done = trainer().execute(model, data)
-        told = replay(
+        expected = replay(
             [record.logits for record in trainer().record(model, data)],
             Policy(thresholds=(0.45,)),
         )
-        assert torch.equal(done.prediction, told.prediction)
+        assert torch.equal(done.prediction, expected.prediction)
         assert 0 < int(done.stage.sum()) < 21
         return
     for record, bare in zip(*(trainer().record(m, data) for m in (model, plain)), strict=True):

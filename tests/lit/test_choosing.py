@@ -43,9 +43,9 @@ def test_a_calibrated_cascade_runs_as_its_replay(combine):
     policy = model.cascade.policy
     assert 1.0 not in policy.temperatures
     done = trainer().execute(model, data)
-    told = replay([record.logits for record in records], policy)
-    assert torch.equal(done.prediction, told.prediction)
-    assert torch.equal(done.stage, told.stage)
+    expected = replay([record.logits for record in records], policy)
+    assert torch.equal(done.prediction, expected.prediction)
+    assert torch.equal(done.stage, expected.stage)
     options = yaml.safe_load(yaml.safe_dump(asdict(model.options)))
     assert cascade(3, PolicyOptions(**options)).cascade.policy == policy
     metrics = model.metrics_at([0.5])

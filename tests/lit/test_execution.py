@@ -30,11 +30,11 @@ def test_running_for_real_is_the_replay_at_twenty_thresholds(stages, temperature
     for threshold in torch.linspace(0.33, 1.0, 20).tolist():
         policy = Policy((threshold,) * (stages - 1), temperatures=(temperature,) * stages)
         model.cascade.policy = policy
-        done, told = run.execute(model, data), replay(logits, policy)
-        assert torch.equal(done.stage, told.stage)
-        assert torch.equal(done.prediction, told.prediction)
+        done, expected = run.execute(model, data), replay(logits, policy)
+        assert torch.equal(done.stage, expected.stage)
+        assert torch.equal(done.prediction, expected.prediction)
         spent = torch.stack([record.cost() for record in records], dim=1)
-        ran = torch.arange(stages) <= told.stage[:, None]
+        ran = torch.arange(stages) <= expected.stage[:, None]
         assert torch.equal(done.flops, spent * ran)
 
 
@@ -60,9 +60,9 @@ def test_running_a_combination_for_real_is_its_replay(combine, stages, floored, 
     )
     done = trainer().execute(cascade(stages, options), points(60, dataset))
     policy = Policy.from_options(options, [record.name for record in records])
-    told, outcome = replay(logits, policy), point_of_records(records, policy)
-    assert torch.equal(done.stage, told.stage)
-    assert torch.equal(done.prediction, told.prediction)
+    expected, outcome = replay(logits, policy), point_of_records(records, policy)
+    assert torch.equal(done.stage, expected.stage)
+    assert torch.equal(done.prediction, expected.prediction)
     assert set(done.stage.tolist()) == set(range(stages))
     assert int((done.prediction == done.samples.labels).sum()) / 60 == outcome.accuracy
     assert float(done.flops.sum()) / 60 == pytest.approx(outcome.cost)
@@ -84,8 +84,8 @@ def test_the_metric_of_a_real_run_is_that_of_its_replay(metric, combine):
     records = trainer().record(cascade(3), points(60))
     options = PolicyOptions(thresholds=[0.4, 0.5], combine=combine)
     done = trainer().execute(cascade(3, options), points(60))
-    told = point_of_records(records, Policy((0.4, 0.5), combine=combine), metric=metric)
-    assert measure(metric, done.prediction, done.samples.labels, 3) == told.metric
+    expected = point_of_records(records, Policy((0.4, 0.5), combine=combine), metric=metric)
+    assert measure(metric, done.prediction, done.samples.labels, 3) == expected.metric
 
 
 def test_thresholds_are_needed_to_run():

@@ -26,10 +26,13 @@ def test_a_logger_gets_metrics_per_threshold(tmp_path, combine):
     run, model = trainer(logger=CSVLogger(tmp_path)), cascade(policy=options)
     run.callbacks.append(ThresholdMetrics([0.4, 0.6]))
     records = run.record(model, points())
-    told, logged = point_of_records(records, Policy((0.6,), combine=combine)), run.callback_metrics
-    assert float(logged["accuracy@0.6"]) == pytest.approx(told.accuracy)
-    assert float(logged["deferral_rate@0.6"]) == pytest.approx(told.deferral_rate)
-    assert float(logged["flops@0.6"]) == pytest.approx(told.cost)
+    expected, logged = (
+        point_of_records(records, Policy((0.6,), combine=combine)),
+        run.callback_metrics,
+    )
+    assert float(logged["accuracy@0.6"]) == pytest.approx(expected.accuracy)
+    assert float(logged["deferral_rate@0.6"]) == pytest.approx(expected.deferral_rate)
+    assert float(logged["flops@0.6"]) == pytest.approx(expected.cost)
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
@@ -50,10 +53,10 @@ def test_streaming_metrics_are_the_curve_at_each_threshold(stages, combine):
     found = metrics.compute()
     for t, threshold in enumerate(thresholds):
         policy = Policy((threshold,) * (stages - 1), "max_softmax", temperatures, combine)
-        told = point_of_records(records, policy)
-        assert float(found["accuracy"][t]) == told.accuracy
-        assert float(found["deferral_rate"][t]) == told.deferral_rate
-        assert float(found["flops"][t]) == pytest.approx(told.cost, rel=1e-12)
+        expected = point_of_records(records, policy)
+        assert float(found["accuracy"][t]) == expected.accuracy
+        assert float(found["deferral_rate"][t]) == expected.deferral_rate
+        assert float(found["flops"][t]) == pytest.approx(expected.cost, rel=1e-12)
 
 
 @pytest.mark.parametrize("classes", [None, 3])
@@ -75,15 +78,15 @@ def test_a_streaming_metric_is_that_of_the_replay(stages, combine, metric, class
     found = metrics[0].compute()
     for t, threshold in enumerate(thresholds):
         policy = Policy((threshold,) * (stages - 1), combine=combine)
-        told = point_of_records(records, policy, metric=metric)
-        assert float(found[metric][t]) == told.metric
-        assert float(found["accuracy"][t]) == told.accuracy
+        expected = point_of_records(records, policy, metric=metric)
+        assert float(found[metric][t]) == expected.metric
+        assert float(found["accuracy"][t]) == expected.accuracy
     metrics[0].reset()
     again = metrics[0]([r.logits for r in records], records[0].labels, torch.ones(100, stages))
-    assert float(again[metric][0]) == told_at(records, metric, combine, thresholds[0])
+    assert float(again[metric][0]) == metric_at(records, metric, combine, thresholds[0])
 
 
-def told_at(records, metric, combine, threshold):
+def metric_at(records, metric, combine, threshold):
     policy = Policy((threshold,) * (len(records) - 1), combine=combine)
     return point_of_records(records, policy, metric=metric).metric
 
@@ -132,8 +135,8 @@ def test_a_logger_gets_the_metric_of_the_data_or_the_one_asked_for():
         for threshold in (0.4, 0.6):
             if name is None:
                 break
-            told = told_at(records, name, "later", threshold)
-            assert float(logged[f"{name}@{threshold}"]) == pytest.approx(told)
+            expected = metric_at(records, name, "later", threshold)
+            assert float(logged[f"{name}@{threshold}"]) == pytest.approx(expected)
         kinds = {key.split("@")[0] for key in logged}
         assert kinds == {"accuracy", "deferral_rate", "flops", *([name] if name else [])}
         assert records[0].data["metric"] == "matthews"
@@ -172,10 +175,10 @@ def test_scores_add_up_over_batches(metric):
     score = ClassifierMetric(metric, 2)
     for part in range(0, 50, 8):
         score.update(answers[part : part + 8], labels[part : part + 8])
-    told = {
+    expected = {
         "accuracy": oracle.binary_accuracy(answers, labels),
         "f1": oracle.binary_f1_score(answers, labels),
         "f1_macro": oracle.multiclass_f1_score(answers, labels, 2, average="macro"),
         "matthews": oracle.binary_matthews_corrcoef(answers, labels),
     }[metric]
-    assert float(score.compute()) == pytest.approx(float(told), abs=1e-6)
+    assert float(score.compute()) == pytest.approx(float(expected), abs=1e-6)
