@@ -104,6 +104,7 @@ def test_recurrent_layers(kind, gates, batch_first, layers, bidirectional):
     assert count_flops(Pooled(layer, flip), torch.randn(3, steps, 5)) == 3 * expected
 
 
+@pytest.mark.slow
 def test_bert():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations of its dependencies, at import
@@ -337,6 +338,7 @@ def test_attention_in_windows(shift, fused):
     assert count_flops(Pooled(block), torch.zeros(1, 8, 12, width)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TIMM_TABLES.is_dir(), reason="there is no ../shared/data/timm_results")
 @pytest.mark.parametrize(
     ("name", "size", "reason"),
