@@ -10,17 +10,7 @@ import torch
 from lit_cascade.cli.options import ImportOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.errors import UsageError, check_file_name
-from lit_cascade.records import Record, RecordSummary
-from lit_cascade.records.arrays import (
-    classes_from,
-    correct_from,
-    costs_from,
-    ids_from,
-    labels_from,
-    logits_from,
-    probabilities_from,
-    score_from,
-)
+from lit_cascade.records import Record, RecordSummary, arrays
 from lit_cascade.report import print_records
 from lit_cascade.utilities.versions import run_info
 
@@ -63,18 +53,18 @@ def _kind(options: ImportOptions) -> str:
 def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
     """A record of logits, and notes on it."""
     if kind == "logits":
-        logits, names, notes = logits_from(options.logits or "")
+        logits, names, notes = arrays.logits_from(options.logits or "")
     else:
-        logits, names, notes = probabilities_from(options.probabilities or "")
+        logits, names, notes = arrays.probabilities_from(options.probabilities or "")
     n, width = logits.shape
     classes: Sequence[str] | None = None
     if options.classes:
-        classes = classes_from(options.classes, width)
+        classes = arrays.classes_from(options.classes, width)
     elif names:
         classes = names
         shown = ", ".join(names[:5]) + (", ..." if width > 5 else "")
         notes.append(f"Classes are named after the columns: {shown}.")
-    labels = labels_from(options.labels, classes, n) if options.labels else None
+    labels = arrays.labels_from(options.labels, classes, n) if options.labels else None
     if labels is None:
         notes.append(
             "Without --labels the record holds answers and not whether they are right: enough for "
@@ -86,25 +76,25 @@ def _of_logits(options: ImportOptions, kind: str) -> tuple[Record, list[str]]:
 
 def _of_scores(options: ImportOptions) -> tuple[Record, list[str]]:
     """A record of scores and right answers; there are no notes on it."""
-    score = score_from(options.score or "")
+    score = arrays.score_from(options.score or "")
     n = len(score)
-    correct = correct_from(options.correct or "", n)
-    classes = classes_from(options.classes, None) if options.classes else None
-    labels = labels_from(options.labels, classes, n) if options.labels else None
+    correct = arrays.correct_from(options.correct or "", n)
+    classes = arrays.classes_from(options.classes, None) if options.classes else None
+    labels = arrays.labels_from(options.labels, classes, n) if options.labels else None
     return _record(
         options, n, "score", score=score, correct=correct, labels=labels, classes=classes
     ), []
 
 
-def _record(options: ImportOptions, n: int, kind: str, **arrays: Any) -> Record:
+def _record(options: ImportOptions, n: int, kind: str, **parts: Any) -> Record:
     data = {"name": options.data, "split": options.split, "source": options.source}
     return Record.from_arrays(
         options.name,
-        costs=costs_from(options.flops, options.cost, n),
-        ids=ids_from(options.ids, n) if options.ids else None,
+        costs=arrays.costs_from(options.flops, options.cost, n),
+        ids=arrays.ids_from(options.ids, n) if options.ids else None,
         parameters=options.parameters,
         data={key: value for key, value in data.items() if value is not None},
         model={"imported": kind},
         info=run_info(),
-        **arrays,
+        **parts,
     )

@@ -17,7 +17,7 @@ from lit_cascade.errors import CascadeError
 from lit_cascade.live import Preprocessing
 from lit_cascade.utilities.class_names import class_list, columns_of
 from lit_cascade.utilities.files import find_bundled
-from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT, load_tensors, safetensors_bytes
+from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT, load_tensors, safetensors_pieces
 
 __all__ = [
     "BuiltStage",
@@ -229,7 +229,8 @@ def checkpoint_bytes(network: nn.Module, name: str, classes: Sequence[str] | Non
     header = {"format": CHECKPOINT_FORMAT, "name": name}
     if classes is not None:
         header["classes"] = json.dumps(list(classes))
-    return safetensors_bytes({k: v.cpu() for k, v in network.state_dict().items()}, header)
+    weights = {key: value.cpu() for key, value in network.state_dict().items()}
+    return b"".join(safetensors_pieces(weights, header))
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:

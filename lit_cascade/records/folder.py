@@ -101,13 +101,7 @@ class RecordedModel:
 
     @classmethod
     def describe(cls, record: Record, path: Path, **more: Any) -> Self:
-        """Describe the model of a record.
-
-        Args:
-            record: of the model.
-            path: of the record.
-            more: attributes of a subclass.
-        """
+        """Describe the model of a record; a subclass gives its attributes as `more`."""
         return cls(
             name=record.name,
             path=path,

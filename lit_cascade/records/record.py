@@ -274,7 +274,8 @@ class Record:
             check_format(path, header)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             classes, costs = json.loads(header["classes"]), json.loads(header["costs"])
-            if not isinstance(costs, dict) or not all(map(_is_cost, costs.values())):
+            numbers = (int, float, type(None))
+            if not isinstance(costs, dict) or any(type(c) not in numbers for c in costs.values()):
                 raise ValueError("its table of costs is malformed")
             ids = Ids.from_tensors(tensors)
             parts: dict[str, Any] = {name: tensors.get(name) for name in _COLUMNS}
@@ -334,10 +335,6 @@ def check_format(path: Path, header: Mapping[str, str], hint: str = "") -> None:
         )
 
 
-def _is_cost(value: Any) -> bool:
-    return value is None or type(value) in {int, float}
-
-
 def _per_sample(cost: Any, n: int) -> Tensor:
     """A cost as (N,) float64, from one number or N of them."""
     numbers = torch.as_tensor(cost, dtype=torch.float64)
@@ -345,13 +342,7 @@ def _per_sample(cost: Any, n: int) -> Tensor:
 
 
 def _check_column(column: Tensor | None, dtype: torch.dtype, n: int, what: str) -> None:
-    """Check type, shape (N,) and values of an optional column.
-
-    A score of +inf would answer even at a threshold that always defers.
-
-    Raises:
-        CascadeError: another type or shape, NaN or +inf.
-    """
+    """Check type, shape (N,) and values: +inf would answer at a threshold that always defers."""
     if column is None:
         return
     if column.dtype != dtype or column.shape != (n,) or not bool((column < math.inf).all()):
@@ -362,11 +353,7 @@ def _check_column(column: Tensor | None, dtype: torch.dtype, n: int, what: str) 
 
 
 def _check_costs(costs: Mapping[str, Tensor], n: int, what: str) -> None:
-    """Check that costs are finite, at least 0, one per sample, and have names for tensors.
-
-    Raises:
-        CascadeError: costs that are not, or none at all.
-    """
+    """Check that costs are finite, at least 0, one per sample, and have names for tensors."""
     if not costs:
         raise CascadeError(f"{what}: needs a cost per sample, such as flops.")
     for unit, cost in costs.items():

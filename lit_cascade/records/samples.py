@@ -117,9 +117,8 @@ class Ids(Sequence[Any]):
             return cls(tensors["ids"])
         text, length = tensors["ids_utf8"], tensors["ids_length"]
         types = text.dtype == torch.uint8 and length.dtype == torch.int64
-        if not types or not text.ndim == length.ndim == 1:
-            raise ValueError("its table of ids is malformed")
-        if bool((length < 0).any()) or int(length.sum()) != len(text):
+        fits = types and text.ndim == length.ndim == 1
+        if not fits or bool((length < 0).any()) or int(length.sum()) != len(text):
             raise ValueError("its table of ids is malformed")
         data, ends = text.numpy().tobytes(), length.cumsum(0).tolist()
         return cls(data[a:b].decode() for a, b in zip([0, *ends], ends, strict=False))

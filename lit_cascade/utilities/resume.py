@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lit_cascade.errors import UsageError
 from lit_cascade.utilities.files import write_atomically
 
-__all__ = ["Difference", "UnfinishedRun", "first_difference"]
+__all__ = ["UnfinishedRun", "first_difference"]
 
 _PLAN = "plan.json"
 _WORKERS = re.compile(r"\bdata\.(config\.)?init_args\.num_workers$")
@@ -70,10 +70,11 @@ class UnfinishedRun:
             ) from error
         difference = first_difference(earlier, json.loads(json.dumps(plan, default=str)))
         if difference is not None:
+            key, before, now = difference
             raise UsageError(
                 f"--out: {str(self.folder.parent)!r} holds an interrupted run with another "
-                f"{difference.key}: {difference.one}, now {difference.other}. Choose another "
-                "folder, or add --overwrite to start anew."
+                f"{key}: {before}, now {now}. Choose another folder, or add --overwrite to start "
+                "anew."
             )
         return True
 
@@ -84,24 +85,16 @@ class UnfinishedRun:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Difference(NamedTuple):
-    """Key at which two configurations differ, with dots between levels, and their two values."""
-
-    key: str
-    one: str
-    other: str
-
-
 def first_difference(
     one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
-) -> Difference | None:
-    """First difference between two nested mappings of plain JSON, or None.
+) -> tuple[str, str, str] | None:
+    """Key, with dots between levels, and values of the first difference of plain JSON, or None.
 
     The number of processes that load the data is not compared: it changes no result.
 
     Example:
         >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}})
-        Difference(key='a.b', one='1', other='2')
+        ('a.b', '1', '2')
     """
     for name in dict.fromkeys([*one, *other]):
         key, mine, theirs = f"{prefix}{name}", one.get(name), other.get(name)
@@ -110,7 +103,7 @@ def first_difference(
             if difference is not None:
                 return difference
         elif mine != theirs and not _WORKERS.search(key):
-            return Difference(key, _shortened(mine), _shortened(theirs))
+            return key, _shortened(mine), _shortened(theirs)
     return None
 
 

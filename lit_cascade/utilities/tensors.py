@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError
 
-__all__ = ["CHECKPOINT_FORMAT", "load_tensors", "safetensors_bytes", "safetensors_pieces"]
+__all__ = ["CHECKPOINT_FORMAT", "load_tensors", "safetensors_pieces"]
 
 CHECKPOINT_FORMAT = "lit-cascade-checkpoint/1"
 
@@ -66,11 +66,6 @@ def safetensors_pieces(
     head = json.dumps(table, sort_keys=True).encode()
     head += b" " * (-len(head) % 8)
     return [len(head).to_bytes(8, "little"), head, *pieces]
-
-
-def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
-    """Serialize tensors as safetensors; equal content gives equal bytes."""
-    return b"".join(safetensors_pieces(tensors, header))
 
 
 def load_tensors(path: Path) -> Any:

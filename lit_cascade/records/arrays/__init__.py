@@ -1,15 +1,28 @@
-"""Parts of a record from arrays that other frameworks wrote into files."""
+"""Parts of a record from `FILE`, `FILE:NAME` or `FILE:COLUMN` that other frameworks wrote."""
 
-from lit_cascade.records.arrays.arguments import (
-    classes_from,
-    correct_from,
-    costs_from,
-    ids_from,
-    labels_from,
-    logits_from,
-    probabilities_from,
-    score_from,
-)
+# All functions raise UsageError if there is no such file or it is ambiguous what in it is meant,
+# and CascadeError if it cannot be read or holds something else. No code in a file is ever run.
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.utilities.tensors import load_tensors
 
 __all__ = [
     "classes_from",
@@ -21,3 +34,486 @@ __all__ = [
     "probabilities_from",
     "score_from",
 ]
+
+Column = Tensor | tuple[str, ...]
+"""One value per sample: numbers (N,), or N strings."""
+
+_LOG_FLOOR = float(torch.finfo(torch.float32).tiny)
+"""Lower bound of probabilities before the logarithm, which is then at least -87.3."""
+
+_TOLERANCE = 1e-2
+"""Largest deviation from 1 of a row of probabilities; allows for three decimals of ten classes."""
+
+_TRUTH = {"0": 0, "1": 1, "false": 0, "true": 1}
+
+_MATRICES = (".npy", ".npz", ".csv", ".parquet", ".safetensors", ".pt")
+_COLUMNS = (*_MATRICES, ".txt")
+_INDEX = "__index_level_"  # pandas' name of an unnamed index in a Parquet file
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
+_PADDED = re.compile(r"0\d+")  # 007 is a name
+
+
+def logits_from(text: str) -> tuple[Tensor, tuple[str, ...], list[str]]:
+    """Logits of any real type.
+
+    Returns:
+        Logits (N, C), the names of their columns if the file has any, and notes for the user.
+
+    Raises:
+        CascadeError: NaN, or numbers beyond float32.
+    """
+    logits, names = _read_matrix(text, "--logits")
+    notes = []
+    if _improbable(logits) is None:
+        notes.append(
+            "Note: every row of --logits is from 0 to 1 and sums to 1, as probabilities do. They "
+            "are taken as logits; if they are probabilities, give them as --probabilities."
+        )
+    return logits, names, notes
+
+
+def probabilities_from(text: str) -> tuple[Tensor, tuple[str, ...], list[str]]:
+    """Class probabilities as logits: their logarithms, whose softmax they are.
+
+    Returns:
+        Logits (N, C) float32, the names of their columns if the file has any, and notes.
+
+    Raises:
+        CascadeError: numbers outside [0, 1], or rows that do not sum to 1.
+    """
+    probabilities, names = _read_matrix(text, "--probabilities")
+    reason = _improbable(probabilities)
+    if reason is not None:
+        raise CascadeError(
+            f"--probabilities: {reason}. If these are logits, give them as --logits."
+        )
+    zeros = int((probabilities < _LOG_FLOOR).sum())
+    notes = []
+    if zeros:
+        notes.append(
+            f"Note: {zeros:,} probabilities are 0; their logarithm is taken as "
+            f"{math.log(_LOG_FLOOR):.1f}."
+        )
+    return probabilities.double().clamp_min(_LOG_FLOOR).log().float(), names, notes
+
+
+def _improbable(numbers: Tensor) -> str | None:
+    """Why rows cannot be probabilities; None if they can."""
+    outside = ((numbers < 0) | (numbers > 1 + 1e-6)).nonzero()
+    if len(outside):
+        row, column = outside[0].tolist()
+        return (
+            f"expected numbers from 0 to 1, got {float(numbers[row, column]):.6g} in row {row}, "
+            f"column {column}"
+        )
+    sums = numbers.double().sum(dim=1)
+    off = ((sums - 1).abs() > _TOLERANCE).nonzero()
+    if len(off):
+        row = int(off[0, 0])
+        return f"expected rows that sum to 1, got {float(sums[row]):.6g} in row {row}"
+    return None
+
+
+def labels_from(text: str, classes: Sequence[str] | None, n: int) -> Tensor:
+    """True classes (N,), from numbers or from names of classes.
+
+    Args:
+        text: file of numbers or names.
+        classes: names in logit order, if known.
+        n: number of samples.
+
+    Raises:
+        UsageError: names, but no `classes`.
+        CascadeError: an unknown name, booleans, or another number of labels than of samples.
+    """
+    labels = _column(text, "--labels", n)
+    if isinstance(labels, Tensor):
+        if labels.dtype == torch.bool:
+            raise CascadeError(
+                "--labels: expected whole numbers or names of classes, got true and false; whether "
+                "answers are right is --correct."
+            )
+        return labels
+    if not classes:
+        raise UsageError(
+            f"--labels: they are names, such as {labels[0]!r}; give --classes, one name per line "
+            "in the order of the logits."
+        )
+    number = {name: position for position, name in enumerate(classes)}
+    for row, name in enumerate(labels):
+        if name not in number:
+            alike = difflib.get_close_matches(name, number, n=1)
+            some = ", ".join(list(number)[:5]) + (", ..." if len(number) > 5 else "")
+            raise CascadeError(
+                f"--labels: {name!r} in row {row} is none of the {len(number)} classes ({some})."
+                + (f" Did you mean {alike[0]!r}?" if alike else "")
+            )
+    return torch.tensor([number[name] for name in labels])
+
+
+def score_from(text: str) -> Tensor:
+    """Confidence of a model, (N,), larger is surer."""
+    return _numbers(_read_column(text, "--score"), "--score")
+
+
+def correct_from(text: str, n: int) -> Tensor:
+    """Correctness of answers, (N,), from 0 and 1 or from true and false.
+
+    Raises:
+        CascadeError: other values, or another number of them than of samples.
+    """
+    correct = _column(text, "--correct", n)
+    if isinstance(correct, tuple):
+        other: list[Any] = [word for word in correct if word.lower() not in _TRUTH]
+        correct = torch.tensor([_TRUTH.get(word.lower(), -1) for word in correct])
+    else:
+        other = correct[(correct != 0) & (correct != 1)].tolist()
+    if other:
+        raise CascadeError(f"--correct: expected 0 and 1, or true and false, got {other[0]!r}.")
+    return correct
+
+
+def costs_from(flops: str | None, others: Sequence[str] | None, n: int) -> dict[str, Any]:
+    """Costs per sample, by unit: one number, or a tensor (N,).
+
+    Args:
+        flops: a number or a file.
+        others: `UNIT=NUMBER` or `UNIT=FILE`.
+        n: number of samples.
+
+    Raises:
+        UsageError: no cost, one unit twice, or neither a number nor a file.
+        CascadeError: another number of costs than of samples.
+    """
+    given = [] if flops is None else [("flops", flops, "--flops")]
+    for text in others or ():
+        unit, _, value = text.partition("=")
+        if not unit or not value:
+            raise UsageError(
+                f"--cost: expected NAME=NUMBER or NAME=FILE, such as usd=0.002, got {text!r}."
+            )
+        given.append((unit, value, f"--cost {unit}"))
+    if not given:
+        raise UsageError(
+            "--flops: a record needs the cost of a sample: FLOPs (one multiply-add is 2) as a "
+            "number such as 8.11e7 or as a file, or --cost NAME=NUMBER in another unit."
+        )
+    costs: dict[str, Any] = {}
+    for unit, value, argument in given:
+        if unit in costs:
+            raise UsageError(f"{argument}: the cost {unit!r} is given twice.")
+        try:
+            costs[unit] = float(value)
+        except ValueError:
+            costs[unit] = _cost_column(value, argument, n)
+    return costs
+
+
+def _cost_column(text: str, argument: str, n: int) -> Tensor:
+    try:
+        return _numbers(_column(text, argument, n), argument)
+    except UsageError as error:
+        raise UsageError(f"{error} It is no number either, such as 8.11e7.") from error
+
+
+def ids_from(text: str, n: int) -> Column:
+    """Ids of the samples, (N,) numbers or strings.
+
+    Raises:
+        CascadeError: another number of ids than of samples, or repeated ids.
+    """
+    ids = _column(text, "--ids", n)
+    values = ids.tolist() if isinstance(ids, Tensor) else ids
+    _check_distinct(values, "--ids: {} occurs {} times; ids tell samples apart.")
+    return ids
+
+
+def classes_from(text: str, width: int | None) -> tuple[str, ...]:
+    """Class names in logit order.
+
+    Args:
+        text: file with one name per line, or a column.
+        width: number of classes, if known.
+
+    Raises:
+        CascadeError: another number of names, or repeated names.
+    """
+    path, picked = _file(text, "--classes", _COLUMNS)
+    if path.suffix == ".txt":
+        values: Column = _lines(path, "--classes")  # numbers stay as they are written
+    else:
+        values, _ = _read(path, picked, "--classes", several=False)
+    classes = tuple(map(str, values.tolist())) if isinstance(values, Tensor) else values
+    if width is not None and len(classes) != width:
+        raise CascadeError(
+            f"--classes: {len(classes)} names for logits of {width} classes; expected one each."
+        )
+    _check_distinct(classes, "--classes: {} occurs {} times; names tell classes apart.")
+    return classes
+
+
+def _column(text: str, argument: str, n: int) -> Column:
+    column = _read_column(text, argument)
+    if len(column) != n:
+        raise CascadeError(f"{argument}: {len(column)} values for {n} samples; expected one each.")
+    return column
+
+
+def _numbers(column: Column, argument: str) -> Tensor:
+    if isinstance(column, tuple):
+        raise CascadeError(f"{argument}: expected numbers, got {column[0]!r}.")
+    return column
+
+
+def _check_distinct(values: Sequence[Any], message: str) -> None:
+    value, times = Counter(values).most_common(1)[0]
+    if times > 1:
+        raise CascadeError(message.format(repr(value), times))
+
+
+def _read_matrix(text: str, argument: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Finite numbers (N, C), and the names of their columns, if the file has any."""
+    path, picked = _file(text, argument, _MATRICES)
+    values, names = _read(path, picked, argument, several=True)
+    if not isinstance(values, Tensor):
+        raise CascadeError(f"{argument}: expected numbers, and {path.name!r} holds text.")
+    if values.ndim != 2:
+        raise CascadeError(
+            f"{argument}: expected shape (samples, classes), got {tuple(values.shape)}."
+        )
+    rows = (~values.float().isfinite()).any(dim=1).nonzero()
+    if len(rows):
+        raise CascadeError(
+            f"{argument}: numbers that are NaN, infinite or too large for float32 in {len(rows)} "
+            f"of {len(values)} rows, first in row {int(rows[0, 0])}."
+        )
+    return values, names
+
+
+def _read_column(text: str, argument: str) -> Column:
+    """One value per sample: an array, a column, or the lines of a .txt."""
+    path, picked = _file(text, argument, _COLUMNS)
+    values, _ = _read(path, picked, argument, several=False)
+    if isinstance(values, Tensor) and values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if isinstance(values, Tensor) and values.ndim != 1:
+        raise CascadeError(
+            f"{argument}: expected one value per sample, got shape {tuple(values.shape)}."
+        )
+    return values
+
+
+def _file(text: str, argument: str, suffixes: Sequence[str]) -> tuple[Path, str | None]:
+    """Split a value into a file and a name in it; paths may hold colons."""
+    parts = text.split(":")
+    for end in range(len(parts), 0, -1):
+        path = Path(":".join(parts[:end])).expanduser()
+        if path.is_file():
+            break
+    else:
+        raise UsageError(f"{argument}: there is no file {parts[0]!r}.")
+    if path.suffix not in suffixes:
+        raise UsageError(
+            f"{argument}: expected a file {', '.join(suffixes[:-1])} or {suffixes[-1]}, "
+            f"got {path.name!r}."
+        )
+    return path, ":".join(parts[end:]) or None
+
+
+def _read(
+    path: Path, picked: str | None, argument: str, *, several: bool
+) -> tuple[Column, tuple[str, ...]]:
+    if path.suffix in {".csv", ".parquet"}:
+        values, names = _read_frame(path, picked, argument, several=several)
+        return _as_column(values, argument), names
+    if path.suffix in {".npy", ".txt"} and picked is not None:
+        raise UsageError(f"{argument}: {path.name!r} holds one array; leave out {f':{picked}'!r}.")
+    if path.suffix == ".txt":
+        return _numbers_if_possible(_lines(path, argument)), ()
+    try:
+        return _as_column(_array(path, picked, argument), argument), ()
+    except CascadeError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are libraries
+        reason = _first_line(error)
+        if "pickle" in reason.lower():
+            reason = "it holds Python objects, which could run code; save plain arrays of numbers"
+        raise _unreadable(path, argument, reason) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", maxsplit=1)[0]
+
+
+def _unreadable(path: Path, argument: str, reason: object) -> CascadeError:
+    return CascadeError(f"{argument}: {path.name!r} cannot be read: {reason}.")
+
+
+def _array(path: Path, picked: str | None, argument: str) -> Any:
+    if path.suffix == ".npy":
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):  # numpy goes by the content, not by the name
+            raise CascadeError(f"{argument}: {path.name!r} holds several arrays: call it .npz.")
+        return array
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[_pick(list(arrays.files), picked, path, argument)]
+    if path.suffix == ".safetensors":
+        tensors: Any = load_file(path)
+    else:
+        try:
+            tensors = load_tensors(path)
+        except CascadeError as error:
+            raise _unreadable(path, argument, error) from error
+        if isinstance(tensors, Tensor) and picked is None:
+            return tensors
+    if not isinstance(tensors, Mapping):
+        raise CascadeError(f"{argument}: {path.name!r} holds neither a tensor nor tensors by name.")
+    return tensors[_pick(list(map(str, tensors)), picked, path, argument)]
+
+
+def _pick(names: Sequence[str], picked: str | None, path: Path, argument: str) -> str:
+    """Name of the array that is picked, or of the only one."""
+    if picked in names:
+        return str(picked)
+    if picked is None and len(names) == 1:
+        return names[0]
+    known = ", ".join(names) or "none"
+    wrong = f"several arrays: {known}" if picked is None else f"no array {picked!r} among {known}"
+    raise UsageError(
+        f"{argument}: {path.name!r} holds {wrong}. "
+        f"Pick one as {path.name}:{names[0] if names else 'NAME'}."
+    )
+
+
+def _as_column(values: Any, argument: str) -> Column:
+    """Numbers as a tensor, text as a tuple."""
+    if isinstance(values, Tensor):
+        tensor = values.detach()
+        return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    array = np.asarray(values)
+    if array.dtype.kind in "US" and array.ndim == 1:
+        return tuple(text.decode() if isinstance(text, bytes) else str(text) for text in array)
+    if array.dtype.kind not in "biuf":
+        raise CascadeError(f"{argument}: expected numbers or text, got an array of {array.dtype}.")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch reads no other
+    return torch.from_numpy(np.array(native))
+
+
+def _lines(path: Path, argument: str) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise _unreadable(path, argument, error) from error
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if not lines or "" in lines:
+        where = f"line {lines.index('') + 1} is empty" if lines else "it is empty"
+        raise CascadeError(f"{argument}: {path.name!r}: {where}; expected one value per line.")
+    return tuple(lines)
+
+
+def _numbers_if_possible(lines: tuple[str, ...]) -> Column:
+    """Integers if every line is one as usually written, else numbers, else text."""
+    if all(_WHOLE.fullmatch(line) for line in lines):
+        return torch.tensor([int(line) for line in lines])
+    if any(_PADDED.fullmatch(line) for line in lines):
+        return lines
+    try:
+        return torch.tensor([float(line) for line in lines], dtype=torch.float64)
+    except ValueError:
+        return lines
+
+
+def _read_frame(
+    path: Path, picked: str | None, argument: str, *, several: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """Columns of a .csv with a header row, or of a .parquet, and their names.
+
+    Values are (N,) of one column, or (N, C) if `several`. One column of lists is (N, C) without
+    names.
+    """
+    try:
+        table = pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.read_table(path)
+        names = [name for name in table.column_names if not name.startswith(_INDEX)]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, argument, _first_line(error).rstrip(".")) from error
+    _check_header(names, path, argument)
+    chosen = _chosen(names, picked, path, argument, several=several)
+    columns = [_values(table.column(name), name, argument) for name in chosen]
+    if not several or (len(columns) == 1 and columns[0].ndim == 2):
+        return columns[0], ()
+    for name, column in zip(chosen, columns, strict=True):
+        if column.dtype.kind not in "biuf" or column.ndim != 1:
+            raise CascadeError(
+                f"{argument}: column {name!r} of {path.name!r} holds no numbers; "
+                f"pick those that do as {path.name}:{','.join(chosen[:2])},..."
+            )
+    return np.stack(columns, axis=1), tuple(chosen)
+
+
+def _check_header(names: Sequence[str], path: Path, argument: str) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise CascadeError(f"{argument}: {path.name!r} has two columns {twice[0]!r}.")
+    if "" in names:
+        raise CascadeError(
+            f"{argument}: column {names.index('') + 1} of {path.name!r} has no name, as if it were "
+            "an index; pick the others by name, or write the file without it."
+        )
+    counted = list(names) == [str(number) for number in range(len(names))]
+    if path.suffix == ".csv" and not counted and all(map(_is_number, names)):
+        raise CascadeError(
+            f"{argument}: {path.name!r} has no header: its first row is {', '.join(names[:3])}"
+            f"{', ...' if len(names) > 3 else ''}. Add a row with the names of the columns."
+        )
+
+
+def _chosen(
+    names: Sequence[str], picked: str | None, path: Path, argument: str, *, several: bool
+) -> list[str]:
+    chosen = list(names)
+    if picked is not None:
+        chosen = [picked] if picked in names else picked.split(",")  # a name may hold commas
+        for name in chosen:
+            check_name(name, names, f"{argument}: column of {path.name}")
+    if not several and len(chosen) != 1:
+        raise UsageError(
+            f"{argument}: expected one column, and {path.name!r} has {', '.join(names)}. "
+            f"Pick one as {path.name}:{names[0] if names else 'NAME'}."
+        )
+    return chosen
+
+
+def _values(column: Any, name: str, argument: str) -> Any:
+    """A column as an array of numbers or text; (N, C) if each cell is a list."""
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise CascadeError(
+            f"{argument}: {column.null_count} cells of column {name!r} are empty, "
+            f"first in row {row}."
+        )
+    kind, types = column.type, pa.types
+    if types.is_dictionary(kind):
+        return _values(column.cast(kind.value_type), name, argument)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        rows = column.to_pylist()
+        if len({len(row) for row in rows}) != 1:
+            raise CascadeError(f"{argument}: the lists of column {name!r} differ in length.")
+        return np.array(rows, dtype=kind.value_type.to_pandas_dtype())
+    if types.is_decimal(kind):
+        return column.cast(pa.float64()).to_numpy()
+    if types.is_string(kind) or types.is_large_string(kind):
+        return np.array(column.to_pylist(), dtype=np.str_)
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+        raise CascadeError(f"{argument}: column {name!r} holds {kind}, not numbers or text.")
+    return column.to_numpy()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
