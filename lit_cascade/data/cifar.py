@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from lit_cascade.data.splits import SplitDataModule
 from lit_cascade.data.tables import load_table
@@ -16,7 +16,7 @@ from lit_cascade.errors import CascadeError, UsageError
 __all__ = ["CifarData"]
 
 
-class _Images(Dataset[Any]):
+class _Images(TensorDataset):
     """Decoded images, with their positions in the published split as ids."""
 
     def __init__(
@@ -27,16 +27,10 @@ class _Images(Dataset[Any]):
         published: str,
         classes: tuple[str, ...] | None,
     ) -> None:
-        self._images, self._labels = images[ids.start : ids.stop], labels[ids.start : ids.stop]
+        super().__init__(images[ids.start : ids.stop], labels[ids.start : ids.stop])
         self.ids = torch.tensor(ids)
         self.source = f"cifar10/{published}"
         self.classes = classes
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        return self._images[position], self._labels[position]
 
 
 class CifarData(SplitDataModule):
@@ -77,11 +71,8 @@ class CifarData(SplitDataModule):
         for published in ("train", "test"):
             self._read(published)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Decode the images."""
-        del stage
-        if self._datasets:
-            return
+    def _prepared(self) -> dict[str, Dataset[Any]]:
+        datasets: dict[str, Dataset[Any]] = {}
         for published in ("train", "test"):
             images, labels, classes = _decoded(self._read(published), self._source)
             n = len(labels)
@@ -95,7 +86,8 @@ class CifarData(SplitDataModule):
             if held_back:
                 parts["calibration"] = range(n - held_back, n)
             for split, ids in parts.items():
-                self._datasets[split] = _Images(images, labels, ids, published, classes)
+                datasets[split] = _Images(images, labels, ids, published, classes)
+        return datasets
 
     def _read(self, published: str) -> Any:
         what = "a folder with train.parquet and test.parquet"
@@ -111,11 +103,7 @@ class CifarData(SplitDataModule):
 
 
 def _decoded(rows: Any, source: str) -> tuple[Tensor, Tensor, tuple[str, ...] | None]:
-    """Images (N, 3, H, W) uint8, labels (N,) int64 and class names of a published split.
-
-    Raises:
-        CascadeError: a column is missing, or holds no images of one size.
-    """
+    """Images (N, 3, H, W) uint8, labels (N,) int64 and class names of a published split."""
     import numpy as np
     from datasets import Image
 
@@ -139,11 +127,9 @@ def _decoded(rows: Any, source: str) -> tuple[Tensor, Tensor, tuple[str, ...] | 
 
 
 def _shifted_and_mirrored(images: Tensor, shift: int) -> Tensor:
-    """Shift and mirror each image at random; torchvision moves a batch as one.
+    """Shift and mirror each image (N, C, H, W) at random, with 0 around it.
 
-    Args:
-        images: shape (N, C, H, W).
-        shift: most pixels in each direction; the uncovered border is 0.
+    torchvision moves a batch as one.
     """
     n, channels, height, width = images.shape
     device = images.device

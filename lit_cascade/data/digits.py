@@ -84,14 +84,10 @@ class DigitsData(SplitDataModule):
         super().__init__("digits", ("train", "calibration", "validation"), batch_size)
         self._split_seed, self._augment = split_seed, augment
 
-    def setup(self, stage: str | None = None) -> None:
-        """Load and split the images."""
+    def _prepared(self) -> dict[str, Dataset[Any]]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
-        del stage
-        if self._datasets:
-            return
         digits = load_digits()
         images = torch.from_numpy(digits.images).float()[:, None]
         labels = torch.from_numpy(digits.target).long()
@@ -107,7 +103,7 @@ class DigitsData(SplitDataModule):
 
         train, rest = halve(torch.arange(len(labels)))
         calibration, validation = halve(rest)
-        self._datasets = {
+        return {
             "train": _Digits(images, labels, train, augment=self._augment),
             "calibration": _Digits(images, labels, calibration),
             "validation": _Digits(images, labels, validation),

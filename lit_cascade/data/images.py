@@ -2,34 +2,401 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import pkgutil
+import re
+import struct
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lit_cascade.data.image_sources import (
-    FolderImages,
-    RowImages,
-    UnreadableError,
-    decode,
-    holds_class_folders,
-    image_files,
-    placeholder,
-)
-from lit_cascade.data.label_sets import LabelSets
 from lit_cascade.data.loading import RawSample
 from lit_cascade.data.splits import SplitDataModule, shuffled
-from lit_cascade.data.tables import load_table
-from lit_cascade.errors import UsageError, check_name
+from lit_cascade.data.tables import find_label_column, load_table, only_column
+from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import class_list
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["ImageData", "ImageSet", "UnlabelledImages"]
 
 OnProblem = Literal["leave_out", "stop"]
+
+_ORIENTATION = 0x0112
+_MODES = {
+    "1": "black and white",
+    "L": "greyscale",
+    "LA": "greyscale with transparency",
+    "P": "palette",
+    "PA": "palette with transparency",
+    "RGBA": "RGB with transparency",
+    "CMYK": "CMYK",
+}
+_DAMAGED = (
+    OSError,
+    SyntaxError,  # how Pillow reports broken PNG files
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+"""Exceptions that Pillow raises for files that hold no image, or a damaged one."""
+
+_SPLITS = ("train", "val", "valid", "validation", "test")
+_VALIDATION = ("validation", "val", "valid")
+_TABLES = (".parquet", ".arrow", ".tar")
+_KEY = "__key__"  # the column of a sample's name in tar shards, as webdataset has it
+
+_REAL = "imagenet-real"
+_VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+class UnreadableError(Exception):
+    """A file that holds no image, or a damaged one."""
+
+
+def decode(file: Path | bytes | None) -> tuple[Image, tuple[str, ...]]:
+    """Decode an image as RGB, by the rules of timm's own reader.
+
+    Other modes are converted by Pillow, which drops transparency; of several frames the first is
+    taken; a rotation in the EXIF data is not applied.
+
+    Args:
+        file: path or content; None if there is none.
+
+    Returns:
+        The image, and a remark for every conversion.
+
+    Raises:
+        UnreadableError: with the reason.
+    """
+    from PIL.Image import DecompressionBombError
+
+    if file is None:
+        raise UnreadableError("no image")
+    damaged = (*_DAMAGED, DecompressionBombError)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of transparency in palettes, and of large images
+            try:
+                return _read(file, metadata=True)
+            except damaged:  # perhaps only in later frames or EXIF data, which models do not see
+                return _read(file, metadata=False)
+    except damaged as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if "cannot identify" in reason:
+            reason = "not an image"
+        raise UnreadableError(reason or type(error).__name__) from error
+
+
+def _read(file: Path | bytes, *, metadata: bool) -> tuple[Image, tuple[str, ...]]:
+    """The image as RGB and remarks, also on what needs more of the file than the first frame."""
+    from PIL import Image
+
+    remarks = []
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        if image.mode != "RGB":
+            remarks.append(f"converted to RGB from {_MODES.get(image.mode, image.mode)}")
+        if metadata and image.getexif().get(_ORIENTATION, 1) not in {0, 1}:
+            remarks.append("EXIF rotation not applied")
+        if metadata and getattr(image, "n_frames", 1) > 1:
+            remarks.append("first of several frames taken")
+        return image.convert("RGB"), tuple(remarks)
+
+
+def placeholder() -> Image:
+    """Image in place of one that cannot be read, so that its batch keeps its size."""
+    from PIL import Image
+
+    return Image.new("RGB", (32, 32))
+
+
+def image_files(root: Path, *, hidden: bool) -> Iterator[tuple[str, bool]]:
+    """Files of a folder and the folders in it, other than hidden ones.
+
+    Args:
+        root: the folder; links in it are followed.
+        hidden: whether to look into hidden folders.
+
+    Yields:
+        The path in the folder, with forward slashes, and whether its name is that of an image.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    for folder, inside, files in os.walk(root, followlinks=True):
+        inside[:] = [name for name in inside if hidden or name[0] != "."]
+        for file in files:
+            if file[0] != ".":
+                path = (Path(folder) / file).relative_to(root)
+                yield path.as_posix(), path.suffix.lower() in IMG_EXTENSIONS
+
+
+def holds_class_folders(folder: Path) -> bool:
+    """Whether a folder holds folders and no tables or archives of images."""
+    if (folder / "dataset_dict.json").is_file():  # written by `datasets`
+        return False
+    for here in (folder, folder / "data"):
+        if here.is_dir() and any(path.suffix in _TABLES for path in here.iterdir()):
+            return False
+    inside = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    first = (next((path for path in here.iterdir() if path.is_file()), here) for here in inside)
+    return bool(inside) and not any(path.suffix in _TABLES for path in first)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Image files of a folder, in the order of their names.
+
+    Attributes:
+        root: the folder whose folders are classes.
+        ids: paths in it, with forward slashes.
+        names: of all class folders, in order; some may be empty.
+        others: number of files that are not images by their names, or lie outside class folders.
+    """
+
+    root: Path
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    others: int
+
+    @classmethod
+    def scan(cls, source: Path, split: str | None) -> FolderImages:
+        """Find images in a folder of class folders, or of splits such as `train` of these.
+
+        Without a `split` the validation set is taken.
+        """
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
+        root = _root(source, split)
+        files = list(image_files(root, hidden=False))
+        paths = sorted(path for path, image in files if image and "/" in path)
+        if not paths:
+            raise UsageError(
+                f"data.source: no images in the folders of {str(root)!r}: expected one folder per "
+                f"class with files such as {', '.join(IMG_EXTENSIONS[:3])}."
+            )
+        for file in paths:
+            if file.encode(errors="replace").decode() != file:
+                raise UsageError(
+                    f"data.source: the name of the file {file!r} in {str(root)!r} is not in UTF-8, "
+                    "so that no record could hold it: rename it."
+                )
+        return cls(root, tuple(paths), tuple(_folders(root)), len(files) - len(paths))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def labels(self) -> list[str]:
+        """Class folder of each file."""
+        return [path.split("/", maxsplit=1)[0] for path in self.ids]
+
+    def load(self, position: int) -> tuple[Path, str]:
+        """Path and id of an image."""
+        return self.root / self.ids[position], self.ids[position]
+
+
+def _root(source: Path, split: str | None) -> Path:
+    inside = _folders(source)
+    if split is not None:
+        if split not in inside:
+            alias = [name for name in _VALIDATION if name in inside]
+            if split in _VALIDATION and alias:
+                return source / alias[0]
+            if split in _SPLITS and not set(inside) & set(_SPLITS):
+                return source  # a folder of classes is one split, whichever a config asks for
+            check_name(split, inside, f"data.published_split in {str(source)!r}")
+        return source / split
+    if inside and set(inside) <= set(_SPLITS):  # splits, and not classes of these names
+        for name in (*_VALIDATION, "test"):
+            if name in inside:
+                return source / name
+        raise UsageError(
+            f"data.published_split: {str(source)!r} holds {', '.join(inside)}; say which to read."
+        )
+    return source
+
+
+@dataclass(frozen=True)
+class RowImages:
+    """Images in the rows of a table: of the Hugging Face hub, Parquet files, tar shards.
+
+    Attributes:
+        rows: the table, with images as files, not decoded.
+        image: column of the images.
+        label_column: column of the labels.
+        names: of the classes in label order; in alphabetical order if the rows name them; None if
+            the labels are bare numbers.
+        ids: positions in the table, or the keys of tar shards where these are distinct.
+        others: 0, as every row is an image.
+    """
+
+    rows: Any
+    image: str
+    label_column: str
+    names: tuple[str, ...] | None
+    ids: Ids
+    others: int = 0
+
+    @classmethod
+    def of(cls, rows: Any, image: str | None, label: str | None) -> RowImages:
+        """Read a `datasets.Dataset`; by default the only columns of images and of labels."""
+        import datasets
+
+        columns, features = rows.column_names, rows.features
+        if image is None:
+            image = only_column(
+                [name for name in columns if isinstance(features[name], datasets.Image)],
+                columns, "data.image_column", "images",
+            )  # fmt: skip
+        check_name(image, columns, "data.image_column")
+        label = find_label_column(rows, label)
+        names = getattr(features[label], "names", None)
+        if not names:
+            names = sorted({value for value in rows[label] if isinstance(value, str)})
+        ids = Ids(torch.arange(len(rows)))
+        if _KEY in columns and len(set(rows[_KEY])) == len(rows):
+            ids = Ids(rows[_KEY])
+        try:  # the other columns are not read: they may hold images too
+            kept = rows.select_columns(list(dict.fromkeys([image, label])))
+            kept = kept.cast_column(image, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise UsageError(f"data.image_column: {image!r} holds no images: {error}") from error
+        return cls(kept, image, label, tuple(names) if names else None, ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def split(self) -> str | None:
+        """Name of the published split, if the table has it."""
+        return None if self.rows.split is None else str(self.rows.split)
+
+    def labels(self) -> list[Any]:
+        """Label of each row."""
+        labels = list(self.rows[self.label_column])
+        strange = next((one for one in labels if isinstance(one, (list, dict))), None)
+        if strange is not None:
+            raise UsageError(
+                f"data.label_column: {self.label_column!r} holds no class per image: {strange!r}."
+            )
+        return labels
+
+    def load(self, position: int) -> tuple[Path | bytes | None, str]:
+        """File of an image, None if the row has none, and its name if it has one."""
+        held = self.rows[position][self.image] or {}
+        name = str(held.get("path") or "")
+        return held.get("bytes") or (Path(name) if name else None), name
+
+
+class LabelSets:
+    """Right classes of each image, by the image's name.
+
+    Args:
+        numbers: class numbers of each image, by name; an image may have none.
+        whose: name of the label sets, for messages.
+
+    Attributes:
+        nothing: the label of an image without any right class: all -1.
+    """
+
+    NONE: ClassVar[str] = "no label in the label set"
+    """Reason for leaving out an image without any right class."""
+
+    def __init__(self, numbers: Mapping[str, Sequence[int]], whose: str) -> None:
+        self._numbers, self._whose = numbers, whose
+        width = max(map(len, numbers.values()), default=1)
+        self.nothing = torch.full((max(width, 2),), -1, dtype=torch.int64)
+
+    @classmethod
+    def load(cls, which: str, classes: Sequence[str]) -> LabelSets:
+        """Read label sets.
+
+        Args:
+            which: `imagenet-real`, or a JSON file that maps names of images to class names.
+            classes: class names in label order.
+
+        Raises:
+            UsageError: there is no such file, or the classes are not those of ImageNet.
+            CascadeError: the file is malformed, or has unknown classes.
+        """
+        if which == _REAL:
+            if len(classes) != 1000:
+                raise UsageError(
+                    f"data.label_sets: {_REAL} needs data.classes imagenet-1k, got "
+                    f"{len(classes)} classes."
+                )
+            content = pkgutil.get_data("timm.data", "_info/imagenet_real_labels.json") or b"[]"
+            listed = json.loads(content)
+            return cls({f"{i:08d}": right for i, right in enumerate(listed, start=1)}, _REAL)
+        path = Path(which)
+        if not path.is_file():
+            raise UsageError(f"data.label_sets: {which!r} is neither a JSON file nor {_REAL!r}.")
+        where = {name: number for number, name in enumerate(classes)}
+        try:
+            named = json.loads(path.read_text(encoding="utf-8"))
+            return cls({image: _numbers(names, where) for image, names in named.items()}, which)
+        except KeyError as error:
+            raise CascadeError(
+                f"data.label_sets: {which!r} names the class {error}, which is not among the "
+                f"{len(classes)} of data.classes."
+            ) from error
+        except (ValueError, AttributeError, TypeError) as error:
+            raise CascadeError(
+                f"data.label_sets: {which!r} must be JSON that maps names of images to lists of "
+                f"class names: {error}"
+            ) from error
+
+    def of(self, name: str) -> Tensor | None:
+        """Right classes of an image, padded with -1; None if it has none.
+
+        Args:
+            name: path of the image; looked up by its last part, or by its number in ImageNet's
+                validation set.
+
+        Raises:
+            CascadeError: the image is unknown.
+        """
+        key = name.rsplit("/", maxsplit=1)[-1]
+        if self._whose == _REAL:
+            number = _VALIDATION_NAME.search(key)
+            key = number[1] if number else key
+        right = self._numbers.get(name, self._numbers.get(key))
+        if right is None:
+            hint = " such as ILSVRC2012_val_00000001.JPEG" if self._whose == _REAL else ""
+            raise CascadeError(
+                f"data.label_sets: {self._whose} has no image called {name!r}; images go by the "
+                f"names of their files{hint}."
+            )
+        if not right:
+            return None
+        labels = self.nothing.clone()
+        labels[: len(right)] = torch.tensor(list(right))
+        return labels
+
+
+def _numbers(names: Any, where: Mapping[str, int]) -> list[int]:
+    if not isinstance(names, list):
+        raise TypeError(f"{names!r} is no list")
+    return [where[name] for name in dict.fromkeys(names)]
 
 
 class ImageSet(Dataset[RawSample]):
@@ -62,8 +429,17 @@ class ImageSet(Dataset[RawSample]):
         self.restricts_classes = classes is not None
         labels = images.labels()
         numbers = _class_numbers(images.names, labels, classes)
-        strange = {label: n for label, n in Counter(labels).items() if label not in numbers}
-        findings = _check_unknown(strange, unknown)
+        strange = Counter(label for label in labels if label not in numbers)
+        findings = []
+        if strange:
+            some = ", ".join(map(str, list(strange)[:3])) + (", ..." if len(strange) > 3 else "")
+            images_of = f"{strange.total():,} images {{}}of {len(strange):,} classes that are not"
+            if unknown == "stop":
+                raise UsageError(
+                    f"data.classes: {images_of.format('are ')} among those named: {some}. Name "
+                    "them too, or leave these images out: data.unknown_classes: leave_out."
+                )
+            findings.append(f"{images_of.format('')} asked for are left out: {some}")
         keep = [i for i, label in enumerate(labels) if label not in strange]
         self._positions = torch.tensor(keep, dtype=torch.int64)
         self._labels = torch.tensor([numbers[labels[i]] for i in keep], dtype=torch.int64)
@@ -103,11 +479,7 @@ def _decoded(file: Path | bytes | None, label: Any, where: str, *, stop: bool) -
 def _class_numbers(
     names: Sequence[str] | None, labels: Sequence[Any], classes: Sequence[str] | None
 ) -> Mapping[Any, int]:
-    """Class number of each label: by name, or the number itself where there are no names.
-
-    Raises:
-        UsageError: no class fits.
-    """
+    """Class number of each label: by name, or the number itself where there are no names."""
     wanted = names if classes is None else classes
     where = {name: number for number, name in enumerate(wanted or ())}
     if names is None:
@@ -127,25 +499,6 @@ def _class_numbers(
         f"data.classes: the data has {len(names)} classes ({', '.join(names[:3])}, ...), of which "
         f"none is among the {len(where)} given ({', '.join(list(where)[:3])}, ...)."
     )
-
-
-def _check_unknown(strange: Mapping[Any, int], unknown: OnProblem) -> list[str]:
-    """A remark on the images of classes that are not named, if there are any.
-
-    Raises:
-        UsageError: there are some, and they are to stop the run.
-    """
-    if not strange:
-        return []
-    some = ", ".join(map(str, list(strange)[:3])) + (", ..." if len(strange) > 3 else "")
-    n = sum(strange.values())
-    if unknown == "stop":
-        raise UsageError(
-            f"data.classes: {n:,} images are of {len(strange):,} classes that are not among those "
-            f"named: {some}. Name them too, or leave these images out: data.unknown_classes: "
-            "leave_out."
-        )
-    return [f"{n:,} images of {len(strange):,} classes that are not asked for are left out: {some}"]
 
 
 class ImageData(SplitDataModule):
@@ -214,11 +567,7 @@ class ImageData(SplitDataModule):
         """Download, once per machine."""
         self._find()
 
-    def setup(self, stage: str | None = None) -> None:
-        """Find the images, and hold some back."""
-        del stage
-        if self._datasets:
-            return
+    def _prepared(self) -> dict[str, Dataset[Any]]:
         images = self._find()
         classes: Sequence[str] | None = None
         if self._classes == "folders":
@@ -239,10 +588,9 @@ class ImageData(SplitDataModule):
                 f"data.calibration_size: expected 0 to {n - 1} of the {n} images, got {held_back}."
             )
         if not held_back:
-            self._datasets = {"validation": whole}
-            return
+            return {"validation": whole}
         order = shuffled(whole.ids, self._seed)
-        self._datasets = {
+        return {
             "calibration": Subset(whole, sorted(order[:held_back])),
             "validation": Subset(whole, sorted(order[held_back:])),
         }
@@ -309,17 +657,9 @@ class UnlabelledImages(SplitDataModule):
         super().__init__(name or Path(source).name, ("predict",), batch_size, num_workers)
         self._root = Path(source).expanduser()
 
-    def setup(self, stage: str | None = None) -> None:
-        """Find the images.
-
-        Raises:
-            UsageError: there is no such folder, or no image in it.
-        """
+    def _prepared(self) -> dict[str, Dataset[Any]]:
         from torchvision.datasets.folder import IMG_EXTENSIONS
 
-        del stage
-        if self._datasets:
-            return
         if not self._root.is_dir():
             raise UsageError(f"data.source: there is no folder {str(self._root)!r}.")
         paths = sorted(path for path, image in image_files(self._root, hidden=True) if image)
@@ -328,4 +668,4 @@ class UnlabelledImages(SplitDataModule):
                 f"data.source: no images in {str(self._root)!r}: expected files such as "
                 f"{', '.join(IMG_EXTENSIONS[:3])}, there or in folders inside."
             )
-        self._datasets = {"predict": _Files(self._root, paths)}
+        return {"predict": _Files(self._root, paths)}

@@ -124,11 +124,7 @@ def _prepare(sample: Any, preprocessings: Preprocessings) -> Any:
 
 
 def _is_left_out(sample: Any) -> bool:
-    """Whether a sample is left out.
-
-    Raises:
-        CascadeError: the run is to stop at such samples.
-    """
+    """Whether a sample is left out, unless the run is to stop at such samples."""
     if not isinstance(sample, RawSample) or sample.left_out is None:
         return False
     if sample.stop:
@@ -226,11 +222,7 @@ def _unless_disconnected(
 
 
 def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
-    """Collate samples.
-
-    Raises:
-        CascadeError: they are raw, such as images, and the model has no preprocessing.
-    """
+    """Collate samples; raw ones, such as images, need a model with preprocessing."""
     try:
         return collate(samples)
     except (TypeError, RuntimeError) as error:
@@ -270,14 +262,8 @@ def _like(
 class DealtBatches(DistributedSampler[list[int]]):
     """Deals whole batches to processes in turn; none is repeated or lost.
 
-    A `DistributedSampler` so that Lightning leaves it alone instead of padding it.
-
-    Args:
-        batches: positions of the samples of each batch.
-        rank: this process.
-        world_size: number of processes.
-        window: number of consecutive batches that go to the same process.
-        done: numbers of windows to skip.
+    A `DistributedSampler` so that Lightning leaves it alone instead of padding it. The arguments
+    are those of `evaluation_loader`.
     """
 
     def __init__(
@@ -285,8 +271,8 @@ class DealtBatches(DistributedSampler[list[int]]):
         batches: list[list[int]],
         rank: int,
         world_size: int,
-        window: int = 1,
-        done: Collection[int] = (),
+        window: int,
+        done: Collection[int],
     ) -> None:
         super().__init__(cast("Dataset[Any]", batches), world_size, rank, shuffle=False)
         self.batches = batches
@@ -306,11 +292,7 @@ class DealtBatches(DistributedSampler[list[int]]):
 
 
 def _positions(loader: DataLoader[Any], n: int) -> list[int]:
-    """Positions that a loader reads, in ascending order whatever its sampler's order.
-
-    Raises:
-        UsageError: the sampler draws some of them more than once.
-    """
+    """Positions that a loader reads, in ascending order whatever its sampler's order."""
     whole = (SequentialSampler, RandomSampler, DistributedSampler)
     if isinstance(loader.sampler, whole) and not getattr(loader.sampler, "replacement", False):
         return list(range(n))
@@ -403,11 +385,7 @@ def training_loader(loader: DataLoader[Any], preprocessings: Preprocessings) -> 
     own = loader.batch_sampler
     batches: dict[str, Any] = {"batch_sampler": own}
     if type(own) is BatchSampler:  # by its parts, as Lightning may replace the sampler
-        batches = {
-            "batch_size": own.batch_size,
-            "sampler": own.sampler,
-            "drop_last": own.drop_last,
-        }
+        batches = {part: getattr(own, part) for part in ("batch_size", "sampler", "drop_last")}
     return _like(
         loader,
         preprocessings,

@@ -37,7 +37,7 @@ _MOST_WORKERS = 8
 class SplitDataModule(LightningDataModule):
     """Base of data modules with one dataset per split.
 
-    A subclass fills `_datasets` in `setup`, or overrides `dataset`.
+    A subclass makes its datasets in `_prepared`, or overrides `dataset`.
 
     Args:
         name: of the data in records and tables.
@@ -66,7 +66,18 @@ class SplitDataModule(LightningDataModule):
         self._datasets: dict[str, Dataset[Any]] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Prepare the datasets, unless they are made when they are asked for."""
+        """Prepare the datasets once, unless they are made when they are asked for.
+
+        Raises:
+            UsageError: data that are missing, or do not fit.
+        """
+        del stage
+        if not self._datasets:
+            self._datasets = self._prepared()
+
+    def _prepared(self) -> dict[str, Dataset[Any]]:
+        """Datasets by split."""
+        return {}
 
     @property
     def splits(self) -> tuple[str, ...]:

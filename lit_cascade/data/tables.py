@@ -117,9 +117,9 @@ def _is_here(source: str) -> bool:
 
 def _folder(source: str, config: str | None) -> Path | None:
     """Local folder or file of a source; None if it is on the hub."""
-    folder = Path(source).expanduser()
-    if not _is_here(str(folder)):
+    if not _is_here(source):
         return None
+    folder = Path(source)
     if config is None:
         return folder
     if not (folder / config).is_dir():

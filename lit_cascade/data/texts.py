@@ -120,9 +120,11 @@ def read_texts(
                 f"data.text_columns: {column.null_count:,} of the {len(column):,} rows of "
                 f"{source!r} have no text in {name!r}, first row {row}; leave these rows out of it."
             )
+    rows_of_texts = zip(*(column.to_pylist() for column in columns), strict=True)
+    lengths = [sum(len(_PIECE.findall(text)) for text in row) for row in rows_of_texts]
     named = classes if classes is not None else _label_names(rows, label)
     return TextSet(
-        columns, labels, _ids(table), _lengths(columns), source,
+        columns, labels, _ids(table), lengths, source,
         None if named is None else tuple(named), restricts_classes, metric,
     )  # fmt: skip
 
@@ -140,16 +142,7 @@ def _label_names(rows: Any, label: str) -> list[str] | None:
 def _text_columns(
     rows: Any, given: Sequence[str] | None = None, label: str | None = None
 ) -> list[str]:
-    """Name the column of texts in a table, or the two of pairs.
-
-    Args:
-        rows: a `datasets.Dataset`.
-        given: their names; by default the only one of strings.
-        label: the column of labels, which holds no texts.
-
-    Raises:
-        UsageError: there is no such column, or several candidates.
-    """
+    """The column of texts in a table, or the two of pairs: as given, else the only strings."""
     columns = rows.column_names
     strings = [name for name in columns if getattr(rows.features[name], "dtype", None) in _TEXTS]
     if given is None:
@@ -205,11 +198,7 @@ def _labels(
 def _class_numbers(
     names: Sequence[str] | None, classes: Sequence[str] | None, labels: Sequence[Any]
 ) -> dict[Any, int]:
-    """Class number of each label: by name, or the number itself where there are no names.
-
-    Raises:
-        UsageError: `classes` are others than the table names.
-    """
+    """Class number of each label: by name, or the number itself where there are no names."""
     held = {one for one in labels if one is not None}
     if names is None:
         most = len(classes) if classes is not None else max(held, default=-1) + 1
@@ -235,30 +224,13 @@ def _ids(table: Any) -> Tensor:
     return torch.arange(len(table))
 
 
-def _lengths(columns: Sequence[Any]) -> list[int]:
-    counts = [
-        [len(_PIECE.findall(text)) for part in column.iterchunks() for text in part.to_pylist()]
-        for column in columns
-    ]
-    return [sum(of_row) for of_row in zip(*counts, strict=True)]
-
-
 def _find_splits(
     source: str, config: str | None, given: Mapping[str, str | None]
 ) -> dict[str, str | None]:
     """Published split that is read as `train`, `validation` and `test`, where there is one.
 
-    Args:
-        source: as for `load_table`.
-        config: as for `load_table`.
-        given: those that the user named. If these are `train` and `validation`, the source is not
-            asked for its splits.
-
-    Returns:
-        An entry `validation` always; it is None for a single table.
-
-    Raises:
-        UsageError: a named split is missing, or which one is `validation` is ambiguous.
+    The entry `validation` is None for a single table. If the user gave `train` and `validation`,
+    the source is not asked for its splits.
     """
     splits = {split: name for split, name in given.items() if name is not None}
     if {"train", "validation"} <= splits.keys():
@@ -448,11 +420,7 @@ class TextData(SplitDataModule):
         return {split: whole.part(positions) for split, positions in held.items()}
 
     def _held_back(self, order: Sequence[int], origin: str, what: str) -> dict[str, list[int]]:
-        """Positions that are held back, by split: the first of `order`.
-
-        Raises:
-            UsageError: nothing would be left.
-        """
+        """Positions that are held back, by split: the first of `order`."""
         wanted = sum(self._sizes.values())
         if wanted >= len(order):
             raise UsageError(
@@ -523,17 +491,9 @@ class UnlabelledTexts(SplitDataModule):
         super().__init__(name or Path(source).name, ("predict",), batch_size, num_workers)
         self._source, self._published, self._columns = source, published_split, text_columns
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the texts.
-
-        Raises:
-            UsageError: there is no such data, or no column of texts.
-        """
-        del stage
-        if self._datasets:
-            return
+    def _prepared(self) -> dict[str, Dataset[Any]]:
         rows = load_table(self._source, self._published, what="a table of texts")
         names = _text_columns(rows, self._columns)
         table = rows.select_columns(names).with_format("arrow")[:]
         texts = _Texts([table[name] for name in names], Path(self._source).name)
-        self._datasets = {"predict": texts}
+        return {"predict": texts}

@@ -1,7 +1,6 @@
 """Stages: the models of a cascade, each with its weights and its own preprocessing."""
 
 from lit_cascade.models.networks import ConvNet, Perceptron, ResNet
-from lit_cascade.models.pretrained import TextPreprocessing
 from lit_cascade.models.stage import (
     BuiltStage,
     Stage,
@@ -11,7 +10,7 @@ from lit_cascade.models.stage import (
 )
 from lit_cascade.models.text_networks import TextBag, TextConvNet
 from lit_cascade.models.timm import ImagePreprocessing, Timm, timm_names
-from lit_cascade.models.transformers import TextClassifier
+from lit_cascade.models.transformers import TextClassifier, TextPreprocessing
 
 __all__ = [
     "BuiltStage",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import glu
 
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.models.pretrained import TextPreprocessing, load_tokenizer, word_embeddings
+from lit_cascade.models.transformers import TextPreprocessing, load_tokenizer, word_embeddings
 
 __all__ = ["TextBag", "TextConvNet"]
 

@@ -15,7 +15,6 @@ from lit_cascade.utilities.files import write_atomically
 
 __all__ = ["UnfinishedRun", "first_difference"]
 
-_PLAN = "plan.json"
 _WORKERS = re.compile(r"\bdata\.(config\.)?init_args\.num_workers$")
 
 
@@ -30,10 +29,7 @@ class UnfinishedRun:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def _plan(self) -> Path:
-        return self.folder / _PLAN
+        self._plan = folder / "plan.json"
 
     def __bool__(self) -> bool:
         """Whether there is an unfinished run."""

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from lit_cascade import UsageError
-from lit_cascade.data.image_sources import (
+from lit_cascade.data.images import (
     FolderImages,
+    ImageSet,
     UnreadableError,
     decode,
     holds_class_folders,
     placeholder,
 )
-from lit_cascade.data.images import ImageSet
 
 COLOURS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8))
 DEEP = Image.fromarray(np.random.default_rng(1).integers(0, 65536, (12, 10), dtype=np.uint16))

@@ -16,7 +16,7 @@ from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import is_right, likeliest_labels
 from lit_cascade.core.search.search import SearchSettings, search
-from lit_cascade.data.label_sets import LabelSets
+from lit_cascade.data.images import LabelSets
 from lit_cascade.data.splits import describe
 from lit_cascade.lit import CascadeMetrics
 from lit_cascade.records.folder import RecordedZoo

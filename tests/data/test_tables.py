@@ -12,8 +12,7 @@ from datasets import Image as Images
 from PIL import Image
 
 from lit_cascade import UsageError
-from lit_cascade.data.image_sources import RowImages
-from lit_cascade.data.images import ImageSet
+from lit_cascade.data.images import ImageSet, RowImages
 from lit_cascade.data.splits import describe
 from lit_cascade.data.tables import load_table
 from tests.data.test_images import by_name, held, labels, ready
