@@ -28,11 +28,9 @@ def run_files(options: CompareScoresOptions) -> None:
     notes = _overlap(records[0], fit_on, allowed=options.allow_overlap) + data_notes(data)
     comparison = compare_scores(records, fit_on or None, options.share, options.seed, options.cost)
     notes += cost_notes(records, options.cost)
-    where = str(data.get("name", "records"))
-    where += f", split {data['split']!r}" if data.get("split") else ""
-    print_scores(comparison, where, notes)
+    print_scores(comparison, data, notes)
     output.add("scores.csv", scores_csv(comparison))
-    output.add("scores.png", draw_scores(comparison, where))
+    output.add("scores.png", draw_scores(comparison, data))
     output.add_json("summary.json", scores_summary(comparison, records) | {"notes": notes})
     output.write()
 

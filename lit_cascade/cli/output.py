@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lit_cascade.report import plain, print_written
+from lit_cascade.report import plain, show
 from lit_cascade.utilities.files import (
     main_process,
     prepare_folder,
@@ -82,7 +82,7 @@ class Output:
         write_together({self.folder / name: content for name, content in self._files.items()})
         for name in set(self._announced) - {*self._files, *beside}:
             (self.folder / name).unlink(missing_ok=True)  # results of an older run
-        print_written([str(self.folder / name) for name in (*beside, *self._files)])
+        show("Wrote " + ", ".join(str(self.folder / name) for name in (*beside, *self._files)))
 
 
 def resumable_output(

@@ -49,7 +49,6 @@ from lit_cascade.report.tables import (
     print_card,
     print_execution,
     print_records,
-    print_written,
 )
 from lit_cascade.report.text import (
     data_notes,
@@ -111,7 +110,6 @@ __all__ = [
     "print_screen",
     "print_selection",
     "print_validation",
-    "print_written",
     "recommendation",
     "scores_csv",
     "scores_summary",

@@ -255,14 +255,7 @@ _LARGEST = 160
 
 
 def draw_calibration(found: Calibrated) -> bytes:
-    """Reliability diagrams before and after, and both curves of the cascade, as a PNG.
-
-    Args:
-        found: the calibration.
-
-    Returns:
-        The content of the PNG file.
-    """
+    """Reliability diagrams before and after, and both curves of the cascade, as a PNG."""
     compared = found.comparison
     panels = len(found.fitted) + (compared is not None)
     figure = figure_of(4.4 * panels + 0.4, 4.2)

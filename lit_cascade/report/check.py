@@ -24,20 +24,15 @@ def verdict_line(verdict: Verdict, unit: str) -> str:
         "unknown": f"without labels the promise {what} cannot be tested itself",
     }[verdict.outcome]
     if verdict.value is not None:
-        shown += f" ({verdict.n:,} samples, observed {_value(verdict)})"
+        of_cost = verdict.promise.target == "cost"
+        value = quantity(verdict.value) if of_cost else percent(verdict.value, 2)
+        shown += f" ({verdict.n:,} samples, observed {value})"
     moved = (
         f"the scores show other data than those it was chosen on, with {sure}"
         if verdict.drifted
         else "the scores show no other data than those it was chosen on"
     )
     return f"{shown}; {moved}."
-
-
-def _value(verdict: Verdict) -> str:
-    value = verdict.value or 0.0
-    if verdict.promise.target == "cost":
-        return quantity(value)
-    return percent(value, 2)
 
 
 def _p_value(value: float | None) -> str:

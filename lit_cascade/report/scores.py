@@ -24,7 +24,7 @@ from lit_cascade.report.pictures import (
     quiet,
 )
 from lit_cascade.report.points import point_summary
-from lit_cascade.report.text import csv_text, new_table, percent, show, times
+from lit_cascade.report.text import csv_text, data_title, new_table, percent, show, times
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import unit_label
 
@@ -38,15 +38,14 @@ __all__ = [
 ]
 
 
-def _number(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" if isfinite(value) else "undefined"
+def _number(value: float) -> str:
+    return f"{value:.4f}" if isfinite(value) else "undefined"
 
 
-def _with_interval(figure: Estimate, digits: int = 3, sign: str = "") -> str:
+def _with_interval(figure: Estimate, sign: str = "") -> str:
     if not isfinite(figure.value):
         return "undefined"
-    ends = (f"{end:{sign}.{digits}f}" for end in (figure.low, figure.high))
-    return f"{figure.value:{sign}.{digits}f} ({' to '.join(ends)})"
+    return f"{figure.value:{sign}.3f} ({figure.low:{sign}.3f} to {figure.high:{sign}.3f})"
 
 
 def _cost(ratio: float) -> str:
@@ -65,25 +64,26 @@ def _cells(one: ScoreFigures, *, first: bool) -> list[str]:
         one.name,
         _with_interval(one.area),
         "" if first else _with_interval(one.gain, sign="+"),
-        _number(one.aurc.value, 4),
+        _number(one.aurc.value),
         _cost(one.cost_ratio.value),
         *chosen,
     ]
 
 
-def print_scores(found: ScoreComparison, where: str, notes: Sequence[str] = ()) -> None:
-    """Print the quality of every score."""
+def print_scores(found: ScoreComparison, data: Mapping[str, Any], notes: Sequence[str]) -> None:
+    """Print the quality of every score on some data."""
     (small, large), first = found.names, found.figures[0].name
     unit = unit_label(found.unit)
     table = new_table(
-        f"Scores of {small!r} for deferring to {large!r} on {where}: {found.n:,} samples",
+        f"Scores of {small!r} for deferring to {large!r} on {data_title(data)}: "
+        f"{found.n:,} samples",
         "score", "area (95 %)", f"less {first}", "AURC", f"{unit} at equal accuracy",
         "threshold*", "accuracy*", f"{unit}*",
     )  # fmt: skip
     for number, one in enumerate(found.figures):
         table.add_row(*_cells(one, first=number == 0))
     table.add_section()
-    error = _number(1 - found.accuracy[0], 4)
+    error = _number(1 - found.accuracy[0])
     table.add_row("random deferral", "0", "", error, "none", "", "", "")
     table.add_row("oracle deferral", "1", "", "", _cost(found.bound), "", "", "")
     legend = (
@@ -107,17 +107,14 @@ def scores_csv(found: ScoreComparison) -> str:
     rows = []
     kinds = {"area": "area", "gain": "gain", "aurc": "aurc", f"{found.unit}_ratio": "cost_ratio"}
     columns = [name + end for name in kinds for end in ("", "_low", "_high")]
-    chosen = ["threshold", "accuracy", "deferral_rate", "ratio"]
+    chosen = ["threshold", "accuracy", "deferral_rate", "cost_ratio"]
     for one in found.figures:
         figures: list[Estimate] = [getattr(one, kind) for kind in kinds.values()]
         numbers = [end for part in figures for end in (part.value, part.low, part.high)]
-        held = [""] * len(chosen)
-        if one.chosen is not None:
-            point = one.chosen
-            held = [str(point.threshold), str(point.accuracy)]
-            held += [str(point.deferral_rate), str(point.cost_ratio)]
+        held = ["" if one.chosen is None else getattr(one.chosen, name) for name in chosen]
         rows.append([one.name, *numbers, *held])
-    return csv_text(["score", *columns, *(f"chosen_{name}" for name in chosen)], rows)
+    headings = (f"chosen_{name.removeprefix('cost_')}" for name in chosen)
+    return csv_text(["score", *columns, *headings], rows)
 
 
 def head_summary(found: FittedHead) -> dict[str, Any]:
@@ -193,16 +190,8 @@ _LINES = (
 )
 
 
-def draw_scores(found: ScoreComparison, where: str) -> bytes:
-    """Accuracy against deferral rate of every score as a PNG, with random and oracle deferral.
-
-    Args:
-        found: the comparison.
-        where: the data and split.
-
-    Returns:
-        The content of the PNG file.
-    """
+def draw_scores(found: ScoreComparison, data: Mapping[str, Any]) -> bytes:
+    """Accuracy against deferral rate of every score as a PNG, with random and oracle deferral."""
     figure = figure_of(6.4, 4.2)
     axes = figure.add_subplot()
     # with these costs the mean cost is the deferral rate; only the corners of the bound are drawn
@@ -228,7 +217,8 @@ def draw_scores(found: ScoreComparison, where: str) -> bytes:
         mark(axes, name, (rate, accuracy), side)
     axes.set_xlabel("deferral rate (%)")
     axes.set_ylabel("accuracy (%)")
-    axes.set_title(f"{' → '.join(found.names)} on {where} ({found.n:,} samples)", fontsize=10)
+    where = f"{data_title(data)} ({found.n:,} samples)"
+    axes.set_title(f"{' → '.join(found.names)} on {where}", fontsize=10)
     axes.legend(frameon=False, loc="best", fontsize=8)
     quiet(axes)
     axes.margins(x=0.04, y=0.1)

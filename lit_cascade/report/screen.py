@@ -91,14 +91,13 @@ def screen_summary(
     unit: str,
 ) -> dict[str, Any]:
     """The content of `summary.json`."""
-    settings = asdict(criteria)
     return {
         "unit": unit,
         "tables": {
             argument.lstrip("-"): [Path(path).name for path in paths]
             for argument, paths in tables.items()
         },
-        "settings": settings,
+        "settings": asdict(criteria),
         "published": len(published.models),
         "without_cost": published.without_cost,
         "unreadable": published.unreadable,
@@ -118,16 +117,7 @@ def screen_summary(
 
 
 def draw_screen(published: Sequence[PublishedModel], found: Screening, unit: str) -> bytes:
-    """Accuracy against cost as a PNG, on a logarithmic axis of cost.
-
-    Args:
-        published: all models with a cost, also those that were not considered.
-        found: the screening.
-        unit: of the cost.
-
-    Returns:
-        The content of the PNG file.
-    """
+    """Accuracy against cost of all published models, also those not considered, as a PNG."""
     figure = figure_of(8.6, 5.6)
     axes = figure.add_subplot()
     _dots(

@@ -23,6 +23,7 @@ from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     csv_text,
+    data_title,
     new_table,
     percent,
     readable_threshold,
@@ -173,11 +174,6 @@ def _named(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: data.get(key) for key in ("name", "split", "source")}
 
 
-def _where(data: Mapping[str, Any], n: int) -> str:
-    name, split = data.get("name") or "records", data.get("split")
-    return f"{name}{f', split {split!r}' if split else ''}: {n:,} samples"
-
-
 def _thresholds_of(found: SearchResult, pick: Pick) -> str:
     """The shortest decimals that defer the same samples."""
     shown = []
@@ -196,8 +192,9 @@ def print_frontier(
     protocol = found.protocol
     unit = protocol.chosen_on.unit
     reported = protocol.reported_on or protocol.chosen_on
+    where = f"{data_title(reported.data)}: {reported.n:,} samples"
     table = new_table(
-        f"The front of {len(found.zoo)} models on {_where(reported.data, reported.n)}",
+        f"The front of {len(found.zoo)} models on {where}",
         "stages", "thresholds", *cost_columns(unit), "accuracy",
         *(["promised"] if found.apart else []), "saving", "than", "points", "config",
     )  # fmt: skip
@@ -308,24 +305,8 @@ _LABELLED = 30
 _FEW = 60
 
 
-def _draw(axes: Axes, points: Front, label: str, look: tuple[str, str, float], steps: str) -> None:
-    colour, style, width = look
-    axes.plot(
-        points.cost, 100 * points.accuracy, style, drawstyle=steps, color=colour, label=label,
-        linewidth=width, zorder=3,
-    )  # fmt: skip
-
-
 def draw_frontier(found: SearchResult, published: Front | None = None) -> bytes:
-    """Accuracy against cost as a PNG, on a logarithmic axis of cost.
-
-    Args:
-        found: the result of the search.
-        published: front of published models to draw beside it.
-
-    Returns:
-        The content of the PNG file.
-    """
+    """Accuracy against cost as a PNG, beside the front of published models if there is one."""
     figure = figure_of(7.2, 5.0)
     axes = figure.add_subplot()
     chosen_on = found.protocol.chosen_on
@@ -333,15 +314,22 @@ def draw_frontier(found: SearchResult, published: Front | None = None) -> bytes:
     # between two points there is no cascade, so the curve is a step; on other samples than those of
     # the choice it need not rise
     steps = "default" if found.apart else "steps-post"
+    fronts = []
     for number, strategy in enumerate(found.strategies):
         chosen = strategy.reductions[0].held_out is not None
         look = _LOOKS[strategy.name] if number else _FOUND
         if found.apart and chosen and len(strategy.points) < _FEW:
             look = (look[0], "x", look[2])  # a line would suggest points in between
-        _draw(axes, strategy.points, strategy.name, look, steps if chosen else "steps-post")
-    _draw(axes, found.singles, "single models", (BLACK, "-", 1.2), "steps-post")
+        fronts.append((strategy.points, strategy.name, look, steps if chosen else "steps-post"))
+    fronts.append((found.singles, "single models", (BLACK, "-", 1.2), "steps-post"))
     if published is not None:
-        _draw(axes, published, "published single models", (GREY, "-.", 1.2), "steps-post")
+        fronts.append((published, "published single models", (GREY, "-.", 1.2), "steps-post"))
+    for front, label, look, style in fronts:
+        colour, line, width = look
+        axes.plot(
+            front.cost, 100 * front.accuracy, line, drawstyle=style, color=colour, label=label,
+            linewidth=width, zorder=3,
+        )  # fmt: skip
     axes.set_xscale("log")
     low, high = 100 * float(found.zoo.accuracy.min()), 100 * float(found.reported.accuracy.max())
     room = 0.06 * max(high - low, 1.0)
@@ -352,12 +340,8 @@ def draw_frontier(found: SearchResult, published: Front | None = None) -> bytes:
     quiet(axes, "both")
     axes.margins(x=0.08)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
-    name, split = where.data.get("name") or "records", where.data.get("split")
-    axes.set_title(
-        f"{len(found.zoo)} models on {name}{f', split {split!r}' if split else ''} "
-        f"({found.zoo.n:,} samples)",
-        fontsize=10,
-    )
+    title = f"{len(found.zoo)} models on {data_title(where.data)} ({found.zoo.n:,} samples)"
+    axes.set_title(title, fontsize=10)
     return png_of(figure)
 
 

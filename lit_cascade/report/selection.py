@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,9 +23,6 @@ from lit_cascade.report.text import (
 )
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import unit_label
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = [
     "Subject",
@@ -212,45 +209,41 @@ _AXES = {
 
 
 def draw_selection(found: Selection, subject: Subject) -> bytes:
-    """The target against the cost of every candidate, as a PNG.
-
-    Args:
-        found: the selection.
-        subject: the cascade.
-
-    Returns:
-        The content of the PNG file.
-    """
+    """The target against the cost of every candidate, as a PNG."""
     figure = figure_of(6.4, 4.2)
     axes = figure.add_subplot()
     candidates, promise = found.candidates, found.promise
     of_spending = promise.target in {"cost", "cost_ratio"}
-    scale = 100.0
     # if the cost itself is promised, the accuracy is drawn against it
     value = candidates.accuracy if of_spending else candidates.value
     ratio = candidates.cost_ratio
     order = ratio.sort(stable=True).indices
     axes.plot(
-        ratio[order], scale * value[order], color=GREY, linewidth=1.4,
+        ratio[order], 100 * value[order], color=GREY, linewidth=1.4,
         label="not certified" if promise.confidence is not None else "all thresholds", zorder=2,
     )  # fmt: skip
     if found.certified:
         kept = order[torch.isin(order, torch.arange(found.certified))]
         label = f"certified at {100 * (promise.confidence or 0):g} %"
-        axes.plot(
-            ratio[kept], scale * value[kept], color=BLUE, linewidth=2.4, label=label, zorder=3
-        )
+        axes.plot(ratio[kept], 100 * value[kept], color=BLUE, linewidth=2.4, label=label, zorder=3)
     if promise.target == "cost_ratio":
         axes.axvline(promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
     elif not of_spending:
-        axes.axhline(scale * promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
+        axes.axhline(100 * promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
         axes.annotate(
-            "limit", (1, scale * promise.limit), xycoords=("axes fraction", "data"),
+            "limit", (1, 100 * promise.limit), xycoords=("axes fraction", "data"),
             xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8,
         )  # fmt: skip
-    _mark(axes, found.empirical, "plain empirical choice", VERMILION, "X", of_spending=of_spending)
+    marks = [(found.empirical, "plain empirical choice", VERMILION, "X")]
     if promise.confidence is not None:
-        _mark(axes, found.chosen, "the policy", BLUE, "*", of_spending=of_spending)
+        marks.append((found.chosen, "the policy", BLUE, "*"))
+    for choice, label, colour, marker in marks:
+        if choice is not None:
+            height = choice.accuracy if of_spending else choice.value or 0.0
+            axes.plot(
+                choice.cost_ratio, 100 * height, marker, color=colour, markersize=11,
+                markeredgecolor="white", label=label, zorder=5,
+            )  # fmt: skip
     axes.axvline(1, color=BLACK, linewidth=0.8, alpha=0.5)
     axes.set_xlabel(f"{unit_label(subject.unit)} of the cascade / of {subject.names[-1]!r} alone")
     axes.set_ylabel("observed accuracy (%)" if of_spending else _AXES[promise.target])
@@ -259,20 +252,3 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
     axes.legend(frameon=False, fontsize=8)
     quiet(axes)
     return png_of(figure)
-
-
-def _mark(
-    axes: Axes,
-    choice: OperatingPoint | None,
-    label: str,
-    colour: str,
-    marker: str,
-    *,
-    of_spending: bool,
-) -> None:
-    if choice is None:
-        return
-    axes.plot(
-        choice.cost_ratio, 100 * (choice.accuracy if of_spending else choice.value or 0.0), marker,
-        color=colour, markersize=11, markeredgecolor="white", label=label, zorder=5,
-    )  # fmt: skip

@@ -151,12 +151,7 @@ def _kind(names: Sequence[str], speeds: Sequence[Speed]) -> dict[str, Any]:
 def draw_speed(title: str, kinds: Sequence[tuple[str, Sequence[Speed]]]) -> bytes:
     """Speed-up over the last stage alone against the deferral rate, as a PNG.
 
-    Args:
-        title: of the picture.
-        kinds: name and measurements of each panel.
-
-    Returns:
-        The content of the PNG file.
+    `kinds` holds the name and the measurements of each panel.
     """
     figure = figure_of(5.4 * len(kinds), 4.0)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]

@@ -24,7 +24,7 @@ from lit_cascade.utilities.units import metric_label
 if TYPE_CHECKING:
     from lit_cascade.lit import Predictions
 
-__all__ = ["print_answers", "print_card", "print_execution", "print_records", "print_written"]
+__all__ = ["print_answers", "print_card", "print_execution", "print_records"]
 
 
 def print_answers(
@@ -58,9 +58,9 @@ def print_execution(
     names: Sequence[str],
     flops: Sequence[float],
     where: str,
-    notes: Sequence[str] = (),
-    metric: str | None = None,
-    executed: float | None = None,
+    notes: Sequence[str],
+    metric: str | None,
+    executed: float,
 ) -> None:
     """Print the result of a live run.
 
@@ -71,7 +71,7 @@ def print_execution(
         where: name of the data and the split.
         notes: sentences to print below the table.
         metric: name of the other metric.
-        executed: FLOPs per sample including padding; by default there was no padding.
+        executed: FLOPs per sample including padding.
     """
     table = new_table(
         f"The cascade, run on {where}: {found.n:,} samples",
@@ -96,7 +96,7 @@ def print_execution(
         f"({quantity(found.cost / 2)} MACs), {times(found.cost_ratio)} than {names[-1]!r} alone."
     )
     lines = [result]
-    if executed is not None and executed != found.cost:
+    if executed != found.cost:
         lines.append(
             f"That is at each sample's own length; padding of batches adds "
             f"{percent(executed / found.cost - 1)}: {quantity(executed)} FLOPs per sample."
@@ -116,11 +116,6 @@ def print_card(card: Card, resumed: int = 0) -> None:
     if resumed:
         lines.append(f"An earlier run had trained {resumed} of the {card.epochs} epochs.")
     show(table, *lines)
-
-
-def print_written(paths: Sequence[str]) -> None:
-    """Print the names of the written files."""
-    show("Wrote " + ", ".join(paths))
 
 
 def print_records(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import struct
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +23,7 @@ __all__ = [
     "cost_columns",
     "csv_text",
     "data_notes",
+    "data_title",
     "file_size",
     "fitting_notes",
     "metric_figure",
@@ -125,11 +126,6 @@ def times(ratio: float) -> str:
     return f"{1 / ratio:.1f}x less" if ratio < 1 else f"{ratio:.1f}x more"
 
 
-def _single(value: float) -> float:
-    """The value rounded to single precision, the precision of scores."""
-    return float(struct.unpack("f", struct.pack("f", value))[0])
-
-
 def readable_threshold(threshold: float, below: float) -> str:
     """The shortest decimal that defers the same samples as `threshold`.
 
@@ -149,7 +145,7 @@ def readable_threshold(threshold: float, below: float) -> str:
     for digits in range(1, 10):
         scale = 10.0**digits
         candidate = math.floor(threshold * scale) / scale
-        if below < _single(candidate) <= threshold:
+        if below < float(np.float32(candidate)) <= threshold:  # the precision of scores
             return f"{candidate:.{digits}f}"
     return repr(threshold)
 
@@ -187,6 +183,12 @@ def cost_cells(cost: float, unit: str) -> list[str]:
 _SHOWN = 3
 
 
+def data_title(data: Mapping[str, Any]) -> str:
+    """Name and split of the data of a record."""
+    split = data.get("split")
+    return (data.get("name") or "records") + (f", split {split!r}" if split else "")
+
+
 def data_notes(data: Mapping[str, Any]) -> list[str]:
     """Notes on samples that were left out, converted, or not read.
 
@@ -208,7 +210,9 @@ def data_notes(data: Mapping[str, Any]) -> list[str]:
             for reason, times in gone.most_common(_SHOWN)
         ]
         more = f"; and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else ""
-        notes.append(f"Note: {_samples(n)} {_are(n)} left out: {'; '.join(reasons)}{more}.")
+        notes.append(
+            f"Note: {_samples(n)} {'is' if n == 1 else 'are'} left out: {'; '.join(reasons)}{more}."
+        )
     notes += [f"Note: {_samples(n)}: {text}." for text, n in data.get("remarks", {}).items()]
     notes += [f"Note: {finding}." for finding in data.get("findings", [])]
     return notes
@@ -247,7 +251,3 @@ def fitting_notes(fitting: Mapping[str, int]) -> list[str]:
 
 def _samples(n: int) -> str:
     return f"{n:,} sample{'' if n == 1 else 's'}"
-
-
-def _are(n: int) -> str:
-    return "is" if n == 1 else "are"

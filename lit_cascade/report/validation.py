@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     csv_text,
+    data_title,
     metric_figure,
     new_table,
     percent,
@@ -57,9 +58,6 @@ __all__ = [
 ]
 
 
-Points = Mapping[str, OperatingPoint | None]
-
-
 @dataclass(frozen=True)
 class Validation:
     """A cascade judged at every threshold on one split.
@@ -69,8 +67,6 @@ class Validation:
         rule: score, temperatures, combination and floors; its thresholds are undecided.
         unit: of the cost.
         curve: the curve at these temperatures.
-        points: the named operating points of the curve.
-        metric_points: the same by the curve's metric, if it has one beside accuracy.
         policy: operating point of the given thresholds, if any.
         uncalibrated: the curve at temperature 1, if the rule has others.
     """
@@ -79,8 +75,6 @@ class Validation:
     rule: Policy
     unit: str
     curve: Curve
-    points: Points
-    metric_points: Points | None
     policy: OperatingPoint | None
     uncalibrated: Curve | None
 
@@ -119,8 +113,6 @@ class Validation:
             rule=rule,
             unit=unit,
             curve=curve,
-            points=operating_points(curve),
-            metric_points=None if metric is None else operating_points(curve, metric),
             policy=None
             if policy.thresholds is None
             else point_of_records(records, policy, unit, metric),
@@ -132,18 +124,20 @@ class Validation:
         """Names of the stages."""
         return tuple(record.name for record in self.records)
 
+    @property
+    def metrics(self) -> list[str]:
+        """Accuracy, and the curve's other metric if it has one."""
+        return ["accuracy", *([] if self.curve.metric is None else [self.curve.metric])]
 
-def _goodness(accuracy: float, metric: str | None, value: float | None) -> dict[str, float]:
-    """Accuracy, and the other metric by name if there is one."""
-    return {"accuracy": accuracy} | ({} if metric is None or value is None else {metric: value})
 
-
-def _points(points: Points, unit: str, metric: str | None) -> dict[str, Any]:
+def _points(curve: Curve | None, unit: str, by: str = "accuracy") -> dict[str, Any] | None:
+    if curve is None:
+        return None
     return {
         name: None
         if point is None
-        else {"threshold": point.threshold, **point_summary(point, unit, metric)}
-        for name, point in points.items()
+        else {"threshold": point.threshold, **point_summary(point, unit, curve.metric)}
+        for name, point in operating_points(curve, by).items()
     }
 
 
@@ -190,10 +184,7 @@ def curve_csv(curve: Curve, unit: str = "flops") -> str:
 
 def validation_summary(found: Validation) -> dict[str, Any]:
     """The content of `summary.json`."""
-    curve, unit, metric, plain = found.curve, found.unit, found.curve.metric, found.uncalibrated
-    stage_metric = [None] * len(found.names)
-    if curve.stage_by_metric is not None:
-        stage_metric = curve.stage_by_metric.tolist()
+    curve, unit, metric = found.curve, found.unit, found.curve.metric
     summary = {
         "n": curve.n,
         "unit": unit,
@@ -205,23 +196,21 @@ def validation_summary(found: Validation) -> dict[str, Any]:
         "stages": [
             {
                 "name": record.name,
-                **_goodness(float(curve.stage_accuracy[k]), metric, stage_metric[k]),
+                **{by: float(curve.judged_by(by)[1][k]) for by in found.metrics},
                 unit: float(curve.stage_cost[k]),
                 "parameters": record.parameters,
             }
             for k, record in enumerate(found.records)
         ],
-        "operating_points": _points(found.points, unit, metric),
+        "operating_points": _points(curve, unit),
         "policy": None
         if found.policy is None
         else outcome_summary(found.policy, found.names, unit, metric),
-        "uncalibrated": None if plain is None else _points(operating_points(plain), unit, metric),
+        "uncalibrated": _points(found.uncalibrated, unit),
     }
-    if metric is not None and found.metric_points is not None:
-        summary["operating_points_by_metric"] = _points(found.metric_points, unit, metric)
-        summary["uncalibrated_by_metric"] = (
-            None if plain is None else _points(operating_points(plain, metric), unit, metric)
-        )
+    if metric is not None:
+        summary["operating_points_by_metric"] = _points(curve, unit, metric)
+        summary["uncalibrated_by_metric"] = _points(found.uncalibrated, unit, metric)
     return summary | {"provenance": provenance(found.records)}
 
 
@@ -236,20 +225,6 @@ def _labels(by: str, last: str) -> dict[str, str]:
     }
 
 
-def _metric_column(metric: str | None) -> list[str]:
-    return [] if metric is None else [metric_label(metric)]
-
-
-def _metric_cell(metric: str | None, value: float | None) -> list[str]:
-    return [] if metric is None or value is None else [metric_figure(metric, value)]
-
-
-def _split_of(found: Validation) -> str:
-    data = found.records[0].data
-    name, split = data.get("name", "records"), data.get("split")
-    return f"{name}, split {split!r}" if split else str(name)
-
-
 def _rule_of(found: Validation) -> str:
     """The rule by which a stage answers, in words."""
     parts = ["a stage answers at its threshold or above"]
@@ -262,13 +237,7 @@ def _rule_of(found: Validation) -> str:
 
 
 def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
-    """The verdict in one sentence, by the curve's other metric if it has one.
-
-    Args:
-        curve: the cascade.
-        names: of its stages.
-        unit: of the cost.
-    """
+    """The verdict in one sentence, by the curve's other metric if it has one."""
     first, last, what = names[0], names[-1], unit_label(unit)
     by = curve.metric or "accuracy"
     good = "Matthews correlation" if by == "matthews" else metric_label(by)
@@ -314,18 +283,16 @@ def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
 
 
 def _stages_table(found: Validation) -> Table:
-    curve, metric, unit = found.curve, found.curve.metric, found.unit
+    curve, unit = found.curve, found.unit
     table = new_table(
-        f"Stages on {_split_of(found)}: {curve.n:,} samples",
-        "stage", "accuracy", *_metric_column(metric), *cost_columns(unit), "parameters",
+        f"Stages on {data_title(found.records[0].data)}: {curve.n:,} samples",
+        "stage", *map(metric_label, found.metrics), *cost_columns(unit), "parameters",
         "temperature",
     )  # fmt: skip
     for k, record in enumerate(found.records):
-        by_metric = None if curve.stage_by_metric is None else float(curve.stage_by_metric[k])
         table.add_row(
             record.name,
-            percent(float(curve.stage_accuracy[k]), 2),
-            *_metric_cell(metric, by_metric),
+            *(metric_figure(by, float(curve.judged_by(by)[1][k])) for by in found.metrics),
             *cost_cells(float(curve.stage_cost[k]), unit),
             quantity(record.parameters) if record.parameters else "unknown",
             f"{found.rule.temperatures[k]:.3f}" if k < len(found.records) - 1 else "",
@@ -343,7 +310,7 @@ def _points_table(found: Validation) -> Table:
     if found.uncalibrated is not None:
         curves.append((found.uncalibrated, " (T = 1)"))
     for curve, note in curves:
-        for by in ["accuracy"] if metric is None else ["accuracy", metric]:
+        for by in found.metrics:
             table.add_section()
             labels = _labels(by, last)
             for name, point in operating_points(curve, by).items():
@@ -360,27 +327,13 @@ def _points_table(found: Validation) -> Table:
     return table
 
 
-def _steps(axes: Axes, curve: Curve, by: str, label: str, colour: str, style: str = "-") -> None:
-    # between two points there is no cascade, so the curve is a step
-    axes.plot(
-        curve.cost, 100 * curve.judged_by(by)[0], style, drawstyle="steps-post", color=colour,
-        label=label, linewidth=1.8, zorder=3,
-    )  # fmt: skip
-
-
 def draw_curve(found: Validation) -> bytes:
     """Accuracy against FLOPs as a PNG: stages, cascade, random deferral and the oracle's bound.
 
     Random and oracle deferral are drawn for two stages and for accuracy, for which they are
     defined. If the curve has another metric, a second panel shows it.
-
-    Args:
-        found: the evaluated cascade.
-
-    Returns:
-        The content of the PNG file.
     """
-    metrics = ["accuracy"] if found.curve.metric is None else ["accuracy", found.curve.metric]
+    metrics = found.metrics
     width = 6.4 if len(metrics) == 1 else 10.4
     figure = figure_of(width, 4.2)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -421,11 +374,22 @@ def _comparisons(axes: Axes, found: Validation) -> None:
 def _panel(axes: Axes, found: Validation, by: str) -> None:
     curve, score = found.curve, found.rule.score
     if found.uncalibrated is None:
-        _steps(axes, curve, by, f"cascade, {score}", BLUE)
+        curves = [(curve, f"cascade, {score}", BLUE, "-")]
     else:
-        _steps(axes, found.uncalibrated, by, f"cascade, {score}, T = 1", VERMILION, "-.")
-        _steps(axes, curve, by, f"cascade, {score}, calibrated", BLUE)
-    _mark_stages(axes, found, by)
+        curves = [
+            (found.uncalibrated, f"cascade, {score}, T = 1", VERMILION, "-."),
+            (curve, f"cascade, {score}, calibrated", BLUE, "-"),
+        ]
+    for one, label, colour, style in curves:
+        # between two points there is no cascade, so the curve is a step
+        axes.plot(
+            one.cost, 100 * one.judged_by(by)[0], style, drawstyle="steps-post", color=colour,
+            label=label, linewidth=1.8, zorder=3,
+        )  # fmt: skip
+    for name, cost, reached in zip(
+        found.names, curve.stage_cost.tolist(), curve.judged_by(by)[1].tolist(), strict=True
+    ):
+        mark(axes, name, (cost, 100 * reached))
     if found.policy is not None:
         reached = found.policy.accuracy if by == "accuracy" else found.policy.metric
         axes.plot(
@@ -437,10 +401,3 @@ def _panel(axes: Axes, found: Validation, by: str) -> None:
     axes.set_ylabel(metric_axis(by))
     quiet(axes, "both")
     axes.margins(x=0.08, y=0.1)
-
-
-def _mark_stages(axes: Axes, found: Validation, by: str) -> None:
-    for k, name in enumerate(found.names):
-        cost = float(found.curve.stage_cost[k])
-        reached = 100 * float(found.curve.judged_by(by)[1][k])
-        mark(axes, name, (cost, reached))

@@ -14,6 +14,7 @@ from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.analysis.deferral_head import fit_head
 from lit_cascade.cli import main
 from lit_cascade.core.contract import answers_here, replay
+from lit_cascade.core.curve import operating_points
 from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.quality import aurc, deferral_quality
 from lit_cascade.core.scores import SCORES, score_and_answer
@@ -129,8 +130,8 @@ def test_the_ratio_at_equal_accuracy_is_what_validate_finds(fitted, judged):
     assert compare(judged, "--fit_on", *fitted) == 0
     told = json_in("o/summary.json")["scores"]
     for name in SCORES:
-        point = Validation.of(made(300, 1, first=1000), PolicyOptions(score=name)).points
-        expected = point["same_accuracy"].cost_ratio
+        found = Validation.of(made(300, 1, first=1000), PolicyOptions(score=name))
+        expected = operating_points(found.curve)["same_accuracy"].cost_ratio
         assert told[name]["flops_ratio_at_equal_accuracy"]["value"] == pytest.approx(expected)
 
 
