@@ -78,12 +78,6 @@ Try: lit-cascade validate --config digits_pair.yaml
 """
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return _HELP.format(commands="\n".join(lines))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -96,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help"}:
-        sys.stdout.write(_help())
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+        sys.stdout.write(_HELP.format(commands="\n".join(lines)))
         return 0
     if arguments[0] == "--version":
         sys.stdout.write(f"lit-cascade {__version__}\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -62,7 +61,13 @@ def run_files(options: CheckOptions) -> None:
     records = _priced(records, options.cost, unit)
     first = records[0]
     notes = check_overlap(policy, first.samples, first.data, allowed=False)
-    notes += data_notes(first.data) + _model_notes(evidence.get("models") or {}, records)
+    notes += data_notes(first.data)
+    chosen_for = evidence.get("models") or {}
+    notes += [
+        f"Note: stage {record.name!r} has other weights than the policy was chosen for."
+        for record in records
+        if (chosen_for.get(record.name) or {}).get("weights") != record.model.get("weights")
+    ]
     undecided = replace(policy, thresholds=None)
     rule = Policy.from_options(undecided, names, recorded=without_logits(records))
     verdict = check_promise(
@@ -121,12 +126,3 @@ def _priced(records: Sequence[Record], cost: str | None, unit: str) -> list[Reco
                 "to select."
             )
     return costed
-
-
-def _model_notes(models: Any, records: Sequence[Record]) -> list[str]:
-    """Notes on stages with other weights than those that the policy was chosen for."""
-    return [
-        f"Note: stage {record.name!r} has other weights than the policy was chosen for."
-        for record in records
-        if (models.get(record.name) or {}).get("weights") != record.model.get("weights")
-    ]

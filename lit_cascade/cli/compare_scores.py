@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from lit_cascade.analysis import check_overlap, compare_scores, cost_notes, fitted_on
 from lit_cascade.cli.options import CompareScoresOptions
 from lit_cascade.cli.output import Output
@@ -24,8 +22,12 @@ def run_files(options: CompareScoresOptions) -> None:
     output = Output("compare-scores", options, ["scores.csv", "scores.png", "summary.json"])
     records = [Record.load(path) for path in options.records]
     fit_on = [Record.load(path) for path in options.fit_on or []]
-    data = records[0].data
-    notes = _overlap(records[0], fit_on, allowed=options.allow_overlap) + data_notes(data)
+    data, notes = records[0].data, []
+    if fit_on:
+        policy = PolicyOptions(evidence={"learned score and thresholds": fitted_on(fit_on[0])})
+        allowed = options.allow_overlap
+        notes = check_overlap(policy, records[0].samples, data, allowed=allowed)
+    notes += data_notes(data)
     comparison = compare_scores(records, fit_on or None, options.share, options.seed, options.cost)
     notes += cost_notes(records, options.cost)
     print_scores(comparison, data, notes)
@@ -33,15 +35,3 @@ def run_files(options: CompareScoresOptions) -> None:
     output.add("scores.png", draw_scores(comparison, data))
     output.add_json("summary.json", scores_summary(comparison, records) | {"notes": notes})
     output.write()
-
-
-def _overlap(record: Record, fit_on: Sequence[Record], *, allowed: bool) -> list[str]:
-    """Notes on samples that are both fitted on and reported on.
-
-    Raises:
-        CascadeError: there are some, unless allowed.
-    """
-    if not fit_on:
-        return []
-    policy = PolicyOptions(evidence={"learned score and thresholds": fitted_on(fit_on[0])})
-    return check_overlap(policy, record.samples, record.data, allowed=allowed)

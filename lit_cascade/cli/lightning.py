@@ -119,19 +119,12 @@ def run(name: str, command: Command, words: Sequence[str]) -> None:
     end_with_starter()
     _quieten()
     if name != "fit":
-        _keep_threads()
+        # Lightning divides the threads of one process among several, and the last bit of a
+        # convolution on a CPU depends on their number
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     cli = CascadeCLI(name, command, words)
     with lit.explained():
         import_module(command.module).run_models(cli, cli.options)
-
-
-def _keep_threads() -> None:
-    """Give each of several processes the threads of a single one.
-
-    Lightning divides them among the processes, and the last bit of a convolution on a CPU depends
-    on their number.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 def _quieten() -> None:

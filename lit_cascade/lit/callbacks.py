@@ -63,7 +63,11 @@ class Collector(Callback):
         self.rows: Rows | None = None
         self.notes = LoopNotes([], [], {})
 
-    def _add(self, outputs: Any, batch: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Keep the rows of a batch."""
+        del trainer, pl_module
         if isinstance(batch, PositionedBatch):
             self.notes.remarks.extend(batch.remarks)
             self.notes.left_out.extend(batch.left_out)
@@ -79,7 +83,9 @@ class Collector(Callback):
         self._spool.add(rows.pop(self._spooled))
         self._columns.add(rows)
 
-    def _gather(self, trainer: Trainer) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the rows of all processes."""
+        del pl_module
         self.notes.remarks.extend(getattr(trainer.lightning_module, "remarks", ()))
         forward = getattr(trainer.lightning_module, "samples_per_forward", dict)
         self.notes.samples_per_forward.update(forward())
@@ -118,18 +124,6 @@ class Collector(Callback):
         name = self._spooled.removeprefix(_LOGITS)
         return rows | {self._spooled: self._spool.ordered(self._arrival[order], name)}
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Keep the rows of a batch."""
-        del trainer, pl_module
-        self._add(outputs, batch)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the rows of all processes."""
-        del pl_module
-        self._gather(trainer)
-
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment] # the same arguments
     on_test_epoch_end = on_validation_epoch_end
 
@@ -154,7 +148,9 @@ def _gather_spools(spool: Spool, trainer: Trainer) -> None:
             part = next(mine).clone() if trainer.global_rank == rank else None
             gathered = _gathered(trainer, (part, spool.largest))
             if gathered is not None:
-                spool.append(*gathered[rank])
+                rows, largest = gathered[rank]
+                spool.add(rows)
+                spool.largest = max(spool.largest, largest)
 
 
 def _own(rows: Rows) -> Rows:

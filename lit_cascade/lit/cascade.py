@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core import Policy
-from lit_cascade.data import DeferredLoader, EvaluationData, PositionedBatch
+from lit_cascade.data import EvaluationData, PositionedBatch
 from lit_cascade.errors import CascadeError, UsageError, check_file_name
 from lit_cascade.lit.metrics import CascadeMetrics
 from lit_cascade.lit.stages import (
@@ -170,9 +170,23 @@ class LitCascade(StagesModule):
         )
 
     def loading(self, *, metered: bool) -> StageLoading:
-        """Preprocessing of samples where the cascade runs for real; see `StageLoading.of`."""
-        stages = self.networks().values()
-        return StageLoading.of([stage.preprocessing for stage in stages], metered=metered)
+        """Decide how samples are loaded where the cascade runs for real.
+
+        The inputs of a later stage with the preprocessing of the first are kept. For other stages
+        only deferred samples are decoded, resized or tokenised. Padded samples are always loaded
+        again, as those gathered from several batches would keep the padding of each.
+
+        Args:
+            metered: whether the FLOPs of the last stage alone are needed for every sample, and with
+                them the lengths of padded samples.
+        """
+        preprocessings = [stage.preprocessing for stage in self.networks().values()]
+        keys = [view_key(one) for one in preprocessings]
+        padded = [hasattr(one, "collate") for one in preprocessings]
+        first = [preprocessings[0]]
+        first += [preprocessings[-1]] if metered and padded[-1] else []
+        reloaded = [k for k in range(1, len(keys)) if keys[k] != keys[0] or padded[k]]
+        return StageLoading(distinct(first), reloaded)
 
     def preprocessings_to_run(self) -> list[Preprocessing | None]:
         """Distinct preprocessings of every sample where the cascade runs for real."""
@@ -248,26 +262,6 @@ class StageLoading(NamedTuple):
     first: list[Preprocessing | None]
     reloaded: list[int]
 
-    @classmethod
-    def of(cls, preprocessings: list[Preprocessing | None], *, metered: bool) -> StageLoading:
-        """Decide how the samples of a cascade are loaded.
-
-        The inputs of a later stage with the preprocessing of the first are kept. For other stages
-        only deferred samples are decoded, resized or tokenised. Padded samples are always loaded
-        again, as those gathered from several batches would keep the padding of each.
-
-        Args:
-            preprocessings: one per stage; None for stages without.
-            metered: whether the FLOPs of the last stage alone are needed for every sample, and with
-                them the lengths of padded samples.
-        """
-        keys = [view_key(one) for one in preprocessings]
-        padded = [hasattr(one, "collate") for one in preprocessings]
-        first = [preprocessings[0]]
-        first += [preprocessings[-1]] if metered and padded[-1] else []
-        reloaded = [k for k in range(1, len(keys)) if keys[k] != keys[0] or padded[k]]
-        return cls(distinct(first), reloaded)
-
 
 class SplitStream:
     """Streams the batches of a test loop through a cascade and makes rows of its answers.
@@ -287,10 +281,12 @@ class SplitStream:
         }
         self._last = module.names[-1]
         keys = {view_key(one) for one in loading.first}
-        last = self._stages[-1].preprocessing
         self._flops_alone: float | None = None
-        if metered and view_key(last) not in keys:
-            self._flops_alone = self._flops_of_first(self._loaders[len(self._stages) - 1])
+        if metered and view_key(self._stages[-1].preprocessing) not in keys:
+            # on the first sample: without padding all are of the same shape
+            (loaded,) = self._loaders[len(self._stages) - 1]([data.positions[:1]])
+            inputs, _ = inputs_and_rows(self.on_device(loaded))
+            self._flops_alone = float(module.flops(self._last, inputs)[0])
         self._stream = Stream(
             module.cascade,
             data.window,
@@ -345,12 +341,6 @@ class SplitStream:
         batch = self.on_device(loaded)
         self._module.remarks.extend(batch.remarks)
         return inputs_and_rows(batch)[0]
-
-    def _flops_of_first(self, loader: DeferredLoader) -> float:
-        """FLOPs of the last stage on the first sample; on any, if all are of the same shape."""
-        (loaded,) = loader([self._data.positions[:1]])
-        inputs, _ = inputs_and_rows(self.on_device(loaded))
-        return float(self._module.flops(self._last, inputs)[0])
 
     def _observe(self, k: int, inputs: Inputs) -> Tensor:
         """FLOPs of each sample at stage k, with padding, and of the last stage alone, (N, 3)."""

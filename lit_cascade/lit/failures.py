@@ -53,8 +53,8 @@ def explained(then: str = "") -> Iterator[None]:
         with _silent_deaths():
             yield
     except (RuntimeError, MemoryError, OSError, EOFError, pickle.UnpicklingError) as error:
-        if _interrupted(error):  # which broke whatever was in progress
-            raise KeyboardInterrupt from error
+        if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
+            raise KeyboardInterrupt from error  # it broke whatever was in progress
         try:
             message = _message(error)
         except RuntimeError as late:  # from torch's signal handler, which only now saw the worker
@@ -84,10 +84,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _interrupted(error: BaseException) -> bool:
-    return any(isinstance(one, KeyboardInterrupt) for one in _chain(error))
 
 
 def _message(error: BaseException) -> str | None:

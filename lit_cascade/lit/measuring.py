@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,14 +22,12 @@ from lit_cascade.live import (
     Inputs,
     Latency,
     Speed,
-    at_policy,
     batch_size,
     index_batch,
     latencies,
-    pace,
-    reach_rates,
     thresholds_at,
     throughput,
+    time_policies,
 )
 
 __all__ = ["Benchmark", "SpeedPlan", "benchmark"]
@@ -142,7 +141,7 @@ class _Measurement:
         self._n = sum(map(len, self._batches))
 
     def run(self) -> Benchmark:
-        cascade, plan = self._model.cascade, self._plan
+        cascade, plan, device = self._model.cascade, self._plan, self._model.device
         inputs = self._inputs()
         thresholds = plan.thresholds or tuple(
             thresholds_at(cascade, inputs, rate) for rate in plan.rates
@@ -156,7 +155,9 @@ class _Measurement:
             names=self._model.names,
             n=self._n,
             batch_size=max(map(len, self._batches)),
-            device=_device_name(self._model.device),
+            device=torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"{device.type}, {torch.get_num_threads()} threads",
             model_only=tuple(model_only),
             end_to_end=tuple(self._end_to_end(thresholds) if plan.end_to_end else ()),
             latency=tuple(alone),
@@ -174,40 +175,23 @@ class _Measurement:
         return inputs
 
     def _end_to_end(self, thresholds: Sequence[tuple[float, ...]]) -> list[Speed]:
-        model, cascade, stream = self._model, self._model.cascade, self._stream
+        cascade, stream = self._model.cascade, self._stream
         loaders = [self._data.deferred_loader(one) for one in self._preprocessings]
-        first = self._data.deferred_loader(*model.loading(metered=False).first)
-        reached: dict[int, tuple[float, ...]] = {}
+        first = self._data.deferred_loader(*self._model.loading(metered=False).first)
 
-        def alone(k: int) -> Callable[[], object]:
-            def run() -> list[Tensor]:
-                batches = map(stream.on_device, loaders[k](self._batches))
-                inputs = (inputs_and_rows(batch)[0] for batch in batches)
-                return [answers_of(cascade.run_stage(k, one)).cpu() for one in inputs]
+        def alone(k: int) -> list[Tensor]:
+            batches = map(stream.on_device, loaders[k](self._batches))
+            inputs = (inputs_and_rows(batch)[0] for batch in batches)
+            return [answers_of(cascade.run_stage(k, one)).cpu() for one in inputs]
 
-            return run
+        def together() -> Tensor:
+            stages = []
+            for number, loaded in enumerate(first(self._batches), start=1):
+                last = number == len(self._batches)
+                rows = stream.step(stream.on_device(loaded), last=last)
+                if rows is not None:
+                    stages.append(rows["stage"].cpu())
+            return torch.cat(stages)
 
-        def together(i: int, values: tuple[float, ...]) -> Callable[[], object]:
-            def run() -> None:
-                stages = []
-                with at_policy(cascade, replace(cascade.policy, thresholds=values)):
-                    for number, loaded in enumerate(first(self._batches), start=1):
-                        last = number == len(self._batches)
-                        rows = stream.step(stream.on_device(loaded), last=last)
-                        if rows is not None:
-                            stages.append(rows["stage"].cpu())
-                reached[i] = reach_rates(torch.cat(stages), len(loaders))
-
-            return run
-
-        runs = [alone(k) for k in range(len(loaders))]
-        runs += [together(i, values) for i, values in enumerate(thresholds)]
-        paces = pace(runs, self._n, self._plan.repeats, model.device)
-        stages, rest = tuple(paces[: len(loaders)]), paces[len(loaders) :]
-        return [Speed(values, reached[i], stages, rest[i]) for i, values in enumerate(thresholds)]
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+        stages = [partial(alone, k) for k in range(len(loaders))]
+        return time_policies(cascade, stages, together, thresholds, self._n, self._plan.repeats)

@@ -40,7 +40,7 @@ from lit_cascade.records import Ids
 from lit_cascade.utilities.files import open_atomically, write_atomically
 from lit_cascade.utilities.resume import UnfinishedRun
 
-__all__ = ["PARTS", "Finish", "PredictionFiles", "Predictions", "answer", "unfinished_predictions"]
+__all__ = ["PARTS", "PredictionFiles", "Predictions", "answer", "unfinished_predictions"]
 
 PARTS = "predictions.parts"
 """Name of the folder of parts, beside the final file."""
@@ -67,10 +67,6 @@ class Predictions:
     samples_per_forward: Mapping[str, int] = field(default_factory=dict)
 
 
-Finish = Callable[[Predictions], None]
-"""Called with the summary before the run counts as finished."""
-
-
 def answer(
     trainer: Trainer,
     model: LitCascade,
@@ -80,7 +76,7 @@ def answer(
     name: str = "predictions.parquet",
     gather: int = GATHER,
     configs: Configs | None = None,
-    finish: Finish | None = None,
+    finish: Callable[[Predictions], None] | None = None,
 ) -> Predictions | None:
     """Predict the class of every sample of a split and write the predictions, window by window.
 
@@ -313,7 +309,12 @@ class PredictionFiles:
         counts = torch.zeros(len(names), dtype=torch.int64)
 
         def read(path: Path) -> Any:
-            table = _read(path)
+            try:
+                table = pq.read_table(path)
+            except (OSError, pa.ArrowException) as error:
+                raise CascadeError(
+                    f"the part {str(path)!r} is damaged ({error}): remove it."
+                ) from error
             metadata = table.schema.metadata
             reasons = json.loads(metadata[_LEFT_OUT])
             left_out.update({int(position): reason for position, reason in reasons.items()})
@@ -357,10 +358,3 @@ def _write_all(tables: Iterator[Any], file: Any, name: str) -> None:
             writer.write_table(table)
     if writer is not None:
         writer.close()
-
-
-def _read(path: Path) -> Any:
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise CascadeError(f"the part {str(path)!r} is damaged ({error}): remove it.") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_cascade.data import EvaluationData, SplitInfo, shared_ids
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.lit.callbacks import Collector, LoopNotes
+from lit_cascade.lit.callbacks import Collector
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
@@ -69,7 +69,8 @@ class SplitOutput(SplitPreview):
 
     Attributes:
         rows: outputs of the steps, in the order of the ids. Samples that are left out have no row;
-            `data` lists them as `left_out`, and counts remarks on the others as `remarks`.
+            `data` lists their ids and reasons as `left_out`, and counts the samples of each remark
+            on the others as `remarks`.
         samples_per_forward: by stage, where whole batches did not fit into memory.
     """
 
@@ -303,7 +304,14 @@ def _output(trainer: Trainer, data: EvaluationData, collector: Collector) -> Spl
         raise CascadeError(f"{len(dealt)} samples were dealt out and {len(read)} came back.")
     preview = _preview(data, sorted({*read, *left_out}))
     ids, order = info.ids[rows["positions"]].sort()
-    preview = replace(preview, ids=ids, data=preview.data | _noted(info.ids, collector.notes))
+    if collector.notes.remarks:
+        remarks = Counter(text for _, text in collector.notes.remarks)
+        preview.data["remarks"] = dict(sorted(remarks.items()))
+    if left_out:
+        preview.data["left_out"] = sorted(
+            [info.ids[position], reason] for position, reason in collector.notes.left_out
+        )
+    preview = replace(preview, ids=ids)
     return SplitOutput(
         **vars(preview),
         rows=collector.rows_in(order),
@@ -332,20 +340,6 @@ def _described(datamodule: LightningDataModule, split: str, info: SplitInfo) -> 
     described: dict[str, Any] = {"name": name, "split": split, "source": info.source}
     described |= {"metric": info.metric} if info.metric else {}
     return described | ({"findings": list(info.findings)} if info.findings else {})
-
-
-def _noted(ids: Ids, notes: LoopNotes) -> dict[str, Any]:
-    """Entries of the description that are known once the samples are read.
-
-    `remarks` maps a text to a number of samples; `left_out` lists pairs of id and reason.
-    """
-    described: dict[str, Any] = {}
-    if notes.remarks:
-        described["remarks"] = dict(sorted(Counter(text for _, text in notes.remarks).items()))
-    if notes.left_out:
-        pairs = sorted((ids[position], reason) for position, reason in notes.left_out)
-        described["left_out"] = [list(pair) for pair in pairs]
-    return described
 
 
 def _class_names(datamodule: LightningDataModule, info: SplitInfo) -> tuple[str, ...] | None:

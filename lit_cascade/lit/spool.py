@@ -56,6 +56,9 @@ class Spool:
     Args:
         folder: for the file, on a disk with room for it.
         dtype: `float16` or `float32`.
+
+    Attributes:
+        largest: largest finite magnitude of the rows, before they were stored.
     """
 
     def __init__(self, folder: Path, dtype: str = "float16") -> None:
@@ -63,7 +66,7 @@ class Spool:
         self._file = self._new_file()
         self._width = 0
         self._n = 0
-        self._largest = 0.0
+        self.largest = 0.0
 
     def __len__(self) -> int:
         return self._n
@@ -89,7 +92,7 @@ class Spool:
             )
         self._width = rows.shape[1]
         finite = rows.abs().nan_to_num(0.0, 0.0, 0.0).max()  # others are reported elsewhere
-        self._largest = max(self._largest, float(finite))
+        self.largest = max(self.largest, float(finite))
         self._write(self._file, rows)
         self._n += len(rows)
 
@@ -107,7 +110,7 @@ class Spool:
         Raises:
             CascadeError: logits beyond the range of float16.
         """
-        check_dtype_range(self._largest, self.dtype, name)
+        check_dtype_range(self.largest, self.dtype, name)
         held = self._mapped(self._file)
         if torch.equal(order, torch.arange(self._n)):
             return held
@@ -115,16 +118,6 @@ class Spool:
             for some in order.split(self._step()):
                 self._write(file, held[some])
             return self._mapped(file)
-
-    def append(self, rows: Tensor, largest: float) -> None:
-        """Append rows of another process, whose largest magnitude before storing is given."""
-        self.add(rows)
-        self._largest = max(self._largest, largest)
-
-    @property
-    def largest(self) -> float:
-        """Largest finite magnitude of the rows, before they were stored."""
-        return self._largest
 
     def _step(self) -> int:
         return max(1, _NUMBERS // max(1, self._width))

@@ -17,12 +17,10 @@ from lit_cascade.live.benchmark import (
     Latency,
     Pace,
     Speed,
-    at_policy,
     latencies,
-    pace,
-    reach_rates,
     thresholds_at,
     throughput,
+    time_policies,
 )
 from lit_cascade.live.cascade import Cascade, CascadeOutput
 from lit_cascade.live.flops import FlopMeter, count_flops, count_parameters
@@ -42,7 +40,6 @@ __all__ = [
     "StreamOutput",
     "Views",
     "WithRemarks",
-    "at_policy",
     "batch_size",
     "count_flops",
     "count_parameters",
@@ -50,11 +47,10 @@ __all__ = [
     "index_batch",
     "join_batches",
     "latencies",
-    "pace",
-    "reach_rates",
     "split_labels",
     "thresholds_at",
     "throughput",
+    "time_policies",
     "view_key",
     "view_of",
 ]

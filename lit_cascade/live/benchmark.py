@@ -12,29 +12,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lit_cascade.core import Policy, answers_here, answers_of
+from lit_cascade.core import answers_here, answers_of
 from lit_cascade.errors import CascadeError
 from lit_cascade.live.batch import Inputs, batch_size, index_batch
 from lit_cascade.live.cascade import Cascade
-from lit_cascade.live.stream import GATHER, Stream
+from lit_cascade.live.stream import Stream
 
 __all__ = [
     "Latency",
     "Pace",
     "Speed",
-    "at_policy",
     "latencies",
-    "own_overhead",
-    "pace",
-    "reach_rates",
     "thresholds_at",
     "throughput",
+    "time_policies",
 ]
 
 
@@ -74,14 +72,12 @@ class Speed:
         reached: share of the samples that each stage ran on.
         stages: pace of each stage alone, timed in the same repeats.
         cascade: pace of the cascade.
-        latency: latency of single samples, if it was measured.
     """
 
     thresholds: tuple[float, ...]
     reached: tuple[float, ...]
     stages: tuple[Pace, ...]
     cascade: Pace
-    latency: Latency | None = None
 
     @property
     def deferral_rate(self) -> float:
@@ -131,39 +127,14 @@ def _device(cascade: nn.Module) -> torch.device:
 
 
 @contextmanager
-def at_policy(cascade: Cascade, policy: Policy) -> Iterator[None]:
-    """Set another policy inside a `with` block."""
-    before, cascade.policy = cascade.policy, policy
+def _at(cascade: Cascade, thresholds: tuple[float, ...]) -> Iterator[None]:
+    """Set other thresholds inside a `with` block."""
+    before = cascade.policy
+    cascade.policy = replace(before, thresholds=thresholds)
     try:
         yield
     finally:
         cascade.policy = before
-
-
-def pace(
-    runs: Sequence[Callable[[], object]], samples: int, repeats: int, device: torch.device
-) -> list[Pace]:
-    """Time functions side by side, each once per repeat, after one untimed run of each.
-
-    Args:
-        runs: functions to time.
-        samples: number of samples that each run processes.
-        repeats: number of timed runs of each.
-        device: device that they run on.
-
-    Returns:
-        The pace of each.
-    """
-    seconds: list[list[float]] = [[] for _ in runs]
-    for repeat in range(repeats + 1):
-        for kept, run in zip(seconds, runs, strict=True):
-            _wait(device)
-            start = time.perf_counter()
-            run()
-            _wait(device)
-            if repeat:
-                kept.append((time.perf_counter() - start) / samples)
-    return [Pace(tuple(kept)) for kept in seconds]
 
 
 def thresholds_at(cascade: Cascade, batches: Sequence[Inputs], rate: float) -> tuple[float, ...]:
@@ -179,6 +150,7 @@ def thresholds_at(cascade: Cascade, batches: Sequence[Inputs], rate: float) -> t
 
     Example:
         >>> scores = torch.log(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]))
+        >>> from lit_cascade.core import Policy
         >>> cascade = Cascade([nn.Identity(), nn.Identity()], Policy((0.5,)))
         >>> round(thresholds_at(cascade, [scores], 0.5)[0], 2)
         0.8
@@ -199,12 +171,59 @@ def thresholds_at(cascade: Cascade, batches: Sequence[Inputs], rate: float) -> t
     return tuple(thresholds)
 
 
+def time_policies(
+    cascade: Cascade,
+    stages: Sequence[partial[object]],
+    run: Callable[[], Tensor],
+    thresholds: Sequence[tuple[float, ...]],
+    samples: int,
+    repeats: int,
+) -> list[Speed]:
+    """Time a cascade and its stages side by side, each once per repeat, after one untimed run.
+
+    Args:
+        cascade: its thresholds are set before each run.
+        stages: functions that run one stage each on all samples.
+        run: runs the cascade on all samples, and returns the last stage (N,) that ran on each.
+        thresholds: thresholds of each policy to time.
+        samples: number of samples N.
+        repeats: number of timed runs of each.
+
+    Returns:
+        One result per policy.
+    """
+    device = _device(cascade)
+    reached: dict[tuple[float, ...], tuple[float, ...]] = {}
+
+    def together(values: tuple[float, ...]) -> None:
+        with _at(cascade, values):
+            counts = torch.bincount(run().cpu(), minlength=len(stages))
+        reached[values] = tuple((counts.flip(0).cumsum(0).flip(0) / counts.sum()).tolist())
+
+    runs = [*stages, *(partial(together, values) for values in thresholds)]
+    seconds: list[list[float]] = [[] for _ in runs]
+    for repeat in range(repeats + 1):
+        for kept, one in zip(seconds, runs, strict=True):
+            _wait(device)
+            start = time.perf_counter()
+            one()
+            _wait(device)
+            if repeat:
+                kept.append((time.perf_counter() - start) / samples)
+    paces = [Pace(tuple(kept)) for kept in seconds]
+    alone = tuple(paces[: len(stages)])
+    return [
+        Speed(values, reached[values], alone, pace)
+        for values, pace in zip(thresholds, paces[len(stages) :], strict=True)
+    ]
+
+
 def throughput(
     cascade: Cascade,
     batches: Sequence[Inputs],
     thresholds: Sequence[tuple[float, ...]],
-    repeats: int = 5,
-    gather: int = GATHER,
+    repeats: int,
+    gather: int,
 ) -> list[Speed]:
     """Pace of a cascade and its stages on batches that are on its device, without loading.
 
@@ -218,48 +237,30 @@ def throughput(
     Returns:
         One result per policy.
     """
-    n, device = sum(batch_size(batch) for batch in batches), _device(cascade)
-    reached: dict[int, tuple[float, ...]] = {}
 
-    def alone(k: int) -> Callable[[], object]:
-        return lambda: [answers_of(cascade.run_stage(k, batch)) for batch in batches]
+    def alone(k: int) -> list[Tensor]:
+        return [answers_of(cascade.run_stage(k, batch)) for batch in batches]
 
-    def together(i: int, values: tuple[float, ...]) -> Callable[[], object]:
-        def run() -> None:
-            with at_policy(cascade, replace(cascade.policy, thresholds=values)):
-                outputs = list(Stream(cascade, gather).run(batches))
-            stage = torch.cat([one.output.stage for one in outputs])
-            reached[i] = reach_rates(stage, len(cascade.stages))
+    def together() -> Tensor:
+        return torch.cat([one.output.stage for one in Stream(cascade, gather).run(batches)])
 
-        return run
-
-    stages = [alone(k) for k in range(len(cascade.stages))]
-    policies = [together(i, values) for i, values in enumerate(thresholds)]
+    stages = [partial(alone, k) for k in range(len(cascade.stages))]
+    n = sum(map(batch_size, batches))
     with torch.inference_mode():
-        paces = pace([*stages, *policies], n, repeats, device)
-    alones = tuple(paces[: len(stages)])
-    return [
-        Speed(values, reached[i], alones, paces[len(stages) + i])
-        for i, values in enumerate(thresholds)
-    ]
-
-
-def reach_rates(stage: Tensor, stages: int) -> tuple[float, ...]:
-    """Share of the samples that each stage ran on, given the last stage (N,) that ran on each."""
-    counts = torch.bincount(stage.cpu(), minlength=stages)
-    return tuple((counts.flip(0).cumsum(0).flip(0) / len(stage)).tolist())
+        return time_policies(cascade, stages, together, thresholds, n, repeats)
 
 
 def latencies(
-    cascade: Cascade, samples: Inputs, thresholds: Sequence[tuple[float, ...]], repeats: int = 5
+    cascade: Cascade, samples: Inputs, thresholds: Sequence[tuple[float, ...]]
 ) -> tuple[list[Latency], list[Latency]]:
     """Latency of each stage alone and of the cascade at each policy, one sample at a time.
+
+    The time of a sample is the median of five runs.
 
     Args:
         cascade: the cascade, in evaluation mode.
         samples: a batch on the device of the cascade.
         thresholds: thresholds of each policy.
-        repeats: number of runs per sample, of which the median is taken.
 
     Returns:
         One latency per stage, and one per policy.
@@ -271,7 +272,7 @@ def latencies(
         seconds = []
         for one in [*ones[:3], *ones]:
             tries = []
-            for _ in range(repeats):
+            for _ in range(5):
                 _wait(device)
                 start = time.perf_counter()
                 run(one)
@@ -288,46 +289,6 @@ def latencies(
         ]
         policies = []
         for values in thresholds:
-            with at_policy(cascade, replace(cascade.policy, thresholds=values)):
+            with _at(cascade, values):
                 policies.append(timed(cascade))
     return alone, policies
-
-
-class _Constant(nn.Module):
-    """A stage that takes no time: it returns the same logits for any inputs."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        del inputs
-        return self.logits
-
-
-def own_overhead(policy: Policy, classes: int, repeats: int = 2000) -> tuple[float, float]:
-    """Overhead of a cascade of two stages on one sample on the CPU, in seconds.
-
-    The stages return constants, so that only the cascade itself is timed.
-
-    Args:
-        policy: its score and combination are used.
-        classes: number of logits.
-        repeats: number of timed calls, of which the median is taken.
-
-    Returns:
-        Overhead where the first stage answers, and where it defers.
-    """
-    logits = torch.randn(1, classes, generator=torch.Generator().manual_seed(0))
-    sample, overheads = torch.zeros(1, 3, 32, 32), []
-    for threshold in (float("-inf"), float("inf")):
-        two = Policy((threshold,), policy.score, combine=policy.combine)
-        cascade = Cascade([_Constant(logits), _Constant(logits)], two).eval()
-        with torch.inference_mode():
-            seconds = []
-            for _ in range(repeats + 100):
-                start = time.perf_counter()
-                cascade(sample)
-                seconds.append(time.perf_counter() - start)
-        overheads.append(median(seconds[100:]))
-    return overheads[0], overheads[1]

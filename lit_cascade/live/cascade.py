@@ -35,10 +35,6 @@ class CascadeOutput(NamedTuple):
     score: Tensor
     chosen: Tensor
 
-    def copied(self) -> CascadeOutput:
-        """Copy every tensor."""
-        return CascadeOutput(*(column.clone() for column in self))
-
 
 class Step(NamedTuple):
     """State of a batch after one stage of a cascade.
@@ -129,7 +125,7 @@ class Cascade(nn.Module):
                 if len(deferred) == 0:
                     break
                 if rows is None:  # a copy, since later answers are written into it
-                    out, rows = out.copied(), deferred
+                    out, rows = CascadeOutput(*(column.clone() for column in out)), deferred
                 else:
                     rows = rows[deferred]
                 step = step.take(deferred)

@@ -77,38 +77,35 @@ class StageQueue:
     """Samples of a window that wait for a stage, in the order in which they were deferred.
 
     Attributes:
+        parts: the samples.
         fetching: batches whose inputs are being fetched, if any.
         batches: number of batches to fetch.
         left: number of batches still to fetch.
     """
 
     def __init__(self) -> None:
-        self._parts: deque[WindowPart] = deque()
+        self.parts: deque[WindowPart] = deque()
         self.fetching: Iterator[tuple[WindowPart, Inputs]] | None = None
         self.batches = self.left = 0
 
     def __len__(self) -> int:
-        return sum(len(part.rows) for part in self._parts)
-
-    def add(self, part: WindowPart) -> None:
-        """Append samples."""
-        self._parts.append(part)
+        return sum(len(part.rows) for part in self.parts)
 
     def pop(self, size: int) -> WindowPart:
         """Remove and return the next batch: at most `size` samples, of one shape."""
         taken: list[WindowPart] = []
         free, shape = size, None
-        while self._parts and free:
-            first = self._parts[0]
+        while self.parts and free:
+            first = self.parts[0]
             if first.inputs is not None:
                 if shape is not None and shape_key(first.inputs) != shape:
                     break
                 shape = shape_key(first.inputs)
             taken.append(first.take(0, free) if len(first.rows) > free else first)
             if len(first.rows) > free:
-                self._parts[0] = first.take(free, len(first.rows))
+                self.parts[0] = first.take(free, len(first.rows))
             else:
-                self._parts.popleft()
+                self.parts.popleft()
             free -= len(taken[-1].rows)
         return taken[0] if len(taken) == 1 else _joined(taken)
 
@@ -371,7 +368,7 @@ class Stream:
             window.running[k] -= 1
             if len(rows):
                 window.since = window.since or time.monotonic()
-                window.waiting[k + 1].add(self._deferred(launched, rows))
+                window.waiting[k + 1].parts.append(self._deferred(launched, rows))
             self._advance(window)
             del launched, part
         for window in self._windows:

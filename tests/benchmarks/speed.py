@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from lit_cascade import Cascade, Policy
-from lit_cascade.live.benchmark import latencies, own_overhead, thresholds_at, throughput
+from lit_cascade.live.benchmark import latencies, thresholds_at, throughput
 from lit_cascade.report.speed import latency_table, pace_table, speed_rows
 from lit_cascade.report.text import show
+from tests.benchmarks.overhead import own_overhead
 from tests.benchmarks.sweep import machine
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)

@@ -46,12 +46,12 @@ def test_rows_come_back_in_any_order(spooled, tmp_path, dtype, sizes, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_rows_of_another_process_are_appended(spooled):
+def test_rows_are_appended_and_the_largest_is_known(spooled):
     one, other = torch.randn(3, 2), torch.randn(4, 2)
     spool = spooled([one])
-    spool.append(other, 7.0)
+    spool.add(other)
     assert torch.equal(spool.ordered(torch.arange(7), "net"), torch.cat([one, other]))
-    assert spool.largest == 7.0
+    assert spool.largest == float(torch.cat([one, other]).abs().max())
 
 
 def test_what_float16_cannot_hold_is_an_error_and_nan_is_left_to_others(spooled):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lit_cascade.core import answers_of
-from lit_cascade.data import PositionedBatch, SplitInfo
+from lit_cascade.data import SplitInfo
 from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_labels, check_name
 from lit_cascade.lit.metrics import ClassifierMetric
+from lit_cascade.lit.stages import inputs_and_rows
 from lit_cascade.lit.training.losses import (
     SCHEDULES,
     Schedule,
@@ -23,7 +24,7 @@ from lit_cascade.lit.training.losses import (
     scheduler,
 )
 from lit_cascade.lit.training.teacher import Teacher, teacher_logits
-from lit_cascade.live import FlopMeter, Preprocessing, forward_logits, split_labels
+from lit_cascade.live import FlopMeter, Preprocessing, forward_logits
 from lit_cascade.models import load_weights
 from lit_cascade.utilities.class_names import columns_of
 
@@ -54,6 +55,9 @@ class LitClassifier(LightningModule):
             it is wrong, so that a cascade defers the right samples; smaller values give up more
             accuracy for that. Meant for a network that is trained already: see checkpoint.
     """
+
+    score_name = "val_score"
+    """Name under which the score of the validation loop is logged, whatever the data."""
 
     def __init__(
         self,
@@ -97,11 +101,6 @@ class LitClassifier(LightningModule):
         self._teacher_logits: Tensor | None = None
         self._classes: int | None = None
         self._meter = FlopMeter(self.network)
-
-    @property
-    def score_name(self) -> str:
-        """Name under which the score of the validation loop is logged."""
-        return "val_score"
 
     def preprocessings(self) -> list[Preprocessing | None]:
         """Preprocessing of the network; None without."""
@@ -168,8 +167,8 @@ class LitClassifier(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch, in float32."""
         del batch_idx
-        positions = batch.positions if isinstance(batch, PositionedBatch) else None
-        inputs, labels = split_labels(batch if positions is None else batch.batch)
+        inputs, rows = inputs_and_rows(batch)
+        labels, positions = rows["labels"], rows.get("positions")
         logits = self(inputs).float()
         if positions is not None and bool((positions < 0).any()):  # then all are left out
             zero: Tensor = logits.sum() * 0
@@ -215,11 +214,10 @@ class LitClassifier(LightningModule):
             the number of `classes`, too.
         """
         del batch_idx
-        positions = batch.positions if isinstance(batch, PositionedBatch) else None
-        inputs, labels = split_labels(batch if positions is None else batch.batch)
+        inputs, rows = inputs_and_rows(batch)
+        labels, positions = rows["labels"], rows.get("positions")
         logits = self(inputs)
-        prediction = answers_of(logits)
-        rows = {"labels": labels, "prediction": prediction}
+        rows["prediction"] = prediction = answers_of(logits)
         if positions is None:
             self._score(prediction, labels, logits.shape[1])
         elif self.trainer.state.fn == TrainerFn.FITTING:
@@ -228,7 +226,6 @@ class LitClassifier(LightningModule):
         else:
             rows |= {
                 "classes": torch.full_like(prediction, logits.shape[1]),
-                "positions": positions,
                 "flops": self._meter(inputs),
             }
         return rows
