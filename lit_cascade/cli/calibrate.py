@@ -58,11 +58,7 @@ def run_models(cli: CascadeCLI, options: CalibrateOptions) -> None:
 
 
 def _output(options: CalibrateOptions) -> Output:
-    """Check the options and the folder before any work.
-
-    Raises:
-        UsageError: a score is to be learned for answers that are combined by scores.
-    """
+    """Check the options and the folder before any work."""
     if options.learn_score and options.policy.combine == "most_confident":
         raise UsageError(
             "--learn_score: policy.combine is most_confident, which compares scores of stages, "

@@ -86,11 +86,7 @@ def run_files(options: CheckOptions) -> None:
 
 
 def _load_policy(path: str) -> PolicyOptions:
-    """Load the policy in a file.
-
-    Raises:
-        UsageError: there is no such file, or no policy in it.
-    """
+    """Load the policy in a file."""
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -106,11 +102,7 @@ def _load_policy(path: str) -> PolicyOptions:
 
 
 def _priced(records: Sequence[Record], cost: str | None, unit: str) -> list[Record]:
-    """Records with their costs in the unit that a policy was chosen by.
-
-    Raises:
-        UsageError: another unit is given, or the cost of a record in this one is unknown.
-    """
+    """Records with their costs in the unit that a policy was chosen by."""
     given = unit if cost is None else cost.partition("=")[0]
     if given != unit:
         raise UsageError(

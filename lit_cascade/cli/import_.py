@@ -31,11 +31,7 @@ def run_files(options: ImportOptions) -> None:
 
 
 def _kind(options: ImportOptions) -> str:
-    """Whether logits, probabilities or scores are given.
-
-    Raises:
-        UsageError: none or several of them are given, or not what belongs to them.
-    """
+    """Whether logits, probabilities or scores are given."""
     kinds = [kind for kind in ("logits", "probabilities", "score") if getattr(options, kind)]
     if len(kinds) != 1:
         got = " and ".join(f"--{kind}" for kind in kinds) or "none"

@@ -131,11 +131,7 @@ def _resolve(argv: Sequence[str], options: type[Any]) -> list[str]:
 
 
 def _configs(argv: Sequence[str]) -> list[dict[str, Any]]:
-    """Load the configs among the words.
-
-    Raises:
-        UsageError: a config is not YAML, or not a mapping.
-    """
+    """Load the configs among the words."""
     configs = []
     for word in argv:
         name, _, path = word.partition("=")

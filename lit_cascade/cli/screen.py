@@ -65,11 +65,7 @@ def _criteria(options: ScreenOptions) -> Criteria:
 
 
 def _tables(options: ScreenOptions) -> dict[str, list[str]]:
-    """Paths of the tables, by option.
-
-    Raises:
-        UsageError: there are no results, or speeds of several machines.
-    """
+    """Paths of the tables, by option."""
     results, benchmark = options.results or [], options.benchmark or []
     if not results:
         raise UsageError(

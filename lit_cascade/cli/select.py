@@ -89,11 +89,7 @@ def _output(options: SelectOptions) -> Output:
 def _report(
     records: Sequence[Record], promise: Promise, options: SelectOptions, output: Output
 ) -> None:
-    """Choose, print, and write the policy.
-
-    Raises:
-        CascadeError: no policy that costs less than the last stage alone qualifies.
-    """
+    """Choose, print, and write the policy."""
     prices = f" --cost {options.cost}" if "=" in options.cost else ""
     records, options = resolve_cost(records, options)
     check_alike(records)

@@ -232,11 +232,7 @@ class LitCascade(StagesModule):
 def _answer_rows(
     output: CascadeOutput, positions: Tensor | None, names: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Rows of answers to samples.
-
-    Raises:
-        CascadeError: NaN or infinite logits, except for samples that are left out.
-    """
+    """Rows of answers to samples."""
     broken = ~output.logits.isfinite().all(dim=1)
     if positions is not None:  # a placeholder runs in the place of a sample that is left out
         broken &= positions.to(broken.device) >= 0

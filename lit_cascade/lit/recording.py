@@ -230,11 +230,7 @@ class _ZooRecording:
     preview: SplitPreview
 
     def record(self, name: str, date: str) -> RecordSummary:
-        """Record one model.
-
-        Raises:
-            _ModelError: it cannot be recorded.
-        """
+        """Record one model."""
         try:
             self._build(name)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -248,11 +244,7 @@ class _ZooRecording:
         return written
 
     def _build(self, name: str) -> None:
-        """Make a model on every process, or on none.
-
-        Raises:
-            _ModelError: it cannot be made, here or on another process.
-        """
+        """Make a model on every process, or on none."""
         failure: Exception | None = None
         try:
             self._select(name)
@@ -288,11 +280,7 @@ class _ZooRecording:
         return self.folder / f"{name}.safetensors"
 
     def kept(self, names: Sequence[str], *, overwrite: bool) -> dict[str, RecordSummary]:
-        """Records in the folder that need not be made again; remains of killed runs are removed.
-
-        Raises:
-            UsageError: a file that is not such a record, unless it is to be overwritten.
-        """
+        """Records in the folder that need not be made again; remains of killed runs are removed."""
         remove_temporary_files(self.folder, {self._path(name).name for name in names})
         kept = {}
         for name in names:

@@ -173,7 +173,7 @@ def thresholds_at(cascade: Cascade, batches: Sequence[Inputs], rate: float) -> t
 
 def time_policies(
     cascade: Cascade,
-    stages: Sequence[partial[object]],
+    stages: Sequence[Callable[[], object]],
     run: Callable[[], Tensor],
     thresholds: Sequence[tuple[float, ...]],
     samples: int,
@@ -200,7 +200,8 @@ def time_policies(
             counts = torch.bincount(run().cpu(), minlength=len(stages))
         reached[values] = tuple((counts.flip(0).cumsum(0).flip(0) / counts.sum()).tolist())
 
-    runs = [*stages, *(partial(together, values) for values in thresholds)]
+    runs = list(stages)
+    runs += [partial(together, values) for values in thresholds]
     seconds: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats + 1):
         for kept, one in zip(seconds, runs, strict=True):

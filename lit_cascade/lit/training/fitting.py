@@ -173,11 +173,7 @@ def _checkpoint(
 
 
 def _epochs_in(path: Path) -> int:
-    """Number of finished epochs in a file of `EpochCheckpoint`.
-
-    Raises:
-        UsageError: it is not such a file.
-    """
+    """Number of finished epochs in a file of `EpochCheckpoint`."""
     try:
         return int(load_tensors(path)["epoch"]) + 1
     except (CascadeError, LookupError, TypeError, ValueError) as error:
