@@ -94,7 +94,6 @@ class LitCascade(StagesModule):
         # every number is checked before any weights are read
         checked = Policy.from_options(self.options, self.names)
         built = {name: stage.build(name) for name, stage in stages.items()}
-        self._forwards = {name: AdaptiveForward() for name in self.names}
         self.cascade = _AdaptiveCascade(built, checked, self._forwards)
         self._agree()
         for name, stage in built.items():

@@ -168,13 +168,7 @@ def _plan(
 
 
 class _PartWriter(Callback):
-    """Writes each window of predictions that a test loop returns as a part.
-
-    Args:
-        files: for the parts.
-        data: read by the loop.
-        classes: names of the data in label order, if it has any.
-    """
+    """Writes each window of predictions that a test loop returns as a part."""
 
     def __init__(
         self, files: PredictionFiles, data: EvaluationData, classes: Sequence[str] | None

@@ -155,12 +155,7 @@ def limited(trainer: Trainer, batches: int) -> Iterator[None]:
 
 
 class _Caller(LightningModule):
-    """Calls a function in its first validation step.
-
-    Args:
-        work: the function.
-        inner: a module to bring onto the device, in the Trainer's precision.
-    """
+    """Calls a function in its first validation step, with `inner` on the Trainer's device."""
 
     def __init__(self, work: Callable[[], Any], inner: LightningModule | None) -> None:
         super().__init__()

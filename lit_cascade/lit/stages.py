@@ -114,6 +114,7 @@ class StagesModule(LightningModule):
         """Describe a stage that was just built, then apply `channels_last` and `compiled`."""
         parameters, model = count_parameters(stage), describe_network(stage)
         self._info[name] = {"parameters": parameters, "model": model}
+        self._meters[name], self._forwards[name] = FlopMeter(stage), AdaptiveForward()
         if self.channels_last:
             stage.network.to(memory_format=torch.channels_last)
         if self.compiled:
@@ -142,16 +143,11 @@ class StagesModule(LightningModule):
 
     def flops(self, name: str, inputs: Inputs) -> Tensor:
         """FLOPs of a stage on each sample of a batch, without padding, (N,) float64."""
-        return self._meter(name)(inputs)
+        return self._meters[name](inputs)
 
     def executed_flops(self, name: str, inputs: Inputs) -> Tensor | None:
         """FLOPs with the padding of the batch; None for samples that are never padded."""
-        return self._meter(name).executed(inputs)
-
-    def _meter(self, name: str) -> FlopMeter:
-        if name not in self._meters:
-            self._meters[name] = FlopMeter(self.networks()[name])
-        return self._meters[name]
+        return self._meters[name].executed(inputs)
 
     def stage_info(self) -> list[dict[str, Any]]:
         """Parameters and settings of each stage, in order, before a Trainer changes precision.
@@ -189,8 +185,7 @@ class StagesModule(LightningModule):
         del batch_idx
         inputs, rows = inputs_and_rows(batch)
         for name, network in self.networks().items():
-            forward = self._forwards.setdefault(name, AdaptiveForward())
-            rows[f"logits.{name}"] = forward(network, inputs, name).float()
+            rows[f"logits.{name}"] = self._forwards[name](network, inputs, name).float()
             rows[f"flops.{name}"] = self.flops(name, inputs)
             padded = self.executed_flops(name, inputs)
             if padded is not None:

@@ -45,14 +45,7 @@ def quiet(axes: Axes, which: Literal["major", "minor", "both"] = "major") -> Non
 
 
 def mark(axes: Axes, name: str, point: tuple[float, float], side: str = "center") -> None:
-    """Draw a dot for a model, with its name below it.
-
-    Args:
-        axes: to draw on.
-        name: name of the model.
-        point: its place in data coordinates.
-        side: horizontal alignment of the name: left, center or right.
-    """
+    """Draw a dot for a model, with its name below it, aligned to a side."""
     axes.plot(*point, "o", color=BLACK, markersize=6, zorder=5)
     axes.annotate(
         name, point, textcoords="offset points", xytext=(0, -8), ha=side, va="top", fontsize=9

@@ -30,13 +30,7 @@ def typed_thresholds(point: OperatingPoint) -> list[float]:
 
 
 def point_headings(unit: str, metric: str | None, last: str) -> list[str]:
-    """Headings of `point_cells`.
-
-    Args:
-        unit: unit of the cost.
-        metric: name of the second metric, if there is one.
-        last: name of the last stage.
-    """
+    """Headings of `point_cells`; the saving is relative to the last stage."""
     second = [] if metric is None else [metric_label(metric)]
     return ["deferred", "accuracy", *second, *cost_columns(unit), f"than {last!r}"]
 

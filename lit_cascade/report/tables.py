@@ -30,14 +30,7 @@ __all__ = ["print_answers", "print_card", "print_execution", "print_records"]
 def print_answers(
     found: Predictions, names: Sequence[str], where: str, notes: Sequence[str] = ()
 ) -> None:
-    """Print how many samples each stage answered.
-
-    Args:
-        found: the answers that were written.
-        names: names of the stages.
-        where: name of the data and the split.
-        notes: sentences to print below the table.
-    """
+    """Print how many samples of the data each stage answered, and the notes."""
     table = new_table(f"Answers to {where}", "stage", "answered", "share")
     for name, count in zip(names, found.by_stage, strict=True):
         table.add_row(name, f"{count:,}", percent(count / max(found.n, 1)))
