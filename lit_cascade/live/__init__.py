@@ -15,7 +15,6 @@ from lit_cascade.live.batch import (
 )
 from lit_cascade.live.benchmark import (
     Latency,
-    Pace,
     Speed,
     latencies,
     thresholds_at,
@@ -33,7 +32,6 @@ __all__ = [
     "FlopMeter",
     "Inputs",
     "Latency",
-    "Pace",
     "Preprocessing",
     "Speed",
     "Stream",

@@ -27,28 +27,12 @@ from lit_cascade.live.stream import Stream
 
 __all__ = [
     "Latency",
-    "Pace",
     "Speed",
     "latencies",
     "thresholds_at",
     "throughput",
     "time_policies",
 ]
-
-
-class Pace(NamedTuple):
-    """Time per sample of repeated runs.
-
-    Attributes:
-        seconds: seconds per sample of each repeat.
-    """
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Median of the repeats."""
-        return median(self.seconds)
 
 
 class Latency(NamedTuple):
@@ -70,14 +54,14 @@ class Speed:
     Attributes:
         thresholds: thresholds of the policy.
         reached: share of the samples that each stage ran on.
-        stages: pace of each stage alone, timed in the same repeats.
-        cascade: pace of the cascade.
+        stages: seconds per sample of each stage alone, one number per repeat.
+        cascade: seconds per sample of the cascade in the same repeats.
     """
 
     thresholds: tuple[float, ...]
     reached: tuple[float, ...]
-    stages: tuple[Pace, ...]
-    cascade: Pace
+    stages: tuple[tuple[float, ...], ...]
+    cascade: tuple[float, ...]
 
     @property
     def deferral_rate(self) -> float:
@@ -85,29 +69,27 @@ class Speed:
         return self.reached[1]
 
     @property
-    def ideal(self) -> Pace:
-        """Pace of a cascade that spends time in its stages only."""
-        return Pace(
-            tuple(
-                sum(share * seconds for share, seconds in zip(self.reached, stages, strict=True))
-                for stages in zip(*(stage.seconds for stage in self.stages), strict=True)
-            )
+    def ideal(self) -> tuple[float, ...]:
+        """Seconds per sample of a cascade that spends time in its stages only, by repeat."""
+        return tuple(
+            sum(share * seconds for share, seconds in zip(self.reached, stages, strict=True))
+            for stages in zip(*self.stages, strict=True)
         )
 
     @property
     def of_ideal(self) -> tuple[float, float, float]:
         """Ideal over measured time: median, minimum and maximum of the repeats; at best 1."""
-        return _spread(self.ideal.seconds, self.cascade.seconds)
+        return _spread(self.ideal, self.cascade)
 
     @property
     def speedup(self) -> tuple[float, float, float]:
         """Time of the last stage alone over that of the cascade: median, minimum, maximum."""
-        return _spread(self.stages[-1].seconds, self.cascade.seconds)
+        return _spread(self.stages[-1], self.cascade)
 
     @property
     def ideal_speedup(self) -> float:
         """Time of the last stage alone over that of the ideal: median of the repeats."""
-        return _spread(self.stages[-1].seconds, self.ideal.seconds)[0]
+        return _spread(self.stages[-1], self.ideal)[0]
 
 
 def _spread(above: Sequence[float], below: Sequence[float]) -> tuple[float, float, float]:
@@ -211,7 +193,7 @@ def time_policies(
             _wait(device)
             if repeat:
                 kept.append((time.perf_counter() - start) / samples)
-    paces = [Pace(tuple(kept)) for kept in seconds]
+    paces = [tuple(kept) for kept in seconds]
     alone = tuple(paces[: len(stages)])
     return [
         Speed(values, reached[values], alone, pace)

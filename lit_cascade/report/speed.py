@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.live import Latency, Pace, Speed
+from lit_cascade.live import Latency, Speed
 from lit_cascade.report.pictures import BLUE, GREY, VERMILION, figure_of, png_of
 from lit_cascade.report.text import new_table, percent
 
@@ -35,8 +36,8 @@ def _fold(ratio: float) -> str:
     return f"{ratio:.2f}x"
 
 
-def _range(pace: Pace) -> str:
-    return f"{_time(min(pace.seconds))} to {_time(max(pace.seconds))}"
+def _range(seconds: Sequence[float]) -> str:
+    return f"{_time(min(seconds))} to {_time(max(seconds))}"
 
 
 def pace_table(title: str, names: Sequence[str], speeds: Sequence[Speed]) -> Any:
@@ -48,16 +49,16 @@ def pace_table(title: str, names: Sequence[str], speeds: Sequence[Speed]) -> Any
     )  # fmt: skip
     for name, alone in zip(names, speeds[0].stages, strict=True):
         table.add_row(
-            f"{name} alone", "", f"{1 / alone.median:,.0f}", _time(alone.median), _range(alone),
-            _fold(speeds[0].stages[-1].median / alone.median), "", "",
+            f"{name} alone", "", f"{1 / median(alone):,.0f}", _time(median(alone)), _range(alone),
+            _fold(median(speeds[0].stages[-1]) / median(alone)), "", "",
         )  # fmt: skip
     for speed in speeds:
         ratio, least, most = speed.of_ideal
         table.add_row(
             "cascade at " + ", ".join(f"{value:.4g}" for value in speed.thresholds),
             percent(speed.deferral_rate),
-            f"{1 / speed.cascade.median:,.0f}",
-            _time(speed.cascade.median),
+            f"{1 / median(speed.cascade):,.0f}",
+            _time(median(speed.cascade)),
             _range(speed.cascade),
             _fold(speed.speedup[0]),
             _fold(speed.ideal_speedup),
@@ -89,9 +90,9 @@ def speed_rows(names: Sequence[str], speeds: Sequence[Speed]) -> list[dict[str, 
             "thresholds": list(speed.thresholds),
             "deferral_rate": speed.deferral_rate,
             "reached": dict(zip(names, speed.reached, strict=True)),
-            "seconds_per_sample": speed.cascade.median,
-            "ideal_seconds_per_sample": speed.ideal.median,
-            "repeats": list(speed.cascade.seconds),
+            "seconds_per_sample": median(speed.cascade),
+            "ideal_seconds_per_sample": median(speed.ideal),
+            "repeats": list(speed.cascade),
             "speedup": speed.speedup[0],
             "ideal_speedup": speed.ideal_speedup,
             "of_ideal": dict(zip(("median", "least", "greatest"), speed.of_ideal, strict=True)),
@@ -104,7 +105,7 @@ def benchmark_notes(found: Benchmark, split: str) -> list[str]:
     """The notes of a benchmark."""
     told = (
         f"{found.n:,} samples of {found.data['name']}, split {split!r}; medians of "
-        f"{len(found.model_only[0].cascade.seconds)} repeats, ratios within a repeat. The ideal is "
+        f"{len(found.model_only[0].cascade)} repeats, ratios within a repeat. The ideal is "
         "the time that the stages alone take for the samples that reach them."
     )
     return [told]
@@ -122,7 +123,7 @@ def speed_summary(found: Benchmark, settings: Mapping[str, Any]) -> dict[str, An
         "batch_size": found.batch_size,
         **settings,
         "costs": {
-            name: {"latency_s": pace.median} for name, pace in zip(found.names, alone, strict=True)
+            name: {"latency_s": median(one)} for name, one in zip(found.names, alone, strict=True)
         },
         "model_only": _kind(found.names, found.model_only),
     }
@@ -143,7 +144,7 @@ def speed_summary(found: Benchmark, settings: Mapping[str, Any]) -> dict[str, An
 def _kind(names: Sequence[str], speeds: Sequence[Speed]) -> dict[str, Any]:
     stages = speeds[0].stages
     return {
-        "stages": {name: list(pace.seconds) for name, pace in zip(names, stages, strict=True)},
+        "stages": {name: list(one) for name, one in zip(names, stages, strict=True)},
         "cascade": speed_rows(names, speeds),
     }
 

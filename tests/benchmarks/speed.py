@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 
 import timm
 import torch
@@ -85,7 +86,7 @@ def main() -> None:
         latency_table(list(names), alone, thresholds[1:2], together),
         own,
     )
-    ratio = speeds[0].stages[-1].median / speeds[0].stages[0].median
+    ratio = median(speeds[0].stages[-1]) / median(speeds[0].stages[0])
     print(f"{args.large} takes {ratio:.1f} times as long as {args.small}.")
     if args.out:
         found = {
@@ -93,9 +94,7 @@ def main() -> None:
             "torch": torch.__version__,
             "settings": {key: value for key, value in vars(args).items() if key != "out"},
             "cost_ratio": ratio,
-            "stages": {
-                name: list(pace.seconds) for name, pace in zip(names, speeds[0].stages, strict=True)
-            },
+            "stages": {name: list(one) for name, one in zip(names, speeds[0].stages, strict=True)},
             "cascade": speed_rows(list(names), speeds),
             "latency_one_sample": {
                 "alone": {name: one._asdict() for name, one in zip(names, alone, strict=True)},
