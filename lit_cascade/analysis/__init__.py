@@ -14,7 +14,6 @@ from lit_cascade.analysis.curve import (
     curve_of_records,
     official_metric,
     outcomes_of,
-    point_of_records,
     without_logits,
 )
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
@@ -92,7 +91,6 @@ __all__ = [
     "least_missed",
     "official_metric",
     "outcomes_of",
-    "point_of_records",
     "promise_in",
     "protocol_of",
     "published_front",

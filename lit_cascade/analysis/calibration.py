@@ -209,12 +209,7 @@ class CalibrationEffect:
 def with_temperatures(
     rule: Policy, names: Sequence[str], temperatures: Mapping[str, float]
 ) -> Policy:
-    """Return a policy with other temperatures for some stages.
-
-    Example:
-        >>> with_temperatures(Policy((0.5,)), ["a", "b"], {"a": 2.0}).temperatures
-        (2.0, 1.0)
-    """
+    """Return a policy with other temperatures for some stages."""
     kept = dict(zip(names, rule.temperatures, strict=True))
     return replace(rule, temperatures=tuple((kept | dict(temperatures)).values()))
 

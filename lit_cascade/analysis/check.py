@@ -20,7 +20,6 @@ __all__ = [
     "promise_in",
     "references",
     "score_shifts",
-    "shifted",
 ]
 
 
@@ -119,17 +118,6 @@ def score_shifts(
     return shifts
 
 
-def shifted(shifts: Sequence[ScoreShift], confidence: float) -> bool:
-    """Whether any stage's scores have shifted, at one confidence for all tests (Bonferroni).
-
-    Example:
-        >>> shifted([ScoreShift("small", 0.2, 0.5, 1e-9, None, 100)], 0.95)
-        True
-    """
-    values = [p for one in shifts for p in (one.rate_p_value, one.scores_p_value) if p is not None]
-    return bool(values) and min(values) * len(values) <= 1 - confidence
-
-
 def _counts(scores: Tensor, edges: Tensor) -> Tensor:
     bins = torch.searchsorted(edges, scores.double().contiguous(), right=True)
     return bins.bincount(minlength=len(edges) + 1)
@@ -226,6 +214,8 @@ def check_promise(
         CascadeError: a damaged reference.
     """
     shifts = tuple(score_shifts(outcomes, thresholds, names, reference))
+    pairs = ((one.rate_p_value, one.scores_p_value) for one in shifts)
+    p_values = [p for pair in pairs for p in pair if p is not None]
     value, outcome = None, "unknown"
     renewed = Promise(promise.target, promise.limit, confidence)
     row = torch.tensor([list(thresholds)], dtype=torch.float64)
@@ -246,5 +236,6 @@ def check_promise(
         value=value,
         outcome=outcome,
         shifts=shifts,
-        drifted=shifted(shifts, confidence),
+        # one confidence for all tests (Bonferroni)
+        drifted=bool(p_values) and min(p_values) * len(p_values) <= 1 - confidence,
     )

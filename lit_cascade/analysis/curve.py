@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from lit_cascade.core import (
+    METRICS,
     Answers,
     Curve,
-    OperatingPoint,
     Policy,
     StageOutcomes,
     above_floor,
     answers_after,
     check_countable,
-    check_metric,
     is_right,
     stage_outputs,
 )
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, check_name
 from lit_cascade.records import Record, check_alike, stage_answers
 from lit_cascade.utilities.units import unit_label
 
@@ -30,7 +29,6 @@ __all__ = [
     "curve_of_records",
     "official_metric",
     "outcomes_of",
-    "point_of_records",
     "without_logits",
 ]
 
@@ -87,7 +85,7 @@ def official_metric(
             f"metric: the records name {' and '.join(named)} as that of their data; expected one, "
             "or --metric to say which."
         )
-    name = check_metric(wanted or next(iter(named), "accuracy"))
+    name = check_name(wanted or next(iter(named), "accuracy"), METRICS, "metric")
     if classes is not None:
         check_countable(name, len(classes))
     return None if name == "accuracy" else name
@@ -175,24 +173,3 @@ def curve_of_records(
     """
     check_alike(records)
     return outcomes_of(records, policy or Policy(stages=len(records)), unit, metric).curve()
-
-
-def point_of_records(
-    records: Sequence[Record],
-    policy: Policy,
-    unit: str = "flops",
-    metric: str | None = None,
-) -> OperatingPoint:
-    """Measure a policy on recorded samples.
-
-    Args:
-        records: one per stage, cheapest first.
-        policy: policy with thresholds, for as many stages.
-        unit: unit of the cost.
-        metric: second metric besides accuracy.
-
-    Raises:
-        UsageError: as for `outcomes_of`, or the thresholds are undecided.
-        CascadeError: as for `outcomes_of`, or the last stage costs nothing.
-    """
-    return outcomes_of(records, policy, unit, metric).at(policy.required_thresholds())

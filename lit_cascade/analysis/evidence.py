@@ -50,10 +50,6 @@ def ids_from_text(text: str) -> list[int]:
 
     Raises:
         CascadeError: the text is damaged.
-
-    Example:
-        >>> ids_from_text("1..3,7")
-        [1, 2, 3, 7]
     """
     numbers: list[int] = []
     try:

@@ -142,22 +142,17 @@ def protocol_of(
         return SearchProtocol(chosen, None, **options)
     reported = RecordedZoo(splits[split], unit, costs)
     reported.reorder(chosen.names)
-    _check_apart(chosen, reported, allowed=allow_overlap)
-    return SearchProtocol(chosen, reported, **options)
-
-
-def _check_apart(chosen: RecordedZoo, reported: RecordedZoo, *, allowed: bool) -> None:
     names = f"{chosen.data.get('split')!r} and {reported.data.get('split')!r}"
     one, other = chosen.samples, reported.samples
     if one.classes != other.classes:
         raise CascadeError(f"records of the splits {names} have different classes.")
     source = chosen.data.get("source")
-    if allowed or source is None or source != reported.data.get("source"):
-        return
-    shared = sorted(set(one.ids) & set(other.ids))
+    apart = allow_overlap or source is None or source != reported.data.get("source")
+    shared = set() if apart else set(one.ids) & set(other.ids)
     if shared:
         raise CascadeError(
-            f"{len(shared)} samples are in both splits, {names} (first id {shared[0]!r}), but "
+            f"{len(shared)} samples are in both splits, {names} (first id {min(shared)!r}), but "
             "reported samples must differ from those of the choice. Use other splits, or add "
             "--allow_overlap."
         )
+    return SearchProtocol(chosen, reported, **options)

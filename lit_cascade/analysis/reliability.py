@@ -80,23 +80,20 @@ def calibration_metrics(logits: Tensor, labels: Tensor) -> CalibrationMetrics:
     # a confidence of exactly 1 would be a bin of its own
     confidence, right = top.clamp(max=1 - torch.finfo(torch.float64).eps), answer == labels
     truth = one_hot(labels, logits.shape[1]).double()
+    equal = np.linspace(0, 1, BINS + 1)
+    inner = np.quantile(confidence.numpy(), equal)[1:-1]
+    by_mass = _diagram(confidence, right, np.unique([0, *inner, 1]))  # fewer bins on ties
+    counts = np.array(by_mass.counts)
+    gaps = np.abs(np.array(by_mass.confidence) - np.array(by_mass.accuracy))
     return CalibrationMetrics(
         nll=float(-logits.log_softmax(dim=1).gather(1, labels[:, None]).mean()),
         ece=float(binary_calibration_error(confidence, right.long(), n_bins=BINS, norm="l1")),
-        ece_equal_mass=_error(_diagram(confidence, right, _quantiles(confidence))),
+        ece_equal_mass=float(gaps[counts > 0] @ counts[counts > 0] / counts.sum()),
         brier=float(mse_loss(probabilities, truth, reduction="sum")) / len(logits),
         accuracy=int(right.sum()) / len(right),
         confidence=float(top.mean()),
-        diagram=_diagram(confidence, right, np.linspace(0, 1, BINS + 1)),
+        diagram=_diagram(confidence, right, equal),
     )
-
-
-def _quantiles(confidence: Tensor) -> np.ndarray:
-    """Edges of bins of equal mass; fewer than `BINS` bins where samples share a confidence."""
-    edges = np.quantile(confidence.numpy(), np.linspace(0, 1, BINS + 1))
-    edges[0], edges[-1] = 0, 1
-    distinct: np.ndarray = np.unique(edges)
-    return distinct
 
 
 def _diagram(confidence: Tensor, right: Tensor, edges: np.ndarray) -> ReliabilityDiagram:
@@ -111,10 +108,3 @@ def _diagram(confidence: Tensor, right: Tensor, edges: np.ndarray) -> Reliabilit
         confidence=tuple(means[0].tolist()),
         accuracy=tuple(means[1].tolist()),
     )
-
-
-def _error(diagram: ReliabilityDiagram) -> float:
-    """Expected calibration error over the bins of a diagram."""
-    counts = np.array(diagram.counts)
-    gaps = np.abs(np.array(diagram.confidence) - np.array(diagram.accuracy))
-    return float(gaps[counts > 0] @ counts[counts > 0] / counts.sum())

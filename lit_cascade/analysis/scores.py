@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -151,7 +152,13 @@ def compare_scores(
         fitting, fit_rows, rows = records, *_split(len(records[0]), share, seed)
     else:
         check_alike(fit_on)
-        _check_models(records, fit_on)
+        names, others = ([record.name for record in some] for some in (records, fit_on))
+        if names != others:
+            raise UsageError(
+                f"--fit_on: expected records of {' and '.join(names)}, got {' and '.join(others)}."
+            )
+        if records[0].classes != fit_on[0].classes:
+            raise UsageError("--fit_on: its records have other classes than those of --records.")
         fitting, fit_rows, rows = fit_on, *(torch.arange(len(r[0])) for r in (fit_on, records))
     here = _tables(records, rows, unit)
     there = _tables(fitting, fit_rows, unit)
@@ -193,16 +200,6 @@ def _split(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[:count].sort().values, order[count:].sort().values
 
 
-def _check_models(records: Sequence[Record], fit_on: Sequence[Record]) -> None:
-    names, others = ([record.name for record in some] for some in (records, fit_on))
-    if names != others:
-        raise UsageError(
-            f"--fit_on: expected records of {' and '.join(names)}, got {' and '.join(others)}."
-        )
-    if records[0].classes != fit_on[0].classes:
-        raise UsageError("--fit_on: its records have other classes than those of --records.")
-
-
 def _tables(records: Sequence[Record], rows: Tensor, unit: str) -> dict[str, StageOutcomes]:
     """Outcomes on some rows, by score."""
     names = [RECORDED.name] if records[0].logits is None else list(SCORES)
@@ -217,11 +214,7 @@ def _learned(
     fit_rows: Tensor,
     there: dict[str, StageOutcomes],
 ) -> FittedHead:
-    """Fit a learned score.
-
-    Raises:
-        CascadeError: it cannot be fitted.
-    """
+    """Fit a learned score; raise CascadeError if it cannot be fitted."""
     logits = fitting[0].logits
     if records[0].logits is None or logits is None:
         raise CascadeError(f"the record of {records[0].name!r} holds no logits")
@@ -251,7 +244,9 @@ def _figures(
         if less is not None:
             value = value - getattr(whole[less], column)
             draws = draws - torch.cat([getattr(part, column) for part in drawn[less]])
-        return _interval(value, draws)
+        kept = draws[~draws.isnan()]
+        interval = percentile_interval(kept) if len(kept) else (math.nan, math.nan)
+        return Estimate(float(value), *interval)
 
     first = next(iter(here))
     return [
@@ -271,13 +266,6 @@ def _figures(
 def _quality(table: StageOutcomes, weights: Tensor | None = None) -> Quality:
     correct, _ = table.labelled("a comparison of scores")
     return quality_of(table.scores[:, 0], correct, table.costs, weights)
-
-
-def _interval(value: Tensor, draws: Tensor) -> Estimate:
-    kept = draws[~draws.isnan()]
-    if len(kept) == 0:
-        return Estimate(float(value), float("nan"), float("nan"))
-    return Estimate(float(value), *percentile_interval(kept))
 
 
 def _held_out(there: StageOutcomes, here: StageOutcomes) -> OperatingPoint | None:

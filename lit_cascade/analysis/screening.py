@@ -40,7 +40,6 @@ _Columns = Mapping[str, Callable[[float], float]]
 _ACCURACY: _Columns = {"accuracy": float, "top1": lambda percent: percent / 100}
 _PARAMETERS: _Columns = {"parameters": float, "param_count": lambda millions: 1e6 * millions}
 _SIZES = ("img_size", "infer_img_size")
-_THROUGHPUT = "infer_samples_per_sec"
 # only commas between thousands are ignored: "0,8" may be 0.8 or a mistake
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 # Accuracies are decimals of few digits: this absorbs rounding, so that 0.80 is within 0.01 of 0.81.
@@ -162,7 +161,7 @@ def _cost_columns(unit: str, *, throughput: bool) -> _Columns:
         columns |= dict.fromkeys(("gmacs", "infer_gmacs"), lambda giga: 2e9 * giga)
         columns["macs"] = lambda macs: 2 * macs
     if unit == "latency_s" and throughput:
-        columns[_THROUGHPUT] = lambda rate: 1 / rate if rate else math.nan
+        columns["infer_samples_per_sec"] = lambda rate: 1 / rate if rate else math.nan
     return columns
 
 
@@ -334,7 +333,12 @@ def screen(models: Sequence[PublishedModel], criteria: Criteria, unit: str = "fl
     if not band:
         raise UsageError(_no_accuracy(sorted(model.accuracy for model in pool), criteria))
     costs, accuracies = front.cost.tolist(), front.accuracy.tolist()
-    ranked = sorted((_screened(model, costs, accuracies) for model in band), key=_rank)
+    compared = []
+    for model in band:
+        step = bisect_right(costs, model.cost) - 1  # never -1: the front starts at the least cost
+        on_front = (costs[step], accuracies[step]) == (model.cost, model.accuracy)
+        compared.append(ScreenedModel(model, accuracies[step] - model.accuracy, on_front))
+    ranked = sorted(compared, key=_rank)
     near = [one for one in ranked if one.below <= criteria.margin + _TOLERANCE]
     if not near:
         best = ranked[0]
@@ -345,17 +349,17 @@ def screen(models: Sequence[PublishedModel], criteria: Criteria, unit: str = "fl
             f"{best.model.name!r}, would be with --margin {enough:g}."
         )
     kept = near if criteria.at_most is None else near[: criteria.at_most]
-    on_front = sorted((one for one in near if one.on_front), key=lambda one: one.model.cost)
-    if len(on_front) > len(kept):
-        points = [(one.model.cost, one.model.accuracy) for one in on_front]
-        kept = [on_front[place] for place in least_missed(points, len(kept))]
+    steps = sorted((one for one in near if one.on_front), key=lambda one: one.model.cost)
+    if len(steps) > len(kept):
+        points = [(one.model.cost, one.model.accuracy) for one in steps]
+        kept = [steps[place] for place in least_missed(points, len(kept))]
     return Screening(
         tuple(pool),
         front,
         len(band),
         tuple(sorted(kept, key=lambda one: (one.model.cost, *_rank(one)))),
         len(near) - len(kept),
-        len(on_front) - sum(one.on_front for one in kept),
+        len(steps) - sum(one.on_front for one in kept),
     )
 
 
@@ -402,15 +406,6 @@ def _no_accuracy(reached: Sequence[float], criteria: Criteria) -> str:
         f"--accuracy: none of {len(reached)} models has an accuracy from {criteria.low:g} to "
         f"{criteria.high:g}; they reach from {reached[0]:.4f} to {reached[-1]:.4f}{between}."
     )
-
-
-def _screened(
-    model: PublishedModel, costs: Sequence[float], accuracies: Sequence[float]
-) -> ScreenedModel:
-    """Compare a model of the pool with the pool's front."""
-    step = bisect_right(costs, model.cost) - 1  # never -1: the front starts at the least cost
-    on_front = (costs[step], accuracies[step]) == (model.cost, model.accuracy)
-    return ScreenedModel(model, accuracies[step] - model.accuracy, on_front)
 
 
 def _rank(one: ScreenedModel) -> tuple[bool, float, float, str, int]:

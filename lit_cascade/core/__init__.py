@@ -2,7 +2,7 @@
 
 from lit_cascade.core.bootstrap import percentile_interval, resampled_counts
 from lit_cascade.core.calibration import fit_temperature
-from lit_cascade.core.combination import answers_after, check_combination, prefer_later
+from lit_cascade.core.combination import COMBINATIONS, answers_after, prefer_later
 from lit_cascade.core.contract import above_floor, answers_here, replay, route, stage_outputs
 from lit_cascade.core.curve import (
     Curve,
@@ -11,7 +11,6 @@ from lit_cascade.core.curve import (
     departures,
     operating_points,
     oracle_deferral,
-    random_deferral,
     sweep,
 )
 from lit_cascade.core.deferral_head import FEATURES, DeferralHead, features_of
@@ -20,7 +19,6 @@ from lit_cascade.core.metrics import (
     Answers,
     Counts,
     check_countable,
-    check_metric,
     count,
     is_among_best,
     is_right,
@@ -41,6 +39,7 @@ from lit_cascade.core.scores import (
 )
 
 __all__ = [
+    "COMBINATIONS",
     "FEATURES",
     "LEARNED",
     "METRICS",
@@ -61,9 +60,7 @@ __all__ = [
     "answers_of",
     "aurc",
     "cheapest",
-    "check_combination",
     "check_countable",
-    "check_metric",
     "count",
     "deferral_quality",
     "departures",
@@ -80,7 +77,6 @@ __all__ = [
     "prefer_later",
     "probabilities_of",
     "quality_of",
-    "random_deferral",
     "ranked_within",
     "replay",
     "resampled_counts",

@@ -71,7 +71,7 @@ def _slope_and_curvature(logits: Tensor, labels: Tensor, inverse: float) -> tupl
     return slope / len(logits), curvature / len(logits)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> TemperatureFit:
+def fit_temperature(logits: Tensor, labels: Tensor) -> TemperatureFit:
     """Fit the temperature that minimises the negative log-likelihood.
 
     The NLL is convex in b = 1/T, so that its slope has at most one root. Newton's method in log b,
@@ -81,7 +81,6 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> Temp
     Args:
         logits: shape (N, C), recorded in evaluation mode.
         labels: shape (N,), integers in [0, C).
-        steps: most iterations; about ten are enough.
 
     Raises:
         CascadeError: logits or labels that are malformed, NaN, or out of range.
@@ -102,7 +101,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> Temp
     elif _slope_and_curvature(logits, labels, math.exp(high))[0] <= 0:
         log_inverse, at_bound = high, True
     else:
-        log_inverse, at_bound = _root(logits, labels, low, high, steps), False
+        log_inverse, at_bound = _root(logits, labels, low, high), False
     temperature = math.exp(-log_inverse)
     return TemperatureFit(
         temperature=temperature,
@@ -112,10 +111,10 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> Temp
     )
 
 
-def _root(logits: Tensor, labels: Tensor, low: float, high: float, steps: int) -> float:
+def _root(logits: Tensor, labels: Tensor, low: float, high: float) -> float:
     """Root of the slope in log b between `low` and `high`."""
     at = 0.0
-    for _ in range(steps):
+    for _ in range(100):  # about ten are enough
         inverse = math.exp(at)
         slope, curvature = _slope_and_curvature(logits, labels, inverse)
         if slope < 0:

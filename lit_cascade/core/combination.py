@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -10,22 +11,13 @@ from torch import Tensor
 from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import check_name
 
-__all__ = ["COMBINATIONS", "answers_after", "check_combination", "prefer_later"]
+__all__ = ["COMBINATIONS", "answers_after", "prefer_later"]
 
 COMBINATIONS = ("later", "average", "most_confident")
 """`later`: the answer of the last stage that ran. `average`: the argmax of the mean class
 probabilities of all stages that ran, each at its temperature, as in a deep ensemble
 (arXiv:1612.01474). `most_confident`: the answer of the stage with the highest score among those
 that ran, the later one on a tie."""
-
-
-def check_combination(name: str) -> str:
-    """Return `name` if it is one of `COMBINATIONS`.
-
-    Raises:
-        UsageError: it is not; the message lists the known names.
-    """
-    return check_name(name, COMBINATIONS, "combine")
 
 
 def prefer_later(earlier: Tensor, later: Tensor) -> Tensor:
@@ -67,19 +59,13 @@ def answers_after(
         >>> answers_after("average", [], [answers_of(small)], [small, large])
         [tensor([0]), tensor([0])]
     """
-    check_combination(combine)
+    check_name(combine, COMBINATIONS, "combine")
     if combine == "later":
         return list(answers)
     after = [answers[0]]
     if combine == "average":
-        total = None
-        for stage in probabilities:
-            if total is None:
-                total = stage
-                continue
-            total = total + stage
-            after.append(answers_of(total))
-        return after
+        totals = itertools.accumulate(probabilities, torch.add)
+        return after + [answers_of(total) for total in itertools.islice(totals, 1, None)]
     best = scores[0]
     for score, answer in zip(scores[1:], answers[1:], strict=True):
         chosen = prefer_later(best, score)

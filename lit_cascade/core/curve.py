@@ -24,12 +24,10 @@ __all__ = [
     "OperatingPoint",
     "ReferenceCurve",
     "ScoreOrder",
-    "best",
     "cheapest",
     "departures",
     "operating_points",
     "oracle_deferral",
-    "random_deferral",
     "sweep",
 ]
 
@@ -159,12 +157,10 @@ def departures(scores: Tensor) -> ScoreOrder:
     Returns:
         The order of positions in the flattened scores.
     """
-    leaves_at = ScoreOrder.of(scores.double().cummax(dim=1).values.flatten())
-    count = int((leaves_at.values < math.inf).sum())
-    ends = leaves_at.ends[:count]
-    return ScoreOrder(
-        leaves_at.order[: int(ends[-1]) + 1 if count else 0], ends, leaves_at.values[:count]
-    )
+    order, ends, values = ScoreOrder.of(scores.double().cummax(dim=1).values.flatten())
+    count = int((values < math.inf).sum())
+    size = int(ends[count - 1]) + 1 if count else 0
+    return ScoreOrder(order[:size], ends[:count], values[:count])
 
 
 def sweep(
@@ -239,20 +235,6 @@ class ReferenceCurve:
 
     cost: Tensor
     accuracy: Tensor
-
-
-def random_deferral(curve: Curve) -> ReferenceCurve:
-    """Expected accuracy of deferring samples at random: a line between two points.
-
-    The line joins the first stage alone and everything deferred. A useful score has its curve above
-    the line.
-
-    Example:
-        >>> curve = sweep(torch.tensor([0.9]), torch.tensor([[False, True]]), torch.ones(1, 2))
-        >>> random_deferral(curve)
-        ReferenceCurve(cost=tensor([1., 2.], ...), accuracy=tensor([0., 1.], ...))
-    """
-    return ReferenceCurve(curve.cost[[0, -1]], curve.accuracy[[0, -1]])
 
 
 def oracle_deferral(correct: Tensor, costs: Tensor) -> ReferenceCurve:
@@ -424,27 +406,14 @@ def cheapest(curve: Curve, least: float, by: str = "accuracy") -> OperatingPoint
     return _row(curve, _least(rows, curve.cost, -reached)) if len(rows) else None
 
 
-def best(curve: Curve, by: str = "accuracy") -> OperatingPoint:
-    """Find the threshold with the best metric value; ties go to the cheaper, then to the lower.
-
-    Args:
-        curve: the cascade.
-        by: `accuracy`, or the second metric of the curve.
-
-    Raises:
-        CascadeError: the curve has no such metric.
-    """
-    reached, _ = curve.judged_by(by)
-    return _row(curve, _least(torch.arange(len(curve)), -reached, curve.cost))
-
-
 def operating_points(curve: Curve, by: str = "accuracy") -> dict[str, OperatingPoint | None]:
     """Find the named operating points of a curve.
 
     `same_accuracy`, `drop_0.5` and `drop_1.0` are the cheapest thresholds with at least the last
     stage's accuracy less 0, 0.5 and 1 percentage points that cost less than the last stage;
-    `best_accuracy` is the most accurate at any cost. By another metric, such as f1, the first and
-    the last are named `same_f1` and `best_f1`, and a drop of 1.0 is 0.01 of the metric.
+    `best_accuracy` is the most accurate at any cost, the cheapest of several. By another metric,
+    such as f1, the first and the last are named `same_f1` and `best_f1`, and a drop of 1.0 is 0.01
+    of the metric.
 
     Args:
         curve: the cascade.
@@ -456,10 +425,11 @@ def operating_points(curve: Curve, by: str = "accuracy") -> dict[str, OperatingP
     Raises:
         CascadeError: the curve has no such metric.
     """
-    last = float(curve.judged_by(by)[1][-1])
+    reached, of_stages = curve.judged_by(by)
+    last, every_row = float(of_stages[-1]), torch.arange(len(curve))
     return {
         f"same_{by}": cheapest(curve, last, by),
-        f"best_{by}": best(curve, by),
+        f"best_{by}": _row(curve, _least(every_row, -reached, curve.cost)),
         "drop_0.5": cheapest(curve, last - 0.005, by),
         "drop_1.0": cheapest(curve, last - 0.010, by),
     }

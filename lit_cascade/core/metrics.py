@@ -26,7 +26,6 @@ __all__ = [
     "Counts",
     "Metric",
     "check_countable",
-    "check_metric",
     "count",
     "is_among_best",
     "is_right",
@@ -46,7 +45,6 @@ def is_right(answers: Tensor, labels: Tensor) -> Tensor:
         (N,) bool.
 
     Example:
-        >>> import torch
         >>> is_right(torch.tensor([1, 2]), torch.tensor([[0, 1], [0, -1]]))
         tensor([ True, False])
     """
@@ -69,7 +67,6 @@ def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
         (N,) int64.
 
     Example:
-        >>> import torch
         >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
         >>> likeliest_labels(logits, torch.tensor([[1, 2, -1]]))
         tensor([2])
@@ -97,7 +94,6 @@ def is_among_best(logits: Tensor, labels: Tensor, k: int = 5) -> Tensor:
         (N,) bool.
 
     Example:
-        >>> import torch
         >>> is_among_best(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([2]), k=2)
         tensor([True])
     """
@@ -149,23 +145,6 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
     return part.double() / whole.double().clamp(min=1)
 
 
-def _right(classes: Tensor, counts: Counts) -> Tensor:
-    del classes
-    return counts.right[None]
-
-
-def _accuracy(sums: Tensor, counts: Counts) -> Tensor:
-    return sums[0].double() / counts.n
-
-
-def _of_class_1(classes: Tensor, counts: Counts) -> Tensor:
-    return torch.stack([counts.right, counts.answered]) * (classes == 1)
-
-
-def _f1(sums: Tensor, counts: Counts) -> Tensor:
-    return _share(2 * sums[0], sums[1] + counts.labelled[1])
-
-
 def _unit(classes: int) -> float:
     """Fixed-point unit of F1 in a sum over the classes: the largest that cannot overflow int64."""
     return 2.0 ** min(52, 62 - classes.bit_length())
@@ -196,8 +175,16 @@ def _matthews(sums: Tensor, counts: Counts) -> Tensor:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", _right, _accuracy),
-        Metric("f1", _of_class_1, _f1),
+        Metric(
+            "accuracy",
+            lambda _, counts: counts.right[None],
+            lambda sums, counts: sums[0].double() / counts.n,
+        ),
+        Metric(
+            "f1",
+            lambda classes, counts: torch.stack([counts.right, counts.answered]) * (classes == 1),
+            lambda sums, counts: _share(2 * sums[0], sums[1] + counts.labelled[1]),
+        ),
         Metric("f1_macro", _f1_each, _mean),
         Metric("matthews", _products, _matthews),
     )
@@ -207,15 +194,6 @@ classes of the F1 of each; 0 for a class that is neither answered nor a label. `
 correlation of answers and labels for any number of classes (Gorodkin, "Comparing two K-category
 assignments by a K-category correlation coefficient", 2004); 0 where all answers or all labels are
 the same."""
-
-
-def check_metric(name: str, argument: str = "metric") -> str:
-    """Return `name` if it is one of `METRICS`.
-
-    Raises:
-        UsageError: it is not; the message lists the known names.
-    """
-    return check_name(name, METRICS, argument)
 
 
 def check_countable(name: str, classes: int, *, several: bool = False) -> None:
@@ -230,7 +208,7 @@ def check_countable(name: str, classes: int, *, several: bool = False) -> None:
         UsageError: an unknown name, or `f1` of more or fewer than two classes.
         CascadeError: several labels for a metric that counts one.
     """
-    check_metric(name)
+    check_name(name, METRICS, "metric")
     if name == "f1" and classes != 2:
         raise UsageError(
             f"metric: f1 is the F1 of the second of two classes, got {classes} classes; "
@@ -252,11 +230,8 @@ def count(answers: Tensor, labels: Tensor, classes: int) -> Counts:
         classes: number of classes C.
 
     Example:
-        >>> right, answered, labelled, n = count(
-        ...     torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), classes=2
-        ... )
-        >>> right.tolist(), answered.tolist(), labelled.tolist(), n
-        ([1, 1], [1, 2], [2, 1], 3)
+        >>> [part.tolist() for part in count(torch.tensor([0, 1]), torch.zeros(2).int(), 2)[:3]]
+        [[1, 0], [1, 1], [2, 0]]
     """
     one = labels if labels.ndim == 1 else labels[:0, 0]
     return Counts(

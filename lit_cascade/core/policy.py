@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lit_cascade.core.combination import check_combination
+from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.scores import (
     LEARNED,
@@ -21,7 +21,7 @@ from lit_cascade.core.scores import (
     score_and_answer,
     score_named,
 )
-from lit_cascade.errors import UsageError
+from lit_cascade.errors import UsageError, check_name
 from lit_cascade.options import PolicyOptions
 
 __all__ = ["Policy"]
@@ -77,7 +77,7 @@ class Policy:
         }
         for name, value in filled.items():
             object.__setattr__(self, name, value)
-        check_combination(self.combine)
+        check_name(self.combine, COMBINATIONS, "combine")
         self._check_lengths()
         for temperature in self.temperatures:
             if not (temperature > 0 and math.isfinite(temperature)):

@@ -87,10 +87,12 @@ def quality_of(
     order = ScoreOrder.of(scores)
     gain = correct[:, 1].long() - correct[:, 0].long()
     seen, gained = order.sums(weights), order.sums(weights * gain)
+    first, last = ((weights * cost).double().sum(1, keepdim=True) for cost in costs.unbind(dim=1))
+    ratio = (first + order.sums(weights * costs[:, 1])) / last
     return Quality(
         area=_area(seen, gained, weights, gain),
         aurc=_aurc(scores, correct[:, 0], weights),
-        cost_ratio=_cost_ratio(order.sums(weights * costs[:, 1]), gained, weights, costs),
+        cost_ratio=torch.where(gained >= gained[:, -1:], ratio, 1.0).amin(1).clamp(max=1.0),
     )
 
 
@@ -117,13 +119,6 @@ def _aurc(scores: Tensor, correct: Tensor, weights: Tensor) -> Tensor:
     share = torch.where(size > 0, errors / size.clamp(min=1), 0.0)
     before, steps = wrong[:, :-1] - share * seen[:, :-1], harmonic[seen].diff(dim=1)
     return (errors + before * steps).sum(1) / n
-
-
-def _cost_ratio(spent: Tensor, gained: Tensor, weights: Tensor, costs: Tensor) -> Tensor:
-    first = (weights * costs[:, 0]).double().sum(1, keepdim=True)
-    last = (weights * costs[:, 1]).double().sum(1, keepdim=True)
-    ratio = (first + spent) / last
-    return torch.where(gained >= gained[:, -1:], ratio, 1.0).amin(1).clamp(max=1.0)
 
 
 def deferral_quality(scores: Tensor, correct_small: Tensor, correct_large: Tensor) -> float:

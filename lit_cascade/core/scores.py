@@ -152,7 +152,8 @@ def score_and_answer(
         tensor([0, 1])
     """
     function = score_named(score).function
-    if logits.ndim == 2 and logits.shape[1] > 1 and _is_block(logits):  # single samples are urgent
+    few = 0 < logits.numel() <= _BLOCK_ELEMENTS
+    if logits.ndim == 2 and 1 < logits.shape[1] <= _LONG_ROW and few:  # single samples are urgent
         shifted, answer = _shift(logits.float().contiguous(), temperature)
         return function(shifted, answer), answer
     # filled in place: many small results among large temporaries would fragment the memory
@@ -177,11 +178,6 @@ def _shift(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     if temperature != 1.0:
         shifted /= temperature
     return shifted, answer.squeeze(1)
-
-
-def _is_block(logits: Tensor) -> bool:
-    """Whether logits of shape (N, C) make one block."""
-    return 0 < logits.numel() <= _BLOCK_ELEMENTS and logits.shape[1] <= _LONG_ROW
 
 
 def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -14,13 +14,12 @@ from lit_cascade.core import (
     DeferralHead,
     Policy,
     check_countable,
-    check_metric,
     count,
     is_right,
     route,
     stage_outputs,
 )
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, check_name
 
 __all__ = ["CascadeMetrics", "ClassifierMetric"]
 
@@ -151,7 +150,7 @@ class CascadeMetrics(_CountingMetric):
         self._add_sums(
             n=torch.tensor(0), correct=zeros, deferred=zeros.clone(), flops=zeros.double()
         )
-        self.metric = check_metric(metric)
+        self.metric = check_name(metric, METRICS, "metric")
         if metric == "accuracy":
             return
         if num_classes is None and metric == "f1":

@@ -14,7 +14,6 @@ from lit_cascade.analysis import (
     curve_of_records,
     official_metric,
     outcomes_of,
-    point_of_records,
     without_logits,
 )
 from lit_cascade.core import (
@@ -24,7 +23,6 @@ from lit_cascade.core import (
     Policy,
     operating_points,
     oracle_deferral,
-    random_deferral,
 )
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
@@ -115,7 +113,7 @@ class Validation:
             curve=curve,
             policy=None
             if policy.thresholds is None
-            else point_of_records(records, policy, unit, metric),
+            else outcomes_of(records, policy, unit, metric).at(policy.thresholds),
             uncalibrated=None if plain == rule else curve_of_records(records, plain, unit, metric),
         )
 
@@ -362,11 +360,12 @@ def _comparisons(axes: Axes, found: Validation) -> None:
         oracle.cost, 100 * oracle.accuracy, ":", color=BLACK, linewidth=1.2,
         label="oracle deferral (bound)",
     )  # fmt: skip
-    chance = random_deferral(found.curve)
+    # expected accuracy of deferring at random: from the first stage alone to everything deferred
+    cost, accuracy = found.curve.cost, found.curve.accuracy
     share = np.linspace(0, 1, 200)
     axes.plot(
-        float(chance.cost[0]) + share * float(chance.cost[1] - chance.cost[0]),
-        100 * (float(chance.accuracy[0]) + share * float(chance.accuracy.diff()[0])),
+        float(cost[0]) + share * float(cost[-1] - cost[0]),
+        100 * (float(accuracy[0]) + share * float(accuracy[-1] - accuracy[0])),
         "--", color=GREY, linewidth=1.2, label="random deferral",
     )  # fmt: skip
 

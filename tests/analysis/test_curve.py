@@ -5,7 +5,7 @@ import torch
 
 from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records
 from lit_cascade.analysis.calibration import calibrate_record
-from lit_cascade.analysis.curve import cost_notes, official_metric, outcomes_of, point_of_records
+from lit_cascade.analysis.curve import cost_notes, official_metric, outcomes_of
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.core.curve import OperatingPoint
@@ -18,6 +18,7 @@ from tests.oracles import (
     softmax,
     stage_of,
 )
+from tests.points import point_of_records
 
 TEMPERATURES = (1.5, 0.75, 2.0)
 

@@ -10,7 +10,6 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record
-from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.analysis.deferral_head import fit_head
 from lit_cascade.cli import main
 from lit_cascade.core.contract import answers_here, replay
@@ -20,6 +19,7 @@ from lit_cascade.core.quality import aurc, deferral_quality
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.options import PolicyOptions
 from lit_cascade.report.validation import Validation
+from tests.points import point_of_records
 
 ALL = [*SCORES, "learned"]
 

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record, curve_of_records, replay
-from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.cli import main
 from lit_cascade.core.curve import operating_points
 from tests.cli.runs import done, within
 from tests.oracles import metric_by_sklearn
+from tests.points import point_of_records
 from tests.toys import Points
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from lit_cascade import Policy, Record
-from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.cli import main
 from lit_cascade.core.contract import replay
+from tests.points import point_of_records
 
 N = 1200
 

@@ -8,11 +8,9 @@ import torch
 from lit_cascade.core.contract import above_floor
 from lit_cascade.core.curve import (
     Curve,
-    best,
     cheapest,
     operating_points,
     oracle_deferral,
-    random_deferral,
     sweep,
 )
 from lit_cascade.core.metrics import Answers
@@ -131,19 +129,6 @@ def test_scores_of_two_stages_may_have_one_axis():
     scores, correct, costs = random_case(20, 2)
     one, other = sweep(scores, correct, costs), sweep(scores[:, 0], correct, costs)
     assert torch.equal(rows_of(one), rows_of(other))
-
-
-def test_random_deferral_is_the_mean_over_all_ways_to_choose():
-    _, correct, _ = random_case(6, 2)
-    costs = torch.tensor([[2.0, 7.0]]).expand(6, 2)
-    line = random_deferral(sweep(torch.rand(6), correct, costs))
-    for d in range(7):
-        share = d / 6
-        per_sample = [(1 - share) * a + share * b for a, b in correct.double().tolist()]
-        at = line.accuracy[0] + share * (line.accuracy[-1] - line.accuracy[0])
-        assert at.item() == pytest.approx(sum(per_sample) / 6)
-        spent = line.cost[0] + share * (line.cost[-1] - line.cost[0])
-        assert spent.item() == pytest.approx(2 + 7 * share)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -293,7 +278,7 @@ def test_cheapest_equals_brute_force(seed):
 def test_best_equals_brute_force(seed):
     curve = random_curve(seed)
     expected = min(rows_of_selection(curve), key=lambda row: (-row[2], row[3], row[0]))
-    assert as_row(best(curve)) == expected
+    assert as_row(operating_points(curve)["best_accuracy"]) == expected
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -305,7 +290,6 @@ def test_operating_points_equal_brute_force(seed):
     for name, drop in (("same_accuracy", 0.0), ("drop_0.5", 0.005), ("drop_1.0", 0.01)):
         found = points[name]
         assert (found and as_row(found)) == brute_cheapest(curve, last - drop)
-    assert points["best_accuracy"] == best(curve)
 
 
 def test_nothing_cheaper_than_the_last_stage_is_none():
@@ -339,7 +323,8 @@ def test_ties_in_cost_go_to_the_more_accurate_then_to_the_lower_threshold():
         least_score=0.25,
         n=10,
     )
-    assert cheapest(curve, 0.4).threshold == best(curve).threshold == 0.5
+    best = operating_points(curve)["best_accuracy"]
+    assert cheapest(curve, 0.4).threshold == best.threshold == 0.5
 
 
 def test_a_small_model_as_good_as_the_large_answers_all():
@@ -409,8 +394,9 @@ def test_the_best_f1_need_not_be_the_most_accurate():
     costs = torch.tensor([[1.0, 10.0]]).expand(4, 2)
     scores = torch.tensor([0.5, 0.25, 0.75, 0.75])
     curve = sweep(scores, said == labels[:, None], costs, answers=answers)
-    assert (best(curve).threshold, best(curve).metric) == (-math.inf, 0.0)
-    found = best(curve, "f1")
+    best = operating_points(curve)["best_accuracy"]
+    assert (best.threshold, best.metric) == (-math.inf, 0.0)
+    found = operating_points(curve, "f1")["best_f1"]
     assert (found.threshold, found.metric, found.accuracy) == (0.75, 2 / 3, 0.75)
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records, replay
 from lit_cascade.analysis.calibration import calibrate_record
-from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import is_right, likeliest_labels
@@ -24,6 +23,7 @@ from lit_cascade.records.record import score_and_correct
 from lit_cascade.utilities.class_names import class_list
 from tests.data.test_images import held, ready, tree
 from tests.oracles import brute_force_curve, brute_force_point, combined_answer, mean_nll, softmax
+from tests.points import point_of_records
 
 PETS = {"cat": 2, "dog": 1, "owl": 1}
 NAMES = ["owl", "cat", "dog"]

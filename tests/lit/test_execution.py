@@ -12,11 +12,11 @@ from lit_cascade import (
     UsageError,
     replay,
 )
-from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.metrics import measure
 from lit_cascade.core.scores import score_and_answer
 from tests.lit.cascades import cascade, points, trainer
+from tests.points import point_of_records
 from tests.toys import BadNet, Dicts, Net, Points
 
 

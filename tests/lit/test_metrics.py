@@ -12,11 +12,11 @@ from lit_cascade import (
     PolicyOptions,
     UsageError,
 )
-from lit_cascade.analysis.curve import point_of_records
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
 from lit_cascade.lit.metrics import ClassifierMetric
 from tests.lit.cascades import cascade, points, trainer
+from tests.points import point_of_records
 from tests.toys import Points
 
 

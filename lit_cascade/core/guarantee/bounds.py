@@ -57,24 +57,6 @@ def _statistic(lost: np.ndarray, won: np.ndarray, n: int, limit: float) -> np.nd
     return statistic
 
 
-def _most_lost(won: np.ndarray, n: int, limit: float, statistic: float) -> np.ndarray:
-    """For each number won, return the largest number lost with no larger statistic, or -1."""
-    low, high = np.full(len(won), -1), n - won
-    worst = statistic + 1e-9 * max(1.0, abs(statistic))
-    while bool((low < high).any()):
-        middle = (low + high + 1) // 2
-        inside = _statistic(middle, won, n, limit) <= worst
-        low, high = np.where(inside, middle, low), np.where(inside, high, middle - 1)
-    edge: np.ndarray = np.maximum.accumulate(low)
-    return edge
-
-
-def _log_binomial(k: np.ndarray, n: int, share: float) -> np.ndarray:
-    chosen = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    log_probability: np.ndarray = chosen + xlogy(k, share) + xlog1py(n - k, -share)
-    return log_probability
-
-
 @lru_cache(maxsize=2**16)
 def paired_p_value(lost: int, won: int, n: int, limit: float) -> float:
     """P-value for a paired difference above a limit: an exact unconditional test.
@@ -101,8 +83,8 @@ def paired_p_value(lost: int, won: int, n: int, limit: float) -> float:
         return 0.0
     if lost - won >= n * limit:
         return 1.0
-    if limit == 0:
-        return _sign_p_value(lost, won)
+    if limit == 0:  # the exact sign test (McNemar): a discordant sample is lost as often as won
+        return 1.0 if won == 0 else float(bdtr(lost, lost + won, 0.5))
     statistic = float(_statistic(np.array([lost]), np.array([won]), n, limit)[0])
     table = _Region(n, limit, statistic)
     # possible fractions of samples won, denser at the lower end
@@ -116,14 +98,6 @@ def paired_p_value(lost: int, won: int, n: int, limit: float) -> float:
         for at in np.argsort(probabilities)[-_PEAKS:]
     ]
     return min(1.0, float(max(*probabilities, *peaks)))
-
-
-def _sign_p_value(lost: int, won: int) -> float:
-    """P-value for any difference above 0: the exact sign test (McNemar).
-
-    Under the hypothesis, each discordant sample is lost with probability at least 1/2.
-    """
-    return 1.0 if won == 0 else float(bdtr(lost, lost + won, 0.5))
 
 
 class _Region:
@@ -140,9 +114,16 @@ class _Region:
         self._edge = np.empty(0, dtype=np.int64)
 
     def _most_lost(self, most_won: int) -> np.ndarray:
+        """For each number won, return the largest number lost with no larger statistic, or -1."""
         if len(self._edge) <= most_won:
             won = np.arange(min(2 * most_won, self._n) + 1)
-            self._edge = _most_lost(won, self._n, self._limit, self._statistic)
+            low, high = np.full(len(won), -1), self._n - won
+            worst = self._statistic + 1e-9 * max(1.0, abs(self._statistic))
+            while bool((low < high).any()):
+                middle = (low + high + 1) // 2
+                inside = _statistic(middle, won, self._n, self._limit) <= worst
+                low, high = np.where(inside, middle, low), np.where(inside, high, middle - 1)
+            self._edge = np.maximum.accumulate(low)
         return self._edge
 
     def probability(self, share: float) -> float:
@@ -152,8 +133,9 @@ class _Region:
         first, last = max(0, int(n * share - spread)), min(n, int(n * share + spread) + 1)
         most = self._most_lost(last)[first : last + 1]
         won = np.arange(first, last + 1)
-        weight = np.exp(_log_binomial(won, n, share))
         left, most = n - won, np.minimum(most, n - won)
+        ways = gammaln(n + 1) - gammaln(won + 1) - gammaln(left + 1)
+        weight = np.exp(ways + xlogy(won, share) + xlog1py(left, -share))
         inside = (most >= 0) & (weight > _TINY)
         total = float(weight[inside & (most == left)].sum())
         some = inside & (most < left)

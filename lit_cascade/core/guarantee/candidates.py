@@ -85,19 +85,6 @@ class Candidates:
             value=float(self.value[row]),
         )
 
-    def reversed(self) -> Candidates:
-        """Return the candidates in the opposite order."""
-        return Candidates(
-            self.outcomes,
-            self.promise,
-            self.thresholds.flip(0),
-            self.cost.flip(0),
-            self.deferral_rate.flip(0),
-            self.accuracy.flip(0),
-            None if self.lost is None else self.lost.flip(0),
-            None if self.won is None else self.won.flip(0),
-        )
-
 
 def shared_candidates(outcomes: StageOutcomes, promise: Promise) -> Candidates:
     """All distinct thresholds, shared by the deferring stages, from the safe end on.
@@ -110,24 +97,25 @@ def shared_candidates(outcomes: StageOutcomes, promise: Promise) -> Candidates:
     deferring, correct = outcomes.scores.shape[1], outcomes.correct
     known = torch.zeros_like(outcomes.costs, dtype=torch.bool) if correct is None else correct
     curve = sweep(outcomes.scores, known, outcomes.costs)
+    order = torch.arange(len(curve))
+    order = order if promise.of_cost else order.flip(0)
     lost = won = None
     if promise.counted:
         leave = departures(outcomes.scores)
         lost, won = (
-            flags[:, 0].sum() + leave.sums(flags.long().diff(dim=1).flatten())
+            (flags[:, 0].sum() + leave.sums(flags.long().diff(dim=1).flatten()))[order]
             for flags in outcomes.losses(promise.target)
         )
-    candidates = Candidates(
+    return Candidates(
         outcomes,
         promise,
-        thresholds=curve.thresholds[:, None].expand(-1, deferring),
-        cost=curve.cost,
-        deferral_rate=curve.deferral_rate,
-        accuracy=curve.accuracy if correct is not None else curve.accuracy * math.nan,
+        thresholds=curve.thresholds[order, None].expand(-1, deferring),
+        cost=curve.cost[order],
+        deferral_rate=curve.deferral_rate[order],
+        accuracy=curve.accuracy[order] * (math.nan if correct is None else 1),
         lost=lost,
         won=won,
     )
-    return candidates if promise.of_cost else candidates.reversed()
 
 
 def candidates_of(outcomes: StageOutcomes, promise: Promise, thresholds: Tensor) -> Candidates:
@@ -211,24 +199,19 @@ class _Grid:
         shape = [len(levels) for levels in self.levels]
         total = torch.zeros(shape, dtype=torch.float64)
         for k in range(stages):
-            through = min(k + 1, stages - 1)  # the last stage has no threshold
-            total += self._where_answered(k, values[:, k].double(), through, stages - 1 == k)
+            sizes = [levels + 1 for levels in shape[: k + 1]]  # the last stage has no threshold
+            cell = torch.zeros(n, dtype=torch.int64)
+            for size, cells in zip(sizes, self._cells, strict=False):
+                cell = cell * size + cells
+            sums = torch.zeros(math.prod(sizes), dtype=torch.float64)
+            sums = sums.index_add_(0, cell, values[:, k].double()).view(sizes)
+            for stage, size in enumerate(sizes):
+                deferred = sums.cumsum(dim=stage)
+                if stage == k:
+                    deferred = deferred.narrow(stage, size - 1, 1) - deferred
+                sums = deferred.narrow(stage, 0, size - 1)
+            total += sums.view(*sums.shape, *[1] * (len(shape) - len(sizes)))
         return total / n
-
-    def _where_answered(self, k: int, values: Tensor, through: int, last: bool) -> Tensor:  # noqa: FBT001
-        sizes = [len(levels) + 1 for levels in self.levels[:through]]
-        cell = torch.zeros(len(values), dtype=torch.int64)
-        for size, cells in zip(sizes, self._cells[:through], strict=True):
-            cell = cell * size + cells
-        sums = torch.zeros(math.prod(sizes), dtype=torch.float64)
-        sums.index_add_(0, cell, values)
-        sums = sums.view(sizes)
-        for stage, size in enumerate(sizes):
-            deferred = sums.cumsum(dim=stage)
-            if stage == k and not last:
-                deferred = deferred.narrow(stage, size - 1, 1) - deferred
-            sums = deferred.narrow(stage, 0, size - 1)
-        return sums.view(*sums.shape, *[1] * (len(self.levels) - through))
 
     def thresholds(self, flat: Tensor) -> Tensor:
         """Return the thresholds (M, K - 1) of combinations, given by flat index (M,)."""

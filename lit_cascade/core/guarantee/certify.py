@@ -25,15 +25,27 @@ __all__ = ["broken_p_value", "certified", "samples_needed"]
 _MOST = 1000
 
 
-def certified(candidates: Candidates) -> int:
+def certified(candidates: Candidates, times: float = 1.0) -> int:
     """Count the leading candidates that keep the promise with its confidence.
 
-    Without a confidence, count the leading candidates that keep it on the samples at hand.
+    Args:
+        candidates: of a promise with a confidence.
+        times: multiplicity of each sample, to estimate the result of a larger number of them.
     """
-    if candidates.promise.confidence is None:
-        kept = candidates.promise.keeps(candidates.value)
-        return _leading(len(candidates), lambda a, b: bool(kept[a:b].all()))
-    return _tested(candidates, 1.0)
+    promise, n = candidates.promise, round(times * len(candidates.outcomes))
+    delta = 1 - (promise.confidence or 0.0)
+    if candidates.lost is None or candidates.won is None:
+        return _leading(len(candidates), _cost_test(candidates, delta, times))
+    lost, won = ((times * part).round().long() for part in (candidates.lost, candidates.won))
+
+    def passes(start: int, end: int) -> bool:
+        # the p-value grows with the lost and falls with the won: this bounds all in the range
+        worst, best = int(lost[start:end].max()), int(won[start:end].min())
+        if promise.target == "accuracy_drop":
+            return paired_p_value(worst, best, n, promise.limit) <= delta
+        return binomial_p_value(worst, n, _loss_limit(promise)) <= delta
+
+    return _leading(len(candidates), passes)
 
 
 def broken_p_value(candidates: Candidates) -> float:
@@ -61,7 +73,7 @@ def samples_needed(candidates: Candidates) -> int | None:
     """
 
     def enough(times: float) -> bool:
-        return bool(candidates.useful[: _tested(candidates, times)].any())
+        return bool(candidates.useful[: certified(candidates, times)].any())
 
     n, high = len(candidates.outcomes), 1.25
     while not enough(high):
@@ -78,24 +90,6 @@ def samples_needed(candidates: Candidates) -> int | None:
 def _loss_limit(promise: Promise) -> float:
     """Largest promised rate of losses."""
     return 1 - promise.limit if promise.target == "accuracy" else promise.limit
-
-
-def _tested(candidates: Candidates, times: float) -> int:
-    """Count the leading candidates that `times` copies of the samples would certify."""
-    promise, n = candidates.promise, round(times * len(candidates.outcomes))
-    delta = 1 - (promise.confidence or 0.0)
-    if candidates.lost is None or candidates.won is None:
-        return _leading(len(candidates), _cost_test(candidates, delta, times))
-    lost, won = ((times * part).round().long() for part in (candidates.lost, candidates.won))
-
-    def passes(start: int, end: int) -> bool:
-        # the p-value grows with the lost and falls with the won: this bounds all in the range
-        worst, best = int(lost[start:end].max()), int(won[start:end].min())
-        if promise.target == "accuracy_drop":
-            return paired_p_value(worst, best, n, promise.limit) <= delta
-        return binomial_p_value(worst, n, _loss_limit(promise)) <= delta
-
-    return _leading(len(candidates), passes)
 
 
 class _ExcessCost:

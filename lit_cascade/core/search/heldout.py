@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,14 +55,6 @@ class HeldOut:
         return self.chosen - self.reported
 
 
-class _Trial(NamedTuple):
-    chosen: float
-    interpolated: float
-    shortfall: float
-    reported: float
-    resampled: list[float]
-
-
 def held_out(
     trials: Iterable[tuple[Zoo, Zoo]],
     choose: Callable[[Zoo], CascadeFront],
@@ -85,26 +76,23 @@ def held_out(
         One result per band.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows: list[list[_Trial]] = []
+    rows: list[list[list[float]]] = []
     first: Sequence[Band] = ()
     for chosen_on, reported_on in trials:
         singles, _ = chosen_on.singles()
         wanted = bands(singles)
         first = first or wanted
         cascades = choose(chosen_on)
-        counts = _counts(reported_on.n, resamples, generator)
+        # each sample once, and then as often as each resample draws it; float32 for fast products,
+        # which are exact sums of ones
+        dtype = torch.float32 if reported_on.n <= _EXACT_FLOAT else torch.float64
+        drawn = resampled_counts(reported_on.n, resamples, generator, dtype)
+        counts = torch.cat([drawn.new_ones(1, reported_on.n), drawn])
         reported = _resampled_points(cascades.points, reported_on, counts)
-        models = _resampled_singles(reported_on, counts)
+        models = reported_on.singles()[0], _resampled_singles(reported_on, counts)
+        bands_within = (band.within(singles, cascades.front) for band in wanted)
         rows.append(
-            [
-                _trial(
-                    band.within(singles, cascades.front),
-                    (singles, reported_on.singles()[0], models),
-                    cascades.front,
-                    reported,
-                )
-                for band in wanted
-            ]
+            [_trial(band, singles, models, cascades.front, reported) for band in bands_within]
         )
     return [
         _summary(band, column) for band, column in zip(first, zip(*rows, strict=True), strict=True)
@@ -112,37 +100,29 @@ def held_out(
 
 
 def _trial(
-    band: Band, singles: tuple[Front, Front, Front], chosen: Front, resampled: Front
-) -> _Trial:
-    """Compute the figures of one band.
+    band: Band, singles: Front, models: tuple[Front, Front], chosen: Front, resampled: Front
+) -> list[float]:
+    """Return the reductions and the shortfall of one band, then the reduction on each resample.
 
-    Args:
-        band: accuracies that the fronts of the choice reach.
-        singles: fronts of the single models on the samples of the choice, on those of the report,
-            and on the resamples of the latter.
-        chosen: front of the cascades on the samples of the choice.
-        resampled: the cascades on the resamples, the first of which is the samples themselves.
+    The single models are those on the samples of the choice, on those of the report and on the
+    resamples of the latter, the first of which is the samples themselves.
     """
     reported = Front(resampled.cost[0], resampled.accuracy[0])
     rows = chosen.first_row(band.accuracies()).clamp(max=len(chosen) - 1)
-    values = held_out_reduction(singles[2], chosen, resampled, band).tolist()
-    return _Trial(
-        chosen=average_compute_reduction(singles[0], chosen, band),
-        interpolated=float(
-            held_out_reduction(singles[1], chosen, reported, band, interpolated=True)
-        ),
-        shortfall=float((chosen.accuracy[rows] - reported.accuracy[rows]).mean()),
-        reported=values[0],
-        resampled=values[1:],
-    )
+    interpolated = held_out_reduction(models[0], chosen, reported, band, interpolated=True)
+    return [
+        average_compute_reduction(singles, chosen, band),
+        float(interpolated),
+        float((chosen.accuracy[rows] - reported.accuracy[rows]).mean()),
+        *held_out_reduction(models[1], chosen, resampled, band).tolist(),
+    ]
 
 
-def _summary(band: Band, trials: Sequence[_Trial]) -> HeldOut:
-    reported = torch.tensor([trial.reported for trial in trials], dtype=torch.float64)
-    resampled = torch.tensor([r for t in trials for r in t.resampled], dtype=torch.float64)
-    chosen, interpolated, shortfall = (
-        sum(values) / len(trials) for values in zip(*(trial[:3] for trial in trials), strict=True)
-    )
+def _summary(band: Band, trials: Sequence[list[float]]) -> HeldOut:
+    *averaged, itself = zip(*(trial[:4] for trial in trials), strict=True)
+    chosen, interpolated, shortfall = (sum(values) / len(trials) for values in averaged)
+    reported = torch.tensor(itself, dtype=torch.float64)
+    resampled = torch.tensor([trial[4:] for trial in trials], dtype=torch.float64)
     return HeldOut(
         band=band,
         chosen=chosen,
@@ -150,19 +130,9 @@ def _summary(band: Band, trials: Sequence[_Trial]) -> HeldOut:
         reported_interpolated=interpolated,
         shortfall=shortfall,
         spread=float(reported.std()) if len(trials) > 1 else None,
-        interval=percentile_interval(resampled),
+        interval=percentile_interval(resampled.flatten()),
         repeats=len(trials),
     )
-
-
-def _counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """Count each sample once, and as often as each resample draws it, (1 + R, N).
-
-    The counts are float32 for the sake of fast products, which are exact sums of ones.
-    """
-    dtype = torch.float32 if n <= _EXACT_FLOAT else torch.float64
-    once = torch.ones(1, n, dtype=dtype)
-    return torch.cat([once, resampled_counts(n, resamples, generator, dtype)])
 
 
 def _means(counts: Tensor, values: Tensor) -> Tensor:

@@ -98,14 +98,8 @@ def search(
     archive = ParetoArchive.of_singles(zoo)
     levels = settings.thresholds_for(zoo)
     add_pairs(zoo, archive, levels=levels, window=settings.window, progress=progress)
-    if settings.stages == 3:
-        _add_all_triples(zoo, archive, settings, progress)
-    return archive.front()
-
-
-def _add_all_triples(
-    zoo: Zoo, archive: ParetoArchive, settings: SearchSettings, progress: Progress | None
-) -> None:
+    if settings.stages < 3:
+        return archive.front()
     models = triple_candidates(zoo, archive, settings.candidates, 1000)
     triples = list(itertools.combinations(models, 3))
     affordable = int(math.sqrt(_CELLS / max(1, len(triples))))
@@ -114,3 +108,4 @@ def _add_all_triples(
     if grid < min(settings.fine, zoo.n):
         near = [triple for triple, ratio in ratios.items() if ratio <= 1 + settings.slack]
         add_triples(zoo, archive, near, levels=settings.fine, progress=progress)
+    return archive.front()

@@ -49,7 +49,10 @@ def add_triples(
     by_pair = by_beginning(triples)
     models = sorted({model for pair in by_pair for model in pair})
     cuts = dict(zip(models, cuts_of(zoo.scores[models], levels), strict=True))
-    cells = {model: _cell(cut, zoo.n) for model, cut in cuts.items()}
+    cells = {}  # number of the block between two cuts that each sample lies in, (N,)
+    for model, cut in cuts.items():
+        block = torch.searchsorted(cut.at, torch.arange(zoo.n), right=True) - 1
+        cells[model] = torch.empty_like(block).scatter_(0, cut.order, block)
     ratios: dict[tuple[int, ...], float] = {}
     for done, (pair, thirds) in enumerate(by_pair.items(), start=1):
         one, two = pair
@@ -61,13 +64,6 @@ def add_triples(
         if progress is not None:
             progress(done, len(by_pair))
     return ratios
-
-
-def _cell(cuts: Cuts, n: int) -> Tensor:
-    """Return the block between two cuts that each sample lies in, (N,) int64."""
-    block = torch.zeros(n, dtype=torch.int64)
-    block[cuts.order] = torch.searchsorted(cuts.at, torch.arange(n), right=True) - 1
-    return block
 
 
 def _grid(

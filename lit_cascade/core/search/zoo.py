@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lit_cascade.core import answers_of, check_combination, is_right, prefer_later
+from lit_cascade.core import COMBINATIONS, answers_of, is_right, prefer_later
 from lit_cascade.core.search.front import Front, pareto_rows
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, check_name
 
 __all__ = ["Zoo"]
 
@@ -46,7 +46,7 @@ class Zoo:
 
     def __post_init__(self) -> None:
         """Check shapes and values."""
-        check_combination(self.combine)
+        check_name(self.combine, COMBINATIONS, "combine")
         if self.scores.ndim != 2:
             raise CascadeError(
                 f"scores must have shape (models, samples), got {tuple(self.scores.shape)}."
