@@ -39,16 +39,7 @@ def without_logits(records: Sequence[Record]) -> bool:
 
 
 def cost_notes(records: Sequence[Record], unit: str = "flops") -> list[str]:
-    """Return a note for each stage that costs at least as much as the next.
-
-    Example:
-        >>> one, two = (
-        ...     Record.from_arrays(name, [[1.0, 0.0]], [0], flops=flops)
-        ...     for name, flops in (("a", 9), ("b", 2))
-        ... )
-        >>> cost_notes([one, two])
-        ["Note: stage 'a' costs more FLOPs than 'b' after it: stages belong in order of cost."]
-    """
+    """Return a note for each stage that costs at least as much as the next."""
     means = [float(record.cost(unit).mean()) for record in records]
     what = unit_label(unit)
     return [

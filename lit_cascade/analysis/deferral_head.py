@@ -104,25 +104,16 @@ def _regression(table: np.ndarray, wanted: np.ndarray) -> tuple[float, Tensor, f
     """Fit a regularised logistic regression; return its strength, weights and intercept."""
     # imported here: scikit-learn takes a second, and only this question needs it
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.metrics import log_loss  # noqa: PLC0415
-    from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415
+    from sklearn.model_selection import StratifiedKFold, cross_val_score  # noqa: PLC0415
 
-    def fitted(strength: float, rows: np.ndarray | slice) -> LogisticRegression:
-        model = LogisticRegression(C=strength, max_iter=2000, tol=1e-8)
-        return model.fit(table[rows], wanted[rows])
-
-    folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(table, wanted))
-    losses = [
-        np.mean(
-            [
-                log_loss(wanted[held], fitted(strength, kept).predict_proba(table[held])[:, 1])
-                for kept, held in folds
-            ]
-        )
-        for strength in _STRENGTHS
+    models = [LogisticRegression(C=strength, max_iter=2000, tol=1e-8) for strength in _STRENGTHS]
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
+    likelihoods = [
+        cross_val_score(model, table, wanted, cv=folds, scoring="neg_log_loss").mean()
+        for model in models
     ]
-    strength = float(_STRENGTHS[int(np.argmin(losses))])  # ties: strongest penalty
-    model = fitted(strength, slice(None))
+    best = int(np.argmax(likelihoods))  # ties: strongest penalty
+    strength, model = float(_STRENGTHS[best]), models[best].fit(table, wanted)
     return strength, torch.from_numpy(model.coef_[0]), float(model.intercept_[0])
 
 

@@ -424,10 +424,6 @@ def least_missed(points: Sequence[tuple[float, float]], count: int) -> list[int]
     Args:
         points: (cost, accuracy) in order of cost, costs above 0.
         count: number of places, from 1 to the number of points.
-
-    Example:
-        >>> least_missed([(1, 0.5), (2, 0.7), (4, 0.701), (8, 0.8)], 3)
-        [0, 1, 3]
     """
     places = list(range(len(points)))
 

@@ -26,11 +26,6 @@ def resampled_counts(
 
 
 def percentile_interval(values: Tensor) -> tuple[float, float]:
-    """Return the middle 95 % of values over resamples, (R,).
-
-    Example:
-        >>> percentile_interval(torch.arange(41, dtype=torch.float64))
-        (1.0, 39.0)
-    """
+    """Return the middle 95 % of values over resamples, (R,)."""
     low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
     return low, high

@@ -63,12 +63,7 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 
 
 def above_floor(scores: Tensor, floor: float) -> Tensor:
-    """Scores with +inf in place of those below a floor, which answer at any threshold.
-
-    Example:
-        >>> above_floor(torch.tensor([0.1, 0.2]), 0.2)
-        tensor([   inf, 0.2000])
-    """
+    """Scores with +inf in place of those below a floor, which answer at any threshold."""
     if floor == -math.inf:
         return scores
     return scores.masked_fill(scores < _rounded(floor, scores.dtype), math.inf)

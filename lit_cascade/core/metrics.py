@@ -313,12 +313,6 @@ class Answers:
 
         Returns:
             The metric before the first deferral, then after each of `passed`: (1 + P,) float64.
-
-        Example:
-            >>> after = torch.tensor([[0, 1], [1, 1]])
-            >>> answers = Answers("f1", after, after, labels=torch.tensor([1, 1]), classes=2)
-            >>> answers.along(order=torch.tensor([1, 0]), passed=torch.tensor([0, 1])).tolist()
-            [0.6666666666666666, 0.6666666666666666, 1.0]
         """
         metric, deferring = METRICS[self.metric], self.after.shape[1] - 1
         start = count(self.after[:, 0], self.labels, self.classes)

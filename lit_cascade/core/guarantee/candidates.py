@@ -235,14 +235,6 @@ def joint_thresholds(outcomes: StageOutcomes, promise: Promise) -> Tensor:
 
     Raises:
         CascadeError: labels or answers that the target needs are unknown.
-
-    Example:
-        >>> right = torch.tensor([[False, True, True], [True, True, True]])
-        >>> scores = torch.tensor([[0.2, 0.5], [0.7, 0.5]])
-        >>> costs = torch.tensor([[1.0, 2.0, 4.0]] * 2)
-        >>> outcomes = StageOutcomes(scores, right, costs)
-        >>> joint_thresholds(outcomes, Promise("accuracy_drop", 0.1)).tolist()
-        [[0.699999988079071, -inf], [-inf, -inf]]
     """
     grid = _Grid(outcomes.scores)
     cost = grid.mean(outcomes.costs.double().cumsum(dim=1))

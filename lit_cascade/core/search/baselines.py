@@ -65,9 +65,6 @@ def random_pairs(zoo: Zoo) -> Front:
 
     Deferring a share d of the samples, drawn at random, costs `cost_1 + d cost_2` and moves the
     accuracy by d of the way from the first model's to that of deferring everything.
-
-    Args:
-        zoo: models in order of cost.
     """
     cost, accuracy = zoo.mean_cost, zoo.accuracy
     share = torch.arange(1, _SHARES + 1, dtype=torch.float64)[:, None] / _SHARES
@@ -89,9 +86,6 @@ def oracle_pairs(zoo: Zoo) -> Front:
     If costs differ between samples, each cascade is given the cheapest ones. Of more than 100
     samples that can be put right, every hundredth is counted at the cost of one more than the
     previous count, so that no cascade in between lies beyond the bound.
-
-    Args:
-        zoo: models in order of cost.
     """
     right = zoo.correct.sum(dim=1)
     share = torch.arange(_SHARES + 1)[:, None]

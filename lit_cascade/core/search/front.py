@@ -198,8 +198,6 @@ def held_out_reduction(
         >>> cascades = Front(torch.tensor([1.0, 3.0]), half)
         >>> worse = Front(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.4], dtype=torch.float64))
         >>> singles = Front(torch.tensor([1.0, 9.0]), half)
-        >>> held_out_reduction(singles, cascades, cascades, Band(0.7, 0.9))
-        tensor(3.)
         >>> held_out_reduction(singles, cascades, worse, Band(0.7, 0.9))
         tensor(0.3333)
     """

@@ -128,11 +128,6 @@ def running_sums(table: Tensor, order: Tensor, at: Tensor) -> Tensor:
 
     Returns:
         Shape (T, J), with the dtype of `block_sums`.
-
-    Example:
-        >>> ones = torch.ones(3, 1, dtype=torch.float16)
-        >>> running_sums(ones, torch.arange(3), torch.tensor([0, 2, 3])).squeeze(1)
-        tensor([0, 2, 3], dtype=torch.int32)
     """
     blocks = block_sums(table, order, at[:-1])
     sums = torch.zeros(len(at), table.shape[1], dtype=blocks.dtype)

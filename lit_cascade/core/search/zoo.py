@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -110,24 +111,17 @@ class Zoo:
         correct = self.correct[list(last)]
         if self.combine == "later" or not stages:
             return correct
-        if self.combine == "average":
-            return self._average(stages, last)
+        if self.probabilities is not None and self.labels is not None and self.combine == "average":
+            # in stage order, so that sums round as in a policy
+            total = functools.reduce(torch.add, map(self.probabilities, stages))
+            answers = (answers_of(total + self.probabilities(stage)) for stage in last)
+            return torch.stack([is_right(answer, self.labels) for answer in answers])
         best, right = self.scores[stages[0]], self.correct[stages[0]]
         for stage in stages[1:]:
             later = prefer_later(best, self.scores[stage])
             right = torch.where(later, self.correct[stage], right)
             best = torch.where(later, self.scores[stage], best)
         return torch.where(prefer_later(best, self.scores[list(last)]), correct, right)
-
-    def _average(self, stages: Sequence[int], last: Sequence[int]) -> Tensor:
-        if self.probabilities is None or self.labels is None:  # checked when the zoo was made
-            raise CascadeError("an average needs the probabilities of every model, and labels.")
-        total = self.probabilities(stages[0])
-        for stage in stages[1:]:  # in stage order, so that sums round as in a policy
-            total = total + self.probabilities(stage)
-        return torch.stack(
-            [is_right(answers_of(total + self.probabilities(stage)), self.labels) for stage in last]
-        )
 
     def rows(self, rows: Tensor) -> Zoo:
         """Return the same models on some of the samples."""
