@@ -66,7 +66,7 @@ def _slope_and_curvature(logits: Tensor, labels: Tensor, inverse: float) -> tupl
     return slope / len(logits), curvature / len(logits)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> TemperatureFit:
+def fit_temperature(logits: Tensor, labels: Tensor, *, steps: int = 100) -> TemperatureFit:
     """Fit the temperature that minimises the negative log-likelihood.
 
     The NLL is convex in b = 1/T, so that its slope has at most one root. Newton's method in log b,
@@ -76,6 +76,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> TemperatureFit:
     Args:
         logits: shape (N, C), recorded in evaluation mode.
         labels: shape (N,), integers in [0, C).
+        steps: most iterations; about ten are enough.
 
     Raises:
         CascadeError: logits or labels that are malformed, NaN, or out of range.
@@ -96,7 +97,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> TemperatureFit:
     elif _slope_and_curvature(logits, labels, math.exp(high))[0] <= 0:
         log_inverse, at_bound = high, True
     else:
-        log_inverse, at_bound = _root(logits, labels, low, high), False
+        log_inverse, at_bound = _root(logits, labels, low, high, steps), False
     temperature = math.exp(-log_inverse)
     return TemperatureFit(
         temperature=temperature,
@@ -106,10 +107,10 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> TemperatureFit:
     )
 
 
-def _root(logits: Tensor, labels: Tensor, low: float, high: float) -> float:
+def _root(logits: Tensor, labels: Tensor, low: float, high: float, steps: int) -> float:
     """Root of the slope in log b between `low` and `high`."""
     at = 0.0
-    for _ in range(100):  # about ten are enough
+    for _ in range(steps):
         inverse = math.exp(at)
         slope, curvature = _slope_and_curvature(logits, labels, inverse)
         if slope < 0:
