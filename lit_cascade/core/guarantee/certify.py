@@ -9,7 +9,7 @@ breaks the promise to pass its own test. So many candidates cost no more confide
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from scipy.special import bdtrc
@@ -52,9 +52,9 @@ def broken_p_value(candidates: Candidates) -> float:
     """P-value of the hypothesis that the first candidate keeps its promise; small if broken."""
     n, promise = len(candidates.outcomes), candidates.promise
     if candidates.lost is None or candidates.won is None:
-        excess = _ExcessCost(candidates.outcomes, promise)
-        values = excess.at(candidates.thresholds[0].tolist())
-        return bounded_p_value(-values, -excess.high, -excess.low, -excess.limit)
+        allowed, low, high, limit = _allowance(candidates.outcomes, promise)
+        values = candidates.outcomes.costs_at(candidates.thresholds[0].tolist()) - allowed
+        return bounded_p_value(-values, -high, -low, -limit)
     lost, won = int(candidates.lost[0]), int(candidates.won[0])
     if promise.target == "accuracy_drop":
         return paired_p_value(won, lost, n, -promise.limit)
@@ -92,36 +92,25 @@ def _loss_limit(promise: Promise) -> float:
     return 1 - promise.limit if promise.target == "accuracy" else promise.limit
 
 
-class _ExcessCost:
-    """Cost per sample less what the promise allows for it, to be at most `limit` on average.
+def _allowance(outcomes: StageOutcomes, promise: Promise) -> tuple[Tensor, float, float, float]:
+    """Cost that a promise allows for each sample, (N,), and three numbers on the excess over it.
 
-    Args:
-        outcomes: of N samples.
-        promise: a limit of `cost` or `cost_ratio`.
+    They are its least and largest possible value, and its largest promised mean.
     """
-
-    def __init__(self, outcomes: StageOutcomes, promise: Promise) -> None:
-        costs = outcomes.costs.double()
-        ratio = promise.target == "cost_ratio"
-        self._outcomes = outcomes
-        self._allowed = promise.limit * costs[:, -1] if ratio else torch.zeros_like(costs[:, -1])
-        self.limit = 0.0 if ratio else promise.limit
-        self.low = float((costs[:, 0] - self._allowed).min())
-        self.high = float((costs.sum(dim=1) - self._allowed).max())
-
-    def at(self, thresholds: Sequence[float]) -> Tensor:
-        """Return the excess of each sample, (N,), from `low` to `high`."""
-        return self._outcomes.costs_at(thresholds) - self._allowed
+    costs = outcomes.costs.double()
+    ratio = promise.target == "cost_ratio"
+    allowed = promise.limit * costs[:, -1] if ratio else torch.zeros_like(costs[:, -1])
+    low, high = (costs[:, 0] - allowed).min(), (costs.sum(dim=1) - allowed).max()
+    return allowed, float(low), float(high), 0.0 if ratio else promise.limit
 
 
 def _cost_test(candidates: Candidates, delta: float, times: float) -> Callable[[int, int], bool]:
-    excess = _ExcessCost(candidates.outcomes, candidates.promise)
-    low, high, limit = excess.low, excess.high, excess.limit
+    allowed, low, high, limit = _allowance(candidates.outcomes, candidates.promise)
 
     def passes(start: int, end: int) -> bool:
         # the most expensive one bounds the others; with one threshold it does so on each sample
         row = start + int(candidates.cost[start:end].argmax())
-        values = excess.at(candidates.thresholds[row].tolist())
+        values = candidates.outcomes.costs_at(candidates.thresholds[row].tolist()) - allowed
         distinct = values.unique()
         if len(distinct) <= 2 and low < limit < high and float(distinct[0]) == low:
             above = round(times * int((values > low).sum()))
