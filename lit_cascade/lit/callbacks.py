@@ -181,10 +181,11 @@ class ThresholdMetrics(Callback):
         metric: a name in `lit_cascade.core.METRICS`; by default the official one of the data.
     """
 
+    metrics: CascadeMetrics
+
     def __init__(self, thresholds: list[float], metric: str | None = None) -> None:
         self.thresholds = thresholds
         self.metric = metric
-        self.metrics: CascadeMetrics | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Make the metrics, on the module's device."""
@@ -199,19 +200,16 @@ class ThresholdMetrics(Callback):
     ) -> None:
         """Add a batch."""
         del trainer
-        if self.metrics is not None:
-            rows = _own({key: value.to(self.metrics.device) for key, value in outputs.items()})
-            self.metrics.update(
-                [rows[f"logits.{name}"] for name in pl_module.names],
-                rows["labels"],
-                torch.stack([rows[f"flops.{name}"] for name in pl_module.names], dim=1),
-            )
+        rows = _own({key: value.to(self.metrics.device) for key, value in outputs.items()})
+        self.metrics.update(
+            [rows[f"logits.{name}"] for name in pl_module.names],
+            rows["labels"],
+            torch.stack([rows[f"flops.{name}"] for name in pl_module.names], dim=1),
+        )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log the metrics over all processes."""
         del trainer
-        if self.metrics is None:
-            return
         for what, values in self.metrics.compute().items():
             for threshold, value in zip(self.thresholds, values.reshape(-1).tolist(), strict=True):
                 pl_module.log(f"{what}@{threshold:g}", value, rank_zero_only=True)
