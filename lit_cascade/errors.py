@@ -13,15 +13,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = [
-    "CascadeError",
-    "UsageError",
-    "check_file_name",
-    "check_labels",
-    "check_logits",
-    "check_name",
-]
-
 _MOST_SHOWN = 60
 
 

@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 from lit_cascade.errors import UsageError, check_name
 
-__all__ = ["Combination", "PolicyOptions", "ScoreName"]
-
 ScoreName = Literal["max_softmax", "margin", "negative_entropy", "learned"]
 Combination = Literal["later", "average", "most_confident"]
 

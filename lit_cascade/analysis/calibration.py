@@ -23,18 +23,6 @@ from lit_cascade.core import (
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.records import Record, check_alike
 
-__all__ = [
-    "METHODS",
-    "CalibrationEffect",
-    "CalibrationPlan",
-    "Method",
-    "StageCalibration",
-    "calibrate_record",
-    "compare_cascades",
-    "with_temperatures",
-]
-
-
 Method = Literal["temperature", "none"]
 METHODS: tuple[Method, ...] = ("temperature", "none")
 

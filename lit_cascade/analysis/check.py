@@ -13,16 +13,6 @@ from lit_cascade.core import StageOutcomes
 from lit_cascade.core.guarantee import Promise, broken_p_value, candidates_of, certified
 from lit_cascade.errors import CascadeError
 
-__all__ = [
-    "ScoreShift",
-    "Verdict",
-    "check_promise",
-    "promise_in",
-    "references",
-    "score_shifts",
-]
-
-
 _BINS = 20
 _LEAST = 5
 """Mean number of samples per bin below which the distributions are not compared."""

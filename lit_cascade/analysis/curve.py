@@ -24,14 +24,6 @@ from lit_cascade.errors import CascadeError, check_name
 from lit_cascade.records import Record, check_alike, stage_answers
 from lit_cascade.utilities.units import unit_label
 
-__all__ = [
-    "cost_notes",
-    "curve_of_records",
-    "official_metric",
-    "outcomes_of",
-    "without_logits",
-]
-
 
 def without_logits(records: Sequence[Record]) -> bool:
     """Whether every deferring stage has a recorded score instead of logits."""

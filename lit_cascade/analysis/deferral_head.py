@@ -14,8 +14,6 @@ from lit_cascade.core import FEATURES, DeferralHead, Policy, deferral_quality, f
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
 
-__all__ = ["FittedHead", "fit_head", "fit_heads"]
-
 MOST_CLASSES = 50
 """Largest number of classes for which a head has a weight per answer; with more, each is rare."""
 

@@ -13,14 +13,6 @@ from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Ids, Record, Samples
 
-__all__ = [
-    "check_overlap",
-    "fitted_on",
-    "ids_from_text",
-    "ids_to_text",
-    "unused_rows",
-]
-
 
 def _number(value: int | str) -> int:
     """An id as an integer; a string by 63 bits of its SHA-256."""

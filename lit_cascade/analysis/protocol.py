@@ -13,8 +13,6 @@ from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import ModelCosts, RecordedZoo, find_records
 
-__all__ = ["DecisionRule", "SearchProtocol", "protocol_of"]
-
 _CALIBRATION = "calibration"
 
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, one_hot
 
-__all__ = ["BINS", "CalibrationMetrics", "ReliabilityDiagram", "calibration_metrics"]
-
 BINS = 15
 """Number of bins of calibration errors and reliability diagrams."""
 

@@ -27,8 +27,6 @@ from lit_cascade.core import (
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike
 
-__all__ = ["DRAWS", "Estimate", "ScoreComparison", "ScoreFigures", "compare_scores"]
-
 DRAWS = 1000
 """Number of bootstrap resamples."""
 

@@ -20,20 +20,6 @@ from lit_cascade.core.search import Front
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.utilities.units import unit_label
 
-__all__ = [
-    "Criteria",
-    "PublishedModel",
-    "PublishedTable",
-    "ScreenedModel",
-    "Screening",
-    "front_of",
-    "largest_sizes",
-    "least_missed",
-    "published_front",
-    "published_models",
-    "screen",
-]
-
 _Columns = Mapping[str, Callable[[float], float]]
 """Columns that may hold a quantity, in order of preference, and their conversion."""
 

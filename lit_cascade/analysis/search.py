@@ -29,17 +29,6 @@ from lit_cascade.core.search import (
     shared_threshold,
 )
 
-__all__ = [
-    "Bands",
-    "Pick",
-    "Reduction",
-    "SearchResult",
-    "Strategy",
-    "evaluate_strategy",
-    "frontier_of",
-    "variants",
-]
-
 Bands = Callable[[Front], Sequence[Band]]
 """Maps the single models' front to bands of accuracies."""
 

@@ -18,8 +18,6 @@ from lit_cascade.core.guarantee import (
     shared_candidates,
 )
 
-__all__ = ["Selection", "select_thresholds"]
-
 TUNING_SHARE = 0.3
 """Fraction of the samples used to order the combinations of several thresholds."""
 

@@ -19,8 +19,6 @@ from lit_cascade.report import (
 )
 from lit_cascade.utilities.versions import run_info
 
-__all__ = ["run_models"]
-
 
 def run_models(cli: CascadeCLI, options: BenchmarkOptions) -> None:
     """Measure the speed of a cascade."""

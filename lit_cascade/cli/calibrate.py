@@ -34,8 +34,6 @@ from lit_cascade.report import (
 if TYPE_CHECKING:
     from lit_cascade.cli.lightning import CascadeCLI
 
-__all__ = ["run_files", "run_models"]
-
 
 def run_files(options: CalibrateOptions) -> None:
     """Fit to records."""

@@ -23,8 +23,6 @@ from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record, check_alike, read_costs, with_costs
 from lit_cascade.report import check_summary, data_notes, print_check, verdict_line
 
-__all__ = ["run_files"]
-
 
 def run_files(options: CheckOptions) -> None:
     """Test the promise of a policy on records.

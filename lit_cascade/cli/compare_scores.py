@@ -11,8 +11,6 @@ from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
 from lit_cascade.report import data_notes, draw_scores, print_scores, scores_csv, scores_summary
 
-__all__ = ["run_files"]
-
 
 def run_files(options: CompareScoresOptions) -> None:
     """Compare the scores on records of two models."""

@@ -19,8 +19,6 @@ from lit_cascade.report import Card, print_card
 from lit_cascade.utilities.resume import UnfinishedRun
 from lit_cascade.utilities.versions import library_versions
 
-__all__ = ["run_models"]
-
 
 def run_models(cli: CascadeCLI, options: FitOptions) -> None:
     """Train a stage, evaluate it, and write its checkpoint and card."""

@@ -14,8 +14,6 @@ from lit_cascade.records import Record, RecordSummary, arrays
 from lit_cascade.report import print_records
 from lit_cascade.utilities.versions import run_info
 
-__all__ = ["run_files"]
-
 
 def run_files(options: ImportOptions) -> None:
     """Make a record from files of arrays."""

@@ -26,8 +26,6 @@ from lit_cascade.lit import CascadeTrainer, Configs
 if TYPE_CHECKING:
     from lit_cascade.cli import Command
 
-__all__ = ["CascadeCLI", "run"]
-
 
 class CascadeCLI(LightningCLI):
     """A LightningCLI that parses one command's arguments and makes its model, data and Trainer.

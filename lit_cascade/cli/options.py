@@ -10,22 +10,6 @@ from typing import Literal
 
 from lit_cascade.options import Combination, PolicyOptions, ScoreName
 
-__all__ = [
-    "BenchmarkOptions",
-    "CalibrateOptions",
-    "CheckOptions",
-    "CompareScoresOptions",
-    "FitOptions",
-    "ImportOptions",
-    "PredictOptions",
-    "RecordOptions",
-    "ScreenOptions",
-    "SearchOptions",
-    "SelectOptions",
-    "TestOptions",
-    "ValidateOptions",
-]
-
 RecordDtype = Literal["float16", "float32"]
 
 

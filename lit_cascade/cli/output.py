@@ -21,8 +21,6 @@ from lit_cascade.utilities.files import (
 )
 from lit_cascade.utilities.resume import UnfinishedRun
 
-__all__ = ["Output", "folder_of", "resumable_output"]
-
 _RUNS = Path("runs")
 
 

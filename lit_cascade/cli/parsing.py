@@ -23,8 +23,6 @@ from lit_cascade.utilities.files import find_bundled
 if TYPE_CHECKING:
     from lit_cascade.cli import Command
 
-__all__ = ["accuracy_range", "check_seed", "options_from", "run"]
-
 Options = TypeVar("Options")
 
 _MORE_HELP = "--help_all"

@@ -10,8 +10,6 @@ from lit_cascade.lit import Predictions, unfinished_predictions
 from lit_cascade.report import fitting_notes, print_answers
 from lit_cascade.utilities.versions import run_info
 
-__all__ = ["run_models"]
-
 
 def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
     """Classify every sample of a split and write the answers."""

@@ -8,8 +8,6 @@ import time
 
 from lit_cascade.errors import UsageError
 
-__all__ = ["alone", "end_with_starter"]
-
 _STARTER = "LIT_CASCADE_STARTER"
 _EVERY = 1.0
 """Seconds between checks that the starter is alive."""

@@ -13,8 +13,6 @@ from lit_cascade.errors import CascadeError
 from lit_cascade.records import RecordSummary
 from lit_cascade.report import data_notes, fitting_notes, model_notes, print_records
 
-__all__ = ["run_models"]
-
 
 def run_models(cli: CascadeCLI, options: RecordOptions) -> None:
     """Run the models one after the other and write their records."""

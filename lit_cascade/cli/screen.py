@@ -18,8 +18,6 @@ from lit_cascade.cli.parsing import accuracy_range
 from lit_cascade.errors import UsageError
 from lit_cascade.report import draw_screen, percent, print_screen, screen_csv, screen_summary
 
-__all__ = ["run_files"]
-
 _FILES = ["screen.csv", "screen.png", "summary.json", "models.yaml"]
 _NAMED = 5
 

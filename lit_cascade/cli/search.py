@@ -46,8 +46,6 @@ from lit_cascade.report import (
     strategy_summary,
 )
 
-__all__ = ["run_files"]
-
 _WINDOW = 64
 _MOST_CONFIGS = 20
 

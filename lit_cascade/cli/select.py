@@ -39,8 +39,6 @@ from lit_cascade.report import (
 if TYPE_CHECKING:
     from lit_cascade.cli.lightning import CascadeCLI
 
-__all__ = ["run_files", "run_models"]
-
 _TARGETS = {
     "max_accuracy_drop": "accuracy_drop",
     "min_accuracy": "accuracy",

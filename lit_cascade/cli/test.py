@@ -12,8 +12,6 @@ from lit_cascade.core import OperatingPoint, is_right, measure
 from lit_cascade.report import data_notes, fitting_notes, outcome_summary, print_execution
 from lit_cascade.utilities.versions import library_versions
 
-__all__ = ["run_models"]
-
 
 def run_models(cli: CascadeCLI, options: TestOptions) -> None:
     """Execute the cascade on a split and report accuracy and cost."""

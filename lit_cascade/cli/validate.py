@@ -24,8 +24,6 @@ from lit_cascade.report import (
 if TYPE_CHECKING:
     from lit_cascade.cli.lightning import CascadeCLI
 
-__all__ = ["run_files", "run_models"]
-
 _LOGGED = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
 """Thresholds whose metrics go to the Trainer's logger, if it has one."""
 

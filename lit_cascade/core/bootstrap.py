@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["percentile_interval", "resampled_counts"]
-
 
 def resampled_counts(
     n: int, resamples: int, generator: torch.Generator, dtype: torch.dtype = torch.float64

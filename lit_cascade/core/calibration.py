@@ -9,8 +9,6 @@ from torch import Tensor
 
 from lit_cascade.errors import check_labels, check_logits
 
-__all__ = ["HIGHEST", "LOWEST", "TemperatureFit", "fit_temperature", "negative_log_likelihood"]
-
 LOWEST, HIGHEST = 0.01, 100.0
 """Bounds of the fit. Where every answer is right the likelihood has no maximum: the temperature
 would run to 0, and the fit ends `at_bound`."""

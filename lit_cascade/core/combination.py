@@ -11,8 +11,6 @@ from torch import Tensor
 from lit_cascade.core.scores import answers_of
 from lit_cascade.errors import check_name
 
-__all__ = ["COMBINATIONS", "answers_after", "prefer_later"]
-
 COMBINATIONS = ("later", "average", "most_confident")
 """`later`: the answer of the last stage that ran. `average`: the argmax of the mean class
 probabilities of all stages that ran, each at its temperature, as in a deep ensemble

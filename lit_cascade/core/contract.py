@@ -22,16 +22,6 @@ from lit_cascade.core.combination import answers_after
 from lit_cascade.core.policy import Policy
 from lit_cascade.errors import CascadeError
 
-__all__ = [
-    "Replay",
-    "StageOutputs",
-    "above_floor",
-    "answers_here",
-    "replay",
-    "route",
-    "stage_outputs",
-]
-
 
 def answers_here(scores: Tensor, threshold: float, floor: float = -math.inf) -> Tensor:
     """Whether a stage answers each sample: the contract itself.

@@ -19,18 +19,6 @@ from torch import Tensor
 from lit_cascade.core.metrics import Answers
 from lit_cascade.errors import CascadeError
 
-__all__ = [
-    "Curve",
-    "OperatingPoint",
-    "ReferenceCurve",
-    "ScoreOrder",
-    "cheapest",
-    "departures",
-    "operating_points",
-    "oracle_deferral",
-    "sweep",
-]
-
 
 @dataclass(frozen=True)
 class Curve:

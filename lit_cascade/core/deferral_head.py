@@ -18,8 +18,6 @@ from torch import Tensor
 from lit_cascade.core.scores import SCORES, answers_of, row_blocks
 from lit_cascade.errors import CascadeError, UsageError, check_name
 
-__all__ = ["FEATURES", "DeferralHead", "features_of"]
-
 FEATURES = ("max_softmax", "margin", "negative_entropy", "gap", "log_odds")
 """Features of a row of logits: the scores by these names; `gap`, the largest logit minus the
 second; `log_odds`, the logarithm of p / (1 - p) for the largest class probability p, which still

@@ -20,19 +20,6 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
 
-__all__ = [
-    "METRICS",
-    "Answers",
-    "Counts",
-    "Metric",
-    "check_countable",
-    "count",
-    "is_among_best",
-    "is_right",
-    "likeliest_labels",
-    "measure",
-]
-
 
 def is_right(answers: Tensor, labels: Tensor) -> Tensor:
     """Whether each answer is among the labels of its sample.

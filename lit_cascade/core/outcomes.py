@@ -13,8 +13,6 @@ from lit_cascade.core.curve import Curve, OperatingPoint, sweep
 from lit_cascade.core.metrics import Answers, measure
 from lit_cascade.errors import CascadeError
 
-__all__ = ["StageOutcomes"]
-
 
 @dataclass(frozen=True)
 class StageOutcomes:

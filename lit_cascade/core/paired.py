@@ -13,8 +13,6 @@ from lit_cascade.core.curve import departures
 from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.errors import CascadeError
 
-__all__ = ["AccuracyDifference", "mean_accuracy", "paired_difference", "ranked_within"]
-
 _AT_ONCE = 2**22  # weights in memory at once
 
 

@@ -24,8 +24,6 @@ from lit_cascade.core.scores import (
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.options import PolicyOptions
 
-__all__ = ["Policy"]
-
 
 @dataclass(frozen=True)
 class Policy:

@@ -15,8 +15,6 @@ from torch import Tensor
 from lit_cascade.core.curve import ScoreOrder
 from lit_cascade.errors import CascadeError
 
-__all__ = ["Quality", "aurc", "deferral_quality", "quality_of"]
-
 
 @dataclass(frozen=True)
 class Quality:

@@ -15,18 +15,6 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, check_name
 
-__all__ = [
-    "LEARNED",
-    "RECORDED",
-    "SCORES",
-    "Score",
-    "answers_of",
-    "probabilities_of",
-    "row_blocks",
-    "score_and_answer",
-    "score_named",
-]
-
 # Rows are handled in blocks of about a megabyte, which stay in the cache of one core.
 _BLOCK_ELEMENTS = 2**18
 _LONG_ROW = 2**14

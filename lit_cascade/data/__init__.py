@@ -16,21 +16,7 @@ from lit_cascade.data.splits import SplitInfo, check_split, has_split, shared_id
 from lit_cascade.data.texts import TextData, UnlabelledTexts
 
 __all__ = [
-    "CifarData",
-    "Datasets",
-    "DeferredLoader",
-    "DigitsData",
-    "EvaluationData",
-    "GlueData",
-    "ImageData",
-    "PositionedBatch",
-    "RawSample",
-    "SplitInfo",
-    "TextData",
-    "TrainingData",
-    "UnlabelledImages",
-    "UnlabelledTexts",
-    "check_split",
-    "has_split",
-    "shared_ids",
-]
+    "CifarData", "Datasets", "DeferredLoader", "DigitsData", "EvaluationData", "GlueData",
+    "ImageData", "PositionedBatch", "RawSample", "SplitInfo", "TextData", "TrainingData",
+    "UnlabelledImages", "UnlabelledTexts", "check_split", "has_split", "shared_ids",
+]  # fmt: skip

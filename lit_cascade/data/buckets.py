@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
-__all__ = ["LengthBuckets"]
-
 _GROUP = 50
 _LEAST_GROUPS = 4
 

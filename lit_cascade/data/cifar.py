@@ -13,8 +13,6 @@ from lit_cascade.data.splits import SplitDataModule
 from lit_cascade.data.tables import load_table
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = ["CifarData"]
-
 
 class _Images(TensorDataset):
     """Decoded images, with their positions in the published split as ids."""

@@ -9,8 +9,6 @@ from torch.utils.data import Dataset
 
 from lit_cascade.data.splits import SplitDataModule
 
-__all__ = ["Datasets"]
-
 DatasetFactory = Callable[[], Dataset]  # type: ignore[type-arg] # as users annotate theirs
 
 

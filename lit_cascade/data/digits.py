@@ -13,8 +13,6 @@ from torch.utils.data import Dataset
 
 from lit_cascade.data.splits import SplitDataModule
 
-__all__ = ["DigitsData"]
-
 _DEGREES, _SHIFT, _SCALES = 10.0, 0.125, (0.9, 1.1)
 
 

@@ -12,8 +12,6 @@ from lit_cascade.data.tables import published_splits
 from lit_cascade.data.texts import TextData, TextSet
 from lit_cascade.errors import UsageError, check_name
 
-__all__ = ["GlueData"]
-
 _HUB = "nyu-mll/glue"
 
 

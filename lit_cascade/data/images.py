@@ -29,8 +29,6 @@ from lit_cascade.utilities.class_names import class_list
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageData", "ImageSet", "UnlabelledImages"]
-
 OnProblem = Literal["leave_out", "stop"]
 
 _ORIENTATION = 0x0112

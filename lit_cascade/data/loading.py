@@ -34,17 +34,6 @@ from lit_cascade.data.splits import SETUP_STAGES, SplitInfo, check_split, descri
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live import Preprocessing, Views, WithRemarks, split_labels, view_key
 
-__all__ = [
-    "DealtBatches",
-    "DeferredLoader",
-    "EvaluationData",
-    "PositionedBatch",
-    "RawSample",
-    "TrainingData",
-    "evaluation_loader",
-    "training_loader",
-]
-
 Names = tuple[str, ...] | None
 Preprocessings = Sequence[Preprocessing | None]
 """Distinct ones of the models that see the batches; None stands for models without."""

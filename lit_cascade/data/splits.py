@@ -15,18 +15,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.records import Ids
 
-__all__ = [
-    "SETUP_STAGES",
-    "SplitDataModule",
-    "SplitInfo",
-    "check_split",
-    "describe",
-    "has_split",
-    "shared_ids",
-    "shuffled",
-    "split_loader",
-]
-
 # the `stage` of `LightningDataModule.setup` that prepares a split, if it is not "fit":
 # calibration data are held back from training data
 SETUP_STAGES = {"validation": "validate", "test": "test", "predict": "predict"}

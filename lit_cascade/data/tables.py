@@ -13,8 +13,6 @@ from typing import Any
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
 
-__all__ = ["find_label_column", "load_table", "only_column", "published_splits"]
-
 _LABELS = ("label", "labels", "cls", "fine_label", "target")
 _PREFERRED = ("validation", "val", "test")
 _KINDS = {

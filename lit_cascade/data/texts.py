@@ -19,8 +19,6 @@ from lit_cascade.data.splits import SplitDataModule, shuffled
 from lit_cascade.data.tables import find_label_column, load_table, only_column, published_splits
 from lit_cascade.errors import CascadeError, UsageError, check_name
 
-__all__ = ["TextData", "TextSet", "UnlabelledTexts", "read_texts"]
-
 _VALIDATION = ("validation", "validation_matched", "test")
 _TEXTS = ("string", "large_string", "string_view")
 # up to six letters of a word, or a sign: about one token. Texts sorted by the number of these need

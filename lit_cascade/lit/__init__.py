@@ -15,22 +15,7 @@ from lit_cascade.lit.training.fitting import Training
 from lit_cascade.lit.zoo import LitZoo, TimmModels
 
 __all__ = [
-    "Benchmark",
-    "CascadeMetrics",
-    "CascadeTrainer",
-    "Configs",
-    "Evaluation",
-    "Execution",
-    "LitCascade",
-    "LitClassifier",
-    "LitZoo",
-    "Predictions",
-    "SpeedPlan",
-    "ThresholdMetrics",
-    "TimmModels",
-    "Training",
-    "ZooRecords",
-    "explained",
-    "not_reported",
-    "unfinished_predictions",
-]
+    "Benchmark", "CascadeMetrics", "CascadeTrainer", "Configs", "Evaluation", "Execution",
+    "LitCascade", "LitClassifier", "LitZoo", "Predictions", "SpeedPlan", "ThresholdMetrics",
+    "TimmModels", "Training", "ZooRecords", "explained", "not_reported", "unfinished_predictions",
+]  # fmt: skip

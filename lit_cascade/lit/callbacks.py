@@ -17,8 +17,6 @@ from lit_cascade.lit.stages import least_by_stage
 if TYPE_CHECKING:
     from lit_cascade.lit.metrics import CascadeMetrics
 
-__all__ = ["Collector", "ThresholdMetrics"]
-
 Rows = dict[str, Tensor]
 
 _LOGITS = "logits."

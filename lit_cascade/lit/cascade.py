@@ -33,8 +33,6 @@ from lit_cascade.live import (
 from lit_cascade.models import BuiltStage, Stage
 from lit_cascade.options import PolicyOptions
 
-__all__ = ["LitCascade", "SplitStream", "StageLoading"]
-
 _SMALLEST_PIECE = 8
 """Samples below which a batch is not divided among workers."""
 

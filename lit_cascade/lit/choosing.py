@@ -22,8 +22,6 @@ from lit_cascade.lit.reading import Check, on_main_process
 from lit_cascade.lit.recording import record
 from lit_cascade.records import Record
 
-__all__ = ["calibrate", "select"]
-
 
 def calibrate(
     trainer: Trainer,

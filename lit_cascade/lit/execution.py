@@ -16,8 +16,6 @@ from lit_cascade.lit.training.classifier import LitClassifier
 from lit_cascade.live import GATHER
 from lit_cascade.records import Samples
 
-__all__ = ["Evaluation", "Execution", "evaluate", "execute"]
-
 
 @dataclass(frozen=True)
 class Execution:

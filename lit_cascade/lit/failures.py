@@ -20,8 +20,6 @@ from lightning.pytorch.utilities.memory import is_oom_error
 
 from lit_cascade.errors import CascadeError
 
-__all__ = ["explained", "first_line", "is_out_of_memory"]
-
 _FEWER = "fewer of them (--data.init_args.num_workers) or smaller batches"
 _SMALLER = "smaller batches (--data.init_args.batch_size)"
 _ALLOCATION = ("out of memory", "can't allocate memory", "_ALLOC_FAILED", "Unable to allocate")

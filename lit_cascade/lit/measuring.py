@@ -30,8 +30,6 @@ from lit_cascade.live import (
     time_policies,
 )
 
-__all__ = ["Benchmark", "SpeedPlan", "benchmark"]
-
 
 @dataclass(frozen=True)
 class SpeedPlan:

@@ -21,8 +21,6 @@ from lit_cascade.core import (
 )
 from lit_cascade.errors import CascadeError, check_name
 
-__all__ = ["CascadeMetrics", "ClassifierMetric"]
-
 
 class _CountingMetric(Metric):
     """A metric whose states are sums, among them counts by class."""

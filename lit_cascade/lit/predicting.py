@@ -40,8 +40,6 @@ from lit_cascade.records import Ids
 from lit_cascade.utilities.files import open_atomically, write_atomically
 from lit_cascade.utilities.resume import UnfinishedRun
 
-__all__ = ["PARTS", "PredictionFiles", "Predictions", "answer", "unfinished_predictions"]
-
 PARTS = "predictions.parts"
 """Name of the folder of parts, beside the final file."""
 

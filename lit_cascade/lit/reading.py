@@ -22,22 +22,6 @@ from lit_cascade.lit.stages import StagesModule
 from lit_cascade.live import Preprocessing
 from lit_cascade.records import Ids, Samples, whole_numbers
 
-__all__ = [
-    "Check",
-    "SplitOutput",
-    "SplitPreview",
-    "attached",
-    "call_in_loop",
-    "description_of",
-    "evaluating",
-    "evaluation_data",
-    "limited",
-    "not_reported",
-    "on_main_process",
-    "preview_split",
-    "read_split",
-]
-
 Check = Callable[[Ids, Mapping[str, Any]], None]
 """Called with the ids and the description of the data before any model runs; may raise to stop."""
 

@@ -27,8 +27,6 @@ from lit_cascade.utilities.files import main_process, prepare_folder, remove_tem
 from lit_cascade.utilities.resume import first_difference
 from lit_cascade.utilities.versions import run_info
 
-__all__ = ["Configs", "RecordDtype", "ZooRecords", "check_same", "record", "record_zoo"]
-
 RecordDtype = Literal["float16", "float32"]
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import check_dtype_range
 
-__all__ = ["Columns", "Spool"]
-
 _NUMBERS = 2**22
 """Numbers that are moved at a time, 8 or 16 MB."""
 

@@ -25,14 +25,6 @@ from lit_cascade.live import (
 )
 from lit_cascade.models import BuiltStage, describe_network
 
-__all__ = [
-    "AdaptiveForward",
-    "StagesModule",
-    "distinct",
-    "inputs_and_rows",
-    "least_by_stage",
-]
-
 
 class AdaptiveForward:
     """Forward pass in parts that fit into memory.

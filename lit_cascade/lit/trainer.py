@@ -11,8 +11,6 @@ from lit_cascade.lit.predicting import answer
 from lit_cascade.lit.recording import record, record_zoo
 from lit_cascade.lit.training.fitting import train
 
-__all__ = ["CascadeTrainer"]
-
 
 class CascadeTrainer(Trainer):
     """A Lightning Trainer that also trains stages, and records, calibrates and runs cascades.

@@ -14,8 +14,6 @@ from lit_cascade.errors import UsageError, check_file_name, check_name
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.models import BuiltStage, Stage, Timm, timm_names
 
-__all__ = ["LitZoo", "TimmModels"]
-
 
 @dataclass
 class TimmModels:

@@ -10,24 +10,6 @@ from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError
 
-__all__ = [
-    "Inputs",
-    "Preprocessing",
-    "Views",
-    "WithRemarks",
-    "batch_size",
-    "forward_logits",
-    "index_batch",
-    "join_batches",
-    "shape_key",
-    "split_labels",
-    "token_counts",
-    "view_key",
-    "view_of",
-    "without_padding",
-]
-
-
 Inputs: TypeAlias = Any
 """A tensor, a tuple or list of tensors, or a mapping of names to tensors; samples along axis 0."""
 

@@ -25,15 +25,6 @@ from lit_cascade.live.batch import Inputs, batch_size, index_batch
 from lit_cascade.live.cascade import Cascade
 from lit_cascade.live.stream import Stream
 
-__all__ = [
-    "Latency",
-    "Speed",
-    "latencies",
-    "thresholds_at",
-    "throughput",
-    "time_policies",
-]
-
 
 class Latency(NamedTuple):
     """Time of single samples, in seconds.

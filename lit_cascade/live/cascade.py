@@ -13,8 +13,6 @@ from lit_cascade.core import Policy, answers_here, answers_of, prefer_later
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live.batch import Inputs, batch_size, forward_logits, index_batch
 
-__all__ = ["Cascade", "CascadeOutput", "Step"]
-
 
 class CascadeOutput(NamedTuple):
     """Answers of a cascade to a batch, in the order of the batch.

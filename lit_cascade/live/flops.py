@@ -30,8 +30,6 @@ from lit_cascade.live.batch import (
     without_padding,
 )
 
-__all__ = ["FlopMeter", "count_flops", "count_parameters", "counting"]
-
 # Operators that multiply matrices, but that some supported releases of torch count as 0.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     torch.ops.aten.mv: lambda a, *_, **__: 2 * prod(a),

@@ -24,18 +24,6 @@ from lit_cascade.errors import UsageError
 from lit_cascade.live.batch import Inputs, batch_size, index_batch, join_batches, shape_key
 from lit_cascade.live.cascade import Cascade, CascadeOutput, Step
 
-__all__ = [
-    "GATHER",
-    "Fetch",
-    "Observe",
-    "StageQueue",
-    "Stream",
-    "StreamOutput",
-    "Window",
-    "WindowPart",
-    "answers_of_window",
-]
-
 
 class StreamOutput(NamedTuple):
     """Answers to one batch of a stream.

@@ -13,19 +13,7 @@ from lit_cascade.models.timm import ImagePreprocessing, Timm, timm_names
 from lit_cascade.models.transformers import TextClassifier, TextPreprocessing
 
 __all__ = [
-    "BuiltStage",
-    "ConvNet",
-    "ImagePreprocessing",
-    "Perceptron",
-    "ResNet",
-    "Stage",
-    "TextBag",
-    "TextClassifier",
-    "TextConvNet",
-    "TextPreprocessing",
-    "Timm",
-    "checkpoint_bytes",
-    "describe_network",
-    "load_weights",
-    "timm_names",
-]
+    "BuiltStage", "ConvNet", "ImagePreprocessing", "Perceptron", "ResNet", "Stage", "TextBag",
+    "TextClassifier", "TextConvNet", "TextPreprocessing", "Timm", "checkpoint_bytes",
+    "describe_network", "load_weights", "timm_names",
+]  # fmt: skip

@@ -10,8 +10,6 @@ from torch.nn.functional import relu
 
 from lit_cascade.errors import UsageError
 
-__all__ = ["ConvNet", "Perceptron", "ResNet"]
-
 _FEW_CHANNELS = 8
 
 

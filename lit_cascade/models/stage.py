@@ -19,16 +19,6 @@ from lit_cascade.utilities.class_names import class_list, columns_of
 from lit_cascade.utilities.files import find_bundled
 from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT, load_tensors, safetensors_pieces
 
-__all__ = [
-    "BuiltStage",
-    "Stage",
-    "checkpoint_bytes",
-    "describe_network",
-    "load_weights",
-    "read_checkpoint",
-]
-
-
 _HOLDERS = ("state_dict", "model", "model_state_dict")
 """Keys under which Lightning, timm and training scripts store weights in a checkpoint."""
 

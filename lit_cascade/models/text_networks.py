@@ -11,8 +11,6 @@ from torch.nn.functional import glu
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.models.transformers import TextPreprocessing, load_tokenizer, word_embeddings
 
-__all__ = ["TextBag", "TextConvNet"]
-
 _HEADS = 4
 _SPREAD = 0.5
 """Standard deviation to which pretrained embeddings are scaled."""

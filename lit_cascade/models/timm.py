@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.class_names import class_list
 
-__all__ = ["ImagePreprocessing", "Timm", "timm_names"]
-
 _BACKGROUND = 1001
 """Classes of the first Inception models: a background class before the 1,000 of ImageNet."""
 

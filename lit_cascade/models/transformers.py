@@ -19,8 +19,6 @@ from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live import WithRemarks
 from lit_cascade.utilities.class_names import columns_of
 
-__all__ = ["TextClassifier", "TextPreprocessing", "load_tokenizer", "word_embeddings"]
-
 _UNLIMITED = 10**9
 """Tokenizers without a limit report one far beyond this."""
 

@@ -6,18 +6,7 @@ from lit_cascade.records.record import Record, check_alike, check_dtype_range, s
 from lit_cascade.records.samples import Ids, Samples, whole_numbers
 
 __all__ = [
-    "Ids",
-    "ModelCosts",
-    "Record",
-    "RecordSummary",
-    "RecordedZoo",
-    "Samples",
-    "check_alike",
-    "check_dtype_range",
-    "find_records",
-    "read_costs",
-    "resolve_cost",
-    "stage_answers",
-    "whole_numbers",
-    "with_costs",
-]
+    "Ids", "ModelCosts", "Record", "RecordSummary", "RecordedZoo", "Samples", "check_alike",
+    "check_dtype_range", "find_records", "read_costs", "resolve_cost", "stage_answers",
+    "whole_numbers", "with_costs",
+]  # fmt: skip

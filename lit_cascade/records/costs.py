@@ -15,8 +15,6 @@ import yaml
 from lit_cascade.errors import UsageError
 from lit_cascade.records.record import Record
 
-__all__ = ["ModelCosts", "read_costs", "resolve_cost", "with_costs"]
-
 ModelCosts = Mapping[str, float]
 """Cost per sample of each model, by name."""
 

@@ -20,8 +20,6 @@ from lit_cascade.records.record import Record, check_format, opened, score_and_c
 from lit_cascade.utilities.files import bundled
 from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT
 
-__all__ = ["RecordSummary", "RecordedModel", "RecordedZoo", "find_records"]
-
 _UNNAMED = "unnamed"
 
 _MEMORY = 2**30

@@ -24,17 +24,6 @@ from lit_cascade.records.samples import Ids, Samples, whole_numbers
 from lit_cascade.utilities.files import write_atomically
 from lit_cascade.utilities.tensors import safetensors_pieces
 
-__all__ = [
-    "FORMAT",
-    "Record",
-    "check_alike",
-    "check_dtype_range",
-    "check_format",
-    "opened",
-    "score_and_correct",
-    "stage_answers",
-]
-
 FORMAT = "lit-cascade-record/1"
 
 _COLUMNS = ("logits", "labels", "score", "correct")

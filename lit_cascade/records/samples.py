@@ -13,8 +13,6 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, check_labels
 
-__all__ = ["Ids", "Samples", "whole_numbers"]
-
 
 class Ids(Sequence[Any]):
     """Distinct ids of N samples, integers or strings; equal to any sequence of the same ids.

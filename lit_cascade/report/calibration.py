@@ -34,17 +34,6 @@ from lit_cascade.utilities.units import cost_axis, metric_axis
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "Calibrated",
-    "calibration_summary",
-    "draw_calibration",
-    "fit_summary",
-    "print_calibration",
-    "recommendation",
-    "same_accuracy",
-    "verdict_summary",
-]
-
 
 class Calibrated(NamedTuple):
     """A calibration of some stages of a cascade, as `calibrate` reports it.
@@ -66,9 +55,9 @@ class Calibrated(NamedTuple):
     unit: str
 
 
-def recommendation(found: Calibrated) -> str:
+def recommendation(result: Calibrated) -> str:
     """Whether to apply the calibration, in a sentence or two."""
-    compared = found.comparison
+    compared = result.comparison
     if compared is None:
         return "Nothing was fitted: the figures describe the models as they are."
     low, high = (100 * end for end in compared.difference.interval)
@@ -117,30 +106,30 @@ def _curve_summary(curve: Curve, mean: float, unit: str) -> dict[str, Any]:
     }
 
 
-def verdict_summary(found: Calibrated) -> dict[str, Any]:
+def verdict_summary(result: Calibrated) -> dict[str, Any]:
     """The recommendation and the figures behind it."""
-    compared = found.comparison
+    compared = result.comparison
     if compared is None:
-        return {"method": found.method, "recommended": "none"}
+        return {"method": result.method, "recommended": "none"}
     return {
-        "method": found.method,
+        "method": result.method,
         "recommended": compared.recommended,
         "same_order": compared.same_order,
         "gain": compared.difference.value,
         "interval": list(compared.difference.interval),
-        "judged": found.plan.text,
+        "judged": result.plan.text,
     }
 
 
-def calibration_summary(found: Calibrated) -> dict[str, Any]:
+def calibration_summary(result: Calibrated) -> dict[str, Any]:
     """The content of `summary.json`."""
-    compared, unit = found.comparison, found.unit
-    stages = {name: fit_summary(stage, diagrams=True) for name, stage in found.fitted.items()}
+    compared, unit = result.comparison, result.unit
+    stages = {name: fit_summary(stage, diagrams=True) for name, stage in result.fitted.items()}
     return {
-        "n": len(found.records[0]),
-        "fitted_on": len(found.plan.fitted),
-        "judged_on": len(found.plan.evaluated),
-        **verdict_summary(found),
+        "n": len(result.records[0]),
+        "fitted_on": len(result.plan.fitted),
+        "judged_on": len(result.plan.evaluated),
+        **verdict_summary(result),
         "unit": unit,
         "stages": stages,
         "cascade": None
@@ -149,8 +138,8 @@ def calibration_summary(found: Calibrated) -> dict[str, Any]:
             "without": _curve_summary(compared.before, compared.difference.before, unit),
             "with": _curve_summary(compared.after, compared.difference.after, unit),
         },
-        "recommendation": recommendation(found),
-        "provenance": provenance(found.records),
+        "recommendation": recommendation(result),
+        "provenance": provenance(result.records),
     }
 
 
@@ -158,29 +147,29 @@ _WIDTH = 24
 _LEGEND = "█ accuracy up to the confidence   ░ overconfident   ▒ underconfident"
 
 
-def print_calibration(found: Calibrated, where: str, notes: Sequence[str] = ()) -> None:
+def print_calibration(result: Calibrated, where: str, notes: Sequence[str] = ()) -> None:
     """Print figures before and after, reliability diagrams, and the cascade with and without."""
     legend = (
         f"NLL in nats; ECE over {BINS} bins of equal width, then of equal mass; Brier from 0 to 2. "
-        f"Figures are {found.plan.text}."
+        f"Figures are {result.plan.text}."
     )
-    parts: list[Table | str] = [_fits_table(found, where), legend]
-    for name, stage in found.fitted.items():
-        parts.append(_diagram_table(name, stage, both=found.method != "none"))
+    parts: list[Table | str] = [_fits_table(result, where), legend]
+    for name, stage in result.fitted.items():
+        parts.append(_diagram_table(name, stage, both=result.method != "none"))
     parts.append(_LEGEND)
-    if found.comparison is not None:
-        parts.append(_cascade_table(found, found.comparison))
-    show(*parts, recommendation(found), *notes)
+    if result.comparison is not None:
+        parts.append(_cascade_table(result, result.comparison))
+    show(*parts, recommendation(result), *notes)
 
 
-def _fits_table(found: Calibrated, where: str) -> Table:
+def _fits_table(result: Calibrated, where: str) -> Table:
     table = new_table(
-        f"Calibration by {found.method} on {where}: fitted on {len(found.plan.fitted):,} samples",
+        f"Calibration by {result.method} on {where}: fitted on {len(result.plan.fitted):,} samples",
         "stage", "temperature", "NLL before", "after", "ECE before", "after", "mass before",
         "after", "Brier before", "after",
     )  # fmt: skip
-    for name, stage in found.fitted.items():
-        shown = "none" if found.method == "none" else f"{stage.temperature:.4f}"
+    for name, stage in result.fitted.items():
+        shown = "none" if result.method == "none" else f"{stage.temperature:.4f}"
         pairs = zip(_figures(stage.before), _figures(stage.after), strict=True)
         table.add_row(
             name,
@@ -190,8 +179,8 @@ def _fits_table(found: Calibrated, where: str) -> Table:
     return table
 
 
-def _figures(found: CalibrationMetrics) -> tuple[float, ...]:
-    return found.nll, found.ece, found.ece_equal_mass, found.brier
+def _figures(result: CalibrationMetrics) -> tuple[float, ...]:
+    return result.nll, result.ece, result.ece_equal_mass, result.brier
 
 
 def _diagram_table(name: str, stage: StageCalibration, *, both: bool) -> Table:
@@ -226,21 +215,21 @@ def _bar(confidence: float, accuracy: float) -> str:
     return f"{'█' * low + gap:{_WIDTH}} {100 * accuracy:3.0f} %"
 
 
-def _cascade_table(found: Calibrated, compared: CalibrationEffect) -> Table:
-    names = [record.name for record in found.records]
+def _cascade_table(result: Calibrated, compared: CalibrationEffect) -> Table:
+    names = [record.name for record in result.records]
     last = repr(names[-1])
     table = new_table(
-        f"The cascade {' → '.join(names)} with and without, {len(found.plan.evaluated):,} samples",
+        f"The cascade {' → '.join(names)} with and without, {len(result.plan.evaluated):,} samples",
         "", f"{names[0]!r} alone", "over all costs", f"accuracy of {last}: deferred",
-        *cost_columns(found.unit), f"than {last}",
+        *cost_columns(result.unit), f"than {last}",
     )  # fmt: skip
     rows = (
         ("without", compared.before, compared.difference.before),
-        (f"with {found.method}", compared.after, compared.difference.after),
+        (f"with {result.method}", compared.after, compared.difference.after),
     )
     for label, curve, mean in rows:
         point = same_accuracy(curve)
-        deferred, _, *rest = point_cells(point, found.unit)
+        deferred, _, *rest = point_cells(point, result.unit)
         table.add_row(
             label,
             percent(float(curve.stage_accuracy[0]), 2),
@@ -254,13 +243,13 @@ def _cascade_table(found: Calibrated, compared: CalibrationEffect) -> Table:
 _LARGEST = 160
 
 
-def draw_calibration(found: Calibrated) -> bytes:
+def draw_calibration(result: Calibrated) -> bytes:
     """Reliability diagrams before and after, and both curves of the cascade, as a PNG."""
-    compared = found.comparison
-    panels = len(found.fitted) + (compared is not None)
+    compared = result.comparison
+    panels = len(result.fitted) + (compared is not None)
     figure = figure_of(4.4 * panels + 0.4, 4.2)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    for panel, (name, stage) in zip(axes, found.fitted.items(), strict=False):
+    for panel, (name, stage) in zip(axes, result.fitted.items(), strict=False):
         panel.plot([0, 1], [0, 1], ":", color=BLACK, linewidth=1.2)
         _reliability(panel, stage.before, "before", VERMILION, "-.")
         if compared is not None:
@@ -272,27 +261,27 @@ def draw_calibration(found: Calibrated) -> bytes:
         panel.set_ylim(0, 1.02)
         _finish(panel)
     if compared is not None:
-        _curves(axes[-1], found, compared)
+        _curves(axes[-1], result, compared)
     return png_of(figure)
 
 
 def _reliability(
-    axes: Axes, found: CalibrationMetrics, label: str, colour: str, style: str
+    axes: Axes, result: CalibrationMetrics, label: str, colour: str, style: str
 ) -> None:
     """Draw each bin as a point whose area grows with its samples; empty bins are omitted."""
-    counts = np.array(found.diagram.counts)
+    counts = np.array(result.diagram.counts)
     there = counts > 0
-    x = np.array(found.diagram.confidence)[there]
-    y = np.array(found.diagram.accuracy)[there]
-    axes.plot(x, y, style, color=colour, linewidth=1.4, label=f"{label}: ECE {found.ece:.3f}")
+    x = np.array(result.diagram.confidence)[there]
+    y = np.array(result.diagram.accuracy)[there]
+    axes.plot(x, y, style, color=colour, linewidth=1.4, label=f"{label}: ECE {result.ece:.3f}")
     sizes = 4 + _LARGEST * counts[there] / counts.sum()
     axes.scatter(x, y, s=sizes, color=colour, alpha=0.5, linewidths=0, zorder=3)
 
 
-def _curves(axes: Axes, found: Calibrated, compared: CalibrationEffect) -> None:
+def _curves(axes: Axes, result: Calibrated, compared: CalibrationEffect) -> None:
     pairs = (
         (compared.before, "without", VERMILION, "-."),
-        (compared.after, f"with {found.method}", BLUE, "-"),
+        (compared.after, f"with {result.method}", BLUE, "-"),
     )
     for curve, label, colour, style in pairs:
         axes.plot(
@@ -300,7 +289,7 @@ def _curves(axes: Axes, found: Calibrated, compared: CalibrationEffect) -> None:
             linewidth=1.6, label=label,
         )  # fmt: skip
     curve = compared.after
-    for k, record in enumerate(found.records):
+    for k, record in enumerate(result.records):
         at = float(curve.stage_cost[k]), 100 * float(curve.stage_accuracy[k])
         mark(axes, record.name, at)
     low, high = (100 * end for end in compared.difference.interval)
@@ -309,7 +298,7 @@ def _curves(axes: Axes, found: Calibrated, compared: CalibrationEffect) -> None:
         fontsize=10,
     )
     axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
-    axes.set_xlabel(cost_axis(found.unit))
+    axes.set_xlabel(cost_axis(result.unit))
     axes.set_ylabel(metric_axis("accuracy"))
     axes.margins(x=0.12, y=0.1)
     _finish(axes)

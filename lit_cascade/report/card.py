@@ -11,8 +11,6 @@ import yaml
 from lit_cascade.report.text import metric_figure, percent, quantity
 from lit_cascade.utilities.units import metric_label
 
-__all__ = ["Card"]
-
 
 @dataclass(frozen=True)
 class Card:
@@ -67,8 +65,8 @@ class Card:
 
     @property
     def _official(self) -> tuple[str, ...]:
-        found = [set(self.metrics.get(split, ())) for split in self.splits]
-        return tuple(sorted(set.intersection(*found) - {"accuracy"})) if found else ()
+        result = [set(self.metrics.get(split, ())) for split in self.splits]
+        return tuple(sorted(set.intersection(*result) - {"accuracy"})) if result else ()
 
     @property
     def weights(self) -> str:

@@ -10,8 +10,6 @@ from lit_cascade.analysis import Verdict
 from lit_cascade.report.selection import promise_text
 from lit_cascade.report.text import new_table, percent, quantity, show
 
-__all__ = ["check_summary", "print_check", "verdict_line"]
-
 
 def verdict_line(verdict: Verdict, unit: str) -> str:
     """The verdict in one sentence."""

@@ -9,11 +9,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BLACK", "BLUE", "GREEN", "GREY", "LIGHT_GREY", "ORANGE", "SKY_BLUE", "VERMILION", "figure_of",
-    "mark", "png_of", "quiet",
-]  # fmt: skip
-
 # The palette of Okabe and Ito, which colour-blind readers can tell apart.
 BLUE, SKY_BLUE, GREEN = "#0072b2", "#56b4e9", "#009e73"
 ORANGE, VERMILION = "#e69f00", "#d55e00"

@@ -32,18 +32,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-__all__ = ["draw_screen", "print_screen", "screen_csv", "screen_summary"]
-
 _MOST_NAMES = 30
 
 
-def print_screen(found: Screening, unit: str, notes: Sequence[str] = ()) -> None:
+def print_screen(result: Screening, unit: str, notes: Sequence[str] = ()) -> None:
     """Print the models in order of cost, and the notes."""
     table = new_table(
-        f"Published models worth recording: {len(found.kept):,}",
+        f"Published models worth recording: {len(result.kept):,}",
         "model", "image size", "accuracy", *cost_columns(unit), "parameters", "below front",
     )  # fmt: skip
-    for kept in found.kept:
+    for kept in result.kept:
         model = kept.model
         table.add_row(
             model.name,
@@ -73,19 +71,19 @@ def _columns(kept: ScreenedModel, unit: str) -> dict[str, Any]:
     }
 
 
-def screen_csv(found: Screening, unit: str) -> str:
+def screen_csv(result: Screening, unit: str) -> str:
     """The content of `screen.csv`: one row per model, in order of cost.
 
     Columns: `model, img_size, accuracy, flops, parameters, below_front`, the fourth named after the
     unit of the cost. Accuracies are shares; unknown values are empty.
     """
-    rows = [_columns(kept, unit) for kept in found.kept]
+    rows = [_columns(kept, unit) for kept in result.kept]
     return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def screen_summary(
     published: PublishedTable,
-    found: Screening,
+    result: Screening,
     criteria: Criteria,
     tables: Mapping[str, Sequence[str]],
     unit: str,
@@ -101,45 +99,45 @@ def screen_summary(
         "published": len(published.models),
         "without_cost": published.without_cost,
         "unreadable": published.unreadable,
-        "considered": len(found.pool),
-        "in_band": found.in_band,
+        "considered": len(result.pool),
+        "in_band": result.in_band,
         "front": [
             {unit: cost, "accuracy": accuracy}
             for cost, accuracy in zip(
-                found.front.cost.tolist(), found.front.accuracy.tolist(), strict=True
+                result.front.cost.tolist(), result.front.accuracy.tolist(), strict=True
             )
         ],
-        "kept": len(found.kept),
-        "kept_on_front": sum(kept.on_front for kept in found.kept),
-        "cut": found.cut,
-        "models": [_columns(kept, unit) | {"on_front": kept.on_front} for kept in found.kept],
+        "kept": len(result.kept),
+        "kept_on_front": sum(kept.on_front for kept in result.kept),
+        "cut": result.cut,
+        "models": [_columns(kept, unit) | {"on_front": kept.on_front} for kept in result.kept],
     }
 
 
-def draw_screen(published: Sequence[PublishedModel], found: Screening, unit: str) -> bytes:
+def draw_screen(published: Sequence[PublishedModel], result: Screening, unit: str) -> bytes:
     """Accuracy against cost of all published models, also those not considered, as a PNG."""
     figure = figure_of(8.6, 5.6)
     axes = figure.add_subplot()
     _dots(
         axes, published, f"published models at each size ({len(published):,})", (LIGHT_GREY, 2.2, 2)
     )
-    front = found.front
+    front = result.front
     axes.plot(
         front.cost, 100 * front.accuracy, color=BLACK, linewidth=1.1, drawstyle="steps-post",
-        label=f"front of the {len(found.pool):,} considered", zorder=3,
+        label=f"front of the {len(result.pool):,} considered", zorder=3,
     )  # fmt: skip
-    chosen = [kept.model for kept in found.kept]
+    chosen = [kept.model for kept in result.kept]
     _dots(axes, chosen, f"worth recording ({len(chosen):,})", (BLUE, 3.6, 4))
     axes.set_xscale("log")
-    _zoom(axes, published, found)
+    _zoom(axes, published, result)
     axes.set_xlabel(cost_axis(unit))
     axes.set_ylabel("published accuracy (%)")
     quiet(axes)
     axes.legend(loc="lower right", fontsize=8, framealpha=0.9, edgecolor="none")
     axes.set_title(
-        f"{len(chosen):,} of {len(found.pool):,} published models are worth recording", fontsize=10
+        f"{len(chosen):,} of {len(result.pool):,} published models are worth recording", fontsize=10
     )
-    _name(figure, axes, [kept for kept in found.kept if kept.on_front])
+    _name(figure, axes, [kept for kept in result.kept if kept.on_front])
     return png_of(figure)
 
 
@@ -154,12 +152,12 @@ def _dots(
     )  # fmt: skip
 
 
-def _zoom(axes: Axes, published: Sequence[PublishedModel], found: Screening) -> None:
+def _zoom(axes: Axes, published: Sequence[PublishedModel], result: Screening) -> None:
     """Limit the axes to the chosen models and their surroundings."""
-    dearest = 2.5 * max(kept.model.cost for kept in found.kept)
+    dearest = 2.5 * max(kept.model.cost for kept in result.kept)
     near = [model for model in published if model.cost <= dearest]
     top = 100 * max(model.accuracy for model in near)
-    least = 100 * min(kept.model.accuracy for kept in found.kept)
+    least = 100 * min(kept.model.accuracy for kept in result.kept)
     room = max(top - least, 1.0)
     low = max(least - 0.2 * room, 100 * min(model.accuracy for model in near) - 0.05 * room)
     axes.set_ylim(low, top + 0.12 * room)

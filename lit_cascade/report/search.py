@@ -34,69 +34,60 @@ from lit_cascade.utilities.units import cost_axis, unit_label
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "draw_frontier",
-    "frontier_csv",
-    "frontier_summary",
-    "print_comparison",
-    "print_frontier",
-    "strategy_summary",
-]
 
-
-def frontier_csv(found: SearchResult) -> str:
+def frontier_csv(result: SearchResult) -> str:
     """The content of `frontier.csv`: one row per point of the front.
 
     Columns: `flops` (named after the unit), `accuracy`, `stages`, `thresholds`, the last two joined
     by semicolons. With a window, `floors` follows. If the choice was made on other samples,
     `chosen_flops` and `chosen_accuracy` hold the figures of those samples.
     """
-    unit = found.protocol.chosen_on.unit
+    unit = result.protocol.chosen_on.unit
     header = [unit, "accuracy", "stages", "thresholds"]
-    header += ["floors"] if found.settings.window else []
-    header += [f"chosen_{unit}", "chosen_accuracy"] if found.apart else []
+    header += ["floors"] if result.settings.window else []
+    header += [f"chosen_{unit}", "chosen_accuracy"] if result.apart else []
     rows = []
     for point, cost, accuracy in zip(
-        found.cascades.points,
-        found.reported.cost.tolist(),
-        found.reported.accuracy.tolist(),
+        result.cascades.points,
+        result.reported.cost.tolist(),
+        result.reported.accuracy.tolist(),
         strict=True,
     ):
         row = [
             cost,
             accuracy,
-            ";".join(found.zoo.names[model] for model in point.stages),
+            ";".join(result.zoo.names[model] for model in point.stages),
             ";".join(map(repr, point.thresholds)),
         ]
-        row += [";".join(map(repr, point.floors))] if found.settings.window else []
-        row += [point.cost, point.accuracy] if found.apart else []
+        row += [";".join(map(repr, point.floors))] if result.settings.window else []
+        row += [point.cost, point.accuracy] if result.apart else []
         rows.append(row)
     return csv_text(header, rows)
 
 
-def _held_out_summary(found: HeldOut | None) -> dict[str, Any] | None:
-    if found is None:
+def _held_out_summary(result: HeldOut | None) -> dict[str, Any] | None:
+    if result is None:
         return None
     return {
-        "chosen": found.chosen,
-        "reported": found.reported,
-        "reported_interpolated": found.reported_interpolated,
-        "optimism": found.optimism,
-        "interval_95": found.interval,
-        "spread": found.spread,
-        "accuracy_shortfall": found.shortfall,
-        "repeats": found.repeats,
+        "chosen": result.chosen,
+        "reported": result.reported,
+        "reported_interpolated": result.reported_interpolated,
+        "optimism": result.optimism,
+        "interval_95": result.interval,
+        "spread": result.spread,
+        "accuracy_shortfall": result.shortfall,
+        "repeats": result.repeats,
     }
 
 
-def _reduction_summary(found: Reduction) -> dict[str, Any]:
+def _reduction_summary(result: Reduction) -> dict[str, Any]:
     return {
-        "name": found.band.name,
-        "low": found.band.low,
-        "high": found.band.high,
-        "average_compute_reduction": found.chosen,
-        "average_compute_reduction_interpolated": found.interpolated,
-        "held_out": _held_out_summary(found.held_out),
+        "name": result.band.name,
+        "low": result.band.low,
+        "high": result.band.high,
+        "average_compute_reduction": result.chosen,
+        "average_compute_reduction_interpolated": result.interpolated,
+        "held_out": _held_out_summary(result.held_out),
     }
 
 
@@ -108,9 +99,9 @@ def strategy_summary(strategies: Sequence[Strategy]) -> dict[str, Any]:
     }
 
 
-def _pick_summary(found: SearchResult, pick: Pick, config: str | None) -> dict[str, Any]:
-    unit = found.protocol.chosen_on.unit
-    names = [found.zoo.names[model] for model in pick.point.stages]
+def _pick_summary(result: SearchResult, pick: Pick, config: str | None) -> dict[str, Any]:
+    unit = result.protocol.chosen_on.unit
+    names = [result.zoo.names[model] for model in pick.point.stages]
     return {
         "stages": names,
         "thresholds": dict(zip(names, pick.point.thresholds, strict=False)),
@@ -126,20 +117,20 @@ def _pick_summary(found: SearchResult, pick: Pick, config: str | None) -> dict[s
     }
 
 
-def frontier_summary(found: SearchResult, configs: Mapping[Pick, str]) -> dict[str, Any]:
+def frontier_summary(result: SearchResult, configs: Mapping[Pick, str]) -> dict[str, Any]:
     """The content of `summary.json`."""
-    chosen = found.protocol.chosen_on
+    chosen = result.protocol.chosen_on
     unit = chosen.unit
-    reported = found.protocol.reported_on or chosen
+    reported = result.protocol.reported_on or chosen
     return {
         "unit": unit,
-        "rule": asdict(found.rule),
-        "settings": asdict(found.settings),
-        "n": found.zoo.n,
+        "rule": asdict(result.rule),
+        "settings": asdict(result.settings),
+        "n": result.zoo.n,
         "chosen_on": {"n": chosen.n, "data": _named(chosen.data)},
         "reported_on": {"n": reported.n, "data": _named(reported.data)},
-        "same_samples": not found.apart,
-        "holdout": None if found.apart else found.protocol.holdout,
+        "same_samples": not result.apart,
+        "holdout": None if result.apart else result.protocol.holdout,
         "models": [
             {
                 "name": model.name,
@@ -150,17 +141,17 @@ def frontier_summary(found: SearchResult, configs: Mapping[Pick, str]) -> dict[s
             }
             for model, cost, accuracy, temperature in zip(
                 chosen.models,
-                found.zoo.mean_cost,
-                found.zoo.accuracy,
-                found.temperatures,
+                result.zoo.mean_cost,
+                result.zoo.accuracy,
+                result.temperatures,
                 strict=True,
             )
         ],
-        "points": len(found.cascades),
-        "bands": [_reduction_summary(reduction) for reduction in found.strategies[0].reductions],
-        "baselines": strategy_summary(found.strategies[1:]),
-        "shared_threshold": found.shared,
-        "cascades": [_pick_summary(found, pick, configs.get(pick)) for pick in found.picks],
+        "points": len(result.cascades),
+        "bands": [_reduction_summary(reduction) for reduction in result.strategies[0].reductions],
+        "baselines": strategy_summary(result.strategies[1:]),
+        "shared_threshold": result.shared,
+        "cascades": [_pick_summary(result, pick, configs.get(pick)) for pick in result.picks],
         "provenance": {
             "chosen_on": chosen.samples.fingerprint,
             "reported_on": reported.samples.fingerprint,
@@ -174,11 +165,11 @@ def _named(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: data.get(key) for key in ("name", "split", "source")}
 
 
-def _thresholds_of(found: SearchResult, pick: Pick) -> str:
+def _thresholds_of(result: SearchResult, pick: Pick) -> str:
     """The shortest decimals that defer the same samples."""
     shown = []
     for model, threshold in zip(pick.point.stages, pick.point.thresholds, strict=False):
-        scores = found.zoo.scores[model].double()
+        scores = result.zoo.scores[model].double()
         lower = scores[scores < threshold]
         below = float(lower.max()) if len(lower) else -float("inf")
         shown.append(readable_threshold(threshold, below))
@@ -186,25 +177,25 @@ def _thresholds_of(found: SearchResult, pick: Pick) -> str:
 
 
 def print_frontier(
-    found: SearchResult, configs: Mapping[Pick, str], notes: Sequence[str] = ()
+    result: SearchResult, configs: Mapping[Pick, str], notes: Sequence[str] = ()
 ) -> None:
     """Print the front, the average compute reductions, the verdicts and the notes."""
-    protocol = found.protocol
+    protocol = result.protocol
     unit = protocol.chosen_on.unit
     reported = protocol.reported_on or protocol.chosen_on
     where = f"{data_title(reported.data)}: {reported.n:,} samples"
     table = new_table(
-        f"The front of {len(found.zoo)} models on {where}",
+        f"The front of {len(result.zoo)} models on {where}",
         "stages", "thresholds", *cost_columns(unit), "accuracy",
-        *(["promised"] if found.apart else []), "saving", "than", "points", "config",
+        *(["promised"] if result.apart else []), "saving", "than", "points", "config",
     )  # fmt: skip
-    for pick in found.picks:
+    for pick in result.picks:
         table.add_row(
-            " → ".join(found.zoo.names[model] for model in pick.point.stages),
-            _thresholds_of(found, pick),
+            " → ".join(result.zoo.names[model] for model in pick.point.stages),
+            _thresholds_of(result, pick),
             *cost_cells(pick.cost, unit),
             percent(pick.accuracy, 2),
-            *([percent(pick.point.accuracy, 2)] if found.apart else []),
+            *([percent(pick.point.accuracy, 2)] if result.apart else []),
             *_against(pick),
             configs.get(pick, ""),
         )
@@ -213,8 +204,8 @@ def print_frontier(
         "Saving: cost of the cheapest single model of equal accuracy over that of the cascade; "
         "points: accuracy of the cascade minus that of the single model.",
     )
-    print_comparison(found.strategies, found)
-    show(*_verdicts(found), *notes)
+    print_comparison(result.strategies, result)
+    show(*_verdicts(result), *notes)
 
 
 def _against(pick: Pick) -> list[str]:
@@ -239,9 +230,9 @@ def _cells(reduction: Reduction, *, honest: bool) -> list[str]:
     return cells
 
 
-def print_comparison(strategies: Sequence[Strategy], found: SearchResult) -> None:
+def print_comparison(strategies: Sequence[Strategy], result: SearchResult) -> None:
     """Print the average compute reduction of each strategy, band by band."""
-    honest = found.protocol.holds_out
+    honest = result.protocol.holds_out
     bands = [reduction.band for reduction in strategies[0].reductions]
     columns = []
     for band in bands:
@@ -255,12 +246,12 @@ def print_comparison(strategies: Sequence[Strategy], found: SearchResult) -> Non
     show(table, f"Bands of accuracy: {'; '.join(ranges)}.")
 
 
-def _verdicts(found: SearchResult) -> list[str]:
-    what = unit_label(found.protocol.chosen_on.unit)
+def _verdicts(result: SearchResult) -> list[str]:
+    what = unit_label(result.protocol.chosen_on.unit)
     sentences = []
-    for reduction in found.strategies[0].reductions:
+    for reduction in result.strategies[0].reductions:
         held_out, band = reduction.held_out, reduction.band
-        if held_out is None or not found.protocol.holds_out:
+        if held_out is None or not result.protocol.holds_out:
             continue
         sentences.append(
             f"{(band.name or 'Band').capitalize()}: {held_out.reported:.2f}x fewer {what} than a "
@@ -269,11 +260,11 @@ def _verdicts(found: SearchResult) -> list[str]:
             "interpolated front. On the samples of the choice, figures are optimistic by "
             f"{held_out.optimism:+.2f}x and {100 * held_out.shortfall:+.2f} points of accuracy."
         )
-    protocol = found.protocol
-    if found.apart:
+    protocol = result.protocol
+    if result.apart:
         split = protocol.chosen_on.data.get("split")
         sentences.append(
-            f"Models{', temperatures' if found.rule.calibrate else ''} and thresholds were chosen "
+            f"Models{', temperatures' if result.rule.calibrate else ''} and thresholds were chosen "
             f"on the split {split!r} ({protocol.chosen_on.n:,} samples), which also promised the "
             "accuracies."
         )
@@ -305,23 +296,23 @@ _LABELLED = 30
 _FEW = 60
 
 
-def draw_frontier(found: SearchResult, published: Front | None = None) -> bytes:
+def draw_frontier(result: SearchResult, published: Front | None = None) -> bytes:
     """Accuracy against cost as a PNG, beside the front of published models if there is one."""
     figure = figure_of(7.2, 5.0)
     axes = figure.add_subplot()
-    chosen_on = found.protocol.chosen_on
-    where = found.protocol.reported_on or chosen_on
+    chosen_on = result.protocol.chosen_on
+    where = result.protocol.reported_on or chosen_on
     # between two points there is no cascade, so the curve is a step; on other samples than those of
     # the choice it need not rise
-    steps = "default" if found.apart else "steps-post"
+    steps = "default" if result.apart else "steps-post"
     fronts = []
-    for number, strategy in enumerate(found.strategies):
+    for number, strategy in enumerate(result.strategies):
         chosen = strategy.reductions[0].held_out is not None
         look = _LOOKS[strategy.name] if number else _FOUND
-        if found.apart and chosen and len(strategy.points) < _FEW:
+        if result.apart and chosen and len(strategy.points) < _FEW:
             look = (look[0], "x", look[2])  # a line would suggest points in between
         fronts.append((strategy.points, strategy.name, look, steps if chosen else "steps-post"))
-    fronts.append((found.singles, "single models", (BLACK, "-", 1.2), "steps-post"))
+    fronts.append((result.singles, "single models", (BLACK, "-", 1.2), "steps-post"))
     if published is not None:
         fronts.append((published, "published single models", (GREY, "-.", 1.2), "steps-post"))
     for front, label, look, style in fronts:
@@ -331,28 +322,28 @@ def draw_frontier(found: SearchResult, published: Front | None = None) -> bytes:
             linewidth=width, zorder=3,
         )  # fmt: skip
     axes.set_xscale("log")
-    low, high = 100 * float(found.zoo.accuracy.min()), 100 * float(found.reported.accuracy.max())
+    low, high = 100 * float(result.zoo.accuracy.min()), 100 * float(result.reported.accuracy.max())
     room = 0.06 * max(high - low, 1.0)
     axes.set_ylim(low - room, high + 2 * room)
-    _mark_models(axes, found)
+    _mark_models(axes, result)
     axes.set_xlabel(cost_axis(chosen_on.unit))
     axes.set_ylabel("accuracy (%)")
     quiet(axes, "both")
     axes.margins(x=0.08)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
-    title = f"{len(found.zoo)} models on {data_title(where.data)} ({found.zoo.n:,} samples)"
+    title = f"{len(result.zoo)} models on {data_title(where.data)} ({result.zoo.n:,} samples)"
     axes.set_title(title, fontsize=10)
     return png_of(figure)
 
 
-def _mark_models(axes: Axes, found: SearchResult) -> None:
+def _mark_models(axes: Axes, result: SearchResult) -> None:
     """Draw a dot per model; label all of them if they are few, else those of the front."""
-    cost, accuracy = found.zoo.mean_cost.tolist(), (100 * found.zoo.accuracy).tolist()
+    cost, accuracy = result.zoo.mean_cost.tolist(), (100 * result.zoo.accuracy).tolist()
     axes.plot(cost, accuracy, "o", color=BLACK, markersize=4, zorder=5)
-    named = range(len(cost)) if len(cost) <= _LABELLED else found.zoo.singles()[1]
+    named = range(len(cost)) if len(cost) <= _LABELLED else result.zoo.singles()[1]
     for model in named:
         axes.annotate(
-            found.zoo.names[model],
+            result.zoo.names[model],
             (cost[model], accuracy[model]),
             textcoords="offset points",
             xytext=(5, -9),

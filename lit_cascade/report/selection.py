@@ -24,16 +24,6 @@ from lit_cascade.report.text import (
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import unit_label
 
-__all__ = [
-    "Subject",
-    "draw_selection",
-    "none_qualifies",
-    "policy_line",
-    "print_selection",
-    "promise_text",
-    "selection_summary",
-]
-
 
 class Subject(NamedTuple):
     """The cascade that thresholds are selected for.
@@ -81,9 +71,9 @@ def _observed(promise: Promise, choice: OperatingPoint) -> str:
     return f"observed {percent(value, 2)}"
 
 
-def policy_line(found: Selection, subject: Subject) -> str:
+def policy_line(result: Selection, subject: Subject) -> str:
     """The selected policy in one line."""
-    choice, promise = found.chosen, found.promise
+    choice, promise = result.chosen, result.promise
     if choice is None:
         return "No policy that saves anything qualifies."
     label = "threshold" if len(choice.thresholds) == 1 else "thresholds"
@@ -97,29 +87,29 @@ def policy_line(found: Selection, subject: Subject) -> str:
     return (
         f"{label} {shown_thresholds(choice)}: {percent(choice.deferral_rate)} deferred, "
         f"{fewer}; {what} "
-        f"{sure} (calibrated on {found.n + found.tuned_on:,}, "
+        f"{sure} (calibrated on {result.n + result.tuned_on:,}, "
         f"{_observed(promise, choice)})"
     )
 
 
-def none_qualifies(found: Selection, subject: Subject) -> str:
+def none_qualifies(result: Selection, subject: Subject) -> str:
     """The reason why no policy was selected, and what would help."""
-    what = promise_text(found.promise, subject.unit)
-    n, last = found.n + found.tuned_on, subject.names[-1]
-    if found.promise.confidence is None:
+    what = promise_text(result.promise, subject.unit)
+    n, last = result.n + result.tuned_on, subject.names[-1]
+    if result.promise.confidence is None:
         return (
             f"no policy keeps {what} on these {n:,} samples for less than {last!r} alone costs. "
             f"Relax the limit, or run {last!r} alone."
         )
-    sure = f"{_points(found.promise.confidence)} % confidence"
-    if found.needed is not None:
+    sure = f"{_points(result.promise.confidence)} % confidence"
+    if result.needed is not None:
         help_ = (
-            f"About {found.needed:,} samples would do if these are representative; or relax the "
+            f"About {result.needed:,} samples would do if these are representative; or relax the "
             "limit or the confidence."
         )
-    elif found.empirical is None:
+    elif result.empirical is None:
         help_ = "None keeps it even on these samples: relax the limit."
-    elif found.promise.limit == 0:
+    elif result.promise.limit == 0:
         help_ = "No sample can show that nothing at all is lost: allow a small loss, such as 0.005."
     else:
         help_ = "A thousand times as many would not do either: relax the limit."
@@ -129,9 +119,9 @@ def none_qualifies(found: Selection, subject: Subject) -> str:
     )
 
 
-def print_selection(found: Selection, subject: Subject, notes: Sequence[str] = ()) -> None:
+def print_selection(result: Selection, subject: Subject, notes: Sequence[str] = ()) -> None:
     """Print the selected policy beside the plain empirical choice."""
-    promise = found.promise
+    promise = result.promise
     table = new_table(
         f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)} by {subject.score}",
         "choice", "threshold" if len(subject.names) == 2 else "thresholds", "deferred", "accuracy",
@@ -139,9 +129,9 @@ def print_selection(found: Selection, subject: Subject, notes: Sequence[str] = (
     )  # fmt: skip
     if promise.confidence is not None:
         label = f"with {_points(promise.confidence)} % confidence"
-        table.add_row(*_row(label, found.chosen, promise, subject.unit))
-    table.add_row(*_row("plain empirical", found.empirical, promise, subject.unit))
-    chosen = [] if found.chosen is None else [policy_line(found, subject), _price(found)]
+        table.add_row(*_row(label, result.chosen, promise, subject.unit))
+    table.add_row(*_row("plain empirical", result.empirical, promise, subject.unit))
+    chosen = [] if result.chosen is None else [policy_line(result, subject), _price(result)]
     show(table, *chosen, *notes)
 
 
@@ -153,15 +143,15 @@ def _row(label: str, choice: OperatingPoint | None, promise: Promise, unit: str)
     return [label, shown_thresholds(choice), deferred, accuracy, target, *rest]
 
 
-def _price(found: Selection) -> str:
+def _price(result: Selection) -> str:
     """The price of the guarantee, in a sentence."""
-    if found.promise.confidence is None:
+    if result.promise.confidence is None:
         return (
             "The plain choice meets the target on these samples; on others it misses it about as "
             "often as not. --confidence 0.95 gives one that holds."
         )
-    chosen, plain = found.chosen, found.empirical
-    if chosen is None or plain is None or found.promise.of_cost:
+    chosen, plain = result.chosen, result.empirical
+    if chosen is None or plain is None or result.promise.of_cost:
         return "The plain choice has no guarantee: on other samples it often misses the target."
     saved, lost = 1 - plain.cost_ratio, chosen.cost_ratio - plain.cost_ratio
     if lost <= 0:
@@ -173,19 +163,19 @@ def _price(found: Selection) -> str:
 
 
 def selection_summary(
-    found: Selection, subject: Subject, records: Sequence[Record]
+    result: Selection, subject: Subject, records: Sequence[Record]
 ) -> dict[str, Any]:
     """The content of `summary.json`."""
     return {
-        **asdict(found.promise),
+        **asdict(result.promise),
         "unit": subject.unit,
         "score": subject.score,
-        "n": found.n + found.tuned_on,
-        "tested_on": found.n,
-        "policies_tested": len(found.candidates),
-        "policies_certified": found.certified,
-        "chosen": _choice_summary(found.chosen, subject),
-        "empirical": _choice_summary(found.empirical, subject),
+        "n": result.n + result.tuned_on,
+        "tested_on": result.n,
+        "policies_tested": len(result.candidates),
+        "policies_certified": result.certified,
+        "chosen": _choice_summary(result.chosen, subject),
+        "empirical": _choice_summary(result.empirical, subject),
         "provenance": provenance(records),
     }
 
@@ -208,11 +198,11 @@ _AXES = {
 }
 
 
-def draw_selection(found: Selection, subject: Subject) -> bytes:
+def draw_selection(result: Selection, subject: Subject) -> bytes:
     """The target against the cost of every candidate, as a PNG."""
     figure = figure_of(6.4, 4.2)
     axes = figure.add_subplot()
-    candidates, promise = found.candidates, found.promise
+    candidates, promise = result.candidates, result.promise
     of_spending = promise.target in {"cost", "cost_ratio"}
     # if the cost itself is promised, the accuracy is drawn against it
     value = candidates.accuracy if of_spending else candidates.value
@@ -222,8 +212,8 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
         ratio[order], 100 * value[order], color=GREY, linewidth=1.4,
         label="not certified" if promise.confidence is not None else "all thresholds", zorder=2,
     )  # fmt: skip
-    if found.certified:
-        kept = order[torch.isin(order, torch.arange(found.certified))]
+    if result.certified:
+        kept = order[torch.isin(order, torch.arange(result.certified))]
         label = f"certified at {100 * (promise.confidence or 0):g} %"
         axes.plot(ratio[kept], 100 * value[kept], color=BLUE, linewidth=2.4, label=label, zorder=3)
     if promise.target == "cost_ratio":
@@ -234,9 +224,9 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
             "limit", (1, 100 * promise.limit), xycoords=("axes fraction", "data"),
             xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8,
         )  # fmt: skip
-    marks = [(found.empirical, "plain empirical choice", VERMILION, "X")]
+    marks = [(result.empirical, "plain empirical choice", VERMILION, "X")]
     if promise.confidence is not None:
-        marks.append((found.chosen, "the policy", BLUE, "*"))
+        marks.append((result.chosen, "the policy", BLUE, "*"))
     for choice, label, colour, marker in marks:
         if choice is not None:
             height = choice.accuracy if of_spending else choice.value or 0.0
@@ -248,7 +238,7 @@ def draw_selection(found: Selection, subject: Subject) -> bytes:
     axes.set_xlabel(f"{unit_label(subject.unit)} of the cascade / of {subject.names[-1]!r} alone")
     axes.set_ylabel("observed accuracy (%)" if of_spending else _AXES[promise.target])
     title = f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)}"
-    axes.set_title(f"{title} ({found.n:,} samples)", fontsize=10)
+    axes.set_title(f"{title} ({result.n:,} samples)", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     quiet(axes)
     return png_of(figure)

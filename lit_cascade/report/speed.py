@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 
     from lit_cascade.lit import Benchmark
 
-__all__ = [
-    "benchmark_notes",
-    "draw_speed",
-    "latency_table",
-    "pace_table",
-    "speed_rows",
-    "speed_summary",
-]
-
 
 def _time(seconds: float) -> str:
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
@@ -75,11 +66,11 @@ def latency_table(
 ) -> Any:
     """Latency of single samples, as a table."""
     table = new_table("One sample at a time, the models alone", "what", "p50", "p99")
-    for name, found in zip(names, alone, strict=True):
-        table.add_row(f"{name} alone", _time(found.p50), _time(found.p99))
-    for values, found in zip(thresholds, together, strict=True):
+    for name, result in zip(names, alone, strict=True):
+        table.add_row(f"{name} alone", _time(result.p50), _time(result.p99))
+    for values, result in zip(thresholds, together, strict=True):
         where = ", ".join(f"{value:.4g}" for value in values)
-        table.add_row(f"cascade at {where}", _time(found.p50), _time(found.p99))
+        table.add_row(f"cascade at {where}", _time(result.p50), _time(result.p99))
     return table
 
 
@@ -101,44 +92,44 @@ def speed_rows(names: Sequence[str], speeds: Sequence[Speed]) -> list[dict[str, 
     ]
 
 
-def benchmark_notes(found: Benchmark, split: str) -> list[str]:
+def benchmark_notes(result: Benchmark, split: str) -> list[str]:
     """The notes of a benchmark."""
     told = (
-        f"{found.n:,} samples of {found.data['name']}, split {split!r}; medians of "
-        f"{len(found.model_only[0].cascade)} repeats, ratios within a repeat. The ideal is "
+        f"{result.n:,} samples of {result.data['name']}, split {split!r}; medians of "
+        f"{len(result.model_only[0].cascade)} repeats, ratios within a repeat. The ideal is "
         "the time that the stages alone take for the samples that reach them."
     )
     return [told]
 
 
-def speed_summary(found: Benchmark, settings: Mapping[str, Any]) -> dict[str, Any]:
+def speed_summary(result: Benchmark, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A benchmark as plain JSON.
 
     `costs` holds, per stage, seconds per sample in full batches of the models alone.
     """
-    alone = found.model_only[0].stages
+    alone = result.model_only[0].stages
     summary: dict[str, Any] = {
-        "device": found.device,
-        "n": found.n,
-        "batch_size": found.batch_size,
+        "device": result.device,
+        "n": result.n,
+        "batch_size": result.batch_size,
         **settings,
         "costs": {
-            name: {"latency_s": median(one)} for name, one in zip(found.names, alone, strict=True)
+            name: {"latency_s": median(one)} for name, one in zip(result.names, alone, strict=True)
         },
-        "model_only": _kind(found.names, found.model_only),
+        "model_only": _kind(result.names, result.model_only),
     }
-    if found.end_to_end:
-        summary["end_to_end"] = _kind(found.names, found.end_to_end)
+    if result.end_to_end:
+        summary["end_to_end"] = _kind(result.names, result.end_to_end)
     summary["one_sample"] = {
         "alone": {
-            name: one._asdict() for name, one in zip(found.names, found.latency, strict=True)
+            name: one._asdict() for name, one in zip(result.names, result.latency, strict=True)
         },
         "cascade": [
             {"thresholds": list(speed.thresholds), **one._asdict()}
-            for speed, one in zip(found.model_only, found.cascade_latency, strict=True)
+            for speed, one in zip(result.model_only, result.cascade_latency, strict=True)
         ],
     }
-    return summary | {"data": found.data}
+    return summary | {"data": result.data}
 
 
 def _kind(names: Sequence[str], speeds: Sequence[Speed]) -> dict[str, Any]:

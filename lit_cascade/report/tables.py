@@ -24,30 +24,30 @@ from lit_cascade.utilities.units import metric_label
 if TYPE_CHECKING:
     from lit_cascade.lit import Predictions
 
-__all__ = ["print_answers", "print_card", "print_execution", "print_records"]
-
 
 def print_answers(
-    found: Predictions, names: Sequence[str], where: str, notes: Sequence[str] = ()
+    predictions: Predictions, names: Sequence[str], where: str, notes: Sequence[str] = ()
 ) -> None:
     """Print how many samples of the data each stage answered, and the notes."""
     table = new_table(f"Answers to {where}", "stage", "answered", "share")
-    for name, count in zip(names, found.by_stage, strict=True):
-        table.add_row(name, f"{count:,}", percent(count / max(found.n, 1)))
+    for name, count in zip(names, predictions.by_stage, strict=True):
+        table.add_row(name, f"{count:,}", percent(count / max(predictions.n, 1)))
     lines = []
-    if found.resumed:
-        lines.append(f"An earlier run had given {found.resumed:,} of the {found.n:,} answers.")
-    if found.left_out:
-        sample, reason = found.left_out[0]
+    if predictions.resumed:
         lines.append(
-            f"Note: {len(found.left_out):,} samples could not be read and have no answer, first "
-            f"{sample}: {reason}."
+            f"An earlier run had given {predictions.resumed:,} of the {predictions.n:,} answers."
+        )
+    if predictions.left_out:
+        sample, reason = predictions.left_out[0]
+        lines.append(
+            f"Note: {len(predictions.left_out):,} samples could not be read and have no answer, "
+            f"first {sample}: {reason}."
         )
     show(table, *lines, *notes)
 
 
 def print_execution(
-    found: OperatingPoint,
+    point: OperatingPoint,
     names: Sequence[str],
     flops: Sequence[float],
     where: str,
@@ -58,7 +58,7 @@ def print_execution(
     """Print the result of a live run.
 
     Args:
-        found: accuracy, deferral and cost, and the other metric if there is one.
+        point: accuracy, deferral and cost, and the other metric if there is one.
         names: names of the stages.
         flops: FLOPs of each stage per sample of the split, in stage order.
         where: name of the data and the split.
@@ -67,32 +67,32 @@ def print_execution(
         executed: FLOPs per sample including padding.
     """
     table = new_table(
-        f"The cascade, run on {where}: {found.n:,} samples",
+        f"The cascade, run on {where}: {point.n:,} samples",
         "stage", "threshold", "ran on", "answered", "FLOPs per sample",
     )  # fmt: skip
     reached = 1.0
     for k, name in enumerate(names):
         table.add_row(
             name,
-            f"{found.thresholds[k]:.6g}" if k < len(found.thresholds) else "",
+            f"{point.thresholds[k]:.6g}" if k < len(point.thresholds) else "",
             percent(reached),
-            percent(found.answered[k]),
+            percent(point.answered[k]),
             quantity(flops[k]),
         )
-        reached -= found.answered[k]
+        reached -= point.answered[k]
     also = ""
-    if metric is not None and found.metric is not None:
-        also = f"{metric_label(metric)} {metric_figure(metric, found.metric)}, "
+    if metric is not None and point.metric is not None:
+        also = f"{metric_label(metric)} {metric_figure(metric, point.metric)}, "
     result = (
-        f"Accuracy {percent(found.accuracy, 2)}, {also}{percent(found.deferral_rate)} deferred, "
-        f"{quantity(found.cost)} FLOPs executed per sample "
-        f"({quantity(found.cost / 2)} MACs), {times(found.cost_ratio)} than {names[-1]!r} alone."
+        f"Accuracy {percent(point.accuracy, 2)}, {also}{percent(point.deferral_rate)} deferred, "
+        f"{quantity(point.cost)} FLOPs executed per sample "
+        f"({quantity(point.cost / 2)} MACs), {times(point.cost_ratio)} than {names[-1]!r} alone."
     )
     lines = [result]
-    if executed != found.cost:
+    if executed != point.cost:
         lines.append(
             f"That is at each sample's own length; padding of batches adds "
-            f"{percent(executed / found.cost - 1)}: {quantity(executed)} FLOPs per sample."
+            f"{percent(executed / point.cost - 1)}: {quantity(executed)} FLOPs per sample."
         )
     show(table, *lines, *notes)
 

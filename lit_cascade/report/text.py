@@ -18,25 +18,6 @@ from rich.table import Table
 
 from lit_cascade.utilities.units import unit_label
 
-__all__ = [
-    "cost_cells",
-    "cost_columns",
-    "csv_text",
-    "data_notes",
-    "data_title",
-    "file_size",
-    "fitting_notes",
-    "metric_figure",
-    "model_notes",
-    "new_table",
-    "percent",
-    "plain",
-    "quantity",
-    "readable_threshold",
-    "show",
-    "times",
-]
-
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """The content of a CSV file.

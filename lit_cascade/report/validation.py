@@ -44,17 +44,6 @@ from lit_cascade.utilities.units import cost_axis, metric_axis, metric_label, un
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "Validation",
-    "curve_csv",
-    "draw_curve",
-    "outcome_summary",
-    "print_validation",
-    "provenance",
-    "validation_summary",
-    "verdict",
-]
-
 
 @dataclass(frozen=True)
 class Validation:
@@ -180,36 +169,36 @@ def curve_csv(curve: Curve, unit: str = "flops") -> str:
     return csv_text(list(columns), rows)
 
 
-def validation_summary(found: Validation) -> dict[str, Any]:
+def validation_summary(result: Validation) -> dict[str, Any]:
     """The content of `summary.json`."""
-    curve, unit, metric = found.curve, found.unit, found.curve.metric
+    curve, unit, metric = result.curve, result.unit, result.curve.metric
     summary = {
         "n": curve.n,
         "unit": unit,
         **({} if metric is None else {"metric": metric}),
-        "score": found.rule.score,
-        "combine": found.rule.combine,
-        "temperatures": dict(zip(found.names, found.rule.temperatures, strict=True)),
-        "floors": dict(zip(found.names, found.rule.floors, strict=False)),
+        "score": result.rule.score,
+        "combine": result.rule.combine,
+        "temperatures": dict(zip(result.names, result.rule.temperatures, strict=True)),
+        "floors": dict(zip(result.names, result.rule.floors, strict=False)),
         "stages": [
             {
                 "name": record.name,
-                **{by: float(curve.judged_by(by)[1][k]) for by in found.metrics},
+                **{by: float(curve.judged_by(by)[1][k]) for by in result.metrics},
                 unit: float(curve.stage_cost[k]),
                 "parameters": record.parameters,
             }
-            for k, record in enumerate(found.records)
+            for k, record in enumerate(result.records)
         ],
         "operating_points": _points(curve, unit),
         "policy": None
-        if found.policy is None
-        else outcome_summary(found.policy, found.names, unit, metric),
-        "uncalibrated": _points(found.uncalibrated, unit),
+        if result.policy is None
+        else outcome_summary(result.policy, result.names, unit, metric),
+        "uncalibrated": _points(result.uncalibrated, unit),
     }
     if metric is not None:
         summary["operating_points_by_metric"] = _points(curve, unit, metric)
-        summary["uncalibrated_by_metric"] = _points(found.uncalibrated, unit, metric)
-    return summary | {"provenance": provenance(found.records)}
+        summary["uncalibrated_by_metric"] = _points(result.uncalibrated, unit, metric)
+    return summary | {"provenance": provenance(result.records)}
 
 
 def _labels(by: str, last: str) -> dict[str, str]:
@@ -223,14 +212,14 @@ def _labels(by: str, last: str) -> dict[str, str]:
     }
 
 
-def _rule_of(found: Validation) -> str:
+def _rule_of(result: Validation) -> str:
     """The rule by which a stage answers, in words."""
     parts = ["a stage answers at its threshold or above"]
-    if any(floor > -math.inf for floor in found.rule.floors):
-        floors = (f"{floor:.6g}" for floor in found.rule.floors)
+    if any(floor > -math.inf for floor in result.rule.floors):
+        floors = (f"{floor:.6g}" for floor in result.rule.floors)
         parts.append(f"and below its floor ({', '.join(floors)})")
-    if found.rule.combine != "later":
-        parts.append(f"answers combined: {found.rule.combine}")
+    if result.rule.combine != "later":
+        parts.append(f"answers combined: {result.rule.combine}")
     return ", ".join(parts)
 
 
@@ -261,89 +250,89 @@ def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
     )
 
 
-def print_validation(found: Validation, notes: Sequence[str] = ()) -> None:
+def print_validation(result: Validation, notes: Sequence[str] = ()) -> None:
     """Print the stages, the operating points, the verdict and the notes."""
     shared = ["Each listed threshold is shared by all stages but the last."]
     show(
-        _stages_table(found),
-        _points_table(found),
-        *(shared if len(found.names) > 2 else []),
-        verdict(found.curve, found.names, found.unit),
+        _stages_table(result),
+        _points_table(result),
+        *(shared if len(result.names) > 2 else []),
+        verdict(result.curve, result.names, result.unit),
         "The operating points above were chosen on these samples, so they are optimistic. Choose a "
         "threshold\non one split (--split calibration) and evaluate it on another."
         + (
             " If the given thresholds\nwere chosen on these samples, their row is optimistic too."
-            if found.policy is not None
+            if result.policy is not None
             else ""
         ),
         *notes,
     )
 
 
-def _stages_table(found: Validation) -> Table:
-    curve, unit = found.curve, found.unit
+def _stages_table(result: Validation) -> Table:
+    curve, unit = result.curve, result.unit
     table = new_table(
-        f"Stages on {data_title(found.records[0].data)}: {curve.n:,} samples",
-        "stage", *map(metric_label, found.metrics), *cost_columns(unit), "parameters",
+        f"Stages on {data_title(result.records[0].data)}: {curve.n:,} samples",
+        "stage", *map(metric_label, result.metrics), *cost_columns(unit), "parameters",
         "temperature",
     )  # fmt: skip
-    for k, record in enumerate(found.records):
+    for k, record in enumerate(result.records):
         table.add_row(
             record.name,
-            *(metric_figure(by, float(curve.judged_by(by)[1][k])) for by in found.metrics),
+            *(metric_figure(by, float(curve.judged_by(by)[1][k])) for by in result.metrics),
             *cost_cells(float(curve.stage_cost[k]), unit),
             quantity(record.parameters) if record.parameters else "unknown",
-            f"{found.rule.temperatures[k]:.3f}" if k < len(found.records) - 1 else "",
+            f"{result.rule.temperatures[k]:.3f}" if k < len(result.records) - 1 else "",
         )
     return table
 
 
-def _points_table(found: Validation) -> Table:
-    metric, unit, last = found.curve.metric, found.unit, found.names[-1]
+def _points_table(result: Validation) -> Table:
+    metric, unit, last = result.curve.metric, result.unit, result.names[-1]
     table = new_table(
-        f"The cascade by {found.rule.score}, {_rule_of(found)}",
+        f"The cascade by {result.rule.score}, {_rule_of(result)}",
         "operating point", "threshold", *point_headings(unit, metric, last),
     )  # fmt: skip
-    curves = [(found.curve, "")]
-    if found.uncalibrated is not None:
-        curves.append((found.uncalibrated, " (T = 1)"))
+    curves = [(result.curve, "")]
+    if result.uncalibrated is not None:
+        curves.append((result.uncalibrated, " (T = 1)"))
     for curve, note in curves:
-        for by in found.metrics:
+        for by in result.metrics:
             table.add_section()
             labels = _labels(by, last)
             for name, point in operating_points(curve, by).items():
                 shown = "none" if point is None else shown_thresholds(point)
                 cells = point_cells(point, unit, curve.metric)
                 table.add_row(labels[name] + note, shown, *cells)
-    if found.policy is not None:
+    if result.policy is not None:
         table.add_section()
         table.add_row(
             "the thresholds given",
-            shown_thresholds(found.policy),
-            *point_cells(found.policy, unit, metric),
+            shown_thresholds(result.policy),
+            *point_cells(result.policy, unit, metric),
         )
     return table
 
 
-def draw_curve(found: Validation) -> bytes:
+def draw_curve(result: Validation) -> bytes:
     """Accuracy against FLOPs as a PNG: stages, cascade, random deferral and the oracle's bound.
 
     Random and oracle deferral are drawn for two stages and for accuracy, for which they are
     defined. If the curve has another metric, a second panel shows it.
     """
-    metrics = found.metrics
+    metrics = result.metrics
     width = 6.4 if len(metrics) == 1 else 10.4
     figure = figure_of(width, 4.2)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, by in zip(panels, metrics, strict=True):
-        if by == "accuracy" and len(found.names) == 2:
-            _comparisons(axes, found)
-        _panel(axes, found, by)
+        if by == "accuracy" and len(result.names) == 2:
+            _comparisons(axes, result)
+        _panel(axes, result, by)
     panels[0].legend(frameon=False, loc="best", fontsize=8)
-    data, curve = found.records[0].data, found.curve
+    data, curve = result.records[0].data, result.curve
     if data.get("name"):
         title = (
-            f"{' → '.join(found.names)} on {data['name']}, split '{data.get('split', '')}' "
+            f"{' → '.join(result.names)} on {data['name']}, split '{data.get('split', '')}' "
             f"({curve.n:,} samples)"
         )
         if len(metrics) == 1:
@@ -353,15 +342,15 @@ def draw_curve(found: Validation) -> bytes:
     return png_of(figure)
 
 
-def _comparisons(axes: Axes, found: Validation) -> None:
-    outcomes = outcomes_of(found.records, found.rule, found.unit)
+def _comparisons(axes: Axes, result: Validation) -> None:
+    outcomes = outcomes_of(result.records, result.rule, result.unit)
     oracle = oracle_deferral(outcomes.labelled("the oracle")[0], outcomes.costs)
     axes.plot(
         oracle.cost, 100 * oracle.accuracy, ":", color=BLACK, linewidth=1.2,
         label="oracle deferral (bound)",
     )  # fmt: skip
     # expected accuracy of deferring at random: from the first stage alone to everything deferred
-    cost, accuracy = found.curve.cost, found.curve.accuracy
+    cost, accuracy = result.curve.cost, result.curve.accuracy
     share = np.linspace(0, 1, 200)
     axes.plot(
         float(cost[0]) + share * float(cost[-1] - cost[0]),
@@ -370,13 +359,13 @@ def _comparisons(axes: Axes, found: Validation) -> None:
     )  # fmt: skip
 
 
-def _panel(axes: Axes, found: Validation, by: str) -> None:
-    curve, score = found.curve, found.rule.score
-    if found.uncalibrated is None:
+def _panel(axes: Axes, result: Validation, by: str) -> None:
+    curve, score = result.curve, result.rule.score
+    if result.uncalibrated is None:
         curves = [(curve, f"cascade, {score}", BLUE, "-")]
     else:
         curves = [
-            (found.uncalibrated, f"cascade, {score}, T = 1", VERMILION, "-."),
+            (result.uncalibrated, f"cascade, {score}, T = 1", VERMILION, "-."),
             (curve, f"cascade, {score}, calibrated", BLUE, "-"),
         ]
     for one, label, colour, style in curves:
@@ -386,17 +375,17 @@ def _panel(axes: Axes, found: Validation, by: str) -> None:
             label=label, linewidth=1.8, zorder=3,
         )  # fmt: skip
     for name, cost, reached in zip(
-        found.names, curve.stage_cost.tolist(), curve.judged_by(by)[1].tolist(), strict=True
+        result.names, curve.stage_cost.tolist(), curve.judged_by(by)[1].tolist(), strict=True
     ):
         mark(axes, name, (cost, 100 * reached))
-    if found.policy is not None:
-        reached = found.policy.accuracy if by == "accuracy" else found.policy.metric
+    if result.policy is not None:
+        reached = result.policy.accuracy if by == "accuracy" else result.policy.metric
         axes.plot(
-            found.policy.cost, 100 * (reached or 0.0), "*", color=VERMILION, markersize=13,
+            result.policy.cost, 100 * (reached or 0.0), "*", color=VERMILION, markersize=13,
             markeredgecolor="white", zorder=6, label="the thresholds given",
         )  # fmt: skip
     axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
-    axes.set_xlabel(cost_axis(found.unit))
+    axes.set_xlabel(cost_axis(result.unit))
     axes.set_ylabel(metric_axis(by))
     quiet(axes, "both")
     axes.margins(x=0.08, y=0.1)

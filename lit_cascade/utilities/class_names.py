@@ -13,8 +13,6 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = ["CLASS_LISTS", "class_list", "columns_of"]
-
 CLASS_LISTS = (
     "imagenet-1k",
     "imagenet-a",

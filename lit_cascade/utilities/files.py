@@ -14,18 +14,6 @@ from typing import IO, Any, TypeAlias
 
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = [
-    "bundled",
-    "find_bundled",
-    "main_process",
-    "open_atomically",
-    "prepare_folder",
-    "remove_temporary_files",
-    "unused_folder",
-    "write_atomically",
-    "write_together",
-]
-
 
 def bundled(kind: str) -> Path:
     """Folder of bundled `configs` or `checkpoints`, in the installed package or beside it."""

@@ -13,8 +13,6 @@ from typing import Any
 from lit_cascade.errors import UsageError
 from lit_cascade.utilities.files import write_atomically
 
-__all__ = ["UnfinishedRun", "first_difference"]
-
 _WORKERS = re.compile(r"\bdata\.(config\.)?init_args\.num_workers$")
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError
 
-__all__ = ["CHECKPOINT_FORMAT", "load_tensors", "safetensors_pieces"]
-
 CHECKPOINT_FORMAT = "lit-cascade-checkpoint/1"
 
 _DTYPES = {

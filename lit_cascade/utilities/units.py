@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["cost_axis", "metric_axis", "metric_label", "unit_label"]
-
 _LABELS = {"flops": "FLOPs", "executed_flops": "executed FLOPs", "latency_s": "seconds"}
 
 _METRICS = {"f1": "F1", "f1_macro": "macro F1", "matthews": "Matthews"}

@@ -10,8 +10,6 @@ from typing import Any
 
 from lit_cascade import __version__
 
-__all__ = ["library_versions", "run_info"]
-
 
 def library_versions() -> dict[str, str]:
     """Versions of this package, torch and lightning."""

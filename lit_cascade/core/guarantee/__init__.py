@@ -10,12 +10,6 @@ from lit_cascade.core.guarantee.certify import broken_p_value, certified, sample
 from lit_cascade.core.guarantee.promise import Promise
 
 __all__ = [
-    "Candidates",
-    "Promise",
-    "broken_p_value",
-    "candidates_of",
-    "certified",
-    "joint_thresholds",
-    "samples_needed",
-    "shared_candidates",
-]
+    "Candidates", "Promise", "broken_p_value", "candidates_of", "certified", "joint_thresholds",
+    "samples_needed", "shared_candidates",
+]  # fmt: skip

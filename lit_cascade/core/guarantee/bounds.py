@@ -16,8 +16,6 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError
 
-__all__ = ["binomial_p_value", "bounded_p_value", "paired_p_value"]
-
 # Probability of a single table that a sum may leave out.
 _TINY = 1e-13
 

@@ -17,8 +17,6 @@ from torch import Tensor
 from lit_cascade.core import OperatingPoint, StageOutcomes, departures, sweep
 from lit_cascade.core.guarantee.promise import Promise
 
-__all__ = ["Candidates", "candidates_of", "joint_thresholds", "shared_candidates"]
-
 _ROUNDING = 1e-9
 
 

@@ -20,8 +20,6 @@ from lit_cascade.core.guarantee.bounds import binomial_p_value, bounded_p_value,
 from lit_cascade.core.guarantee.candidates import Candidates
 from lit_cascade.core.guarantee.promise import Promise
 
-__all__ = ["broken_p_value", "certified", "samples_needed"]
-
 _MOST = 1000
 
 

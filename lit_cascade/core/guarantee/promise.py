@@ -9,8 +9,6 @@ from torch import Tensor
 
 from lit_cascade.errors import UsageError, check_name
 
-__all__ = ["OF_COST", "TARGETS", "Promise"]
-
 TARGETS = ("accuracy_drop", "accuracy", "disagreement", "deferral_rate", "cost", "cost_ratio")
 """`accuracy_drop`: largest drop in accuracy from the last stage alone. `accuracy`: least accuracy.
 `disagreement`: largest fraction of answers that differ from the last stage's. `deferral_rate`:

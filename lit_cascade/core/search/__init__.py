@@ -14,21 +14,7 @@ from lit_cascade.core.search.search import SearchSettings, search
 from lit_cascade.core.search.zoo import Zoo
 
 __all__ = [
-    "Band",
-    "CascadeFront",
-    "CascadePoint",
-    "Front",
-    "HeldOut",
-    "Progress",
-    "SearchSettings",
-    "Zoo",
-    "average_compute_reduction",
-    "default_bands",
-    "evaluate_points",
-    "held_out",
-    "neighbour_pairs",
-    "oracle_pairs",
-    "random_pairs",
-    "search",
-    "shared_threshold",
-]
+    "Band", "CascadeFront", "CascadePoint", "Front", "HeldOut", "Progress", "SearchSettings", "Zoo",
+    "average_compute_reduction", "default_bands", "evaluate_points", "held_out", "neighbour_pairs",
+    "oracle_pairs", "random_pairs", "search", "shared_threshold",
+]  # fmt: skip

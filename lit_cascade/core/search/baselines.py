@@ -14,8 +14,6 @@ from lit_cascade.core.search.pairs import add_pairs, pair_sums
 from lit_cascade.core.search.points import CascadeFront, ParetoArchive
 from lit_cascade.core.search.zoo import Zoo
 
-__all__ = ["neighbour_pairs", "oracle_pairs", "random_pairs", "shared_threshold"]
-
 _SHARES = 100
 _SHARED = 50
 

@@ -9,15 +9,6 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = [
-    "Band",
-    "Front",
-    "average_compute_reduction",
-    "default_bands",
-    "held_out_reduction",
-    "pareto_rows",
-]
-
 # An accuracy is a count over n: this absorbs rounding, and admits no sample too few.
 _TOLERANCE = 1e-9
 

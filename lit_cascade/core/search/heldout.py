@@ -18,8 +18,6 @@ from lit_cascade.core.search.front import (
 from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate_points
 from lit_cascade.core.search.zoo import Zoo
 
-__all__ = ["HeldOut", "held_out"]
-
 _AT_ONCE = 64  # cascades whose samples are held in memory at once
 _EXACT_FLOAT = 2**24  # float32 holds every integer up to here
 

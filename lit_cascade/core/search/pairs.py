@@ -18,18 +18,6 @@ from torch.nn.functional import embedding_bag
 from lit_cascade.core.search.points import ParetoArchive
 from lit_cascade.core.search.zoo import Zoo
 
-__all__ = [
-    "Cuts",
-    "PairSums",
-    "Progress",
-    "add_pairs",
-    "block_sums",
-    "by_beginning",
-    "cuts_of",
-    "pair_sums",
-    "running_sums",
-]
-
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and their total."""
 

@@ -14,8 +14,6 @@ from lit_cascade.core import route
 from lit_cascade.core.search.front import Front
 from lit_cascade.core.search.zoo import Zoo
 
-__all__ = ["CascadeFront", "CascadePoint", "ParetoArchive", "PerSample", "evaluate_points"]
-
 # A cost that is lower by no more than rounding does not make another cascade better.
 _ROUNDING = 1e-12
 _BLOCK = 2**16  # points compared at once: they stay in a core's cache

@@ -12,8 +12,6 @@ from lit_cascade.core.search.triples import add_triples, triple_candidates
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
 
-__all__ = ["SearchSettings", "search"]
-
 # Points of all pairs, and of all triples at a coarse grid, that take a second or two.
 _POINTS = 2**25
 _CELLS = 2**22

@@ -23,8 +23,6 @@ from lit_cascade.core.search.pairs import (
 from lit_cascade.core.search.points import ParetoArchive
 from lit_cascade.core.search.zoo import Zoo
 
-__all__ = ["add_triples", "triple_candidates"]
-
 
 def add_triples(
     zoo: Zoo,

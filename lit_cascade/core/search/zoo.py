@@ -14,8 +14,6 @@ from lit_cascade.core import COMBINATIONS, answers_of, is_right, prefer_later
 from lit_cascade.core.search.front import Front, pareto_rows
 from lit_cascade.errors import CascadeError, check_name
 
-__all__ = ["Zoo"]
-
 
 @dataclass(frozen=True)
 class Zoo:

@@ -28,8 +28,6 @@ from lit_cascade.live import FlopMeter, Preprocessing, forward_logits
 from lit_cascade.models import load_weights
 from lit_cascade.utilities.class_names import columns_of
 
-__all__ = ["LitClassifier"]
-
 
 class LitClassifier(LightningModule):
     """A classifier trained with AdamW, from scratch or from other weights.

@@ -26,8 +26,6 @@ from lit_cascade.lit.training.classifier import LitClassifier
 from lit_cascade.utilities.resume import UnfinishedRun
 from lit_cascade.utilities.tensors import load_tensors
 
-__all__ = ["Best", "BestWeights", "EpochCheckpoint", "Training", "train"]
-
 
 @dataclass(frozen=True)
 class Best:

@@ -13,8 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from lit_cascade.core import answers_of
 from lit_cascade.errors import UsageError
 
-__all__ = ["SCHEDULES", "Schedule", "distillation_loss", "gatekeeper_loss", "linear", "scheduler"]
-
 Schedule = Literal["one_cycle", "linear"]
 
 SCHEDULES: tuple[str, ...] = get_args(Schedule)

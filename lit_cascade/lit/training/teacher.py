@@ -13,8 +13,6 @@ from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record
 from lit_cascade.utilities.class_names import columns_of
 
-__all__ = ["Teacher", "teacher_logits"]
-
 _HINT = "Record it on the split that is trained on: lit-cascade record --split train."
 
 

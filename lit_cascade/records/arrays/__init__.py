@@ -25,15 +25,9 @@ from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.tensors import load_tensors
 
 __all__ = [
-    "classes_from",
-    "correct_from",
-    "costs_from",
-    "ids_from",
-    "labels_from",
-    "logits_from",
-    "probabilities_from",
-    "score_from",
-]
+    "classes_from", "correct_from", "costs_from", "ids_from", "labels_from", "logits_from",
+    "probabilities_from", "score_from",
+]  # fmt: skip
 
 Column = Tensor | tuple[str, ...]
 """One value per sample: numbers (N,), or N strings."""
