@@ -1,7 +1,8 @@
-"""Parts of a record from `FILE`, `FILE:NAME` or `FILE:COLUMN` that other frameworks wrote."""
+"""Parts of a record from `FILE`, `FILE:NAME` or `FILE:COLUMN` that other frameworks wrote.
 
-# All functions raise UsageError if there is no such file or it is ambiguous what in it is meant,
-# and CascadeError if it cannot be read or holds something else. No code in a file is ever run.
+All functions raise UsageError if the file does not exist or does not show which part is meant, and
+CascadeError if it cannot be read or has other contents. No code in a file is ever run.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +24,6 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.tensors import load_tensors
-
-__all__ = [
-    "classes_from", "correct_from", "costs_from", "ids_from", "labels_from", "logits_from",
-    "probabilities_from", "score_from",
-]  # fmt: skip
 
 Column = Tensor | tuple[str, ...]
 """One value per sample: numbers (N,), or N strings."""
