@@ -300,7 +300,7 @@ def _curves(axes: Axes, result: Calibrated, compared: CalibrationEffect) -> None
     axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
     axes.set_xlabel(cost_axis(result.unit))
     axes.set_ylabel(metric_axis("accuracy"))
-    axes.margins(x=0.12, y=0.1)
+    axes.margins(x=0.16, y=0.1)
     _finish(axes)
 
 
