@@ -132,3 +132,15 @@ class Zoo:
             probabilities=None if whole is None else lambda model: whole(model)[rows],
             labels=None if self.labels is None else self.labels[rows],
         )
+
+    def models(self, chosen: Sequence[int]) -> Zoo:
+        """Return some of the models, in the same order, on all samples."""
+        whole, kept = self.probabilities, list(chosen)
+        return replace(
+            self,
+            names=tuple(self.names[model] for model in kept),
+            scores=self.scores[kept],
+            correct=self.correct[kept],
+            costs=self.costs[kept],
+            probabilities=None if whole is None else lambda model: whole(kept[model]),
+        )

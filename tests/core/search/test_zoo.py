@@ -94,6 +94,19 @@ def test_rows_are_some_of_the_samples(combine, constant):
         assert torch.equal(some.correct_after(stages, [3]), zoo.correct_after(stages, [3])[:, rows])
 
 
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_models_are_some_of_the_models(combine):
+    zoo, _ = zoo_and_oracle(combine)
+    some = zoo.models([0, 2, 3]).models([1, 2])
+    assert some.names == ("model-2", "model-3")
+    assert torch.equal(some.scores, zoo.scores[2:])
+    assert torch.equal(some.mean_cost, zoo.mean_cost[2:])
+    assert torch.equal(some.accuracy, zoo.accuracy[2:])
+    pair = zoo.correct_after([2], [3])
+    assert torch.equal(some.correct_after([0], [1]), pair)
+    assert torch.equal(some.rows(torch.tensor([3, 1])).correct_after([0], [1]), pair[:, [3, 1]])
+
+
 # errors
 
 
