@@ -135,7 +135,8 @@ def main():
         large = validation[LARGE]
         metric = large.data.get("metric", "accuracy")
         smalls = sorted(
-            set(validation) - {LARGE}, key=lambda name: float(validation[name].cost().mean())
+            set(validation) - {LARGE},
+            key=lambda name: (float(validation[name].cost().mean()), name),
         )
         rows = [row(calibration, validation, name, metric) for name in smalls]
         best = max(rows, key=lambda one: one["on_calibration"] or 0)
