@@ -177,10 +177,20 @@ def _from_hub(source: str, split: str | None, config: str | None) -> Any:
     """
     import datasets
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def by_name() -> Any:
+        return datasets.load_dataset(source, *([] if config is None else [config]), split=split)
 
     inside = "" if config is None else f"{config}/*"
     wanted = f"*{inside}{split}*"
-    folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns=[wanted]))
+    try:
+        folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns=[wanted]))
+    except LocalEntryNotFoundError as missing:
+        try:  # without a network the cache of `datasets` may still have the rows
+            return by_name()
+        except (OSError, ValueError):
+            raise missing from None
     # the folder also holds files of other splits and subsets that were fetched before
     named = [
         path
@@ -193,7 +203,7 @@ def _from_hub(source: str, split: str | None, config: str | None) -> Any:
             return _rows(files[split], split)
         if config is None:
             return datasets.load_dataset(str(folder), split=split)
-    return datasets.load_dataset(source, *([] if config is None else [config]), split=split)
+    return by_name()
 
 
 def find_label_column(rows: Any, label: str | None) -> str:

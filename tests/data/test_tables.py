@@ -425,3 +425,16 @@ def test_of_a_set_whose_files_do_not_tell_splits_all_is_loaded(tmp_path, monkeyp
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "x"))
     monkeypatch.setattr("datasets.load_dataset", lambda name, split: {"test": whole}[split])
     assert len(held(ready("owner/pets", published_split="test"))) == 4
+
+
+def test_without_a_network_the_cache_of_datasets_serves(monkeypatch):
+    rows = table([0, 1])
+    loads = []
+
+    def cached(source, split):
+        loads.append((source, split))
+        return rows
+
+    monkeypatch.setattr("datasets.load_dataset", cached)
+    assert load_table("owner/never-fetched", "test") is rows
+    assert loads == [("owner/never-fetched", "test")]
