@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from lit_cascade.errors import UsageError, check_name
@@ -86,6 +86,41 @@ class PolicyOptions:
     floors: dict[str, float] | list[float] | None = None
     heads: dict[str, dict[str, Any]] | None = None
     evidence: dict[str, Any] | None = None
+
+    @classmethod
+    def from_mapping(cls, values: Any, argument: str) -> PolicyOptions:
+        """Options from the mapping of a file.
+
+        Args:
+            values: under `policy` in the file.
+            argument: name of the argument or file, for messages.
+
+        Raises:
+            UsageError: no mapping, or an unknown key.
+        """
+        known = [one.name for one in fields(cls)]
+        if not isinstance(values, Mapping) or not values:
+            raise UsageError(
+                f"{argument} holds no policy; `lit-cascade select` and `Policy.save` write one."
+            )
+        for name in values:
+            check_name(str(name), known, argument)
+        return cls(**values)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of all stages, if the options name them; the last has no threshold."""
+        promise = (self.evidence or {}).get("promise")
+        if isinstance(promise, Mapping) and promise.get("stages"):
+            return tuple(map(str, promise["stages"]))
+        deferring, all_stages = self.thresholds, self.temperatures
+        if isinstance(all_stages, Mapping) and len(all_stages) > 1:
+            names = tuple(all_stages)
+            if deferring is None or (
+                isinstance(deferring, Mapping) and names[:-1] == tuple(deferring)
+            ):
+                return names
+        return ()
 
     def temperatures_of(self, names: Sequence[str]) -> tuple[float, ...]:
         """One temperature per stage.

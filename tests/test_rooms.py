@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lit_cascade"
 ARROWS = {
     "options": set(),
     "utilities": set(),
-    "core": {"options"},
+    "core": {"options", "utilities"},  # of these `utilities.files` alone: a policy saves itself
     "records": {"core", "options", "utilities"},
     "live": {"core", "options", "utilities"},
     "models": {"live", "core", "options", "utilities"},
@@ -133,6 +133,17 @@ def test_rooms_import_only_rooms_below_them(room):
                 assert name == "__version__", f"{module} imports {name} from the package itself"
             else:
                 assert target in allowed, f"{module} imports {imported}"
+
+
+def test_core_uses_files_for_policies_alone():
+    used = {
+        (module, imported)
+        for module, path in MODULES.items()
+        if room_of(module) == "core"
+        for imported, _ in own(path)
+        if room_of(imported) == "utilities"
+    }
+    assert used == {("lit_cascade.core.policy", "lit_cascade.utilities.files")}
 
 
 def test_the_arrows_have_no_cycle():

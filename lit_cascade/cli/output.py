@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_cascade.report import plain, show
 from lit_cascade.utilities.files import (
     main_process,
@@ -18,6 +16,7 @@ from lit_cascade.utilities.files import (
     remove_temporary_files,
     unused_folder,
     write_together,
+    yaml_text,
 )
 from lit_cascade.utilities.resume import UnfinishedRun
 
@@ -62,8 +61,7 @@ class Output:
 
     def add_yaml(self, name: str, content: Any, comment: str = "") -> None:
         """Add a YAML file, with a comment above its content."""
-        header = "".join(f"# {line}\n" for line in comment.splitlines())
-        self.add(name, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        self.add(name, yaml_text(content, comment))
 
     def write(self, beside: Sequence[str] = ()) -> None:
         """Write all files and print their paths.

@@ -27,7 +27,7 @@ from lit_cascade.core.metrics import (
 )
 from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.core.paired import AccuracyDifference, paired_difference, ranked_within
-from lit_cascade.core.policy import Policy
+from lit_cascade.core.policy import Policy, PolicyLike
 from lit_cascade.core.quality import Quality, aurc, deferral_quality, quality_of
 from lit_cascade.core.scores import (
     LEARNED,
@@ -40,9 +40,9 @@ from lit_cascade.core.scores import (
 
 __all__ = [
     "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "SCORES", "AccuracyDifference",
-    "Answers", "Counts", "Curve", "DeferralHead", "OperatingPoint", "Policy", "Quality",
-    "StageOutcomes", "above_floor", "answers_after", "answers_here", "answers_of", "aurc",
-    "cheapest", "check_countable", "count", "deferral_quality", "departures", "features_of",
+    "Answers", "Counts", "Curve", "DeferralHead", "OperatingPoint", "Policy", "PolicyLike",
+    "Quality", "StageOutcomes", "above_floor", "answers_after", "answers_here", "answers_of",
+    "aurc", "cheapest", "check_countable", "count", "deferral_quality", "departures", "features_of",
     "fit_temperature", "is_among_best", "is_right", "likeliest_labels", "measure",
     "operating_points", "oracle_deferral", "paired_difference", "percentile_interval",
     "prefer_later", "probabilities_of", "quality_of", "ranked_within", "replay", "resampled_counts",

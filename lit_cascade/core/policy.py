@@ -6,8 +6,10 @@ How they decide is the contract, `lit_cascade.core.contract`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,14 +26,17 @@ from lit_cascade.core.scores import (
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.options import PolicyOptions
 
+_RECORDED = "recorded_scores"
+"""Key of the evidence for thresholds that apply to scores which the records hold."""
+
 
 @dataclass(frozen=True)
 class Policy:
     """Score, thresholds and temperatures of a cascade, checked.
 
     Attributes:
-        thresholds: one per stage but the last, in stage order; `-inf` never defers, `+inf` always.
-            None while they are undecided.
+        thresholds: one per stage but the last, in stage order; a number stands for one threshold;
+            `-inf` never defers, `+inf` always. None while they are undecided.
         score: a name in `lit_cascade.core.scores.SCORES`, `recorded` or `learned`.
         temperatures: one per stage; by default 1 for each. A learned score does not read them.
         combine: a name in `lit_cascade.core.combination.COMBINATIONS`: whose answer counts after a
@@ -40,6 +45,9 @@ class Policy:
             its floor. By default `-inf` for each, so that no score is below.
         heads: one per stage but the last where the score is `learned`, and none otherwise.
         stages: number of stages K; by default that of the thresholds, or else of the temperatures.
+        names: of the stages, cheapest first; empty if they are unknown. Not compared.
+        evidence: samples that the numbers were fitted on, and what they promise, as plain values
+            (`lit_cascade.select` and `lit_cascade.calibrate` fill it in). Not compared.
 
     Raises:
         UsageError: a threshold that is NaN or that the score cannot reach, a floor above its
@@ -47,7 +55,7 @@ class Policy:
             lengths that do not fit each other, or a learned score with `most_confident`.
 
     Example:
-        >>> Policy(thresholds=(0.9,)).temperatures
+        >>> Policy(0.9).temperatures
         (1.0, 1.0)
         >>> Policy(stages=3).thresholds is None
         True
@@ -60,18 +68,23 @@ class Policy:
     floors: tuple[float, ...] = ()
     heads: tuple[DeferralHead, ...] = ()
     stages: int = 0
+    names: tuple[str, ...] = field(default=(), compare=False)
+    evidence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Fill in what is not given, and check every number."""
-        thresholds = None if self.thresholds is None else tuple(map(float, self.thresholds))
-        given = len(self.temperatures) if thresholds is None else len(thresholds) + 1
+        thresholds = None if self.thresholds is None else _numbers(self.thresholds, "thresholds")
+        temperatures = _numbers(self.temperatures, "temperatures")
+        names = (self.names,) if isinstance(self.names, str) else tuple(self.names)
+        given = len(temperatures or names) if thresholds is None else len(thresholds) + 1
         stages = self.stages or given
         filled = {
             "thresholds": thresholds,
             "stages": stages,
-            "temperatures": tuple(map(float, self.temperatures)) or (1.0,) * stages,
-            "floors": tuple(map(float, self.floors)) or (-math.inf,) * (stages - 1),
+            "temperatures": temperatures or (1.0,) * stages,
+            "floors": _numbers(self.floors, "floors") or (-math.inf,) * (stages - 1),
             "heads": tuple(self.heads),
+            "names": names,
         }
         for name, value in filled.items():
             object.__setattr__(self, name, value)
@@ -101,6 +114,11 @@ class Policy:
             raise UsageError(
                 f"temperatures: expected one for each of {self.stages} stages, "
                 f"got {len(self.temperatures)}."
+            )
+        if self.names and not len(set(self.names)) == len(self.names) == self.stages:
+            raise UsageError(
+                f"names: expected {self.stages} distinct names of stages, "
+                f"got {', '.join(map(str, self.names))}."
             )
         learned = self.score == LEARNED.name
         if len(self.heads) != learned * deferring:
@@ -133,6 +151,38 @@ class Policy:
                 )
 
     @classmethod
+    def of(cls, policy: PolicyLike, names: Sequence[str]) -> Policy:
+        """The policy of named stages, from any form that a policy is given in.
+
+        Args:
+            policy: a policy, its options, its thresholds, or None for one that is undecided.
+            names: of the stages, cheapest first.
+
+        Raises:
+            UsageError: a policy for other stages, or something that is no policy.
+
+        Example:
+            >>> Policy.of(0.9, ["small", "large"]).thresholds
+            (0.9,)
+        """
+        names = tuple(names)
+        if isinstance(policy, PolicyOptions):
+            return cls.from_options(policy, names)
+        if not isinstance(policy, Policy):
+            return cls(policy, stages=len(names), names=names)
+        if policy.stages != len(names):
+            raise UsageError(
+                f"policy: the stages {', '.join(names)} need {len(names) - 1} thresholds, "
+                f"got {policy.stages - 1}."
+            )
+        if policy.names and policy.names != names:
+            raise UsageError(
+                f"policy: it is for the stages {', '.join(policy.names)}; these are "
+                f"{', '.join(names)}."
+            )
+        return policy if policy.names else replace(policy, names=names)
+
+    @classmethod
     def from_options(
         cls, options: PolicyOptions, names: Sequence[str], *, recorded: bool = False
     ) -> Policy:
@@ -151,6 +201,7 @@ class Policy:
             >>> Policy.from_options(PolicyOptions(thresholds={"small": 0.9}), ["small", "large"])
             Policy(thresholds=(0.9,), score='max_softmax', temperatures=(1.0, 1.0), ...)
         """
+        recorded = recorded or bool((options.evidence or {}).get(_RECORDED))
         if recorded and options.score == LEARNED.name:
             raise UsageError(
                 "policy.score: learned reads logits, and these records hold scores of their own."
@@ -166,7 +217,86 @@ class Policy:
                 DeferralHead.from_numbers(numbers, f"policy.heads.{name}")
                 for name, numbers in heads
             ),
+            names=tuple(names),
+            evidence=options.evidence or {},
         )
+
+    def to_options(self) -> PolicyOptions:
+        """The policy as options with plain numbers, by stage name if the names are known."""
+        numbers = {"thresholds": self.thresholds, "temperatures": self.temperatures}
+        if any(floor > -math.inf for floor in self.floors):
+            numbers["floors"] = self.floors
+        names = self.names or tuple(f"stage{k}" for k in range(self.stages))
+        by_stage: dict[str, Any] = {
+            key: dict(zip(names, values, strict=False)) if self.names else list(values)
+            for key, values in numbers.items()
+            if values is not None
+        }
+        heads = {name: head.numbers for name, head in zip(names, self.heads, strict=False)}
+        return PolicyOptions(
+            score=self.score,  # type: ignore[arg-type] # `recorded` is that of the records
+            combine=self.combine,  # type: ignore[arg-type]
+            heads=heads or None,
+            evidence=dict(self.evidence) or None,
+            **by_stage,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The policy as plain values, as the file of `save` holds them under `policy`."""
+        options = self.to_options()
+        values = {one.name: getattr(options, one.name) for one in fields(options)}
+        if values["score"] == RECORDED.name:  # no option: the records say it
+            del values["score"]
+            values["evidence"] = {**self.evidence, _RECORDED: True}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def save(self, path: Path | str, comment: str = "") -> None:
+        """Write the policy as YAML, whole or not at all: a config that every command takes.
+
+        Args:
+            path: of the file; an older one is replaced.
+            comment: lines above the policy.
+
+        Raises:
+            UsageError: a place that cannot be written to.
+
+        Example:
+            >>> path = getfixture("tmp_path") / "policy.yaml"
+            >>> Policy(0.9, names=("small", "large")).save(path)
+            >>> Policy.load(path).names
+            ('small', 'large')
+        """
+        from lit_cascade.utilities.files import write_atomically, yaml_text  # noqa: PLC0415
+
+        text = yaml_text({"policy": self.to_dict()}, comment)
+        write_atomically(Path(path), text.encode())
+
+    @classmethod
+    def load(cls, path: Path | str, names: Sequence[str] = ()) -> Policy:
+        """Read a policy from the YAML that `save`, or one of the commands, has written.
+
+        Args:
+            path: of the file.
+            names: of the stages, cheapest first; by default those in the file.
+
+        Raises:
+            UsageError: no such file, a file without a policy, or a policy for other stages.
+        """
+        from lit_cascade.utilities.files import read_yaml  # noqa: PLC0415
+
+        content = read_yaml(Path(path), "policy")
+        options = PolicyOptions.from_mapping(content.get("policy", content), f"policy: {path!s}")
+        known = tuple(names) or options.stage_names
+        if known:
+            return cls.from_options(options, known)
+        if options.thresholds is None:
+            raise UsageError(
+                f"policy: {str(path)!r} does not name all stages: give names=[...], cheapest first."
+            )
+        # the last stage has no threshold, and a policy can do without its name
+        deferring = options.thresholds
+        keys = deferring if isinstance(deferring, Mapping) else range(len(deferring))
+        return replace(cls.from_options(options, [*map(str, keys), "last"]), names=())
 
     def required_thresholds(self, names: Sequence[str] = ()) -> tuple[float, ...]:
         """The thresholds, where a cascade cannot do without.
@@ -200,3 +330,35 @@ class Policy:
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""
         return probabilities_of(logits, self.temperatures[stage])
+
+
+PolicyLike = Policy | PolicyOptions | float | Sequence[float] | None
+"""Forms that a policy is given in: see `Policy.of`."""
+
+
+def _numbers(values: Any, argument: str) -> tuple[float, ...]:
+    """Numbers of a policy; one stands for itself.
+
+    Raises:
+        UsageError: something else.
+    """
+    try:
+        if isinstance(values, str):
+            numbers = None
+        elif not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
+            numbers = (float(values),)
+        else:
+            numbers = tuple(map(float, values))
+    except (TypeError, ValueError, RuntimeError):
+        numbers = None
+    if numbers is None:
+        raise UsageError(
+            f"{argument}: expected a number, or one per stage, such as 0.9 or [0.9, 0.8]; got "
+            f"{_described(values)}."
+        )
+    return numbers
+
+
+def _described(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"

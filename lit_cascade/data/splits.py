@@ -202,12 +202,13 @@ def _method(split: str) -> str:
 
 
 def has_split(datamodule: LightningDataModule, split: str) -> bool:
-    """Whether a data module has a split: by its `splits` if it lists them, else by its methods."""
+    """Whether a data module has a split: by its `splits` if it lists them, else by its loaders."""
     listed = getattr(datamodule, "splits", None)
     if listed is not None:
         return split in listed
-    own = getattr(type(datamodule), _method(split), None)
-    return own is not None and own is not getattr(LightningDataModule, _method(split), None)
+    method = getattr(datamodule, _method(split), None)  # `from_datasets` sets those of an instance
+    inherited = getattr(LightningDataModule, _method(split), None)
+    return method is not None and getattr(method, "__func__", method) is not inherited
 
 
 def check_split(datamodule: LightningDataModule, split: str) -> None:

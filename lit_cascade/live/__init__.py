@@ -21,7 +21,7 @@ from lit_cascade.live.benchmark import (
     throughput,
     time_policies,
 )
-from lit_cascade.live.cascade import Cascade, CascadeOutput
+from lit_cascade.live.cascade import Cascade, CascadeOutput, named_stages
 from lit_cascade.live.flops import FlopMeter, count_flops, count_parameters
 from lit_cascade.live.stream import GATHER, Stream, StreamOutput
 
@@ -29,5 +29,6 @@ __all__ = [
     "GATHER", "Cascade", "CascadeOutput", "FlopMeter", "Inputs", "Latency", "Preprocessing",
     "Speed", "Stream", "StreamOutput", "Views", "WithRemarks", "batch_size", "count_flops",
     "count_parameters", "forward_logits", "index_batch", "join_batches", "latencies",
-    "split_labels", "thresholds_at", "throughput", "time_policies", "view_key", "view_of",
+    "named_stages", "split_labels", "thresholds_at", "throughput", "time_policies", "view_key",
+    "view_of",
 ]  # fmt: skip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lit_cascade.core import Policy, answers_here, answers_of, prefer_later
+from lit_cascade.core import Policy, PolicyLike, answers_here, answers_of, prefer_later
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live.batch import Inputs, batch_size, forward_logits, index_batch
 
@@ -55,6 +55,45 @@ class Step(NamedTuple):
         return Step(output, self.deferred[rows], memory)
 
 
+def named_stages(stages: Any, policy: PolicyLike = None) -> dict[str, Any]:
+    """Stages by name, cheapest first.
+
+    Args:
+        stages: two or more, as a mapping by name, or in order. Without names of their own they get
+            those of the policy, or else `stage0`, `stage1`, ...
+        policy: of the cascade.
+
+    Raises:
+        UsageError: fewer than two stages, something else, or names that are no strings.
+    """
+    if isinstance(stages, Mapping | nn.ModuleDict):
+        by_name = dict(stages.items())
+    elif isinstance(stages, Sequence | nn.ModuleList) and not isinstance(stages, str):
+        names = policy.names if isinstance(policy, Policy) else ()
+        if len(names) != len(stages):
+            names = tuple(f"stage{k}" for k in range(len(stages)))
+        by_name = dict(zip(names, stages, strict=True))
+    else:
+        raise UsageError(
+            "stages: expected the modules as a list, cheapest first, or as a dict by name; "
+            f"got {_kind(stages)}."
+        )
+    if len(by_name) < 2:
+        raise UsageError(f"stages: a cascade needs at least 2, got {len(by_name)}.")
+    unnamed = [name for name in by_name if not isinstance(name, str)]
+    if unnamed:
+        raise UsageError(f"stages: expected names as keys, got {unnamed[0]!r}.")
+    return by_name
+
+
+def _kind(value: Any) -> str:
+    """The kind of a value, for messages."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}; make one: {value.__name__}(...)"
+    article = "an" if type(value).__name__[0] in "AEIOUaeiou" else "a"
+    return f"{article} {type(value).__name__}"
+
+
 class Cascade(nn.Module):
     """A cascade of classifiers of the same classes, cheapest first.
 
@@ -65,43 +104,41 @@ class Cascade(nn.Module):
 
     Args:
         stages: modules in order, or a mapping of names to modules.
-        policy: score, thresholds and temperatures for as many stages.
+        policy: score, thresholds and temperatures for as many stages; or the thresholds alone, one
+            number if there are two stages. None leaves them undecided.
 
     Raises:
-        UsageError: fewer than two stages, or a policy for another number of stages.
+        UsageError: fewer than two stages, stages that are no modules, or a policy for others.
 
     Example:
         >>> _ = torch.manual_seed(0)
-        >>> cascade = Cascade([nn.Linear(4, 3), nn.Linear(4, 3)], Policy(thresholds=(0.5,)))
+        >>> cascade = Cascade([nn.Linear(4, 3), nn.Linear(4, 3)], 0.5)
         >>> cascade(torch.randn(5, 4)).stage
         tensor([...])
     """
 
     def __init__(
-        self, stages: Mapping[str, nn.Module] | Sequence[nn.Module], policy: Policy
+        self,
+        stages: Mapping[str, nn.Module] | Sequence[nn.Module],
+        policy: PolicyLike = None,
     ) -> None:
         super().__init__()
-        if not isinstance(stages, Mapping):
-            stages = {f"stage{k}": stage for k, stage in enumerate(stages)}
-        if len(stages) < 2:
-            raise UsageError(f"stages: a cascade needs at least 2, got {len(stages)}.")
-        self.names = tuple(stages)
-        self.stages = nn.ModuleList(stages.values())
-        self.policy = policy
+        by_name = named_stages(stages, policy)
+        for name, stage in by_name.items():
+            if not isinstance(stage, nn.Module):
+                raise UsageError(f"stages: {name!r} must be an nn.Module, got {_kind(stage)}.")
+        self.names = tuple(by_name)
+        self.stages = nn.ModuleList(by_name.values())
+        self.policy = Policy.of(policy, self.names)
 
     @property
     def policy(self) -> Policy:
-        """Score, thresholds and temperatures; may be replaced at any time."""
+        """Score, thresholds and temperatures; any form that `Cascade` takes may be assigned."""
         return self._policy
 
     @policy.setter
-    def policy(self, policy: Policy) -> None:
-        if policy.stages != len(self.stages):
-            raise UsageError(
-                f"policy: the stages {', '.join(self.names)} need {len(self.stages) - 1} "
-                f"thresholds, got {policy.stages - 1}."
-            )
-        self._policy = policy
+    def policy(self, policy: PolicyLike) -> None:
+        self._policy = Policy.of(policy, self.names)
 
     def forward(self, inputs: Inputs) -> CascadeOutput:
         """Answer a batch.

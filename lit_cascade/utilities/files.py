@@ -12,7 +12,41 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+import yaml
+
 from lit_cascade.errors import CascadeError, UsageError
+
+
+def yaml_text(content: Any, comment: str = "") -> str:
+    """YAML of plain values, with a comment above."""
+    header = "".join(f"# {line}\n" for line in comment.splitlines())
+    return header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path, argument: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Args:
+        path: of the file.
+        argument: for the message.
+
+    Raises:
+        UsageError: no such file, or one that cannot be read as a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise UsageError(
+            f"{argument}: {str(path)!r} is not YAML: {error.problem}{where}."
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UsageError(f"{argument}: {str(path)!r} cannot be read: {reason}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{argument}: {str(path)!r} holds no options: expected a mapping.")
+    return content
 
 
 def bundled(kind: str) -> Path:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lit_cascade.core.contract import replay
+from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 from lit_cascade.errors import UsageError
@@ -128,3 +129,96 @@ def test_options_become_a_policy():
     assert Policy.from_options(PolicyOptions(floors=[0.1, 0.2]), names) == Policy(
         stages=3, floors=(0.1, 0.2)
     )
+
+
+def test_one_number_is_a_threshold():
+    for given in (0.9, 0.9, (0.9,), [0.9], torch.tensor(0.9, dtype=torch.float64)):
+        assert Policy(given) == Policy((0.9,))
+    assert Policy(1).thresholds == (1.0,)
+
+
+@pytest.mark.parametrize(
+    "given", ["0.9", object(), [0.9, "a"], [None], torch.zeros(2, 2), {0.1: {}}]
+)
+def test_what_is_no_number_is_refused(given):
+    if isinstance(given, dict):
+        assert Policy(given).thresholds == (0.1,)
+        return
+    with pytest.raises(UsageError, match=r"^thresholds: expected a number.*got .*\.$") as caught:
+        Policy(given)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "a"), ("a", "b", "c")])
+def test_names_are_one_per_stage(names):
+    with pytest.raises(UsageError, match="names: expected 2 distinct names of stages"):
+        Policy(0.5, names=names)
+
+
+def test_a_policy_has_several_forms():
+    names = ("small", "large")
+    expected = Policy(0.9, names=names)
+    for given in (0.9, [0.9], Policy(0.9), PolicyOptions(thresholds={"small": 0.9})):
+        policy = Policy.of(given, names)
+        assert (policy, policy.names) == (expected, names)
+    assert Policy.of(None, names) == Policy(stages=2)
+    with pytest.raises(UsageError, match="the stages a, b, c need 2 thresholds, got 1"):
+        Policy.of(Policy(0.9), ["a", "b", "c"])
+    with pytest.raises(UsageError, match="it is for the stages small, large; these are a, b"):
+        Policy.of(expected, ["a", "b"])
+    with pytest.raises(UsageError, match="thresholds: a cascade of 3 stages needs 2, got 1"):
+        Policy.of(0.9, ["a", "b", "c"])
+    with pytest.raises(UsageError, match="thresholds: expected a number"):
+        Policy.of("policy.yaml", names)
+
+
+HEAD = DeferralHead(0.5, (1.0, 2.0, 3.0, 4.0, 5.0), (0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(0.9, names=("small", "large")),
+        Policy((0.9, -math.inf), "margin", (1.5, 2.0, 1.0), "average", (0.1, -math.inf)),
+        Policy(stages=3, temperatures=(1.5, 1.0, 1.0), names=("a", "b", "c")),
+        Policy(-0.3, "learned", heads=(HEAD,), names=("small", "large"), evidence={"n": 7}),
+        Policy(0.123456789012345678, evidence={"thresholds": {"ids": "0..3"}}),
+        Policy(12.5, "recorded", names=("small", "large")),
+    ],
+)
+def test_a_policy_is_saved_and_loaded(policy, tmp_path):
+    path = tmp_path / "folder" / "policy.yaml"
+    policy.save(path, "two\nlines")
+    assert path.read_text().startswith("# two\n# lines\npolicy:\n")
+    loaded = Policy.load(path)
+    assert (loaded, loaded.names, loaded.evidence) == (policy, policy.names, loaded.evidence)
+    assert {**loaded.evidence, **policy.evidence} == loaded.evidence
+
+
+def test_a_policy_without_the_name_of_its_last_stage_is_loaded(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text("policy:\n  thresholds:\n    small: 0.9\n")
+    assert Policy.load(path) == Policy(0.9)
+    assert Policy.load(path).names == ()
+    assert Policy.load(path, ["small", "large"]).names == ("small", "large")
+    with pytest.raises(UsageError, match="'small' is unknown"):
+        Policy.load(path, ["tiny", "large"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        ("policy: [1", "is not YAML"),
+        ("hello", "expected a mapping"),
+        ("policy: 3", "holds no policy"),
+        ("policy:\n  treshold: 0.9", "'treshold' is unknown; .*Did you mean 'thresholds'"),
+        ("policy:\n  temperatures: {small: 2.0}", "does not name all stages: give names"),
+    ],
+)
+def test_what_is_no_policy_is_refused(text, message, tmp_path):
+    path = tmp_path / "policy.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=f"policy: .*{message}"):
+        Policy.load(path)

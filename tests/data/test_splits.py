@@ -1,11 +1,12 @@
 """Splits of data modules: their descriptions and the ids that they share."""
 
-from torch.utils.data import (
-    Subset,
-)
+import pytest
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import Subset
 
 from lit_cascade.data import Datasets
-from lit_cascade.data.splits import describe, shared_ids
+from lit_cascade.data.splits import describe, has_split, shared_ids, split_loader
+from lit_cascade.errors import UsageError
 from tests.toys import Points, SharedPoints
 
 
@@ -22,3 +23,15 @@ def test_shared_ids_are_found_by_source_and_by_dataset():
     apart = Datasets(calibration=Points(20), validation=Points(20, first=20))
     assert shared_ids(apart, "calibration", "validation") == []
     assert shared_ids(apart, "calibration", "test") == []
+
+
+def test_splits_of_a_data_module_made_from_datasets():
+    parts = {"val_dataset": Points(6), "predict_dataset": Points(4)}
+    data = LightningDataModule.from_datasets(**parts, batch_size=2)
+    assert [one for one in ("train", "validation", "test", "predict") if has_split(data, one)] == [
+        "validation",
+        "predict",
+    ]
+    assert len(split_loader(data, "validation").dataset) == 6
+    with pytest.raises(UsageError, match="'calibration' is unknown; known are predict, validation"):
+        split_loader(data, "calibration")

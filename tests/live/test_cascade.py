@@ -14,6 +14,7 @@ from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live.batch import index_batch
 from lit_cascade.live.cascade import Cascade
 from lit_cascade.live.flops import FlopMeter, counting
+from lit_cascade.options import PolicyOptions
 from tests.oracles import combined_answer, softmax
 
 
@@ -411,3 +412,49 @@ def test_gradients_reach_what_is_combined(combine):
     out.logits.gather(1, out.prediction[:, None]).sum().backward()
     for net in nets if combine != "later" else nets[1:]:
         assert net.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "policy", [0.5, (0.5,), [0.5], Policy(0.5), PolicyOptions(thresholds=[0.5])]
+)
+def test_a_cascade_takes_thresholds_alone(policy):
+    cascade = Cascade([nn.Linear(4, 3), nn.Linear(4, 3)], policy)
+    assert cascade.policy == Policy(0.5)
+    assert cascade.policy.names == cascade.names == ("stage0", "stage1")
+    cascade.policy = 0.7
+    assert cascade.policy.thresholds == (0.7,)
+
+
+def test_stages_have_the_names_of_their_policy():
+    modules = [nn.Linear(4, 3), nn.Linear(4, 3)]
+    policy = Policy(0.5, names=("small", "large"))
+    for stages in (modules, tuple(modules), nn.ModuleList(modules)):
+        assert Cascade(stages, policy).names == ("small", "large")
+    by_name = dict(zip(policy.names, modules, strict=True))
+    assert Cascade(nn.ModuleDict(by_name), 0.5).names == ("small", "large")
+    with pytest.raises(UsageError, match="it is for the stages small, large; these are a, b"):
+        Cascade(dict(zip("ab", modules, strict=True)), policy)
+
+
+NET = nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("stages", "policy", "message"),
+    [
+        ([NET, "large"], 0.5, "stages: 'stage1' must be an nn.Module, got a str"),
+        ([NET, nn.Linear], 0.5, r"got the class Linear; make one: Linear\(...\)"),
+        (NET, 0.5, "expected the modules as a list, cheapest first, .* got a Linear"),
+        ("ab", 0.5, "expected the modules as a list, .* got a str"),
+        ([NET], 0.5, "stages: a cascade needs at least 2, got 1"),
+        ({1: NET, 2: NET}, 0.5, "stages: expected names as keys, got 1"),
+        ([NET, NET], NET, "thresholds: expected a number"),
+        ([NET, NET], "0.5", "thresholds: expected a number"),
+        ([NET, NET, NET], 0.5, "a cascade of 3 stages needs 2, got 1"),
+        ([NET, NET], [0.5, 0.5], "a cascade of 2 stages needs 1, got 2"),
+        ([NET, NET, NET], Policy(0.5), "stage0, stage1, stage2 need 2 thresholds, got 1"),
+    ],
+)
+def test_wrong_arguments_end_in_an_error_of_ours(stages, policy, message):
+    with pytest.raises(UsageError, match=message):
+        Cascade(stages, policy)
