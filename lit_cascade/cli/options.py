@@ -372,15 +372,23 @@ class TestOptions(OutputOptions):
 
 @dataclass
 class PredictOptions(OutputOptions):
-    """Classify every sample of a split with a cascade and write the answers.
+    """Classify inputs, or every sample of a split, with a cascade and write the answers.
 
-    One row per sample, in the order of the data: id, class, probability, stage, score. Answers are
-    written while the cascade runs; the same command again resumes an interrupted run and writes the
-    same file.
+    Inputs stand after the options: folders of images or image files; files with one text per line,
+    a table of texts, or - for lines from standard input. They replace the data of the config, which
+    say what they are. Without inputs the config's data are classified.
+
+    One row per sample, in the order of the data: id, class, probability, stage, score, and the
+    error if the sample could not be read. Answers are written while the cascade runs; the same
+    command again resumes an interrupted run and writes the same file.
 
     Args:
+        inputs: what to classify; the words that belong to no other option.
         split: the split to classify; by default predict if the data has it, else validation. Labels
             are not read.
+        top: number of likeliest classes; those after the first are in the columns class_2,
+            probability_2, and so on.
+        text: also write the text of each sample.
         format: parquet or csv.
         gather: number of batches whose deferred samples are gathered into full batches for the next
             stage, and whose answers are written together.
@@ -389,7 +397,10 @@ class PredictOptions(OutputOptions):
         policy: score, temperatures and thresholds of the cascade.
     """
 
+    inputs: list[str] | None = None
     split: str | None = None
+    top: int = 1
+    text: bool = False
     format: Literal["parquet", "csv"] = "parquet"
     gather: int = 8
     policy: PolicyOptions = field(default_factory=PolicyOptions)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 Options = TypeVar("Options")
 
 _MORE_HELP = "--help_all"
+_ALONE = ("--help", "-h", _MORE_HELP, "--print_config")
+"""Options that take no word as their value."""
+_INPUTS = "--inputs"
+"""Option whose values are the words that belong to no other option."""
 _OF_MODELS = ("model", "data", "trainer", "seed_everything")
 
 
@@ -95,12 +99,33 @@ def _of_type(options: type[Any], kind: str) -> set[str]:
     return {f"--{field.name}" for field in fields(options) if str(field.type).startswith(kind)}
 
 
+def _with_inputs(argv: Sequence[str], flags: set[str], lists: set[str]) -> list[str]:
+    """The words, with those that belong to no option as the value of `--inputs`."""
+    words, options, inputs = list(argv), list[str](), list[str]()
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            inputs += words
+            break
+        if word == "-" or not word.startswith("-"):
+            inputs.append(word)
+            continue
+        options.append(word)
+        if word in lists:
+            while words and not words[0].startswith("-"):
+                options.append(words.pop(0))
+        elif "=" not in word and word not in {*flags, *_ALONE}:
+            options += words[:1]
+            del words[:1]
+    return [*options, f"{_INPUTS}={json.dumps(inputs)}"] if inputs else options
+
+
 def _resolve(argv: Sequence[str], options: type[Any]) -> list[str]:
     """Find bundled configs, and spell flags and lists as jsonargparse wants them."""
     flags, lists = _of_type(options, "bool"), _of_type(options, "list")
     resolved: list[str] = []
     given: dict[str, list[str]] = {}
-    words = list(argv)
+    words = _with_inputs(argv, flags, lists) if _INPUTS in lists else list(argv)
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import PredictOptions
 from lit_cascade.cli.output import resumable_output
-from lit_cascade.data import has_split
+from lit_cascade.data import STDIN, describe, has_split, split_loader
+from lit_cascade.errors import UsageError
 from lit_cascade.lit import Predictions, unfinished_predictions
-from lit_cascade.report import fitting_notes, print_answers
+from lit_cascade.report import data_notes, fitting_notes, print_answers
 from lit_cascade.utilities.versions import run_info
 
 
 def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
-    """Classify every sample of a split and write the answers."""
-    model, policy = cli.model, cli.model.cascade.policy
+    """Classify inputs, or every sample of a split, and write the answers."""
+    model, policy, data, configs = cli.model, cli.model.cascade.policy, cli.datamodule, cli.configs
+    if options.inputs:
+        data = _unlabelled(cli, options)
+        inputs = [str(Path(one).absolute()) for one in options.inputs]
+        configs = replace(configs, data={**(configs.data or {}), "inputs": inputs})
     split = options.split
     if split is None:
-        split = "predict" if has_split(cli.datamodule, "predict") else "validation"
+        split = "predict" if has_split(data, "predict") else "validation"
     name = f"predictions.{options.format}"
     names = ["predictions.parquet", "predictions.csv", "predict.json"]
     output = resumable_output("predict", options, names, unfinished_predictions)
 
     def finish(answers: Predictions) -> None:
-        notes = fitting_notes(answers.samples_per_forward)
-        print_answers(answers, model.names, f"{cli.datamodule.name}, split {split!r}", notes)
+        info = describe(split_loader(data, split).dataset)
+        notes = data_notes({"findings": info.findings}) if options.inputs else []
+        notes += fitting_notes(answers.samples_per_forward)
+        where = data.name if options.inputs else f"{data.name}, split {split!r}"
+        print_answers(answers, model.names, where, notes)
         thresholds = map(str, policy.required_thresholds())
         output.add_json(
             "predict.json",
@@ -34,6 +47,7 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
                 "score": policy.score,
                 "thresholds": dict(zip(model.names, thresholds, strict=False)),
                 "temperatures": dict(zip(model.names, policy.temperatures, strict=True)),
+                "inputs": options.inputs,
                 "split": split,
                 "notes": notes,
                 "provenance": run_info(),
@@ -42,5 +56,39 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
         output.write(beside=[name])
 
     cli.trainer.answer(
-        model, cli.datamodule, output.folder, split, name, options.gather, cli.configs, finish
-    )
+        model, data, output.folder, split, name, options.gather, configs, finish,
+        top=options.top, text=options.text,
+    )  # fmt: skip
+
+
+def _unlabelled(cli: CascadeCLI, options: PredictOptions) -> Any:
+    """Data module of the inputs, read as the config's data are.
+
+    Raises:
+        UsageError: inputs that do not fit these data, or another option.
+    """
+    inputs = options.inputs or []
+    if options.split is not None:
+        raise UsageError(
+            f"--split: names a split of the config's data, and the inputs {inputs[0]!r}, ... take "
+            "their place; leave one of them out."
+        )
+    if STDIN in inputs and cli.trainer.world_size > 1:
+        raise UsageError("-: one process alone can read standard input; give a file.")
+    kind = type(cli.datamodule).__name__
+    if not hasattr(cli.datamodule, "unlabelled"):
+        raise UsageError(
+            f"{inputs[0]}: {kind} reads no files, and the config's data say how inputs are read; "
+            "expected ImageData, TextData, GlueData, or a data module with a method `unlabelled`."
+        )
+    data = cli.datamodule.unlabelled(inputs)
+    data.setup("predict")  # inputs that do not fit are reported before anything is written
+    if cli.model.class_names is None:  # then only labelled data may name the classes
+        with suppress(UsageError):
+            cli.datamodule.prepare_data()
+            cli.datamodule.setup("validate")
+            named = getattr(cli.datamodule, "class_names", None)
+            data.class_names = (
+                named or describe(split_loader(cli.datamodule, "validation").dataset).classes
+            )
+    return data

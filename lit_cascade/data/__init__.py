@@ -12,11 +12,36 @@ from lit_cascade.data.loading import (
     RawSample,
     TrainingData,
 )
-from lit_cascade.data.splits import SplitInfo, check_split, has_split, shared_ids
+from lit_cascade.data.splits import (
+    STDIN,
+    SplitInfo,
+    check_split,
+    describe,
+    has_split,
+    shared_ids,
+    split_loader,
+)
 from lit_cascade.data.texts import TextData, UnlabelledTexts
 
 __all__ = [
-    "CifarData", "Datasets", "DeferredLoader", "DigitsData", "EvaluationData", "GlueData",
-    "ImageData", "PositionedBatch", "RawSample", "SplitInfo", "TextData", "TrainingData",
-    "UnlabelledImages", "UnlabelledTexts", "check_split", "has_split", "shared_ids",
+    "STDIN",
+    "CifarData",
+    "Datasets",
+    "DeferredLoader",
+    "DigitsData",
+    "EvaluationData",
+    "GlueData",
+    "ImageData",
+    "PositionedBatch",
+    "RawSample",
+    "SplitInfo",
+    "TextData",
+    "TrainingData",
+    "UnlabelledImages",
+    "UnlabelledTexts",
+    "check_split",
+    "describe",
+    "has_split",
+    "shared_ids",
+    "split_loader",
 ]  # fmt: skip

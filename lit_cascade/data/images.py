@@ -10,8 +10,9 @@ import re
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,11 +21,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from lit_cascade.data.loading import RawSample
-from lit_cascade.data.splits import SplitDataModule, shuffled
+from lit_cascade.data.splits import STDIN, SplitDataModule, name_of_inputs, shuffled
 from lit_cascade.data.tables import find_label_column, load_table, only_column
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import class_list
+from lit_cascade.utilities.files import existing_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -192,12 +194,7 @@ class FolderImages:
                 f"data.source: no images in the folders of {str(root)!r}: expected one folder per "
                 f"class with files such as {', '.join(IMG_EXTENSIONS[:3])}."
             )
-        for file in paths:
-            if file.encode(errors="replace").decode() != file:
-                raise UsageError(
-                    f"data.source: the name of the file {file!r} in {str(root)!r} is not in UTF-8, "
-                    "so that no record could hold it: rename it."
-                )
+        _check_names(paths, root)
         return cls(root, tuple(paths), tuple(_folders(root)), len(files) - len(paths))
 
     def __len__(self) -> int:
@@ -565,6 +562,13 @@ class ImageData(SplitDataModule):
         """Download, once per machine."""
         self._find()
 
+    def unlabelled(self, inputs: Sequence[str]) -> UnlabelledImages:
+        """Data module of images without labels: files, or folders of them."""
+        classes = self._classes
+        if classes == "folders":
+            classes = list(self._find().names or ())
+        return _unlabelled(inputs, self, classes)
+
     def _prepared(self) -> dict[str, Dataset[Any]]:
         images = self._find()
         classes: Sequence[str] | None = None
@@ -614,56 +618,138 @@ class ImageData(SplitDataModule):
         return self._images
 
 
+@dataclass(frozen=True, eq=False)
 class _Files(Dataset[RawSample]):
-    """Unlabelled image files, decoded when they are asked for."""
+    """Unlabelled image files, decoded when they are asked for.
 
-    def __init__(self, root: Path, paths: Sequence[str]) -> None:
-        self._root = root
-        self.ids = tuple(paths)
-        self.source = root.name
+    Attributes:
+        paths: by id.
+        source: what the ids belong to.
+        findings: remarks on the files before they are read.
+        classes: names in label order; None for those of the models.
+    """
+
+    paths: Mapping[str, Path]
+    source: str
+    findings: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
+    restricts_classes: ClassVar[bool] = True
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the files, in order."""
+        return tuple(self.paths)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.paths)
 
     def __getitem__(self, position: int) -> RawSample:
-        path = self.ids[position]
-        return _decoded(self._root / path, torch.tensor(-1), path, stop=False)
+        one = self.ids[position]
+        return _decoded(self.paths[one], torch.tensor(-1), one, stop=False)
 
 
 class UnlabelledImages(SplitDataModule):
-    """All image files in a folder and the folders in it, as the split `predict`.
+    """Image files, or all of those in folders and the folders in them, as the split `predict`.
 
-    Their ids are their paths in the folder, in alphabetical order. Files that cannot be read are
-    left out, and reported.
+    The id of an image is its path in the folder, if there is one source alone; otherwise the path
+    as it is given. Images of a folder are in alphabetical order. Files that cannot be read are left
+    out, and reported.
 
     Args:
-        source: the folder.
+        source: folder, or image file; or several of these.
+        classes: names of the classes among which the models answer; by default all of theirs.
         name: name of the data; by default after the folder.
         batch_size: images per batch.
         num_workers: processes that decode and preprocess; by default one per core, at most 8.
     """
 
     _pin_memory = True
+    argument = "data.source"
+    """Name of the option of the sources, for messages."""
 
     def __init__(
         self,
-        source: str,
+        source: list[str] | str,
+        classes: list[str] | str | None = None,
         name: str | None = None,
         batch_size: int = 256,
         num_workers: int | None = None,
     ) -> None:
-        super().__init__(name or Path(source).name, ("predict",), batch_size, num_workers)
-        self._root = Path(source).expanduser()
+        self._sources = [source] if isinstance(source, str) else list(source)
+        super().__init__(
+            name or name_of_inputs(self._sources), ("predict",), batch_size, num_workers
+        )
+        self._classes = classes
+
+    def unlabelled(self, inputs: Sequence[str]) -> UnlabelledImages:
+        """Data module of other images: files, or folders of them."""
+        return _unlabelled(inputs, self, self._classes)
 
     def _prepared(self) -> dict[str, Dataset[Any]]:
-        from torchvision.datasets.folder import IMG_EXTENSIONS
+        classes = None if self._classes is None else class_list(self._classes, "data.classes")
+        paths: dict[str, Path] = {}
+        others = 0
+        for source in self._sources:
+            if source == STDIN:
+                raise UsageError(f"{self.argument}: images are not read from standard input (-).")
+            path = existing_path(source, self.argument)
+            if not path.is_dir():
+                paths[source] = _checked_image(path, self.argument)
+                continue
+            files = sorted(image_files(path, hidden=True))
+            within = "" if len(self._sources) == 1 else source.rstrip("/") + "/"
+            images = {within + name: path / name for name, image in files if image}
+            if not images:
+                raise UsageError(f"{self.argument}: {_no_images(path, len(files))}")
+            _check_names(images, path)
+            paths |= images
+            others += len(files) - len(images)
+        which = (
+            "1 file is no image by its name"
+            if others == 1
+            else (f"{others:,} files are no images by their names")
+        )
+        findings = [which] if others else []
+        return {"predict": _Files(paths, name_of_inputs(self._sources), tuple(findings), classes)}
 
-        if not self._root.is_dir():
-            raise UsageError(f"data.source: there is no folder {str(self._root)!r}.")
-        paths = sorted(path for path, image in image_files(self._root, hidden=True) if image)
-        if not paths:
+
+def _no_images(folder: Path, files: int) -> str:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    held = f"which holds {files:,} other files" if files else "which is empty"
+    return (
+        f"no images in {str(folder)!r}, {held}: expected files such as "
+        f"{', '.join(IMG_EXTENSIONS[:3])}, there or in folders inside."
+    )
+
+
+def _unlabelled(
+    inputs: Sequence[str], like: SplitDataModule, classes: list[str] | str | None
+) -> UnlabelledImages:
+    """Data module of images, in batches as those of another."""
+    data = UnlabelledImages(list(inputs), classes, None, like.batch_size, like.num_workers)
+    data.argument = "inputs"
+    return data
+
+
+def _checked_image(path: Path, argument: str) -> Path:
+    """The path of a file that is an image by its name, or has a name without an ending."""
+    from PIL import Image
+
+    if path.suffix and path.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(
+            f"{argument}: {str(path)!r} is no image by its name; the data of the config are "
+            "images: expected image files such as .jpg or .png, or folders of them."
+        )
+    _check_names([path.name], path.parent)
+    return path
+
+
+def _check_names(names: Iterable[str], root: Path) -> None:
+    """Check that names of files can be written to records and tables."""
+    for name in names:
+        if name.encode(errors="replace").decode() != name:
             raise UsageError(
-                f"data.source: no images in {str(self._root)!r}: expected files such as "
-                f"{', '.join(IMG_EXTENSIONS[:3])}, there or in folders inside."
+                f"data.source: the name of the file {name!r} in {str(root)!r} is not in UTF-8, "
+                "so that no record could hold it: rename it."
             )
-        return {"predict": _Files(self._root, paths)}

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,22 @@ SETUP_STAGES = {"validation": "validate", "test": "test", "predict": "predict"}
 _MOST_WORKERS = 8
 
 
+STDIN = "-"
+"""Name of standard input among inputs."""
+
+
+def name_of_inputs(sources: Sequence[str]) -> str:
+    """Name of the data in several files or folders.
+
+    Example:
+        >>> name_of_inputs(["new/photos"]), name_of_inputs(["a.jpg", "b.jpg", "c.jpg"])
+        ('photos', 'a.jpg and 2 more')
+    """
+    first = Path(sources[0]).expanduser()
+    name = "standard input" if sources[0] == STDIN else first.name or first.absolute().name
+    return name if len(sources) == 1 else f"{name} and {len(sources) - 1} more"
+
+
 class SplitDataModule(LightningDataModule):
     """Base of data modules with one dataset per split.
 
@@ -33,6 +50,9 @@ class SplitDataModule(LightningDataModule):
         batch_size: samples per batch.
         num_workers: processes that load samples; None for one per core, at most 8, of which each
             process of a machine has its share.
+
+    Attributes:
+        batch_size, num_workers: see above.
     """
 
     _hint = ""
@@ -50,7 +70,7 @@ class SplitDataModule(LightningDataModule):
         super().__init__()
         self.name = name
         self._splits = tuple(splits)
-        self._batch_size, self._num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers = batch_size, num_workers
         self._datasets: dict[str, Dataset[Any]] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -86,19 +106,34 @@ class SplitDataModule(LightningDataModule):
         self.setup()
         return self._datasets[split]
 
+    def unlabelled(self, inputs: Sequence[str]) -> SplitDataModule:
+        """Data module of other samples without labels, as the split `predict`.
+
+        Args:
+            inputs: paths of files or folders.
+
+        Raises:
+            UsageError: a path that does not exist, or data that are not read from such files.
+        """
+        raise UsageError(
+            f"inputs: {type(self).__name__} reads no files of your own, got {inputs[0]!r}; those "
+            "that do are ImageData and UnlabelledImages (images), TextData, GlueData and "
+            "UnlabelledTexts (texts)."
+        )
+
     def _batches(self, split: str, dataset: Any) -> dict[str, Any]:
         """Arguments of the `DataLoader` that compose the batches of a split."""
         del dataset
         train = split == "train"
         return {
-            "batch_size": self._batch_size,
+            "batch_size": self.batch_size,
             "shuffle": train,
             "drop_last": train and self._whole_batches,
         }
 
     def _loader(self, split: str) -> DataLoader[Any]:
         dataset = self.dataset(split)
-        workers = self._num_workers
+        workers = self.num_workers
         if workers is None:
             workers = _share_of_cores(1 if self.trainer is None else self.trainer.num_devices)
         return DataLoader(

@@ -15,7 +15,7 @@ from lit_cascade.errors import CascadeError, UsageError, check_name
 
 _LABELS = ("label", "labels", "cls", "fine_label", "target")
 _PREFERRED = ("validation", "val", "test")
-_KINDS = {
+TABLES = {
     ".parquet": "parquet",
     ".csv": "csv",
     ".json": "json",
@@ -23,6 +23,7 @@ _KINDS = {
     ".tar": "webdataset",
     ".arrow": "arrow",
 }
+"""Loader of `datasets` for each ending of a file's name."""
 # names of splits in `datasets`, and the names of their files
 _KNOWN = {
     "train": ("train", "training"),
@@ -104,13 +105,13 @@ def _split_names(source: str, config: str | None) -> tuple[str, ...]:
         return tuple(datasets.get_dataset_split_names(source, *named))
     if (folder / "dataset_dict.json").is_file():
         return tuple(json.loads((folder / "dataset_dict.json").read_text())["splits"])
-    if folder.suffix in _KINDS or (folder / "state.json").is_file():
+    if folder.suffix in TABLES or (folder / "state.json").is_file():
         return ()
     return tuple(_files(folder)) or tuple(datasets.get_dataset_split_names(str(folder)))
 
 
 def _is_here(source: str) -> bool:
-    return Path(source).exists() or Path(source).suffix in _KINDS
+    return Path(source).exists() or Path(source).suffix in TABLES
 
 
 def _folder(source: str, config: str | None) -> Path | None:
@@ -130,7 +131,7 @@ def _by_split(paths: Iterable[Path]) -> dict[str, list[str]]:
     """Tables by split: the name of the file without the number of a shard, or its usual name."""
     splits: dict[str, list[str]] = {}
     for path in sorted(paths):
-        if path.suffix in _KINDS:
+        if path.suffix in TABLES:
             name = _SHARD.sub("", path.stem)
             splits.setdefault(_SPLITS.get(name, name), []).append(str(path))
     return splits
@@ -145,7 +146,7 @@ def _files(folder: Path) -> dict[str, list[str]]:
 def _rows(paths: list[str], split: str) -> Any:
     import datasets
 
-    kind = _KINDS[Path(paths[0]).suffix]
+    kind = TABLES[Path(paths[0]).suffix]
     # "null" and "NA" are texts
     options = {"keep_default_na": False} if kind == "csv" else {}
     return datasets.load_dataset(kind, data_files={split: paths}, split=split, **options)
@@ -161,7 +162,7 @@ def _load(source: str, split: str | None, config: str | None) -> Any:
         return datasets.load_from_disk(str(folder))
     if (folder / "dataset_dict.json").is_file():
         return datasets.load_from_disk(str(folder))[split]
-    if folder.suffix in _KINDS:
+    if folder.suffix in TABLES:
         return _rows([str(folder)], "train")
     files = _files(folder)
     if files and split is not None:
@@ -195,7 +196,7 @@ def _from_hub(source: str, split: str | None, config: str | None) -> Any:
     named = [
         path
         for path in folder.rglob(f"*{split}*")
-        if path.suffix in _KINDS and (config is None or config in path.relative_to(folder).parts)
+        if path.suffix in TABLES and (config is None or config in path.relative_to(folder).parts)
     ]
     if len({path.parent for path in named}) == 1:
         files = _by_split(named)

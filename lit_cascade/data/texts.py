@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,9 +18,16 @@ from torch.utils.data import Dataset, RandomSampler, SequentialSampler, default_
 
 from lit_cascade.data.buckets import LengthBuckets
 from lit_cascade.data.loading import RawSample
-from lit_cascade.data.splits import SplitDataModule, shuffled
-from lit_cascade.data.tables import find_label_column, load_table, only_column, published_splits
+from lit_cascade.data.splits import STDIN, SplitDataModule, name_of_inputs, shuffled
+from lit_cascade.data.tables import (
+    TABLES,
+    find_label_column,
+    load_table,
+    only_column,
+    published_splits,
+)
 from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.utilities.files import existing_path
 
 _VALIDATION = ("validation", "validation_matched", "test")
 _TEXTS = ("string", "large_string", "string_view")
@@ -361,6 +371,10 @@ class TextData(SplitDataModule):
             )
         return published
 
+    def unlabelled(self, inputs: Sequence[str]) -> UnlabelledTexts:
+        """Data module of texts without labels: a table, or files with one per line."""
+        return _unlabelled(inputs, self, self._columns, self._classes)
+
     def _find(self) -> Mapping[str, str | None]:
         return _find_splits(self._source, self._config, self._given)
 
@@ -435,7 +449,7 @@ class TextData(SplitDataModule):
     def _batches(self, split: str, dataset: Any) -> dict[str, Any]:
         sampler = RandomSampler(dataset) if split == "train" else SequentialSampler(dataset)
         batches = LengthBuckets(
-            sampler, self._batch_size, drop_last=False, lengths=dataset.lengths, seed=self._seed
+            sampler, self.batch_size, drop_last=False, lengths=dataset.lengths, seed=self._seed
         )
         return {"batch_sampler": batches, "collate_fn": _texts_and_labels}
 
@@ -446,32 +460,48 @@ def _texts_and_labels(samples: Sequence[Any]) -> tuple[list[Any], torch.Tensor]:
     return [sample[0] for sample in samples], labels
 
 
+@dataclass(frozen=True, eq=False)
 class _Texts(Dataset[RawSample]):
-    """Unlabelled texts, or pairs of them, in the rows of a table."""
+    """Unlabelled texts, or pairs of them.
 
-    def __init__(self, columns: Sequence[Any], source: str) -> None:
-        self._columns = columns
-        self.ids = torch.arange(len(columns[0]))
-        self.source = source
+    Attributes:
+        columns: one or two columns of N texts, as pyarrow holds them.
+        ids: N distinct row numbers, or names.
+        source: what the ids belong to.
+        classes: names in label order; None for those of the models.
+    """
+
+    columns: Sequence[Any]
+    ids: Tensor | tuple[str, ...]
+    source: str
+    classes: tuple[str, ...] | None = None
+    restricts_classes: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, position: int) -> RawSample:
-        texts = tuple(column[position].as_py() for column in self._columns)
-        if None in texts:
-            return RawSample(tuple(text or "" for text in texts), _NO_LABEL, (), "no text")
-        return RawSample(texts if len(texts) > 1 else texts[0], _NO_LABEL)
+        texts = tuple(column[position].as_py() for column in self.columns)
+        gone = None if all(text and text.strip() for text in texts) else "no text"
+        texts = tuple(text or "" for text in texts)
+        return RawSample(texts if len(texts) > 1 else texts[0], _NO_LABEL, (), gone)
 
 
 class UnlabelledTexts(SplitDataModule):
-    """Texts of a table, or pairs of them, as the split `predict`; their ids are row numbers.
+    """Texts without labels, or pairs of them, as the split `predict`.
+
+    The id of a text is the number of its row in a table, from 0; of a line in a file of lines, from
+    1; or `FILE:LINE` if there are several files. A row or line without a text has no answer.
 
     Args:
-        source: name of a data set on the hub, or the path of Parquet, CSV or JSON files.
-        published_split: which of its splits; by default the validation set, else the test set, else
-            the only one.
+        source: name of a data set on the hub; path of Parquet, CSV or JSON files; path of any other
+            file, in UTF-8, with one text per line, or two with a tab between; or - for such lines
+            from standard input. Several of the files with lines may be given.
+        published_split: which split of a data set; by default the validation set, else the test
+            set, else the only one.
         text_columns: the column of texts, or the two of pairs; by default the only one of strings.
+            Two of any name make lines pairs.
+        classes: names of the classes in label order; by default those of the models.
         name: name of the data; by default after the source.
         batch_size: texts per batch.
         num_workers: processes that read and preprocess; 0 does it between batches.
@@ -479,19 +509,117 @@ class UnlabelledTexts(SplitDataModule):
 
     def __init__(
         self,
-        source: str,
+        source: list[str] | str,
         published_split: str | None = None,
         text_columns: list[str] | None = None,
+        classes: list[str] | None = None,
         name: str | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(name or Path(source).name, ("predict",), batch_size, num_workers)
-        self._source, self._published, self._columns = source, published_split, text_columns
+        self._sources = [source] if isinstance(source, str) else list(source)
+        name = name or name_of_inputs(self._sources)
+        super().__init__(name, ("predict",), batch_size, num_workers)
+        self._published, self._columns = published_split, text_columns
+        self._classes = classes
+
+    def unlabelled(self, inputs: Sequence[str]) -> UnlabelledTexts:
+        """Data module of other texts: a table, or files with one per line."""
+        return _unlabelled(inputs, self, self._columns, self._classes)
 
     def _prepared(self) -> dict[str, Dataset[Any]]:
-        rows = load_table(self._source, self._published, what="a table of texts")
+        lines = [one for one in self._sources if one == STDIN or _holds_lines(one)]
+        if lines == self._sources:
+            columns, ids, source = _read_lines(lines, pairs=len(self._columns or ()) == 2)
+        elif len(self._sources) == 1:
+            columns, ids, source = self._rows(self._sources[0])
+        else:
+            raise UsageError(
+                "data.source: expected one table, or files with one text per line, got "
+                f"{', '.join(self._sources)}."
+            )
+        classes = None if self._classes is None else tuple(self._classes)
+        return {"predict": _Texts(columns, ids, source, classes)}
+
+    def _rows(self, source: str) -> tuple[list[Any], Any, str]:
+        """Columns, ids and source of the texts in a table."""
+        rows = load_table(source, self._published, what="a table of texts")
         names = _text_columns(rows, self._columns)
         table = rows.select_columns(names).with_format("arrow")[:]
-        texts = _Texts([table[name] for name in names], Path(self._source).name)
-        return {"predict": texts}
+        return [table[name] for name in names], torch.arange(len(table)), Path(source).name
+
+
+def _holds_lines(source: str) -> bool:
+    path = Path(source).expanduser()
+    return path.is_file() and path.suffix not in TABLES
+
+
+def _read_lines(
+    sources: Sequence[str], *, pairs: bool
+) -> tuple[list[Any], Tensor | tuple[str, ...], str]:
+    """Columns, ids and source of the texts in files with one, or a pair, per line."""
+    import pyarrow as pa
+
+    texts: list[list[str]] = []
+    ids: list[str] = []
+    digest = hashlib.sha256()
+    for source in sources:
+        where = "standard input" if source == STDIN else repr(source)
+        content = sys.stdin.buffer.read() if source == STDIN else _bytes_of(source)
+        digest.update(content)
+        lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+        for number, line in enumerate(lines[: -1 if not lines[-1] else None], start=1):
+            try:
+                text = line.decode().strip("\r")
+            except UnicodeDecodeError as error:
+                raise UsageError(
+                    f"data.source: line {number} of {where} is not in UTF-8: expected a file with "
+                    "one text per line."
+                ) from error
+            texts.append(_pair(text, number, where) if pairs else [text])
+            ids.append(f"{'-' if source == STDIN else source}:{number}")
+    if not texts:
+        raise CascadeError(f"data.source: {where} is empty: expected one text per line.")
+    columns = [pa.array(column, pa.string()) for column in zip(*texts, strict=True)]
+    numbered = torch.arange(1, len(ids) + 1) if len(sources) == 1 else tuple(ids)
+    name = ", ".join(Path(source).name for source in sources)
+    return columns, numbered, f"lines of {name}, SHA-256 {digest.hexdigest()[:16]}"
+
+
+def _bytes_of(source: str) -> bytes:
+    try:
+        return Path(source).expanduser().read_bytes()
+    except OSError as error:
+        raise UsageError(f"data.source: {source!r} cannot be read: {error.strerror}.") from error
+
+
+def _pair(line: str, number: int, where: str) -> list[str]:
+    """The two texts of a line; none for an empty line."""
+    parts = line.split("\t") if line.strip() else ["", ""]
+    if len(parts) != 2:
+        raise UsageError(
+            f"data.source: line {number} of {where} holds {len(parts)} texts: the data of the "
+            "config are pairs of texts: expected two per line, with a tab between."
+        )
+    return parts
+
+
+def _unlabelled(
+    inputs: Sequence[str],
+    like: SplitDataModule,
+    text_columns: list[str] | None,
+    classes: list[str] | None,
+) -> UnlabelledTexts:
+    """Data module of texts in existing files, in batches as those of another."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    for one in inputs:
+        path = Path() if one == STDIN else existing_path(one, "inputs")
+        if one != STDIN and (path.is_dir() or path.suffix.lower() in IMG_EXTENSIONS):
+            what = "is a folder" if path.is_dir() else "is an image by its name"
+            raise UsageError(
+                f"inputs: {one!r} {what}; the data of the config are texts: expected files with "
+                "one text per line, or a table (Parquet, CSV, JSON)."
+            )
+    batches = like.batch_size, like.num_workers or 0
+    return UnlabelledTexts(list(inputs), None, text_columns, classes, None, *batches)

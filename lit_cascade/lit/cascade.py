@@ -98,6 +98,7 @@ class LitCascade(StagesModule):
             self.prepare(name, stage)
         self._stream: SplitStream | None = None
         self.metered = True  # whether test loops return the FLOPs of each answer or its probability
+        self.top = 1  # number of likeliest classes that they return if not metered
         self.remarks: list[tuple[int, str]] = []
 
     def networks(self) -> dict[str, BuiltStage]:
@@ -351,7 +352,11 @@ class SplitStream:
         rows, output, names = dict(answered.extra), answered.output, self._module.names
         rows |= _answer_rows(output, rows["positions"], names)
         if not self._metered:
-            return rows | {"probability": self._module.cascade.probability(output)}
+            cascade, top = self._module.cascade, self._module.top
+            rows |= {"probability": cascade.probability(output)}
+            if top > 1:
+                rows["likeliest"], rows["probabilities"] = cascade.likeliest(output, top)
+            return rows
         for name, seen in zip(names, answered.seen, strict=True):
             spent = torch.zeros(len(output.stage), 3, dtype=torch.float64) if seen is None else seen
             rows[f"flops.{name}"], rows[f"executed_flops.{name}"] = spent[:, 0], spent[:, 1]

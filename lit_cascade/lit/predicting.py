@@ -22,8 +22,8 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor
 
-from lit_cascade.data import EvaluationData
-from lit_cascade.errors import CascadeError
+from lit_cascade.data import EvaluationData, split_loader
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.reading import (
@@ -37,11 +37,15 @@ from lit_cascade.lit.recording import Configs
 from lit_cascade.lit.stages import least_by_stage
 from lit_cascade.live import GATHER
 from lit_cascade.records import Ids
+from lit_cascade.utilities.class_names import readable_names
 from lit_cascade.utilities.files import open_atomically, write_atomically
 from lit_cascade.utilities.resume import UnfinishedRun
 
 PARTS = "predictions.parts"
 """Name of the folder of parts, beside the final file."""
+
+FEW = 10
+"""Largest number of samples whose predictions are also part of the summary."""
 
 _LEFT_OUT, _SAMPLES_PER_FORWARD = b"left_out", b"samples_per_forward"
 
@@ -54,6 +58,7 @@ class Predictions:
         n: number of samples with a prediction.
         by_stage: number of samples that each stage answered.
         left_out: id and reason of each sample that could not be read.
+        rows: rows of the file, if there are at most `FEW`.
         resumed: number of predictions that an earlier run had made.
         samples_per_forward: by stage, where whole batches did not fit into memory.
     """
@@ -63,6 +68,7 @@ class Predictions:
     left_out: tuple[tuple[Any, str], ...]
     resumed: int
     samples_per_forward: Mapping[str, int] = field(default_factory=dict)
+    rows: tuple[Mapping[str, Any], ...] = ()
 
 
 def answer(
@@ -75,10 +81,20 @@ def answer(
     gather: int = GATHER,
     configs: Configs | None = None,
     finish: Callable[[Predictions], None] | None = None,
+    *,
+    top: int = 1,
+    text: bool = False,
 ) -> Predictions | None:
     """Predict the class of every sample of a split and write the predictions, window by window.
 
-    The same call again resumes an interrupted run, and gives the same file.
+    The same call again resumes an interrupted run, and gives the same file. It has one row per
+    sample, in the order of the data, with the columns
+
+    - `id`; `class`, and `name` where the classes are WordNet synsets; its `probability`; `stage`,
+      the last that ran, and its `score`
+    - `class_2`, `probability_2`, ...: the next likeliest classes, if `top` is more than 1
+    - `text`, and `text_2` of pairs, if `text` is true
+    - `error`: why the sample could not be read; then `id` and this are all that it has.
 
     Args:
         trainer: runs the test loop.
@@ -92,39 +108,53 @@ def answer(
         configs: of the stages and the data; an interrupted run must have had the same.
         finish: called with the summary once the file is written, on the main process; until it
             returns the run counts as interrupted.
+        top: number of likeliest classes to write.
+        text: whether to write the texts that were read.
 
     Returns:
         A summary on the main process; None elsewhere.
 
     Raises:
-        UsageError: the model has no thresholds, the data has no such split, or the folder holds an
-            interrupted run of something else.
-        CascadeError: an empty split, NaN logits, or a full disk.
+        UsageError: the model has no thresholds, the data has no such split or no texts, `top` is
+            below 1, or the folder holds an interrupted run of something else.
+        CascadeError: an empty split, none of whose samples can be read, NaN logits, or a full disk.
     """
     model.cascade.policy.required_thresholds(model.names)
+    if top < 1:
+        raise UsageError(f"top: expected 1 or more classes, got {top}.")
     preview = preview_split(trainer, model, datamodule, split)
+    texts = _texts_of(split_loader(datamodule, split).dataset) if text else None
     # other processes may have been given another: a new folder is numbered by those that exist
     folder = on_main_process(trainer, lambda: Path(folder))
     files = PredictionFiles(folder, name)
-    plan = _plan(trainer, model, preview, name, gather, configs)
+    columns = {"top": top, "text": text}
+    plan = _plan(trainer, model, preview, {"file": name, "gather": gather, **columns}, configs)
     done = on_main_process(trainer, lambda: files.resume(plan))
     kept = f"Finished predictions are kept: the same command with --out {folder} resumes."
-    model.metered = False
+    model.metered, model.top = False, top
     try:
         preprocessings = model.preprocessings_to_run()
         data = evaluation_data(trainer, model, datamodule, split, preprocessings, window=gather)
         data.done = done
-        writer = _PartWriter(files, data, preview.classes)
+        writer = _PartWriter(files, data, preview.classes, texts)
         with explained(kept), evaluating(trainer, writer):
             trainer.test(model, datamodule=data, verbose=False)
             trainer.strategy.barrier()
     finally:
-        model.metered = True
+        model.metered, model.top = True, 1
     if not trainer.is_global_zero:
         return None
     order = [position for batch in data.batches for position in batch]
     ids = data.info.ids if data.info is not None else Ids(())
     windows = -(-len(data.batches) // gather)
+    unread = files.unread(windows)
+    if len(unread) == len(order):
+        unfinished_predictions(folder).remove()  # so that the same command reads them again
+        first = min(unread)
+        raise CascadeError(
+            f"none of the {len(order):,} samples could be read; first {ids[first]}: "
+            f"{unread[first]}."
+        )
     summary = files.join(windows, model.names, ids, in_order=order == sorted(order))
     old = (batch for i, batch in enumerate(data.batches) if i // gather in done)
     summary = replace(summary, resumed=sum(map(len, old)))
@@ -143,8 +173,7 @@ def _plan(
     trainer: Trainer,
     model: LitCascade,
     preview: SplitPreview,
-    name: str,
-    gather: int,
+    settings: Mapping[str, Any],
     configs: Configs | None,
 ) -> dict[str, Any]:
     """Everything that the predictions depend on."""
@@ -154,8 +183,7 @@ def _plan(
         "policy": json.loads(json.dumps(asdict(model.cascade.policy), default=str)),
         "data": {"ids": ids.hexdigest()[:16], **preview.data},
         "settings": {
-            "file": name,
-            "gather": gather,
+            **settings,
             "batch_size": preview.batch_size,
             "precision": str(trainer.precision),
             "channels_last": model.channels_last,
@@ -169,9 +197,15 @@ class _PartWriter(Callback):
     """Writes each window of predictions that a test loop returns as a part."""
 
     def __init__(
-        self, files: PredictionFiles, data: EvaluationData, classes: Sequence[str] | None
+        self,
+        files: PredictionFiles,
+        data: EvaluationData,
+        classes: Sequence[str] | None,
+        texts: Callable[[int], Sequence[str]] | None,
     ) -> None:
         self._files, self._data, self._classes = files, data, classes
+        self._texts = texts
+        self._readable: dict[str, str] | None = None
         self._window_of: dict[int, int] = {}
         self._left_out: dict[int, str] = {}
 
@@ -189,12 +223,20 @@ class _PartWriter(Callback):
         left_out = torch.tensor([place in self._left_out for place in places.tolist()])
         windows = self._windows(places)
         classes = self._classes or pl_module.class_names
+        if self._readable is None and classes is not None:
+            self._readable = readable_names(classes) or {}
         for window in windows[(positions >= 0) | left_out].unique().tolist():
             here = windows == window
-            reasons = {int(place): self._left_out[int(place)] for place in places[here & left_out]}
+            reasons = {place: self._reason(place) for place in places[here & left_out].tolist()}
             mine = here & (positions >= 0)
-            columns = self._columns({key: value[mine] for key, value in rows.items()}, classes)
-            self._files.write(window, columns, reasons, pl_module.samples_per_forward())
+            table = self._table({key: value[mine] for key, value in rows.items()}, classes)
+            table = self._with_unread(table, reasons)
+            self._files.write(window, table, reasons, pl_module.samples_per_forward())
+
+    def _reason(self, position: int) -> str:
+        """Why a sample was left out, without its id in front."""
+        (one,) = self._ids([position]).to_pylist()
+        return self._left_out[position].removeprefix(f"{one}: ")
 
     def _windows(self, positions: Tensor) -> Tensor:
         if not self._window_of:
@@ -203,22 +245,75 @@ class _PartWriter(Callback):
                     self._window_of[position] = number // self._data.window
         return torch.tensor([self._window_of[int(position)] for position in positions])
 
-    def _columns(self, rows: Mapping[str, Tensor], classes: Sequence[str] | None) -> dict[str, Any]:
+    def _table(self, rows: Mapping[str, Tensor], classes: Sequence[str] | None) -> pa.Table:
+        """Predictions in the order of the data."""
         order = rows["positions"].sort().indices
         rows = {key: value[order] for key, value in rows.items()}
         positions = rows["positions"]
-        ids = self._data.info.ids if self._data.info is not None else Ids(())
-        kind = pa.string() if ids.are_strings else pa.int64()  # even if no sample can be read
-        labels = rows["prediction"].tolist()
-        names = [str(label) if classes is None else classes[label] for label in labels]
-        return {
+        columns = {
             "position": pa.array(positions.numpy()),
-            "id": pa.array(ids[positions].tolist(), kind),
-            "class": pa.array(names, pa.string()),
-            "probability": pa.array(rows["probability"].numpy()),
+            "id": self._ids(positions.tolist()),
+            **self._classes_and_probabilities(rows["prediction"], rows["probability"], classes),
             "stage": pa.array(rows["stage"].numpy().astype("int8")),
             "score": pa.array(rows["score"].numpy()),
         }
+        if "likeliest" in rows:
+            for rank in range(1, rows["likeliest"].shape[1]):
+                some = rows["likeliest"][:, rank], rows["probabilities"][:, rank]
+                next_ones = self._classes_and_probabilities(*some, classes)
+                columns |= {f"{name}_{rank + 1}": column for name, column in next_ones.items()}
+        if self._texts is not None:
+            texts = [self._texts(position) for position in positions.tolist()]
+            for number in range(len(self._texts(0))):
+                column = pa.array([each[number] for each in texts], pa.string())
+                columns[f"text_{number + 1}" if number else "text"] = column
+        columns["error"] = pa.nulls(len(positions), pa.string())
+        return pa.table(columns)
+
+    def _classes_and_probabilities(
+        self, numbers: Tensor, probabilities: Tensor, classes: Sequence[str] | None
+    ) -> dict[str, Any]:
+        names = [str(one) if classes is None else classes[one] for one in numbers.tolist()]
+        columns = {"class": pa.array(names, pa.string())}
+        if self._readable:
+            columns["name"] = pa.array([self._readable[name] for name in names], pa.string())
+        return columns | {"probability": pa.array(probabilities.numpy())}
+
+    def _ids(self, positions: list[int]) -> Any:
+        ids = self._data.info.ids if self._data.info is not None else Ids(())
+        kind = pa.string() if ids.are_strings else pa.int64()
+        return pa.array(ids[positions].tolist(), kind)
+
+    def _with_unread(self, table: pa.Table, reasons: Mapping[int, str]) -> pa.Table:
+        """Predictions with the rows of samples that could not be read."""
+        unread = pa.table(
+            {
+                "position": pa.array(list(reasons), pa.int64()),
+                "id": self._ids(list(reasons)),
+                "error": pa.array(list(reasons.values()), pa.string()),
+            }
+        )
+        both = pa.concat_tables([table, unread], promote_options="default")
+        return both.sort_by("position")
+
+
+def _texts_of(dataset: Any) -> Callable[[int], Sequence[str]]:
+    """Function of a position that gives the text of a sample, or the texts of a pair.
+
+    Raises:
+        UsageError: the samples are no texts.
+    """
+
+    def texts(position: int) -> Sequence[str]:
+        sample = dataset[position][0]
+        return [sample] if isinstance(sample, str) else list(sample)
+
+    first = dataset[0]
+    held = first[0] if isinstance(first, tuple) else first
+    parts = held if isinstance(held, tuple) else (held,)
+    if not all(isinstance(part, str) for part in parts):
+        raise UsageError(f"text: the samples are no texts, but of the type {type(held).__name__}.")
+    return texts
 
 
 class PredictionFiles:
@@ -252,7 +347,7 @@ class PredictionFiles:
     def write(
         self,
         window: int,
-        columns: Mapping[str, Any],
+        table: pa.Table,
         left_out: Mapping[int, str],
         samples_per_forward: Mapping[str, int],
     ) -> None:
@@ -260,7 +355,7 @@ class PredictionFiles:
 
         Args:
             window: its number.
-            columns: arrays by name, among them `position` and the number of the `stage`.
+            table: rows, with `position` and the number of the `stage`.
             left_out: position and reason of each sample that could not be read.
             samples_per_forward: as in `Predictions`, so far.
 
@@ -273,8 +368,26 @@ class PredictionFiles:
             _SAMPLES_PER_FORWARD: json.dumps(samples_per_forward),
         }
         buffer = io.BytesIO()
-        pq.write_table(pa.table(dict(columns)).replace_schema_metadata(metadata), buffer)
+        pq.write_table(table.replace_schema_metadata(metadata), buffer)
         write_atomically(self._part(window), buffer.getvalue())
+
+    def unread(self, windows: int) -> dict[int, str]:
+        """Position and reason of the samples that could not be read, if no sample could be."""
+        unread: dict[int, str] = {}
+        for window in range(windows):
+            path = self._part(window)
+            if not path.is_file():
+                return {}
+            try:
+                with pq.ParquetFile(path) as part:
+                    reasons = json.loads(part.schema_arrow.metadata[_LEFT_OUT])
+                    rows = part.metadata.num_rows
+            except (OSError, pa.ArrowException):
+                return {}  # `join` reports it
+            if len(reasons) < rows:
+                return {}
+            unread |= {int(position): reason for position, reason in reasons.items()}
+        return unread
 
     def join(self, windows: int, names: Sequence[str], ids: Ids, *, in_order: bool) -> Predictions:
         """Make one file of the parts, in the order of the data. The parts are kept.
@@ -299,6 +412,7 @@ class PredictionFiles:
         left_out: dict[int, str] = {}
         forward: dict[str, int] = {}
         counts = torch.zeros(len(names), dtype=torch.int64)
+        rows: list[Mapping[str, Any]] = []
 
         def read(path: Path) -> Any:
             try:
@@ -315,11 +429,15 @@ class PredictionFiles:
 
         def finished(table: Any) -> Any:
             """Count a table's answers by stage, and write names for numbers."""
-            stages = torch.tensor(table["stage"].to_numpy(), dtype=torch.int64)
-            counts.add_(torch.bincount(stages, minlength=len(names)))
-            stage = pa.array([names[stage] for stage in stages.tolist()], pa.string())
+            stages = table["stage"].combine_chunks()
+            answered = torch.tensor(stages.drop_null().to_numpy(), dtype=torch.int64)
+            counts.add_(torch.bincount(answered, minlength=len(names)))
+            stage = pa.array(list(names), pa.string()).take(stages)
             table = table.replace_schema_metadata().drop_columns(["position"])
-            return table.set_column(table.schema.get_field_index("stage"), "stage", stage)
+            table = table.set_column(table.schema.get_field_index("stage"), "stage", stage)
+            if len(ids) <= FEW:
+                rows.extend(table.to_pylist())
+            return table
 
         tables: Iterator[Any] = map(read, paths)
         if not in_order:
@@ -327,7 +445,8 @@ class PredictionFiles:
         with open_atomically(self._folder / self._name, self._parts) as file:
             _write_all(map(finished, tables), file, self._name)
         pairs = [(ids[position], reason) for position, reason in sorted(left_out.items())]
-        return Predictions(int(counts.sum()), tuple(counts.tolist()), tuple(pairs), 0, forward)
+        by_stage = tuple(counts.tolist())
+        return Predictions(sum(by_stage), by_stage, tuple(pairs), 0, forward, tuple(rows))
 
     def _part(self, window: int) -> Path:
         return self._parts / f"{window:08d}.parquet"

@@ -205,18 +205,32 @@ class Cascade(nn.Module):
 
     def probability(self, output: CascadeOutput) -> Tensor:
         """Probability (N,) float32 of each answer, at the temperature of the chosen stage."""
-        probability = torch.empty_like(output.score)
+        return self._probabilities(output, output.prediction[:, None]).squeeze(1)
+
+    def likeliest(self, output: CascadeOutput, k: int) -> tuple[Tensor, Tensor]:
+        """The k likeliest classes of each sample, of which the answer is the first.
+
+        Returns:
+            Classes (N, k) int64, the lower number first on a tie, and their probabilities (N, k)
+            float32, as in `probability`. With fewer than k classes, all of them.
+        """
+        classes = output.logits.sort(dim=1, descending=True, stable=True).indices[:, :k]
+        return classes, self._probabilities(output, classes)
+
+    def _probabilities(self, output: CascadeOutput, classes: Tensor) -> Tensor:
+        """Probabilities (N, M) float32 of some classes (N, M) of each sample."""
+        probabilities = torch.empty(classes.shape, device=classes.device)
         for k in range(len(self.stages)):
             rows = (output.chosen == k).nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
             logits = output.logits[rows]
             if k > 0 and self.policy.combine == "average":  # logarithms of mean probabilities
-                classes = logits.softmax(dim=1)
+                of_all = logits.softmax(dim=1)
             else:
-                classes = self.policy.probabilities(k, logits)
-            probability[rows] = classes.gather(1, output.prediction[rows][:, None]).squeeze(1)
-        return probability
+                of_all = self.policy.probabilities(k, logits)
+            probabilities[rows] = of_all.gather(1, classes[rows])
+        return probabilities
 
     def run_stage(self, k: int, inputs: Inputs) -> Tensor:
         """Logits (N, C) of one stage; subclasses may run stages in another way."""

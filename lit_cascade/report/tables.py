@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
 
 from lit_cascade.core import OperatingPoint
 from lit_cascade.records import RecordSummary
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
 def print_answers(
     predictions: Predictions, names: Sequence[str], where: str, notes: Sequence[str] = ()
 ) -> None:
-    """Print how many samples of the data each stage answered, and the notes."""
-    table = new_table(f"Answers to {where}", "stage", "answered", "share")
-    for name, count in zip(names, predictions.by_stage, strict=True):
-        table.add_row(name, f"{count:,}", percent(count / max(predictions.n, 1)))
+    """Print the answers if they are few, else how many samples each stage answered; and notes."""
+    if predictions.rows:
+        table = _few_answers(predictions.rows, where)
+    else:
+        table = new_table(f"Answers to {where}", "stage", "answered", "share")
+        for name, count in zip(names, predictions.by_stage, strict=True):
+            table.add_row(name, f"{count:,}", percent(count / max(predictions.n, 1)))
     lines = []
     if predictions.resumed:
         lines.append(
@@ -39,11 +44,29 @@ def print_answers(
         )
     if predictions.left_out:
         sample, reason = predictions.left_out[0]
-        lines.append(
-            f"Note: {len(predictions.left_out):,} samples could not be read and have no answer, "
-            f"first {sample}: {reason}."
+        n = len(predictions.left_out)
+        which = (
+            "1 sample could not be read and has"
+            if n == 1
+            else (f"{n:,} samples could not be read and have")
         )
+        first = "" if n == 1 else "first "
+        lines.append(f"Note: {which} no answer: {first}{sample}: {reason}.")
     show(table, *lines, *notes)
+
+
+def _few_answers(rows: Sequence[Mapping[str, Any]], where: str) -> Table:
+    """Table of a few answers; of more than one class per sample each has a line."""
+    table = new_table(f"Answers to {where}", "id", "class", "probability", "stage")
+    for row in rows:
+        if row["error"] is not None:
+            table.add_row(str(row["id"]), "", "", "unread")
+            continue
+        ranks = ["", *(f"_{k}" for k in range(2, len(row)) if f"class_{k}" in row)]
+        classes = [row.get(f"name{rank}") or row[f"class{rank}"] for rank in ranks]
+        shares = [percent(row[f"probability{rank}"]) for rank in ranks]
+        table.add_row(str(row["id"]), "\n".join(classes), "\n".join(shares), row["stage"])
+    return table
 
 
 def print_execution(

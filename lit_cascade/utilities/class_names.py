@@ -25,6 +25,8 @@ CLASS_LISTS = (
 )
 """Names of timm's lists of ImageNet's classes (WordNet synsets such as n01440764)."""
 
+_SYNSET = re.compile(r"n\d{8}")
+
 _PARTS = {"imagenet-a": "imagenet_a_synsets.txt", "imagenet-r": "imagenet_r_synsets.txt"}
 
 
@@ -69,6 +71,22 @@ def class_list(classes: str | Sequence[str], argument: str) -> tuple[str, ...]:
         got = f"{twice!r} twice" if twice else len(names)
         raise UsageError(f"{argument}: expected two or more distinct class names, got {got}.")
     return names
+
+
+def readable_names(classes: Sequence[str]) -> dict[str, str] | None:
+    """Readable name of each class, where all of them are WordNet synsets; otherwise None.
+
+    A name is the first lemma of the synset in the lists of timm.
+
+    Example:
+        >>> readable_names(["n01440764", "n02123045"])
+        {'n01440764': 'tench', 'n02123045': 'tabby'}
+    """
+    if not all(_SYNSET.fullmatch(name) for name in classes):
+        return None
+    content = pkgutil.get_data("timm.data", "_info/imagenet_synset_to_lemma.txt") or b""
+    lemmas = dict(line.split("\t") for line in content.decode().splitlines())
+    return {name: lemmas.get(name, name).partition(",")[0].strip('" ') for name in classes}
 
 
 def columns_of(

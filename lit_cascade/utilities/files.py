@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
@@ -79,6 +80,29 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
         f"{argument}: there is no file {name!r}, neither from the working directory nor among the "
         f"bundled {kind}: {', '.join(known) or 'none'}."
     )
+
+
+def existing_path(name: str, argument: str) -> Path:
+    """Path of a file or a folder.
+
+    Args:
+        name: a path; ~ is the user's home.
+        argument: for the message.
+
+    Raises:
+        UsageError: there is nothing; the message has the nearest names beside it.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    missing = path.absolute().relative_to(nearest).parts[0]
+    names = [one.name for one in nearest.iterdir()] if nearest.is_dir() else []
+    alike = [str(nearest / one) for one in difflib.get_close_matches(missing, names)]
+    if not path.is_absolute():
+        alike = [os.path.relpath(one) for one in alike]
+    hint = f" Did you mean {' or '.join(map(repr, alike))}?" if alike else ""
+    raise UsageError(f"{argument}: there is no file or folder {name!r}.{hint}")
 
 
 def main_process() -> bool:

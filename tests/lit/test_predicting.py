@@ -1,5 +1,8 @@
+import io
 import json
+from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +12,14 @@ from PIL import Image
 from lit_cascade import CascadeError, LitCascade, PolicyOptions, Stage, UsageError
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
-from lit_cascade.data import Datasets, UnlabelledImages, UnlabelledTexts
+from lit_cascade.data import (
+    Datasets,
+    GlueData,
+    ImageData,
+    TextData,
+    UnlabelledImages,
+    UnlabelledTexts,
+)
 from lit_cascade.lit import predicting as answers
 from lit_cascade.lit.predicting import PARTS, PredictionFiles, unfinished_predictions
 from lit_cascade.models import Timm
@@ -151,19 +161,46 @@ def test_images_without_labels_and_one_that_cannot_be_read(tmp_path):
     data = images(tmp_path / "images")
     done = trainer().answer(net, data, tmp_path / "out", "predict", "predictions.csv", gather=1)
     found = table(tmp_path / "out", "predictions.csv")
-    assert found["id"] == [f"a/{i}.png" for i in (1, 3, 5, 7)] + [
-        f"b/c/{i}.png" for i in (0, 2, 4, 6, 8)
-    ]
-    assert set(found["stage"]) == {"two"}
-    assert [sample for sample, _ in done.left_out] == ["a/broken.jpg"]
+    good = [f"a/{i}.png" for i in (1, 3, 5, 7)], [f"b/c/{i}.png" for i in (0, 2, 4, 6, 8)]
+    assert found["id"] == [*good[0], "a/broken.jpg", *good[1]], "one row per file, in order"
+    assert found["stage"] == ["two"] * 4 + [""] + ["two"] * 5
+    assert found["class"][4] == ""
+    assert found["probability"][4] is found["score"][4] is None
+    assert found["error"] == [""] * 4 + ["not an image"] + [""] * 5
+    assert list(done.left_out) == [("a/broken.jpg", "not an image")]
     assert done.by_stage == (0, 9)
 
 
 def test_a_folder_without_images_or_none_at_all(tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, message in (("empty", "no images in"), ("nowhere", "there is no folder")):
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "a.txt").write_text("a")
+    for folder, message in (
+        ("empty", "no images in .*, which is empty"),
+        ("papers", "no images in .*, which holds 1 other files"),
+        ("paper", r"there is no file or folder .*paper'. Did you mean '.*/papers'\?"),
+        ("papers/a.txt", r"is no image by its name; the data of the config are images"),
+    ):
         with pytest.raises(UsageError, match=message):
             UnlabelledImages(str(tmp_path / folder)).setup()
+
+
+def test_ids_of_several_files_and_folders_are_as_they_are_given(tmp_path, monkeypatch):
+    images(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "list.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    data = UnlabelledImages(["photos/a", "photos/b/c/0.png", "photos/a/1.png"])
+    samples = data.dataset("predict")
+    assert samples.ids == ("photos/a/1.png", "photos/a/broken.jpg", "photos/b/c/0.png")
+    assert [samples[i].left_out for i in range(3)] == [
+        None,
+        "photos/a/broken.jpg: not an image",
+        None,
+    ]
+    assert data.name == "a and 2 more"
+    one = UnlabelledImages("photos").dataset("predict")
+    assert one.ids == ("a/1.png", "a/broken.jpg", "b/c/0.png", "b/c/2.png")
+    assert one.findings == ("1 file is no image by its name",)
 
 
 def test_texts_without_labels(tmp_path):
@@ -175,6 +212,121 @@ def test_texts_without_labels(tmp_path):
     samples = data.predict_dataloader().dataset
     assert [samples[i].input for i in range(5)] == [row["text"] for row in rows]
     assert all(int(samples[i].label) == -1 for i in range(5))
+
+
+def test_lines_of_files_and_of_standard_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_bytes("\ufeffone\r\n\n  \nfour, über".encode())
+    Path("b.txt").write_text("x\ty\n\nu\tv\n")
+    lines = UnlabelledTexts("a.txt").dataset("predict")
+    assert [lines[i].input for i in range(4)] == ["one", "", "  ", "four, über"]
+    assert [lines[i].left_out for i in range(4)] == [None, "no text", "no text", None]
+    assert lines.ids.tolist() == [1, 2, 3, 4]
+    pairs = UnlabelledTexts("b.txt", text_columns=["p", "q"]).dataset("predict")
+    assert [pairs[i].input for i in range(3)] == [("x", "y"), ("", ""), ("u", "v")]
+    assert UnlabelledTexts(["a.txt", "b.txt"]).dataset("predict").ids[3:5] == ("a.txt:4", "b.txt:1")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"typed\nhere\n")))
+    typed = UnlabelledTexts("-").dataset("predict")
+    assert [typed[i].input for i in range(2)] == ["typed", "here"]
+    Path("a.txt").write_text("one\n\n\nother")
+    assert UnlabelledTexts("a.txt").dataset("predict").source != lines.source
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        (b"", None, r"'t.txt' is empty"),
+        (b"fine\n\xff\xfe\n", None, r"line 2 of 't.txt' is not in UTF-8"),
+        (b"a\tb\nalone\n", ["a", "b"], r"line 2 of 't.txt' holds 1 texts: .* a tab between"),
+    ],
+)
+def test_lines_that_cannot_be_read(tmp_path, monkeypatch, content, columns, message):
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_bytes(content)
+    with pytest.raises(CascadeError, match=message):
+        UnlabelledTexts("t.txt", text_columns=columns).setup()
+
+
+def test_inputs_take_the_place_of_labelled_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text("a\nb\n")
+    Path("photos").mkdir()
+    texts = TextData("gone", classes=["no", "yes"], batch_size=7).unlabelled(["t.txt"])
+    assert (texts.batch_size, texts.dataset("predict").classes) == (7, ("no", "yes"))
+    pairs = GlueData("mrpc", source="gone").unlabelled(["t.txt"])
+    with pytest.raises(UsageError, match="are pairs of texts"):
+        pairs.setup()
+    for one, message in (
+        ("photos", "is a folder; the data of the config are texts"),
+        ("t.tx", r"no file or folder 't.tx'. Did you mean 't.txt'\?"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            texts.unlabelled([one])
+    images = ImageData("gone", classes=["cat", "dog"], batch_size=5, num_workers=2)
+    images = images.unlabelled(["a.png"]).unlabelled(["t.txt"])
+    assert (images.batch_size, images.num_workers) == (5, 2)
+    with pytest.raises(UsageError, match="is no image by its name"):
+        images.setup()
+    with pytest.raises(UsageError, match=r"Datasets reads no files of your own, got 't.txt'"):
+        points(N).unlabelled(["t.txt"])
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_the_likeliest_classes_and_their_probabilities(tmp_path, combine):
+    net, data = model(combine, 3), points(N, Named)
+    records = trainer().record(net, data)
+    told = replay([record.logits for record in records], net.cascade.policy)
+    trainer().answer(net, data, tmp_path, gather=3, top=5)
+    found = table(tmp_path)
+    places = {name: i for i, name in enumerate(records[0].ids)}
+    assert list(found) == [
+        "id", "class", "probability", "stage", "score", "class_2", "probability_2", "class_3",
+        "probability_3", "error",
+    ]  # fmt: skip
+    for at, name in enumerate(found["id"]):
+        i = places[name]
+        shares = [
+            net.cascade.policy.probabilities(k, record.logits[i][None])[0]
+            for k, record in enumerate(records[: int(told.stage[i]) + 1])
+        ]
+        if combine == "average":
+            expected = torch.stack(shares).mean(dim=0)
+        elif combine == "later":
+            expected = shares[-1]
+        else:
+            expected = max(reversed(shares), key=lambda share: float(share.max()))
+        order = expected.argsort(descending=True).tolist()
+        ranks = ("", "_2", "_3")
+        assert [found[f"class{rank}"][at] for rank in ranks] == [CLASSES[one] for one in order]
+        for rank, one in zip(ranks, order, strict=True):
+            assert found[f"probability{rank}"][at] == pytest.approx(float(expected[one]), rel=1e-4)
+    trainer().answer(net, data, tmp_path / "one", gather=3)
+    one = table(tmp_path / "one")
+    assert one == {name: found[name] for name in one}
+    with pytest.raises(UsageError, match="top: expected 1 or more classes, got 0"):
+        trainer().answer(net, data, tmp_path / "none", top=0)
+
+
+def test_what_cannot_be_read_at_all_is_an_error_and_is_read_again(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(b"no image")
+    net = LitCascade(
+        {name: Stage(lambda: Small(160)) for name in ("one", "two")},
+        PolicyOptions(thresholds=[float("inf")]),
+    )
+
+    def run():
+        data = UnlabelledImages(str(folder), batch_size=1, num_workers=0)
+        return trainer().answer(net, data, tmp_path / "out", "predict", gather=1)
+
+    with pytest.raises(CascadeError, match=r"none of the 2 samples .*; first a.png: not an image"):
+        run()
+    assert not list((tmp_path / "out").iterdir())
+    Image.new("RGB", (40, 50)).save(folder / "b.png")
+    done = run()
+    assert [row["error"] for row in done.rows] == ["not an image", None]
 
 
 def test_without_thresholds_there_is_nothing_to_run(tmp_path):
@@ -211,7 +363,7 @@ def test_parts_without_a_plan_are_of_no_run(tmp_path):
     files = PredictionFiles(tmp_path, "predictions.parquet")
     assert files.resume({"a": 1}) == set()
     for window in (0, 2):
-        files.write(window, {"position": [window], "stage": [0]}, {}, {})
+        files.write(window, pa.table({"position": [window], "stage": [0]}), {}, {})
     assert files.resume({"a": 1}) == {0, 2}
     (tmp_path / PARTS / "plan.json").unlink()
     assert files.resume({"a": 1}) == set()
@@ -274,9 +426,13 @@ def test_a_window_of_which_nothing_can_be_read(tmp_path, place):
     )
     data = UnlabelledImages(str(images), batch_size=2, num_workers=0)
     done = trainer().answer(net, data, tmp_path / "out", "predict", gather=1)
-    read = [f"{i}.png" for i in range(6) if (i < 2) != (place == "first")]
-    assert table(tmp_path / "out")["id"] == read
+    read = [(i < 2) != (place == "first") for i in range(6)]
+    found = table(tmp_path / "out")
+    assert found["id"] == [f"{i}.png" for i in range(6)]
+    assert [error is None for error in found["error"]] == read
+    assert [stage is not None for stage in found["stage"]] == read
     assert done.n + len(done.left_out) == 6
+    assert done.n == sum(read)
     assert (
         str(pq.read_schema(tmp_path / "out" / "predictions.parquet").field("id").type) == "string"
     )
