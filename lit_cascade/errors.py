@@ -32,6 +32,13 @@ class UsageError(CascadeError):
     exit_code = 2
 
 
+def nearest(name: str, known: Iterable[str], most: int = 5) -> list[str]:
+    """Return the names most like a misspelt one, the best first; none if nothing is like it."""
+    alike = difflib.get_close_matches(name.lower(), {one.lower() for one in known}, most, 0.5)
+    spelt = {one.lower(): one for one in known}
+    return [spelt[one] for one in alike]
+
+
 def check_name(name: str, known: Iterable[str], argument: str) -> str:
     """Return `name` if it is among `known`.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from inspect import cleandoc
 from typing import Any, NamedTuple
 
 from lit_cascade import __version__
 from lit_cascade.cli import options
+from lit_cascade.cli.failures import DEBUG, unexpected
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.files import main_process
 
@@ -73,6 +75,7 @@ commands:
 options:
   -h, --help     this text; `lit-cascade COMMAND --help` explains a command
   --version      print the version
+  --debug        after a command: show the traceback of an error
 
 Try: lit-cascade validate --config digits_pair.yaml
 """
@@ -97,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         sys.stdout.write(f"lit-cascade {__version__}\n")
         return 0
+    if arguments[0] == DEBUG and len(arguments) > 1:
+        arguments = [*arguments[1:], DEBUG]
     name, rest = arguments[0], arguments[1:]
     try:
         check_name(name, COMMANDS, "command")
@@ -104,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         run(name, COMMANDS[name], rest)
     except CascadeError as error:
+        _show_traceback(rest)
         # wrong usage is wrong in every process, and one reports it; other errors may be one's own
         if not isinstance(error, UsageError) or main_process():
             sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
@@ -116,7 +122,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             how = "interrupted" if code == INTERRUPTED else "stopped by SIGTERM"
             sys.stderr.write(f"lit-cascade {name}: {how}\n")
         return code
+    except Exception as error:  # noqa: BLE001 - of a user's network, a library, or a defect here
+        _show_traceback(rest)
+        sys.stderr.write(f"lit-cascade {name}: error: {unexpected(error)}\n")
+        return 1
     return 0
+
+
+def _show_traceback(words: Sequence[str]) -> None:
+    if DEBUG in words:
+        traceback.print_exc()
 
 
 def _signal_exit_code(stop: BaseException) -> int | None:

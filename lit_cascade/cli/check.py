@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
-from pathlib import Path
-
-import yaml
+from dataclasses import replace
 
 from lit_cascade.analysis import (
     check_overlap,
@@ -19,7 +16,6 @@ from lit_cascade.cli.options import CheckOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.core import Policy
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record, check_alike, read_costs, with_costs
 from lit_cascade.report import check_summary, data_notes, print_check, verdict_line
 
@@ -37,7 +33,9 @@ def run_files(options: CheckOptions) -> None:
     if not options.records:
         raise UsageError("--records: expected the records of the policy's stages on new samples.")
     output = Output("check", options, ["check.json"])
-    policy = _load_policy(options.policy)
+    policy = options.policy
+    if policy.thresholds is None:
+        raise UsageError("--policy: expected the policy.yaml that `lit-cascade select` wrote.")
     evidence = policy.evidence or {}
     promise, terms = promise_in(evidence)
     unit = terms["cost"]
@@ -81,22 +79,6 @@ def run_files(options: CheckOptions) -> None:
     output.write()
     if not verdict.passed:
         raise CascadeError(verdict_line(verdict, unit))
-
-
-def _load_policy(path: str) -> PolicyOptions:
-    """Load the policy in a file."""
-    try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"--policy: {path!r} cannot be read: {reason}.") from error
-    policy = content.get("policy") if isinstance(content, dict) else None
-    known = {field.name for field in fields(PolicyOptions)}
-    if not isinstance(policy, dict) or not set(policy) <= known or policy.get("thresholds") is None:
-        raise UsageError(
-            f"--policy: {path!r} holds no policy with thresholds; `lit-cascade select` writes one."
-        )
-    return PolicyOptions(**policy)
 
 
 def _priced(records: Sequence[Record], cost: str | None, unit: str) -> list[Record]:

@@ -283,17 +283,17 @@ class CheckOptions(OutputOptions):
     """Test the promise of a policy on new data: exit code 1 if it is broken, or the data drifted.
 
     Args:
-        policy: the policy.yaml that select wrote.
+        policy: policy whose promise is tested: the policy.yaml that select wrote.
         records: record files of the policy's stages on other samples, cheapest first.
         confidence: confidence of the verdict; by default that of the promise.
         cost: the unit of cost that the policy was chosen by, which is the default; or
             latency_s=FILE with the stages' costs, as for select.
     """
 
-    policy: str
     records: list[str] | None = None
     confidence: float | None = None
     cost: str | None = None
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 
 @dataclass

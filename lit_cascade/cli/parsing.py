@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from lit_cascade.cli.failures import DEBUG
 from lit_cascade.cli.processes import alone
-from lit_cascade.errors import UsageError, check_name
+from lit_cascade.errors import UsageError, check_name, nearest
 from lit_cascade.options import PolicyOptions
-from lit_cascade.utilities.files import find_bundled
+from lit_cascade.utilities.files import find_bundled, read_yaml
 
 if TYPE_CHECKING:
     from lit_cascade.cli import Command
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 Options = TypeVar("Options")
 
 _MORE_HELP = "--help_all"
+_POLICY_FILE = "the policy.yaml that `lit-cascade select` wrote"
 _ALONE = ("--help", "-h", _MORE_HELP, "--print_config")
 """Options that take no word as their value."""
+_TRUTHS = (["true"], ["false"])
 _INPUTS = "--inputs"
 """Option whose values are the words that belong to no other option."""
 _OF_MODELS = ("model", "data", "trainer", "seed_everything")
@@ -114,64 +117,86 @@ def _with_inputs(argv: Sequence[str], flags: set[str], lists: set[str]) -> list[
         if word in lists:
             while words and not words[0].startswith("-"):
                 options.append(words.pop(0))
-        elif "=" not in word and word not in {*flags, *_ALONE}:
+        elif word in flags:
+            options += [words.pop(0)] if words[:1] in _TRUTHS else []
+        elif "=" not in word and word not in _ALONE:
             options += words[:1]
             del words[:1]
     return [*options, f"{_INPUTS}={json.dumps(inputs)}"] if inputs else options
 
 
-def _resolve(argv: Sequence[str], options: type[Any]) -> list[str]:
-    """Find bundled configs, and spell flags and lists as jsonargparse wants them."""
-    flags, lists = _of_type(options, "bool"), _of_type(options, "list")
+def _policy_in(name: str) -> str:
+    """The policy in a file, as YAML on one line.
+
+    It may stand under the key `policy`, as `select` writes it, or be the whole file.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        folders = {path.parent, Path(), *Path("runs").glob("*")}
+        near = nearest(name, {str(one) for folder in folders for one in folder.glob("*.yaml")})
+        hint = f" Near: {', '.join(near)}." if near else ""
+        raise UsageError(
+            f"--policy: there is no file {name!r}; expected {_POLICY_FILE}.{hint}\n"
+            "Single numbers have options of their own, such as --policy.thresholds.small 0.9."
+        )
+    content = read_yaml(path, "--policy")
+    policy: Any = content.get("policy")
+    if policy is None and set(content) & _names(PolicyOptions):
+        policy = content
+    options = PolicyOptions.from_mapping(policy, f"--policy: {name!r}")
+    given = {key: value for key, value in vars(options).items() if key in policy}
+    return yaml.safe_dump(given, default_flow_style=True, width=2**31).strip()
+
+
+def _spelt(word: str, following: list[str], command: Command) -> str:
+    """A word as jsonargparse wants it, with its value; that may be taken from those following."""
+    name, equals, value = word.partition("=")
+
+    def value_or(expected: str) -> str:
+        if not equals and not following:
+            raise UsageError(f"{name}: expected {expected}.")
+        return value if equals else following.pop(0)
+
+    if name in {"--config", "-c"}:
+        path = find_bundled(value_or("the path of a YAML file"), "configs", "--config")
+        return f"--config={path}"
+    if name == "--policy" and ("policy" in _names(command.options) or command.model == "LitZoo"):
+        return f"--policy={_policy_in(value_or(_POLICY_FILE))}"
+    if name.startswith("--policy.thresholds"):
+        value = value_or("a number, or one per stage")
+        # as the tables print them; YAML wants a dot
+        return f"{name}={re.sub(r'(?<![.A-Za-z])inf', '.inf', value)}"
+    if word in _of_type(command.options, "bool"):
+        return f"{word}={following.pop(0) if following[:1] in _TRUTHS else 'true'}"
+    return word
+
+
+def _resolve(argv: Sequence[str], command: Command) -> list[str]:
+    """Find bundled configs and policies, and spell flags and lists as jsonargparse wants them."""
+    flags, lists = (_of_type(command.options, kind) for kind in ("bool", "list"))
     resolved: list[str] = []
     given: dict[str, list[str]] = {}
-    words = _with_inputs(argv, flags, lists) if _INPUTS in lists else list(argv)
+    words = [word for word in argv if word != DEBUG]
+    if _INPUTS in lists:
+        words = _with_inputs(words, flags, lists)
     while words:
         word = words.pop(0)
-        name, equals, value = word.partition("=")
-        if name in {"--config", "-c"}:
-            if not equals:
-                if not words:
-                    raise UsageError("--config: expected the path of a YAML file.")
-                value = words.pop(0)
-            resolved.append(f"--config={find_bundled(value, 'configs', '--config')}")
-        elif word in flags:
-            resolved.append(f"{word}=true")
-        elif name in lists:
-            values = _list_of(word, words)
-            if isinstance(values, str):  # a list as YAML writes it
-                resolved.append(f"{name}={values}")
-            else:
-                given.setdefault(name, []).extend(values)
-        elif name.startswith("--policy.thresholds"):
-            if not equals and words:
-                value = words.pop(0)
-            # as the tables print them; YAML wants a dot
-            resolved.append(f"{name}={re.sub(r'(?<![.A-Za-z])inf', '.inf', value)}")
+        name = word.partition("=")[0]
+        if name not in lists:
+            resolved.append(_spelt(word, words, command))
+            continue
+        values = _list_of(word, words)
+        if isinstance(values, str):  # a list as YAML writes it
+            resolved.append(f"{name}={values}")
         else:
-            resolved.append(word)
+            given.setdefault(name, []).extend(values)
     return resolved + [f"{name}={json.dumps(values)}" for name, values in given.items()]
 
 
 def _configs(argv: Sequence[str]) -> list[dict[str, Any]]:
     """Load the configs among the words."""
-    configs = []
-    for word in argv:
-        name, _, path = word.partition("=")
-        if name != "--config":
-            continue
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            where = f" in line {mark.line + 1}" if mark else ""
-            raise UsageError(f"--config: {path!r} is not YAML: {error.problem}{where}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise UsageError(f"--config: {path!r} cannot be read: {error}.") from error
-        if not isinstance(content, dict):
-            raise UsageError(f"--config: {path!r} holds no options: expected a mapping.")
-        configs.append(content)
-    return configs
+    pairs = (word.partition("=") for word in argv)
+    return [read_yaml(Path(path), "--config") for name, _, path in pairs if name == "--config"]
 
 
 def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> None:
@@ -225,7 +250,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
         UsageError: arguments that do not parse.
     """
     try:
-        words = _resolve(argv, command.options)
+        words = _resolve(argv, command)
         if "--help" in words or "-h" in words:
             _parser(name, command).print_help()
             return

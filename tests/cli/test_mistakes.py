@@ -10,7 +10,7 @@ import yaml
 
 from lit_cascade import Record
 from lit_cascade.cli import main
-from tests.cli.runs import together
+from tests.cli.runs import done, together, within
 
 ROOT = Path(__file__).parents[2]
 PAIR = ("validate", "--config", "digits_pair.yaml")
@@ -186,6 +186,59 @@ def test_a_checkpoint_without_weights(fails, tmp_path, content):
     torch.save(content, tmp_path / "odd.pt")
     message = fails(*PAIR, "--model.stages.small.checkpoint", "odd.pt", code=1)
     assert "holds no weights" in message
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_policy_is_a_file_and_later_words_win(tmp_path, nested):
+    policy = {"score": "margin", "thresholds": {"small": float("-inf")}}
+    content = {"policy": policy, "seed": 3} if nested else policy
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(content))
+    words = ("--config", "digits_pair.yaml", "--policy", "p.yaml", "--print_config")
+    read = yaml.safe_load(done(within("validate", *words, cwd=tmp_path)).stdout)
+    assert read["policy"]["score"] == "margin"
+    assert read["policy"]["thresholds"] == {"small": float("-inf")}
+    later = ("--policy.thresholds.small", "0.5")
+    read = yaml.safe_load(done(within("select", *words, *later, cwd=tmp_path)).stdout)
+    assert read["policy"]["score"] == "margin"
+    assert read["policy"]["thresholds"] == {"small": 0.5}
+
+
+@pytest.mark.parametrize("command", ["validate", "select", "check", "test", "record"])
+def test_policy_takes_no_other_file(fails, tmp_path, command):
+    (tmp_path / "policy.yaml").write_text("policy: {scor: margin}")
+    assert "Near: policy.yaml" in fails(command, "--policy", "polcy.yaml", code=2)
+    assert "'scor' is unknown" in fails(command, "--policy=policy.yaml", code=2)
+    assert "expected the policy.yaml" in fails(command, "--policy", code=2)
+
+
+RAISES = """
+from tests.toys import Net
+
+
+class Broken(Net):
+    def forward(self, batch):
+        raise LookupError("no such weight")
+"""
+
+
+def test_an_error_of_a_network_is_told_with_its_place_and_debug_shows_the_traceback(tmp_path):
+    (tmp_path / "broken.py").write_text(RAISES)
+    stages = {name: {"network": {"class_path": net}} for name, net in
+              (("a", "broken.Broken"), ("b", "tests.toys.Net"))}  # fmt: skip
+    points = {"class_path": "tests.toys.Points"}
+    data = {"class_path": "lit_cascade.data.Datasets", "init_args": {"validation": points}}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump({"model": {"stages": stages}, "data": data}))
+    run = within("validate", "--config", "toy.yaml", cwd=tmp_path)
+    told = [
+        "lit-cascade validate: error: LookupError: no such weight (broken.py:7, in forward)",
+        "--debug shows the traceback.",
+    ]
+    assert (run.returncode, run.stderr.splitlines()[-2:]) == (1, told)
+    assert "Traceback" not in run.stderr
+    run = within("--debug", "validate", "--config", "toy.yaml", cwd=tmp_path)
+    assert (run.returncode, run.stderr.splitlines()[-2]) == (1, told[0])
+    assert "Traceback" in run.stderr
+    assert 'raise LookupError("no such weight")' in run.stderr
 
 
 def test_an_overlap_is_refused_unless_allowed(fails, tmp_path, capsys):
