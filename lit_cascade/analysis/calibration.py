@@ -22,6 +22,7 @@ from lit_cascade.core import (
 )
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.records import Record, check_alike
+from lit_cascade.utilities.units import counted
 
 Method = Literal["temperature", "none"]
 METHODS: tuple[Method, ...] = ("temperature", "none")
@@ -91,7 +92,7 @@ class CalibrationPlan:
     def text(self) -> str:
         """Description of the evaluated samples."""
         if self.held_out:
-            return f"on the {len(self.evaluated):,} samples held out from the fit"
+            return f"on the {counted(len(self.evaluated), 'sample')} held out from the fit"
         if len(self.folds) == 1:
             return "on the one sample that it was fitted on, so they flatter"
         return f"cross-fitted in {len(self.folds)} folds: each sample by a fit on the others"

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_cascade.errors import CascadeError
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Ids, Record, Samples
+from lit_cascade.utilities.units import be, counted
 
 
 def _number(value: int | str) -> int:
@@ -104,7 +105,7 @@ def check_overlap(
         if not _comparable(evidence, data, fingerprint):
             if fingerprint is not None and not (evidence.get("source") and data.get("source")):
                 notes.append(
-                    f"Note: the {part} were fitted on {evidence.get('n', 'some')} samples. The "
+                    f"Note: the {part} were fitted on {_size(evidence)}. The "
                     "source of one set is unknown, so an overlap cannot be checked."
                 )
             continue
@@ -112,7 +113,8 @@ def check_overlap(
         if not shared:
             continue
         message = (
-            f"{len(shared)} of these {len(ids)} samples are among those that the {part} "
+            f"{len(shared)} of these {counted(len(ids), 'sample')} "
+            f"{be(len(shared))} among those that the {part} "
             f"were fitted on (split {evidence.get('split')!r}; first id {shared[0]})"
         )
         if not allowed:
@@ -122,6 +124,11 @@ def check_overlap(
             )
         notes.append(f"Note: {message}; the figures are optimistic.")
     return notes
+
+
+def _size(evidence: Mapping[str, Any]) -> str:
+    n = evidence.get("n")
+    return counted(n, "sample") if isinstance(n, int) else "some samples"
 
 
 def _comparable(

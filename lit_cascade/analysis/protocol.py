@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import ModelCosts, RecordedZoo, find_records
+from lit_cascade.utilities.units import be, counted
 
 _CALIBRATION = "calibration"
 
@@ -149,7 +150,8 @@ def protocol_of(
     shared = set() if apart else set(one.ids) & set(other.ids)
     if shared:
         raise CascadeError(
-            f"{len(shared)} samples are in both splits, {names} (first id {min(shared)!r}), but "
+            f"{counted(len(shared), 'sample')} {be(len(shared))} in both splits, "
+            f"{names} (first id {min(shared)!r}), but "
             "reported samples must differ from those of the choice. Use other splits, or add "
             "--allow_overlap."
         )

@@ -26,6 +26,7 @@ from lit_cascade.core import (
 )
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike
+from lit_cascade.utilities.units import counted
 
 DRAWS = 1000
 """Number of bootstrap resamples."""
@@ -191,8 +192,8 @@ def _split(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     count = round(share * n)
     if not 0 <= share < 1 or count >= n:
         raise UsageError(
-            f"--share: expected a share from 0 to below 1 that leaves some of the {n} samples to "
-            f"report on, got {share}."
+            f"--share: expected a share from 0 to below 1 that leaves some of the "
+            f"{counted(n, 'sample')} to report on, got {share}."
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return order[:count].sort().values, order[count:].sort().values

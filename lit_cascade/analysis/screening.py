@@ -18,7 +18,7 @@ import torch
 
 from lit_cascade.core.search import Front
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.utilities.units import unit_label
+from lit_cascade.utilities.units import counted, unit_label
 
 _Columns = Mapping[str, Callable[[float], float]]
 """Columns that may hold a quantity, in order of preference, and their conversion."""
@@ -330,9 +330,9 @@ def screen(models: Sequence[PublishedModel], criteria: Criteria, unit: str = "fl
         best = ranked[0]
         enough = math.ceil(1e4 * best.below) / 1e4
         raise UsageError(
-            f"--margin: none of {len(band)} models with an accuracy from {criteria.low:g} to "
-            f"{criteria.high:g} is within {criteria.margin:g} of the front; the nearest, "
-            f"{best.model.name!r}, would be with --margin {enough:g}."
+            f"--margin: none of {counted(len(band), 'model')} with an accuracy from "
+            f"{criteria.low:g} to {criteria.high:g} is within {criteria.margin:g} of the "
+            f"front; the nearest, {best.model.name!r}, would be with --margin {enough:g}."
         )
     kept = near if criteria.at_most is None else near[: criteria.at_most]
     steps = sorted((one for one in near if one.on_front), key=lambda one: one.model.cost)
@@ -354,8 +354,9 @@ def _pool(models: Sequence[PublishedModel], criteria: Criteria, unit: str) -> li
         for pattern in patterns:
             if not any(_matches(model.name, [pattern]) for model in models):
                 raise UsageError(
-                    f"{argument}: {pattern!r} matches none of {len(models)} published models, "
-                    f"such as {models[0].name!r}; * stands for any letters, as in 'resnet*'."
+                    f"{argument}: {pattern!r} matches none of "
+                    f"{counted(len(models), 'published model')}, such as {models[0].name!r}; * "
+                    "stands for any letters, as in 'resnet*'."
                 )
     largest = {} if criteria.all_sizes else largest_sizes(models)
     named = [
@@ -371,8 +372,9 @@ def _pool(models: Sequence[PublishedModel], criteria: Criteria, unit: str) -> li
     if not pool:
         least = min(named, key=lambda model: model.cost)
         raise UsageError(
-            f"--max_cost: none of {len(named)} models costs at most {criteria.max_cost:g} "
-            f"{unit_label(unit)}; the cheapest, {least.name!r}, costs {least.cost:g}."
+            f"--max_cost: none of {counted(len(named), 'model')} costs at most "
+            f"{criteria.max_cost:g} {unit_label(unit)}; the cheapest, {least.name!r}, costs "
+            f"{least.cost:g}."
         )
     return pool
 
@@ -389,8 +391,9 @@ def _no_accuracy(reached: Sequence[float], criteria: Criteria) -> str:
     over = [accuracy for accuracy in reached if accuracy > criteria.high]
     between = f", none between {under[-1]:.4f} and {over[0]:.4f}" if under and over else ""
     return (
-        f"--accuracy: none of {len(reached)} models has an accuracy from {criteria.low:g} to "
-        f"{criteria.high:g}; they reach from {reached[0]:.4f} to {reached[-1]:.4f}{between}."
+        f"--accuracy: none of {counted(len(reached), 'model')} has an accuracy from "
+        f"{criteria.low:g} to {criteria.high:g}; they reach from {reached[0]:.4f} to "
+        f"{reached[-1]:.4f}{between}."
     )
 
 

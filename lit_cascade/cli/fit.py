@@ -35,6 +35,7 @@ def run_models(cli: CascadeCLI, options: FitOptions) -> None:
     if card is None:
         return
     print_card(card, training.resumed)
+    output.summarise(card.summary | {"resumed": training.resumed})
     classes = card.classes or model.class_names
     output.add(files[0], checkpoint_bytes(model.network, name, classes))
     output.add(files[1], card.as_markdown())

@@ -11,7 +11,7 @@ from lit_cascade.cli.options import ImportOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.errors import UsageError, check_file_name
 from lit_cascade.records import Record, RecordSummary, arrays
-from lit_cascade.report import print_records
+from lit_cascade.report import print_records, records_summary
 from lit_cascade.utilities.versions import run_info
 
 
@@ -23,7 +23,9 @@ def run_files(options: ImportOptions) -> None:
     output = Output("import", options, [file])
     record, notes = _of_scores(options) if kind == "score" else _of_logits(options, kind)
     content = record.to_bytes()
-    print_records([RecordSummary.of(record, output.folder / file, len(content))], notes, "imported")
+    made = [RecordSummary.of(record, output.folder / file, len(content))]
+    print_records(made, notes, "imported")
+    output.summarise(records_summary(made) | {"notes": notes})
     output.add(file, content)
     output.write()
 

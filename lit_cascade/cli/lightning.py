@@ -14,13 +14,14 @@ import torch
 import yaml
 from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cascade import lit
 from lit_cascade.analysis import check_overlap, official_metric
+from lit_cascade.cli.output import printing_for
 from lit_cascade.cli.parsing import options_from
 from lit_cascade.cli.processes import end_with_starter
+from lit_cascade.cli.progress import SampleProgress
 from lit_cascade.lit import CascadeTrainer, Configs
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class CascadeCLI(LightningCLI):
     model: Any
     datamodule: Any
     trainer: CascadeTrainer
+    progress: SampleProgress | None
 
     def __init__(self, name: str, command: Command, words: Sequence[str]) -> None:
         self._name, self._command, self._words = name, command, words
@@ -107,8 +109,12 @@ class CascadeCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        if config.get("enable_progress_bar") is not False:
-            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+        self.progress = None
+        if self.options.quiet:
+            kwargs["enable_progress_bar"] = False
+        elif config.get("enable_progress_bar") is not False:
+            self.progress = SampleProgress(self._name)
+            callbacks.append(self.progress)
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
@@ -121,7 +127,7 @@ def run(name: str, command: Command, words: Sequence[str]) -> None:
         # convolution on a CPU depends on their number
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     cli = CascadeCLI(name, command, words)
-    with lit.explained():
+    with lit.explained(), printing_for(cli.options):
         import_module(command.module).run_models(cli, cli.options)
 
 

@@ -20,10 +20,16 @@ class OutputOptions:
     Args:
         out: folder for the results; by default a new one, runs/COMMAND-N.
         overwrite: replace results that are already in the folder.
+        wide: show all columns of all tables, however wide the terminal is.
+        quiet: print errors only; the files are written as always.
+        json: print the summary as one JSON document instead of tables and sentences.
     """
 
     out: str | None = None
     overwrite: bool = False
+    wide: bool = False
+    quiet: bool = False
+    json: bool = False
 
 
 @dataclass

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_cascade.report import plain, show
+from lit_cascade.cli.options import OutputOptions
+from lit_cascade.report import inform, json_text, printing, show, show_summary
 from lit_cascade.utilities.files import (
     main_process,
     prepare_folder,
@@ -21,6 +22,16 @@ from lit_cascade.utilities.files import (
 from lit_cascade.utilities.resume import UnfinishedRun
 
 _RUNS = Path("runs")
+
+
+@contextmanager
+def printing_for(options: OutputOptions) -> Iterator[None]:
+    """Print, in a `with` block, what a command's options ask for."""
+    with warnings.catch_warnings():
+        if options.quiet:
+            warnings.simplefilter("ignore")
+        with printing(wide=options.wide, quiet=options.quiet, json=options.json):
+            yield
 
 
 def folder_of(command: str, out: str | None) -> Path:
@@ -46,6 +57,7 @@ class Output:
         self.folder = folder_of(command, options.out)
         self._announced = names
         self._files: dict[str, bytes] = {}
+        self._summary: dict[str, Any] = {}
         self._overwrite = options.overwrite
         if main_process():
             prepare_folder(self.folder, names, overwrite=options.overwrite)
@@ -55,16 +67,20 @@ class Output:
         self._files[name] = content.encode() if isinstance(content, str) else content
 
     def add_json(self, name: str, content: Any) -> None:
-        """Add a JSON file; see `plain` for what it may hold."""
-        text = json.dumps(plain(content), indent=2, allow_nan=False, ensure_ascii=False)
-        self.add(name, text + "\n")
+        """Add the summary as a JSON file; see `plain` for what it may hold."""
+        self.summarise(content)
+        self.add(name, json_text(content))
+
+    def summarise(self, content: Mapping[str, Any]) -> None:
+        """Set what `--json` prints, beside the paths of the files."""
+        self._summary = dict(content)
 
     def add_yaml(self, name: str, content: Any, comment: str = "") -> None:
         """Add a YAML file, with a comment above its content."""
         self.add(name, yaml_text(content, comment))
 
     def write(self, beside: Sequence[str] = ()) -> None:
-        """Write all files and print their paths.
+        """Write all files, and print their paths or the summary.
 
         Args:
             beside: files that the command itself has written into the folder.
@@ -78,7 +94,9 @@ class Output:
         write_together({self.folder / name: content for name, content in self._files.items()})
         for name in set(self._announced) - {*self._files, *beside}:
             (self.folder / name).unlink(missing_ok=True)  # results of an older run
-        show("Wrote " + ", ".join(str(self.folder / name) for name in (*beside, *self._files)))
+        paths = [str(self.folder / name) for name in (*beside, *self._files)]
+        show(f"Wrote {', '.join(paths)}")
+        show_summary(self._summary | {"files": paths})
 
 
 def resumable_output(
@@ -105,7 +123,5 @@ def resumable_output(
         if options.overwrite:
             work.remove()
         if options.out is None:
-            sys.stderr.write(
-                f"If interrupted, the same command with --out {folder} resumes the work.\n"
-            )
+            inform(f"If interrupted, the same command with --out {folder} resumes the work.")
     return output

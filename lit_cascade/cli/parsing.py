@@ -258,7 +258,12 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
         if command.model is None or _with_records(command, words, configs):
             alone(name)
             values = _parser(name, command).parse_args(words)
-            import_module(command.module).run_files(options_from(values, command.options))
+            module = import_module(command.module)
+            from lit_cascade.cli.output import printing_for  # loads torch
+
+            options = options_from(values, command.options)
+            with printing_for(options):
+                module.run_files(options)
             return
         _check_stages(words, configs)
         if str(Path.cwd()) not in sys.path and "" not in sys.path:

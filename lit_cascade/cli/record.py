@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,16 @@ from lit_cascade.cli.options import RecordOptions
 from lit_cascade.cli.output import folder_of
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import RecordSummary
-from lit_cascade.report import data_notes, fitting_notes, model_notes, print_records
+from lit_cascade.report import (
+    data_notes,
+    fitting_notes,
+    inform,
+    model_notes,
+    print_records,
+    records_summary,
+    show_summary,
+)
+from lit_cascade.utilities.units import counted
 
 
 def run_models(cli: CascadeCLI, options: RecordOptions) -> None:
@@ -20,9 +28,10 @@ def run_models(cli: CascadeCLI, options: RecordOptions) -> None:
 
     def announce(number: int, total: int, name: str, kept: bool) -> None:  # noqa: FBT001 - as called
         if number == 1:
-            sys.stderr.write(f"Recording into {folder}\n")
-        sys.stderr.write(f"[{number}/{total}] {name}{' (kept)' if kept else ''}\n")
-        sys.stderr.flush()
+            inform(f"Recording into {folder}")
+        inform(f"[{number}/{total}] {name}{' (kept)' if kept else ''}")
+        if cli.progress is not None:
+            cli.progress.doing = f"Recording {name}, {number} of {total}"
 
     done = cli.trainer.record_zoo(
         cli.model,
@@ -38,11 +47,16 @@ def run_models(cli: CascadeCLI, options: RecordOptions) -> None:
     if done is None:
         return
     total = len(done.written) + len(done.failed)
+    notes = _notes(done.written, total, folder) if done.written else []
     if done.written:
-        print_records(done.written, _notes(done.written, total, folder))
+        print_records(done.written, notes)
+    show_summary(records_summary(done.written) | {"failed": done.failed, "notes": notes})
     if done.failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in done.failed.items())
-        raise CascadeError(f"{len(done.failed)} of {total} models were not recorded:\n{reasons}")
+        were = "was" if len(done.failed) == 1 else "were"
+        raise CascadeError(
+            f"{len(done.failed)} of {counted(total, 'model')} {were} not recorded:\n{reasons}"
+        )
 
 
 def _notes(written: Sequence[RecordSummary], total: int, folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from lit_cascade.cli.output import Output
 from lit_cascade.cli.parsing import accuracy_range
 from lit_cascade.errors import UsageError
 from lit_cascade.report import draw_screen, percent, print_screen, screen_csv, screen_summary
+from lit_cascade.utilities.units import counted
 
 _FILES = ["screen.csv", "screen.png", "summary.json", "models.yaml"]
 _NAMED = 5
@@ -37,7 +38,7 @@ def run_files(options: ScreenOptions) -> None:
     output.add_json("summary.json", summary | {"notes": notes})
     names = list(dict.fromkeys(kept.model.name for kept in result.kept))
     command = f"lit-cascade record --config imagenet_zoo.yaml --config {output.folder}/models.yaml"
-    models = f"{len(names):,} model{'' if len(names) == 1 else 's'}"
+    models = counted(len(names), "model")
     output.add_yaml(
         "models.yaml",
         {"model": {"timm": {"models": names}}},
@@ -84,8 +85,8 @@ def _notes(
     """Notes on the sources of the list, and on models that are not on it."""
     rows = len(published.models) + published.without_cost
     notes = [
-        f"{published.without_cost:,} of {rows:,} models have no cost at their image size in the "
-        "benchmark table and are left out."
+        f"{published.without_cost:,} of {counted(rows, 'model')} have no cost at their image size "
+        "in the benchmark table and are left out."
         if published.without_cost
         else f"All of {rows:,} models, counted at each image size, have a cost."
     ]

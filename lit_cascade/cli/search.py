@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -41,10 +40,12 @@ from lit_cascade.report import (
     draw_frontier,
     frontier_csv,
     frontier_summary,
+    inform,
     print_comparison,
     print_frontier,
     strategy_summary,
 )
+from lit_cascade.utilities.units import be, counted
 
 _WINDOW = 64
 _MOST_CONFIGS = 20
@@ -77,7 +78,7 @@ def run_files(options: SearchOptions) -> None:
         seed=options.seed,
     )
     rule = DecisionRule(options.score, options.combine, options.calibrate)
-    with _progress() as progress:
+    with _progress(show=not options.quiet) as progress:
         frontier = frontier_of(protocol, rule, settings, bands, progress)
         strategies = _compare(frontier, bands) if options.compare else []
     cascades = [pick for pick in frontier.picks if len(pick.point.stages) > 1]
@@ -122,9 +123,10 @@ def _bands(texts: list[str] | None) -> Callable[[Front], list[Band]]:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress(*, show: bool) -> Iterator[Progress]:
     """A bar on stderr: stdout is for results."""
-    with Bar(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
         task = bar.add_task("searching")
 
         def tick(done: int, total: int) -> None:
@@ -140,7 +142,7 @@ def _compare(frontier: SearchResult, bands: Callable[[Front], list[Band]]) -> li
         try:
             strategies.append(evaluate_strategy(name, frontier.protocol, rule, choose, bands))
         except CascadeError as error:  # records without logits allow only some of them
-            sys.stderr.write(f"not compared: {name}: {error}\n")
+            inform(f"not compared: {name}: {error}")
     return strategies
 
 
@@ -155,10 +157,9 @@ def _notes(frontier: SearchResult) -> list[str]:
         if data.get("limited_to")
     ]
     if beaten:
-        are = "is" if beaten == 1 else "are"
         notes.append(
-            f"{beaten} of the {len(frontier.zoo)} models {are} no use alone: another is cheaper "
-            "and at least as accurate. They may still be of use in a cascade."
+            f"{beaten} of the {counted(len(frontier.zoo), 'model')} {be(beaten)} no use alone: "
+            "another is cheaper and at least as accurate. They may still be of use in a cascade."
         )
     if all(len(pick.point.stages) == 1 for pick in frontier.picks):
         notes.append("No cascade beats the single models on these samples.")

@@ -11,6 +11,7 @@ from lit_cascade.data.splits import shuffled
 from lit_cascade.data.tables import published_splits
 from lit_cascade.data.texts import TextData, TextSet
 from lit_cascade.errors import UsageError, check_name
+from lit_cascade.utilities.units import counted
 
 _HUB = "nyu-mll/glue"
 
@@ -124,8 +125,9 @@ class GlueData(TextData):
     def _whole(self, origin: str) -> TextSet:
         whole = super()._whole(origin)
         if origin == "train" and self._train_split != "train":
-            sample = f"{self._train_split}: {len(whole):,} texts, not the official train set"
-            return replace(whole, findings=(sample,))
+            texts = counted(len(whole), "text")
+            finding = f"{self._train_split}: {texts}, not the official train set"
+            return replace(whole, findings=(finding,))
         return whole
 
     def _divided(self, whole: TextSet, origin: str) -> dict[str, TextSet]:

@@ -27,6 +27,7 @@ from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import class_list
 from lit_cascade.utilities.files import existing_path
+from lit_cascade.utilities.units import be, counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -428,13 +429,17 @@ class ImageSet(Dataset[RawSample]):
         findings = []
         if strange:
             some = ", ".join(map(str, list(strange)[:3])) + (", ..." if len(strange) > 3 else "")
-            images_of = f"{strange.total():,} images {{}}of {len(strange):,} classes that are not"
+            n = strange.total()
+            what = "1 class that is" if len(strange) == 1 else f"{len(strange):,} classes that are"
             if unknown == "stop":
                 raise UsageError(
-                    f"data.classes: {images_of.format('are ')} among those named: {some}. Name "
-                    "them too, or leave these images out: data.unknown_classes: leave_out."
+                    f"data.classes: {counted(n, 'image')} {be(n)} of {what} not among those named: "
+                    f"{some}. Name them too, or leave these images out: data.unknown_classes: "
+                    "leave_out."
                 )
-            findings.append(f"{images_of.format('')} asked for are left out: {some}")
+            findings.append(
+                f"{counted(n, 'image')} of {what} not asked for {be(n)} left out: {some}"
+            )
         keep = [i for i, label in enumerate(labels) if label not in strange]
         self._positions = torch.tensor(keep, dtype=torch.int64)
         self._labels = torch.tensor([numbers[labels[i]] for i in keep], dtype=torch.int64)
@@ -444,9 +449,14 @@ class ImageSet(Dataset[RawSample]):
         if self.classes is not None and label_sets is None and keep:
             empty = len(self.classes) - len(self._labels.unique())
             if empty:
-                findings.append(f"{empty:,} of the {len(self.classes):,} classes have no image")
+                have = "has" if empty == 1 else "have"
+                of = counted(len(self.classes), "class")
+                findings.append(f"{empty:,} of the {of} {have} no image")
         if images.others:
-            findings.append(f"{images.others:,} files are no images by their names or places")
+            which = "is no image by its name or place"
+            if images.others > 1:
+                which = "are no images by their names or places"
+            findings.append(f"{counted(images.others, 'file')} {which}")
         self.findings = tuple(findings)
 
     def __len__(self) -> int:

@@ -28,6 +28,7 @@ from lit_cascade.data.tables import (
 )
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.files import existing_path
+from lit_cascade.utilities.units import counted
 
 _VALIDATION = ("validation", "validation_matched", "test")
 _TEXTS = ("string", "large_string", "string_view")
@@ -125,7 +126,7 @@ def read_texts(
         if column.null_count:
             row = column.is_null().index(True).as_py()
             raise UsageError(
-                f"data.text_columns: {column.null_count:,} of the {len(column):,} rows of "
+                f"data.text_columns: {column.null_count:,} of the {counted(len(column), 'row')} of "
                 f"{source!r} have no text in {name!r}, first row {row}; leave these rows out of it."
             )
     rows_of_texts = zip(*(column.to_pylist() for column in columns), strict=True)
@@ -196,8 +197,9 @@ def _labels(
         known = list(numbers)
         shown = ", ".join(map(str, known[:10])) + (", ..." if len(known) > 10 else "")
         raise UsageError(
-            f"data.label_column: {len(strange):,} of the {len(labels):,} rows of {source!r} have a "
-            f"label in {label!r} that is none of {shown}: first {labels[strange[0]]!r} in row "
+            f"data.label_column: {len(strange):,} of the {counted(len(labels), 'row')} of "
+            f"{source!r} have a label in {label!r} that is none of {shown}: first "
+            f"{labels[strange[0]]!r} in row "
             f"{strange[0]}. None and -1 mark rows without a label."
         )
     return torch.tensor([numbers[one] for one in labels], dtype=torch.int64)

@@ -29,6 +29,7 @@ from lit_cascade.live import (
     throughput,
     time_policies,
 )
+from lit_cascade.utilities.units import counted
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class _Measurement:
             batch_size=max(map(len, self._batches)),
             device=torch.cuda.get_device_name(device)
             if device.type == "cuda"
-            else f"{device.type}, {torch.get_num_threads()} threads",
+            else f"{device.type}, {counted(torch.get_num_threads(), 'thread')}",
             model_only=tuple(model_only),
             end_to_end=tuple(self._end_to_end(thresholds) if plan.end_to_end else ()),
             latency=tuple(alone),

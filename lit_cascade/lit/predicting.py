@@ -40,6 +40,7 @@ from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import readable_names
 from lit_cascade.utilities.files import open_atomically, write_atomically
 from lit_cascade.utilities.resume import UnfinishedRun
+from lit_cascade.utilities.units import counted
 
 PARTS = "predictions.parts"
 """Name of the folder of parts, beside the final file."""
@@ -407,7 +408,8 @@ class PredictionFiles:
         missing = [window for window, path in enumerate(paths) if not path.is_file()]
         if missing:
             raise CascadeError(
-                f"the predictions of {len(missing)} windows are missing, first {missing[0]}."
+                f"the predictions of {counted(len(missing), 'window')} are missing, first "
+                f"{missing[0]}."
             )
         left_out: dict[int, str] = {}
         forward: dict[str, int] = {}

@@ -21,6 +21,7 @@ from lit_cascade.lit.spool import Spool
 from lit_cascade.lit.stages import StagesModule
 from lit_cascade.live import Preprocessing
 from lit_cascade.records import Ids, Samples, whole_numbers
+from lit_cascade.utilities.units import be, counted
 
 Check = Callable[[Ids, Mapping[str, Any]], None]
 """Called with the ids and the description of the data before any model runs; may raise to stop."""
@@ -73,7 +74,8 @@ class SplitOutput(SplitPreview):
         """
         names = self.classes or known or tuple(str(c) for c in range(width))
         if len(names) != width:
-            raise CascadeError(f"the model has {width} classes and the data has {len(names)}.")
+            classes = counted(width, "class")
+            raise CascadeError(f"the model has {classes} and the data has {len(names)}.")
         what = f"split {self.data['split']!r} of {self.data['name']}"
         labels = self.rows["labels"]
         samples = Samples(self.ids, whole_numbers(labels, f"{what}: labels"), names)
@@ -274,13 +276,13 @@ def _output(trainer: Trainer, data: EvaluationData, collector: Collector) -> Spl
     left_out = {position for position, _ in collector.notes.left_out}
     if left_out and not len(rows["positions"]):
         raise CascadeError(
-            f"none of the {len(left_out)} samples of the split {data.split!r} could be read; "
-            f"first: {collector.notes.left_out[0][1]}."
+            f"none of the {counted(len(left_out), 'sample')} of the split {data.split!r} could be "
+            f"read; first: {collector.notes.left_out[0][1]}."
         )
     read = rows["positions"].tolist()
     dealt = [position for position in data.positions if position not in left_out]
     if read != dealt and (not _has_limit(trainer) or len(set(read)) != len(read)):
-        raise CascadeError(f"{len(dealt)} samples were dealt out and {len(read)} came back.")
+        raise CascadeError(f"samples dealt out: {len(dealt)}; came back: {len(read)}.")
     preview = _preview(data, sorted({*read, *left_out}))
     ids, order = info.ids[rows["positions"]].sort()
     if collector.notes.remarks:
@@ -304,7 +306,7 @@ def _preview(data: EvaluationData, read: list[int]) -> SplitPreview:
         raise CascadeError(f"the split {data.split!r} was not set up.")
     described = _described(data.inner, data.split, data.info)
     if read != data.positions:
-        described["limited_to"] = f"{len(read)} of {len(data.positions)} samples"
+        described["limited_to"] = f"{len(read)} of {counted(len(data.positions), 'sample')}"
     return SplitPreview(
         ids=data.info.ids[read].sort()[0],
         classes=_class_names(data.inner, data.info),
@@ -343,9 +345,9 @@ def not_reported(datamodule: LightningDataModule, split: str, *, allowed: bool) 
         shared = shared_ids(datamodule, split, "validation")
         if shared and not allowed:
             raise CascadeError(
-                f"{len(shared)} of the {len(ids)} samples of {data['name']}, split "
-                f"{data['split']!r}, are also in the split 'validation' that is reported on (first "
-                f"id {shared[0]!r}). Use another split, or add --allow_overlap."
+                f"{len(shared)} of the {counted(len(ids), 'sample')} of {data['name']}, split "
+                f"{data['split']!r}, {be(len(shared))} also in the split 'validation' that is "
+                f"reported on (first id {shared[0]!r}). Use another split, or add --allow_overlap."
             )
 
     return check

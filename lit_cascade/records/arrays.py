@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.tensors import load_tensors
+from lit_cascade.utilities.units import counted
 
 Column = Tensor | tuple[str, ...]
 """One value per sample: numbers (N,), or N strings."""
@@ -135,7 +136,8 @@ def labels_from(text: str, classes: Sequence[str] | None, n: int) -> Tensor:
             alike = difflib.get_close_matches(name, number, n=1)
             some = ", ".join(list(number)[:5]) + (", ..." if len(number) > 5 else "")
             raise CascadeError(
-                f"--labels: {name!r} in row {row} is none of the {len(number)} classes ({some})."
+                f"--labels: {name!r} in row {row} is none of the "
+                f"{counted(len(number), 'class')} ({some})."
                 + (f" Did you mean {alike[0]!r}?" if alike else "")
             )
     return torch.tensor([number[name] for name in labels])
@@ -236,7 +238,8 @@ def classes_from(text: str, width: int | None) -> tuple[str, ...]:
     classes = tuple(map(str, values.tolist())) if isinstance(values, Tensor) else values
     if width is not None and len(classes) != width:
         raise CascadeError(
-            f"--classes: {len(classes)} names for logits of {width} classes; expected one each."
+            f"--classes: {counted(len(classes), 'name')} for logits of {counted(width, 'class')}; "
+            "expected one each."
         )
     _check_distinct(classes, "--classes: {} occurs {} times; names tell classes apart.")
     return classes
@@ -245,7 +248,10 @@ def classes_from(text: str, width: int | None) -> tuple[str, ...]:
 def _column(text: str, argument: str, n: int) -> Column:
     column = _read_column(text, argument)
     if len(column) != n:
-        raise CascadeError(f"{argument}: {len(column)} values for {n} samples; expected one each.")
+        raise CascadeError(
+            f"{argument}: {counted(len(column), 'value')} for {counted(n, 'sample')}; expected one "
+            "each."
+        )
     return column
 
 
@@ -275,7 +281,7 @@ def _read_matrix(text: str, argument: str) -> tuple[Tensor, tuple[str, ...]]:
     if len(rows):
         raise CascadeError(
             f"{argument}: numbers that are NaN, infinite or too large for float32 in {len(rows)} "
-            f"of {len(values)} rows, first in row {int(rows[0, 0])}."
+            f"of {counted(len(values), 'row')}, first in row {int(rows[0, 0])}."
         )
     return values, names
 

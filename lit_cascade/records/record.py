@@ -23,6 +23,7 @@ from lit_cascade.errors import CascadeError, UsageError, check_logits
 from lit_cascade.records.samples import Ids, Samples, whole_numbers
 from lit_cascade.utilities.files import write_atomically
 from lit_cascade.utilities.tensors import safetensors_pieces
+from lit_cascade.utilities.units import counted
 
 FORMAT = "lit-cascade-record/1"
 
@@ -336,7 +337,7 @@ def _check_column(column: Tensor | None, dtype: torch.dtype, n: int, what: str) 
         return
     if column.dtype != dtype or column.shape != (n,) or not bool((column < math.inf).all()):
         raise CascadeError(
-            f"{what} must be {n} values, none of them NaN or +inf, one per sample, "
+            f"{what} must be {counted(n, 'value')}, none of them NaN or +inf, one per sample, "
             f"got {column.dtype} of shape {tuple(column.shape)}."
         )
 

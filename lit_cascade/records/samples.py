@@ -81,7 +81,7 @@ class Ids(Sequence[Any]):
         distinct = len(ids.unique() if isinstance(ids, Tensor) else set(ids))
         if len(ids) != n or distinct != n:
             raise CascadeError(
-                f"{what}: {n} samples need as many distinct ids, got {len(ids)} "
+                f"{what}: expected one distinct id per sample ({n}), got {len(ids)} "
                 f"with {distinct} distinct."
             )
 

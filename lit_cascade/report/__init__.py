@@ -49,14 +49,19 @@ from lit_cascade.report.tables import (
     print_card,
     print_execution,
     print_records,
+    records_summary,
 )
 from lit_cascade.report.text import (
     data_notes,
     fitting_notes,
+    inform,
+    json_text,
     model_notes,
     percent,
     plain,
+    printing,
     show,
+    show_summary,
 )
 from lit_cascade.report.validation import (
     Validation,
@@ -71,11 +76,12 @@ __all__ = [
     "Calibrated", "Card", "Subject", "Validation", "benchmark_notes", "calibration_summary",
     "check_summary", "curve_csv", "data_notes", "draw_calibration", "draw_curve", "draw_frontier",
     "draw_scores", "draw_screen", "draw_selection", "draw_speed", "fit_summary", "fitting_notes",
-    "frontier_csv", "frontier_summary", "head_summary", "latency_table", "model_notes",
-    "none_qualifies", "outcome_summary", "pace_table", "percent", "plain", "policy_line",
-    "print_answers", "print_calibration", "print_card", "print_check", "print_comparison",
-    "print_execution", "print_frontier", "print_heads", "print_records", "print_scores",
-    "print_screen", "print_selection", "print_validation", "recommendation", "scores_csv",
-    "scores_summary", "screen_csv", "screen_summary", "selection_summary", "show", "speed_summary",
+    "frontier_csv", "frontier_summary", "head_summary", "inform", "json_text", "latency_table",
+    "model_notes", "none_qualifies", "outcome_summary", "pace_table", "percent", "plain",
+    "policy_line", "print_answers", "print_calibration", "print_card", "print_check",
+    "print_comparison", "print_execution", "print_frontier", "print_heads", "print_records",
+    "print_scores", "print_screen", "print_selection", "print_validation", "printing",
+    "recommendation", "records_summary", "scores_csv", "scores_summary", "screen_csv",
+    "screen_summary", "selection_summary", "show", "show_summary", "speed_summary",
     "strategy_summary", "typed_thresholds", "validation_summary", "verdict_line", "verdict_summary",
 ]  # fmt: skip

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from rich.table import Table
 
 from lit_cascade.analysis import (
     BINS,
@@ -23,13 +22,14 @@ from lit_cascade.records import Record
 from lit_cascade.report.pictures import BLACK, BLUE, VERMILION, figure_of, mark, png_of, quiet
 from lit_cascade.report.points import point_cells, point_summary
 from lit_cascade.report.text import (
+    Column,
+    Table,
     cost_columns,
-    new_table,
     percent,
     show,
 )
 from lit_cascade.report.validation import provenance
-from lit_cascade.utilities.units import cost_axis, metric_axis
+from lit_cascade.utilities.units import cost_axis, counted, metric_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,10 +163,12 @@ def print_calibration(result: Calibrated, where: str, notes: Sequence[str] = ())
 
 
 def _fits_table(result: Calibrated, where: str) -> Table:
-    table = new_table(
-        f"Calibration by {result.method} on {where}: fitted on {len(result.plan.fitted):,} samples",
-        "stage", "temperature", "NLL before", "after", "ECE before", "after", "mass before",
-        "after", "Brier before", "after",
+    samples = counted(len(result.plan.fitted), "sample")
+    table = Table(
+        f"Calibration by {result.method} on {where}: fitted on {samples}",
+        "stage", "temperature", "NLL before", "after", "ECE before", "after",
+        Column("mass before", detail=2), Column("after", detail=2),
+        Column("Brier before", detail=1), Column("after", detail=1),
     )  # fmt: skip
     for name, stage in result.fitted.items():
         shown = "none" if result.method == "none" else f"{stage.temperature:.4f}"
@@ -184,11 +186,9 @@ def _figures(result: CalibrationMetrics) -> tuple[float, ...]:
 
 
 def _diagram_table(name: str, stage: StageCalibration, *, both: bool) -> Table:
-    columns = ["samples", "before: accuracy in each bin"]
-    columns += ["samples", "after"] if both else []
-    table = new_table(f"Reliability of {name!r}", "confidence", *columns)
-    for column in table.columns[2::2]:
-        column.justify = "left"
+    columns: list[str | Column] = ["samples", Column("before: accuracy in each bin", left=True)]
+    columns += ["samples", Column("after", left=True)] if both else []
+    table = Table(f"Reliability of {name!r}", "confidence", *columns)
     before, after = stage.before.diagram, stage.after.diagram
     for k in range(len(before.counts)):
         if before.counts[k] or after.counts[k]:
@@ -218,8 +218,9 @@ def _bar(confidence: float, accuracy: float) -> str:
 def _cascade_table(result: Calibrated, compared: CalibrationEffect) -> Table:
     names = [record.name for record in result.records]
     last = repr(names[-1])
-    table = new_table(
-        f"The cascade {' → '.join(names)} with and without, {len(result.plan.evaluated):,} samples",
+    samples = counted(len(result.plan.evaluated), "sample")
+    table = Table(
+        f"The cascade {' → '.join(names)} with and without, {samples}",
         "", f"{names[0]!r} alone", "over all costs", f"accuracy of {last}: deferred",
         *cost_columns(result.unit), f"than {last}",
     )  # fmt: skip

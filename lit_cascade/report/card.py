@@ -85,9 +85,10 @@ class Card:
             return f"{chosen}. They were chosen on it, so its row in the table is optimistic."
         return f"{chosen}; none were chosen on the splits above."
 
-    def as_markdown(self) -> str:
-        """The card as Markdown with a YAML header."""
-        head = {
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The figures of the card, without the recipe."""
+        return {
             "name": self.name,
             "data": self.data,
             "accuracy": {split: accuracy for split, (accuracy, _) in self.splits.items()},
@@ -103,6 +104,9 @@ class Card:
             "command": self.command,
             "versions": dict(self.versions),
         }
+
+    def as_markdown(self) -> str:
+        """The card as Markdown with a YAML header."""
         table = "\n".join(
             [
                 f"| {' | '.join(self.columns)} |",
@@ -113,7 +117,7 @@ class Card:
         recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False)
         return f"""\
 ---
-{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---
+{yaml.safe_dump(self.summary, sort_keys=False, allow_unicode=True)}---
 
 # {self.name}
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from lit_cascade.analysis import Verdict
 from lit_cascade.report.selection import promise_text
-from lit_cascade.report.text import new_table, percent, quantity, show
+from lit_cascade.report.text import Table, percent, quantity, show
+from lit_cascade.utilities.units import counted
 
 
 def verdict_line(verdict: Verdict, unit: str) -> str:
@@ -24,7 +25,7 @@ def verdict_line(verdict: Verdict, unit: str) -> str:
     if verdict.value is not None:
         of_cost = verdict.promise.target == "cost"
         value = quantity(verdict.value) if of_cost else percent(verdict.value, 2)
-        shown += f" ({verdict.n:,} samples, observed {value})"
+        shown += f" ({counted(verdict.n, 'sample')}, observed {value})"
     moved = (
         f"the scores show other data than those it was chosen on, with {sure}"
         if verdict.drifted
@@ -41,8 +42,8 @@ def _p_value(value: float | None) -> str:
 
 def print_check(verdict: Verdict, unit: str, notes: Sequence[str] = ()) -> None:
     """Print the shift of each stage's scores, the verdict and the notes."""
-    table = new_table(
-        f"{promise_text(verdict.promise, unit)}, on {verdict.n:,} new samples",
+    table = Table(
+        f"{promise_text(verdict.promise, unit)}, on {counted(verdict.n, 'new sample')}",
         "stage", "reached", "deferred then", "now", "p-value", "p-value of its scores",
     )  # fmt: skip
     for one in verdict.shifts:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_cascade.core import OperatingPoint
 from lit_cascade.report.text import (
+    Column,
     cost_cells,
     cost_columns,
     metric_figure,
@@ -29,7 +30,7 @@ def typed_thresholds(point: OperatingPoint) -> list[float]:
     return list(point.thresholds) if point.below is None else [float(shown_thresholds(point))]
 
 
-def point_headings(unit: str, metric: str | None, last: str) -> list[str]:
+def point_headings(unit: str, metric: str | None, last: str) -> list[str | Column]:
     """Headings of `point_cells`; the saving is relative to the last stage."""
     second = [] if metric is None else [metric_label(metric)]
     return ["deferred", "accuracy", *second, *cost_columns(unit), f"than {last!r}"]

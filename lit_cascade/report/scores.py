@@ -24,9 +24,9 @@ from lit_cascade.report.pictures import (
     quiet,
 )
 from lit_cascade.report.points import point_summary
-from lit_cascade.report.text import csv_text, data_title, new_table, percent, show, times
+from lit_cascade.report.text import Table, csv_text, data_title, percent, show, times
 from lit_cascade.report.validation import provenance
-from lit_cascade.utilities.units import unit_label
+from lit_cascade.utilities.units import counted, unit_label
 
 
 def _number(value: float) -> str:
@@ -65,9 +65,9 @@ def print_scores(result: ScoreComparison, data: Mapping[str, Any], notes: Sequen
     """Print the quality of every score on some data."""
     (small, large), first = result.names, result.figures[0].name
     unit = unit_label(result.unit)
-    table = new_table(
+    table = Table(
         f"Scores of {small!r} for deferring to {large!r} on {data_title(data)}: "
-        f"{result.n:,} samples",
+        f"{counted(result.n, 'sample')}",
         "score", "area (95 %)", f"less {first}", "AURC", f"{unit} at equal accuracy",
         "threshold*", "accuracy*", f"{unit}*",
     )  # fmt: skip
@@ -85,8 +85,8 @@ def print_scores(result: ScoreComparison, data: Mapping[str, Any], notes: Sequen
     lines = [legend]
     if result.fitted_on:
         lines.append(
-            f"* the cheapest threshold with the accuracy of {large!r} on {result.fitted_on:,} "
-            "other samples, and its figures on these."
+            f"* the cheapest threshold with the accuracy of {large!r} on "
+            f"{counted(result.fitted_on, 'other sample')}, and its figures on these."
         )
     if result.missing is not None:
         lines.append(f"No learned score: {result.missing}.")
@@ -158,7 +158,7 @@ def scores_summary(result: ScoreComparison, records: Sequence[Record]) -> dict[s
 
 def print_heads(result: Mapping[str, FittedHead]) -> None:
     """Print the samples that each deferral head was fitted on, and its area beside max_softmax."""
-    table = new_table(
+    table = Table(
         "Learned score: samples that only the last stage has right",
         "stage", "samples", "only last right", "inverse penalty", "area of max_softmax", "learned",
     )  # fmt: skip
@@ -208,7 +208,7 @@ def draw_scores(result: ScoreComparison, data: Mapping[str, Any]) -> bytes:
         mark(axes, name, (rate, accuracy), side)
     axes.set_xlabel("deferral rate (%)")
     axes.set_ylabel("accuracy (%)")
-    where = f"{data_title(data)} ({result.n:,} samples)"
+    where = f"{data_title(data)} ({counted(result.n, 'sample')})"
     axes.set_title(f"{' → '.join(result.names)} on {where}", fontsize=10)
     axes.legend(frameon=False, loc="best", fontsize=8)
     quiet(axes)

@@ -17,10 +17,10 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.report.pictures import BLACK, BLUE, LIGHT_GREY, figure_of, png_of, quiet
 from lit_cascade.report.text import (
+    Table,
     cost_cells,
     cost_columns,
     csv_text,
-    new_table,
     percent,
     quantity,
     show,
@@ -37,7 +37,7 @@ _MOST_NAMES = 30
 
 def print_screen(result: Screening, unit: str, notes: Sequence[str] = ()) -> None:
     """Print the models in order of cost, and the notes."""
-    table = new_table(
+    table = Table(
         f"Published models worth recording: {len(result.kept):,}",
         "model", "image size", "accuracy", *cost_columns(unit), "parameters", "below front",
     )  # fmt: skip

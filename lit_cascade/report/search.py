@@ -20,16 +20,16 @@ from lit_cascade.report.pictures import (
     quiet,
 )
 from lit_cascade.report.text import (
+    Table,
     cost_cells,
     cost_columns,
     csv_text,
     data_title,
-    new_table,
     percent,
     readable_threshold,
     show,
 )
-from lit_cascade.utilities.units import cost_axis, unit_label
+from lit_cascade.utilities.units import cost_axis, counted, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,9 +183,9 @@ def print_frontier(
     protocol = result.protocol
     unit = protocol.chosen_on.unit
     reported = protocol.reported_on or protocol.chosen_on
-    where = f"{data_title(reported.data)}: {reported.n:,} samples"
-    table = new_table(
-        f"The front of {len(result.zoo)} models on {where}",
+    where = f"{data_title(reported.data)}: {counted(reported.n, 'sample')}"
+    table = Table(
+        f"The front of {counted(len(result.zoo), 'model')} on {where}",
         "stages", "thresholds", *cost_columns(unit), "accuracy",
         *(["promised"] if result.apart else []), "saving", "than", "points", "config",
     )  # fmt: skip
@@ -238,7 +238,7 @@ def print_comparison(strategies: Sequence[Strategy], result: SearchResult) -> No
     for band in bands:
         what = band.name or f"{percent(band.low)} to {percent(band.high)}"
         columns += [what, *(["held out", "95 %"] if honest else [])]
-    table = new_table("Average compute reduction at equal accuracy", "", *columns)
+    table = Table("Average compute reduction at equal accuracy", "", *columns)
     for strategy in strategies:
         cells = [_cells(reduction, honest=honest) for reduction in strategy.reductions]
         table.add_row(strategy.name, *[cell for some in cells for cell in some])
@@ -265,14 +265,14 @@ def _verdicts(result: SearchResult) -> list[str]:
         split = protocol.chosen_on.data.get("split")
         sentences.append(
             f"Models{', temperatures' if result.rule.calibrate else ''} and thresholds were chosen "
-            f"on the split {split!r} ({protocol.chosen_on.n:,} samples), which also promised the "
-            "accuracies."
+            f"on the split {split!r} ({counted(protocol.chosen_on.n, 'sample')}), which also "
+            "promised the accuracies."
         )
     elif protocol.holds_out:
         sentences.append(
             f"Held out: chosen on {percent(1 - protocol.holdout, 0)} of the samples and reported "
-            f"on the rest, {protocol.repeats} times. The front above was chosen on all of the "
-            "samples that it is reported on, so its rows are optimistic by about as much."
+            f"on the rest, {counted(protocol.repeats, 'time')}. The front above was chosen on all "
+            "of the samples that it is reported on, so its rows are optimistic by about as much."
         )
     else:
         sentences.append(
@@ -331,7 +331,8 @@ def draw_frontier(result: SearchResult, published: Front | None = None) -> bytes
     quiet(axes, "both")
     axes.margins(x=0.08)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
-    title = f"{len(result.zoo)} models on {data_title(where.data)} ({result.zoo.n:,} samples)"
+    models, samples = counted(len(result.zoo), "model"), counted(result.zoo.n, "sample")
+    title = f"{models} on {data_title(where.data)} ({samples})"
     axes.set_title(title, fontsize=10)
     return png_of(figure)
 

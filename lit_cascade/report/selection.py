@@ -15,14 +15,14 @@ from lit_cascade.records import Record
 from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, png_of, quiet
 from lit_cascade.report.points import point_cells, point_summary, shown_thresholds, typed_thresholds
 from lit_cascade.report.text import (
+    Table,
     cost_columns,
-    new_table,
     percent,
     quantity,
     show,
 )
 from lit_cascade.report.validation import provenance
-from lit_cascade.utilities.units import unit_label
+from lit_cascade.utilities.units import counted, unit_label
 
 
 class Subject(NamedTuple):
@@ -96,16 +96,17 @@ def none_qualifies(result: Selection, subject: Subject) -> str:
     """The reason why no policy was selected, and what would help."""
     what = promise_text(result.promise, subject.unit)
     n, last = result.n + result.tuned_on, subject.names[-1]
+    these = "this sample" if n == 1 else f"these {n:,} samples"
     if result.promise.confidence is None:
         return (
-            f"no policy keeps {what} on these {n:,} samples for less than {last!r} alone costs. "
+            f"no policy keeps {what} on {these} for less than {last!r} alone costs. "
             f"Relax the limit, or run {last!r} alone."
         )
     sure = f"{_points(result.promise.confidence)} % confidence"
     if result.needed is not None:
         help_ = (
-            f"About {result.needed:,} samples would do if these are representative; or relax the "
-            "limit or the confidence."
+            f"About {counted(result.needed, 'sample')} would do if these are representative; or "
+            "relax the limit or the confidence."
         )
     elif result.empirical is None:
         help_ = "None keeps it even on these samples: relax the limit."
@@ -115,14 +116,14 @@ def none_qualifies(result: Selection, subject: Subject) -> str:
         help_ = "A thousand times as many would not do either: relax the limit."
     return (
         f"no policy that costs less than {last!r} alone can be promised to keep {what} with {sure} "
-        f"from {n:,} samples. {help_}"
+        f"from {counted(n, 'sample')}. {help_}"
     )
 
 
 def print_selection(result: Selection, subject: Subject, notes: Sequence[str] = ()) -> None:
     """Print the selected policy beside the plain empirical choice."""
     promise = result.promise
-    table = new_table(
+    table = Table(
         f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)} by {subject.score}",
         "choice", "threshold" if len(subject.names) == 2 else "thresholds", "deferred", "accuracy",
         "target", *cost_columns(subject.unit), f"than {subject.names[-1]!r}",
@@ -238,7 +239,7 @@ def draw_selection(result: Selection, subject: Subject) -> bytes:
     axes.set_xlabel(f"{unit_label(subject.unit)} of the cascade / of {subject.names[-1]!r} alone")
     axes.set_ylabel("observed accuracy (%)" if of_spending else _AXES[promise.target])
     title = f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)}"
-    axes.set_title(f"{title} ({result.n:,} samples)", fontsize=10)
+    axes.set_title(f"{title} ({counted(result.n, 'sample')})", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     quiet(axes)
     return png_of(figure)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lit_cascade.live import Latency, Speed
 from lit_cascade.report.pictures import BLUE, GREY, VERMILION, figure_of, png_of
-from lit_cascade.report.text import new_table, percent
+from lit_cascade.report.text import Column, Table, percent
+from lit_cascade.utilities.units import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +34,10 @@ def _range(seconds: Sequence[float]) -> str:
 
 def pace_table(title: str, names: Sequence[str], speeds: Sequence[Speed]) -> Any:
     """Time per sample of each stage alone and of the cascade at each policy, as a table."""
-    table = new_table(
+    table = Table(
         title,
-        "what", "deferred", "samples/s", "time per sample", "of the repeats", "speed-up", "ideal",
-        "of the ideal",
+        "what", "deferred", "samples/s", Column("time per sample", detail=1),
+        Column("of the repeats", detail=2), "speed-up", "ideal", "of the ideal",
     )  # fmt: skip
     for name, alone in zip(names, speeds[0].stages, strict=True):
         table.add_row(
@@ -65,7 +66,7 @@ def latency_table(
     together: Sequence[Latency],
 ) -> Any:
     """Latency of single samples, as a table."""
-    table = new_table("One sample at a time, the models alone", "what", "p50", "p99")
+    table = Table("One sample at a time, the models alone", "what", "p50", "p99")
     for name, result in zip(names, alone, strict=True):
         table.add_row(f"{name} alone", _time(result.p50), _time(result.p99))
     for values, result in zip(thresholds, together, strict=True):
@@ -95,9 +96,9 @@ def speed_rows(names: Sequence[str], speeds: Sequence[Speed]) -> list[dict[str, 
 def benchmark_notes(result: Benchmark, split: str) -> list[str]:
     """The notes of a benchmark."""
     told = (
-        f"{result.n:,} samples of {result.data['name']}, split {split!r}; medians of "
-        f"{len(result.model_only[0].cascade)} repeats, ratios within a repeat. The ideal is "
-        "the time that the stages alone take for the samples that reach them."
+        f"{counted(result.n, 'sample')} of {result.data['name']}, split {split!r}; medians of "
+        f"{counted(len(result.model_only[0].cascade), 'repeat')}, ratios within a repeat. The "
+        "ideal is the time that the stages alone take for the samples that reach them."
     )
     return [told]
 

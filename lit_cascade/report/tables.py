@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from lit_cascade.core import OperatingPoint
 from lit_cascade.records import RecordSummary
 from lit_cascade.report.card import Card
 from lit_cascade.report.text import (
+    Column,
+    Table,
     cost_cells,
     cost_columns,
     file_size,
     metric_figure,
-    new_table,
     percent,
     quantity,
     show,
     times,
 )
-from lit_cascade.utilities.units import metric_label
+from lit_cascade.utilities.units import counted, metric_label
 
 if TYPE_CHECKING:
     from lit_cascade.lit import Predictions
@@ -34,30 +33,30 @@ def print_answers(
     if predictions.rows:
         table = _few_answers(predictions.rows, where)
     else:
-        table = new_table(f"Answers to {where}", "stage", "answered", "share")
-        for name, count in zip(names, predictions.by_stage, strict=True):
-            table.add_row(name, f"{count:,}", percent(count / max(predictions.n, 1)))
+        table = Table(f"Answers to {where}", "stage", "answered", "share")
+        for name, answered in zip(names, predictions.by_stage, strict=True):
+            table.add_row(name, f"{answered:,}", percent(answered / max(predictions.n, 1)))
     lines = []
     if predictions.resumed:
-        lines.append(
-            f"An earlier run had given {predictions.resumed:,} of the {predictions.n:,} answers."
-        )
+        answers = counted(predictions.n, "answer")
+        lines.append(f"An earlier run had given {predictions.resumed:,} of the {answers}.")
     if predictions.left_out:
         sample, reason = predictions.left_out[0]
         n = len(predictions.left_out)
-        which = (
-            "1 sample could not be read and has"
-            if n == 1
-            else (f"{n:,} samples could not be read and have")
+        have, first = ("has", "") if n == 1 else ("have", "first ")
+        lines.append(
+            f"Note: {counted(n, 'sample')} could not be read and {have} no answer: "
+            f"{first}{sample}: {reason}."
         )
-        first = "" if n == 1 else "first "
-        lines.append(f"Note: {which} no answer: {first}{sample}: {reason}.")
     show(table, *lines, *notes)
 
 
 def _few_answers(rows: Sequence[Mapping[str, Any]], where: str) -> Table:
     """Table of a few answers; of more than one class per sample each has a line."""
-    table = new_table(f"Answers to {where}", "id", "class", "probability", "stage")
+    table = Table(
+        f"Answers to {where}",
+        "id", Column("class", left=True), "probability", Column("stage", left=True),
+    )  # fmt: skip
     for row in rows:
         if row["error"] is not None:
             table.add_row(str(row["id"]), "", "", "unread")
@@ -89,8 +88,8 @@ def print_execution(
         metric: name of the other metric.
         executed: FLOPs per sample including padding.
     """
-    table = new_table(
-        f"The cascade, run on {where}: {point.n:,} samples",
+    table = Table(
+        f"The cascade, run on {where}: {counted(point.n, 'sample')}",
         "stage", "threshold", "ran on", "answered", "FLOPs per sample",
     )  # fmt: skip
     reached = 1.0
@@ -122,7 +121,7 @@ def print_execution(
 
 def print_card(card: Card, resumed: int = 0) -> None:
     """Print the accuracy and cost of a trained stage, and the number of resumed epochs."""
-    table = new_table(f"{card.name}, trained on {card.data}", *card.columns)
+    table = Table(f"{card.name}, trained on {card.data}", *card.columns)
     for row in card.rows:
         table.add_row(*row)
     flops = f"{quantity(card.flops)} FLOPs ({quantity(card.flops / 2)} MACs) per sample"
@@ -130,7 +129,8 @@ def print_card(card: Card, resumed: int = 0) -> None:
     if card.best is not None:
         lines.append(card.weights)
     if resumed:
-        lines.append(f"An earlier run had trained {resumed} of the {card.epochs} epochs.")
+        epochs = counted(card.epochs or 0, "epoch")
+        lines.append(f"An earlier run had trained {resumed} of the {epochs}.")
     show(table, *lines)
 
 
@@ -149,10 +149,10 @@ def print_records(
     columns = [column for unit in units for column in cost_columns(unit)]
     several = any(record.top5 is not None for record in records)
     name, split = first.data.get("name", "arrays"), first.data.get("split")
-    table = new_table(
-        f"Records of {name}{f', split {split!r}' if split else ''}: {first.n:,} samples",
+    table = Table(
+        f"Records of {name}{f', split {split!r}' if split else ''}: {counted(first.n, 'sample')}",
         "model", "accuracy", *(["top-5"] if several else []), *columns,
-        "parameters", "file size", "",
+        "parameters", Column("file size", detail=2), "",
     )  # fmt: skip
     for record in records:
         table.add_row(
@@ -165,6 +165,27 @@ def print_records(
             "kept" if record.kept else made,
         )
     show(table, *notes)
+
+
+def records_summary(records: Sequence[RecordSummary]) -> dict[str, Any]:
+    """The figures of each recorded model, for `--json`."""
+    return {
+        "records": [
+            {
+                "name": record.name,
+                "file": str(record.path),
+                "n": record.n,
+                "accuracy": record.accuracy,
+                "top5": record.top5,
+                **record.costs,
+                "parameters": record.parameters,
+                "classes": record.classes,
+                "data": dict(record.data),
+                "kept": record.kept,
+            }
+            for record in records
+        ]
+    }
 
 
 def _cells(record: RecordSummary, unit: str) -> list[str]:

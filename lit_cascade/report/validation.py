@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
 from lit_cascade.analysis import (
     curve_of_records,
@@ -29,17 +28,18 @@ from lit_cascade.records import Record
 from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, mark, png_of, quiet
 from lit_cascade.report.points import point_cells, point_headings, point_summary, shown_thresholds
 from lit_cascade.report.text import (
+    Column,
+    Table,
     cost_cells,
     cost_columns,
     csv_text,
     data_title,
     metric_figure,
-    new_table,
     percent,
     quantity,
     show,
 )
-from lit_cascade.utilities.units import cost_axis, metric_axis, metric_label, unit_label
+from lit_cascade.utilities.units import cost_axis, counted, metric_axis, metric_label, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -250,6 +250,9 @@ def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
     )
 
 
+_GIVEN = "Given thresholds that were chosen on these samples are optimistic, too."
+
+
 def print_validation(result: Validation, notes: Sequence[str] = ()) -> None:
     """Print the stages, the operating points, the verdict and the notes."""
     shared = ["Each listed threshold is shared by all stages but the last."]
@@ -258,23 +261,19 @@ def print_validation(result: Validation, notes: Sequence[str] = ()) -> None:
         _points_table(result),
         *(shared if len(result.names) > 2 else []),
         verdict(result.curve, result.names, result.unit),
-        "The operating points above were chosen on these samples, so they are optimistic. Choose a "
-        "threshold\non one split (--split calibration) and evaluate it on another."
-        + (
-            " If the given thresholds\nwere chosen on these samples, their row is optimistic too."
-            if result.policy is not None
-            else ""
-        ),
+        "The operating points were chosen on these samples, so they are optimistic.",
+        "Choose a threshold on one split (--split calibration), evaluate it on another.",
+        *([] if result.policy is None else [_GIVEN]),
         *notes,
     )
 
 
 def _stages_table(result: Validation) -> Table:
     curve, unit = result.curve, result.unit
-    table = new_table(
-        f"Stages on {data_title(result.records[0].data)}: {curve.n:,} samples",
-        "stage", *map(metric_label, result.metrics), *cost_columns(unit), "parameters",
-        "temperature",
+    table = Table(
+        f"Stages on {data_title(result.records[0].data)}: {counted(curve.n, 'sample')}",
+        "stage", *map(metric_label, result.metrics), *cost_columns(unit),
+        Column("parameters", detail=1), "temperature",
     )  # fmt: skip
     for k, record in enumerate(result.records):
         table.add_row(
@@ -289,7 +288,7 @@ def _stages_table(result: Validation) -> Table:
 
 def _points_table(result: Validation) -> Table:
     metric, unit, last = result.curve.metric, result.unit, result.names[-1]
-    table = new_table(
+    table = Table(
         f"The cascade by {result.rule.score}, {_rule_of(result)}",
         "operating point", "threshold", *point_headings(unit, metric, last),
     )  # fmt: skip
@@ -333,7 +332,7 @@ def draw_curve(result: Validation) -> bytes:
     if data.get("name"):
         title = (
             f"{' → '.join(result.names)} on {data['name']}, split '{data.get('split', '')}' "
-            f"({curve.n:,} samples)"
+            f"({counted(curve.n, 'sample')})"
         )
         if len(metrics) == 1:
             panels[0].set_title(title, fontsize=10)

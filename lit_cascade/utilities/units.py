@@ -1,10 +1,31 @@
-"""Labels of cost units and metrics in tables, messages and plots."""
+"""Counts, and labels of cost units and metrics, in tables, messages and plots."""
 
 from __future__ import annotations
 
 _LABELS = {"flops": "FLOPs", "executed_flops": "executed FLOPs", "latency_s": "seconds"}
 
 _METRICS = {"f1": "F1", "f1_macro": "macro F1", "matthews": "Matthews"}
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things, in the singular or the plural.
+
+    Example:
+        >>> counted(1, "sample"), counted(1234, "sample"), counted(2, "batch"), counted(0, "class")
+        ('1 sample', '1,234 samples', '2 batches', '0 classes')
+    """
+    ending = "es" if noun.endswith(("s", "ch", "x")) else "s"
+    return f"{n:,} {noun}{'' if n == 1 else ending}"
+
+
+def be(n: int) -> str:
+    """The verb after a number of things.
+
+    Example:
+        >>> be(1), be(2)
+        ('is', 'are')
+    """
+    return "is" if n == 1 else "are"
 
 
 def unit_label(unit: str) -> str:

@@ -103,7 +103,7 @@ def test_samples_in_both_splits_are_refused_unless_allowed(tmp_path):
 def test_names_of_samples_in_both_splits_are_refused_too(tmp_path):
     write(tmp_path, "calibration", ids=[f"x{i}" for i in range(N)])
     write(tmp_path, "test", ids=[f"y{i}" for i in range(N - 1)] + ["x7"])
-    with pytest.raises(CascadeError, match=r"1 samples are in both splits.*first id 'x7'"):
+    with pytest.raises(CascadeError, match=r"1 sample is in both splits.*first id 'x7'"):
         protocol_of([str(tmp_path)])
 
 

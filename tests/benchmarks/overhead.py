@@ -20,7 +20,7 @@ from torch import nn
 from lit_cascade import Cascade, Policy
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.scores import SCORES
-from lit_cascade.report.text import new_table, show
+from lit_cascade.report.text import Table, show
 from tests.benchmarks.sweep import machine
 
 
@@ -77,7 +77,7 @@ def main() -> None:
             rows.append({"score": score, "combine": combine, "answers": answers, "defers": defers})
     where = machine()
     title = f"One sample of {args.classes} classes, {where['processor']}, {where['cores']} cores"
-    table = new_table(title, "score", "combine", "first stage answers", "it defers")
+    table = Table(title, "score", "combine", "first stage answers", "it defers")
     for row in rows:
         table.add_row(row["score"], row["combine"], shown(row["answers"]), shown(row["defers"]))
     show(table)

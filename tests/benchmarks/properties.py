@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_cascade.report.text import new_table, show
+from lit_cascade.report.text import Table, show
 from tests.benchmarks.sweep import machine
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     pytest.main(["-q", "-p", "no:cacheprovider", "-n", "0", str(tests)], plugins=[plugin])
     seconds = time.monotonic() - start
     title = f"{sum(plugin.tried.values()):,} examples in {seconds:.0f} s"
-    table = new_table(title, "property", "examples", "held")
+    table = Table(title, "property", "examples", "held")
     for name, held in plugin.held.items():
         table.add_row(name.removeprefix("test_"), f"{plugin.tried[name]:,}", str(held))
     show(table)

@@ -141,7 +141,7 @@ def test_a_zoo_of_names_goes_on_past_models_that_fail(run):
     image_folder("images", 6)
     words = zoo([SMALL, "local-dir:gone", "mobilenetv3_small_075.lamb_in1k"], pretrained=False)
     said = run(*words, code=1)
-    assert re.search(r"1 of 3 models were not recorded:\n +gone: .*cannot be loaded", said.err)
+    assert re.search(r"1 of 3 models was not recorded:\n +gone: .*cannot be loaded", said.err)
     assert "[3/3] mobilenetv3_small_075.lamb_in1k" in said.err
     names = sorted(path.stem for path in Path("records").iterdir())
     assert names == [SMALL, "mobilenetv3_small_075.lamb_in1k"]

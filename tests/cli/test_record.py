@@ -141,7 +141,7 @@ def test_logits_that_float16_cannot_hold_are_not_recorded_and_the_others_are(rec
     config = zoo(stages={"narrow": net("Huge", width=2)})
     said = record("--out", "o", config=config, code=1)
     assert re.search("'narrow': float16 holds logits up to 65504.*--dtype float32", said.err)
-    assert "1 of 3 models were not recorded" in said.err
+    assert "1 of 3 models was not recorded" in said.err
     assert set(files("o")) == {"wide.safetensors", "middle.safetensors"}
     assert "middle" in said.out
     record("--out", "o2", "--dtype", "float32", config=config)

@@ -252,7 +252,7 @@ def test_other_models_are_recorded_when_a_worker_of_one_dies(tmp_path, monkeypat
     monkeypatch.setattr(LitZoo, "select", select)
     run = within("record", *words, "--out", "o", cwd=tmp_path)
     assert run.returncode == 1
-    assert "1 of 2 models were not recorded:\n  small: a process that loads samples" in run.stderr
+    assert "1 of 2 models was not recorded:\n  small: a process that loads samples" in run.stderr
     assert set(files(tmp_path / "o")) == {"large.safetensors"}
     monkeypatch.setattr(LitZoo, "select", kept)
     monkeypatch.delenv("DEADLY")

@@ -89,7 +89,7 @@ def test_classes_that_are_not_named_can_be_left_out(tmp_path):
     info = describe(held(data))
     assert info.findings == (
         "3 images of 2 classes that are not asked for are left out: cat, owl",
-        "1 of the 2 classes have no image",
+        "1 of the 2 classes has no image",
     )
     assert by_name(held(data)) == {"dog/0.png": "dog"}
     assert info.ids == ("dog/0.png",)
@@ -116,7 +116,7 @@ def test_synsets_of_a_part_are_counted_in_it(tmp_path, which):
     whole, part = class_list("imagenet-1k", "classes"), class_list(which, "classes")
     other = next(name for name in whole if name not in part)
     root = tree(tmp_path / "val", {part[199]: 1, part[7]: 1, other: 1})
-    with pytest.raises(UsageError, match=f"1 images are of 1 classes .*: {other}"):
+    with pytest.raises(UsageError, match=f"1 image is of 1 class .*: {other}"):
         ready(root, classes=which)
     dataset = held(ready(root, classes=which, unknown_classes="leave_out"))
     assert labels(dataset) == {f"{part[199]}/0.png": 199, f"{part[7]}/0.png": 7}
@@ -143,7 +143,7 @@ def test_all_the_numbers_of_a_set_are_class_numbers(tmp_path):
 
 def test_numbers_beyond_the_classes_are_strange(tmp_path):
     root = tree(tmp_path / "v2", {"1": 1, "3": 1})
-    with pytest.raises(UsageError, match=r"1 images are of 1 classes .*: 3\."):
+    with pytest.raises(UsageError, match=r"1 image is of 1 class .*: 3\."):
         ready(root, classes=["a", "b", "c"])
 
 

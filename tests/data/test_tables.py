@@ -139,7 +139,7 @@ def test_names_are_found_in_another_order(tmp_path):
     dataset = held(ready(source, classes=["owl", "emu", "dog", "cat"]))
     assert labels(dataset) == {0: 0, 1: 3, 2: 2, 3: 3}
     assert by_name(dataset) == {0: "owl", 1: "cat", 2: "dog", 3: "cat"}
-    assert describe(dataset).findings == ("1 of the 4 classes have no image",)
+    assert describe(dataset).findings == ("1 of the 4 classes has no image",)
 
 
 def test_as_many_other_names_are_the_same_classes(tmp_path):
@@ -183,7 +183,7 @@ def test_bare_numbers_name_no_classes(tmp_path):
 @pytest.mark.parametrize("kind", [Value("int64"), None])
 def test_numbers_below_none_mark_a_set_without_labels(tmp_path, kind):
     source = parquet(tmp_path / "p.parquet", given=[1, -1, 0], kind=kind)
-    with pytest.raises(UsageError, match=r"1 images are of 1 classes .*: -1\."):
+    with pytest.raises(UsageError, match=r"1 image is of 1 class .*: -1\."):
         ready(source)
     assert labels(held(ready(source, unknown_classes="leave_out"))) == {0: 1, 2: 0}
 
@@ -192,14 +192,14 @@ def test_numbers_below_none_mark_a_set_without_labels(tmp_path, kind):
 def test_rows_without_a_label_are_strange(tmp_path, kind):
     given = ["dog", None, "cat"] if kind == Value("string") else [1, None, 0]
     source = parquet(tmp_path / "p.parquet", given=given, kind=kind)
-    with pytest.raises(UsageError, match=r"1 images are of 1 classes .*: None\."):
+    with pytest.raises(UsageError, match=r"1 image is of 1 class .*: None\."):
         ready(source)
     assert labels(held(ready(source, unknown_classes="leave_out"))) == {0: 1, 2: 0}
 
 
 def test_numbers_beyond_the_classes_are_strange(tmp_path):
     source = parquet(tmp_path / "p.parquet", given=[1, 2, 0], kind=Value("int64"))
-    with pytest.raises(UsageError, match=r"1 images are of 1 classes .*: 2\."):
+    with pytest.raises(UsageError, match=r"1 image is of 1 class .*: 2\."):
         ready(source, classes=["x", "y"])
 
 
