@@ -11,10 +11,10 @@ def counted(n: int, noun: str) -> str:
     """A number of things, in the singular or the plural.
 
     Example:
-        >>> counted(1, "sample"), counted(1234, "sample"), counted(2, "batch"), counted(0, "class")
-        ('1 sample', '1,234 samples', '2 batches', '0 classes')
+        >>> counted(1, "sample"), counted(1234, "sample"), counted(2, "batch"), counted(0, "epoch")
+        ('1 sample', '1,234 samples', '2 batches', '0 epochs')
     """
-    ending = "es" if noun.endswith(("s", "ch", "x")) else "s"
+    ending = "es" if noun.endswith(("ss", "tch", "x")) else "s"
     return f"{n:,} {noun}{'' if n == 1 else ending}"
 
 
