@@ -1,6 +1,7 @@
 """Who may import whom, read from the syntax trees: the arrows of docs/design.md."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ PACKAGE = ROOT / "lit_cascade"
 ARROWS = {
     "options": set(),
     "utilities": set(),
-    "core": {"options", "utilities"},  # of these `utilities.files` alone: a policy saves itself
+    "core": {"options", "utilities"},  # of these those in USED_BY_CORE
     "records": {"core", "options", "utilities"},
     "live": {"core", "options", "utilities"},
     "models": {"live", "core", "options", "utilities"},
@@ -23,6 +24,8 @@ ARROWS = {
 }
 ARROWS["report"] = ARROWS["lit"] | {"lit"}
 ARROWS["cli"] = ARROWS["report"] | {"report"}
+
+USED_BY_CORE = {"drawing", "files", "tabular", "units"}
 
 # What each room may load from outside, beside the standard library, torch and numpy.
 OUTSIDE = {
@@ -44,7 +47,7 @@ OUTSIDE = {
     "lit": {"lightning", "pyarrow", "torchmetrics", "rich"},
     "report": {"matplotlib", "rich", "yaml"},
     "cli": {"jsonargparse", "lightning", "rich", "yaml"},
-    "utilities": {"safetensors", "timm", "yaml"},
+    "utilities": {"matplotlib", "pandas", "safetensors", "timm", "yaml"},
     "errors": set(),
     "options": set(),
 }
@@ -135,15 +138,29 @@ def test_rooms_import_only_rooms_below_them(room):
                 assert target in allowed, f"{module} imports {imported}"
 
 
-def test_core_uses_files_for_policies_alone():
+def test_core_uses_of_utilities_what_loads_nothing_heavy():
     used = {
-        (module, imported)
+        imported.removeprefix("lit_cascade.utilities."): module
         for module, path in MODULES.items()
         if room_of(module) == "core"
         for imported, _ in own(path)
         if room_of(imported) == "utilities"
     }
-    assert used == {("lit_cascade.core.policy", "lit_cascade.utilities.files")}
+    assert set(used) == USED_BY_CORE
+    assert used["files"] == "lit_cascade.core.policy"  # a policy saves itself
+
+
+def test_core_loads_torch_numpy_and_scipy_alone():
+    """Also with what it uses of utilities, which load pandas and matplotlib in functions only."""
+    code = (
+        "import sys, torch, numpy, scipy.stats, scipy.optimize, scipy.special\n"
+        "before = set(sys.modules)\n"
+        "import lit_cascade.core, lit_cascade.core.guarantee, lit_cascade.core.search\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(new - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"lit_cascade"}
 
 
 def test_the_arrows_have_no_cycle():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,13 +17,19 @@ from lit_cascade.core import (
     Curve,
     Policy,
     StageOutcomes,
+    cheapest,
     fit_temperature,
     paired_difference,
     ranked_within,
 )
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.records import Record, check_alike
+from lit_cascade.utilities.drawing import BLUE, VERMILION, axes_of
+from lit_cascade.utilities.tabular import Tabular, described, spanned
 from lit_cascade.utilities.units import counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Method = Literal["temperature", "none"]
 METHODS: tuple[Method, ...] = ("temperature", "none")
@@ -99,7 +106,7 @@ class CalibrationPlan:
 
 
 @dataclass(frozen=True)
-class StageCalibration:
+class StageCalibration(Tabular):
     """Temperature of a stage, and calibration metrics before and after.
 
     Attributes:
@@ -117,6 +124,45 @@ class StageCalibration:
     n: int
     before: CalibrationMetrics
     after: CalibrationMetrics
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """Two rows, `before` and `after`, with the calibration metrics."""
+        names = [one.name for one in fields(CalibrationMetrics) if one.name != "diagram"]
+        pair = (self.before, self.after)
+        return {"": ("before", "after")} | {
+            name: [getattr(one, name) for one in pair] for name in names
+        }
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the reliability diagrams before and, where a temperature was fitted, after.
+
+        Args:
+            ax: axes to draw on; by default those of a new figure.
+
+        Returns:
+            The axes.
+        """
+        axes = axes_of(ax)
+        looks = [(self.before, "before", VERMILION, "-.")]
+        if {self.temperature, *self.folds} != {1.0}:
+            looks.append((self.after, "after", BLUE, "-"))
+        for one, when, color, line in looks:
+            label = f"{when}: ECE {one.ece:.3f}"
+            one.diagram.plot(axes, color=color, linestyle=line, label=label)
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        return axes
+
+    def __repr__(self) -> str:
+        pairs = {name: [getattr(one, name) for one in (self.before, self.after)] for name in _SHOWN}
+        return described(
+            "StageCalibration",
+            f"temperature {self.temperature:.4g}{' at its bound' if self.at_bound else ''}",
+            f"fitted on {counted(self.n, 'sample')}",
+            *(f"{_SHOWN[name]} {spanned(*map('{:.4f}'.format, pairs[name]))}" for name in pairs),
+        )
+
+
+_SHOWN = {"nll": "NLL", "ece": "ECE", "brier": "Brier"}
 
 
 def calibrate_record(
@@ -168,7 +214,7 @@ def calibrate_record(
 
 
 @dataclass(frozen=True)
-class CalibrationEffect:
+class CalibrationEffect(Tabular):
     """A cascade with and without calibration, on samples that the calibration was not fitted on.
 
     Thresholds of the curves are ranks of the scores within each fold, since each fold has its own
@@ -193,6 +239,51 @@ class CalibrationEffect:
     def recommended(self) -> Method:
         """The method if the interval of the difference is above 0, else `none`."""
         return self.method if self.difference.better else "none"
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """Two rows, without and with the calibration.
+
+        The accuracy averaged over all costs, and deferral rate, cost and its ratio to that of the
+        last stage alone at the cheapest threshold with the last stage's accuracy.
+        """
+        unit, curves = self.after.unit, (self.before, self.after)
+        points = [cheapest(curve, float(curve.stage_accuracy[-1])) for curve in curves]
+        figures = {"deferral_rate": "deferral_rate", unit: "cost", f"{unit}_ratio": "cost_ratio"}
+        return {
+            "": ("without", f"with {self.method}"),
+            "mean_accuracy": (self.difference.before, self.difference.after),
+        } | {
+            f"{name}_at_equal_accuracy": [
+                math.nan if point is None else getattr(point, column) for point in points
+            ]
+            for name, column in figures.items()
+        }
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw accuracy against cost, with and without calibration.
+
+        Args:
+            ax: axes to draw on; by default those of a new figure.
+
+        Returns:
+            The axes.
+        """
+        axes = self.before.plot(
+            ax, stages=False, label="without", color=VERMILION, linestyle="-.", linewidth=1.6
+        )
+        self.after.plot(axes, label=f"with {self.method}", linewidth=1.6)
+        axes.margins(x=0.16, y=0.1)
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        return axes
+
+    def __repr__(self) -> str:
+        low, high = (100 * end for end in self.difference.interval)
+        return described(
+            "CalibrationEffect",
+            f"{self.method}: {100 * self.difference.value:+.3f} points of accuracy over all costs",
+            f"95 % interval {low:+.3f} to {high:+.3f}",
+            f"recommended: {self.recommended}",
+        )
 
 
 def with_temperatures(
@@ -258,4 +349,7 @@ def _by_folds(
     columns = zip(*((*part.labelled("a comparison"), part.costs) for part in parts), strict=True)
     correct, alone, costs = map(torch.cat, columns)
     ranks = ranked_within(scores, torch.arange(len(scores)).split(sizes))
-    return StageOutcomes(ranks, correct, costs, alone)
+    return replace(
+        next(iter(tables.values())),
+        scores=ranks, correct=correct, costs=costs, alone=alone, agrees=None, answers=None,
+    )  # fmt: skip

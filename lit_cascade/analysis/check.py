@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from lit_cascade.core import StageOutcomes
 from lit_cascade.core.guarantee import Promise, broken_p_value, candidates_of, certified
 from lit_cascade.errors import CascadeError
+from lit_cascade.utilities.tabular import Tabular, described
+from lit_cascade.utilities.units import counted, percent, quantity
 
 _BINS = 20
 _LEAST = 5
@@ -123,7 +125,7 @@ def _reached(
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Tabular):
     """Result of checking a promise on new data.
 
     Attributes:
@@ -153,6 +155,25 @@ class Verdict:
         when all stages get worse, the drop from the last one may even shrink.
         """
         return self.outcome != "broken" and not self.drifted
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per deferring stage: the columns of `ScoreShift`."""
+        names = [one.name for one in fields(ScoreShift)]
+        return {name: [getattr(shift, name) for shift in self.shifts] for name in names}
+
+    def __repr__(self) -> str:
+        observed = []
+        if self.value is not None:
+            of_cost = self.promise.target == "cost"
+            observed = [f"observed {quantity(self.value) if of_cost else percent(self.value, 2)}"]
+        return described(
+            "Verdict",
+            f"{self.promise.text('cost')}: {self.outcome}",
+            f"{100 * self.confidence:.3g} % confidence",
+            counted(self.n, "new sample"),
+            *observed,
+            "the scores have shifted" if self.drifted else "no shift of the scores",
+        )
 
 
 def promise_in(evidence: Mapping[str, Any] | None) -> tuple[Promise, dict[str, Any]]:

@@ -132,6 +132,8 @@ def outcomes_of(
         alone=None if alone is None else torch.stack(alone, dim=1),
         agrees=agrees,
         answers=answers,
+        unit=unit,
+        names=tuple(record.name for record in records),
     )
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, one_hot
 
+from lit_cascade.utilities.drawing import BLACK, BLUE, axes_of, quiet
+from lit_cascade.utilities.tabular import Tabular, described
+from lit_cascade.utilities.units import counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 BINS = 15
 """Number of bins of calibration errors and reliability diagrams."""
 
+_LARGEST = 160  # area of the dot of a bin with all samples, in square points
+
 
 @dataclass(frozen=True)
-class ReliabilityDiagram:
+class ReliabilityDiagram(Tabular):
     """Reliability diagram: accuracy against confidence.
 
     Attributes:
@@ -28,6 +39,49 @@ class ReliabilityDiagram:
     counts: tuple[int, ...]
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per bin: its edges `low` and `high`, and `n, confidence, accuracy`."""
+        return {
+            "low": self.edges[:-1],
+            "high": self.edges[1:],
+            "n": self.counts,
+            "confidence": self.confidence,
+            "accuracy": self.accuracy,
+        }
+
+    def plot(self, ax: Axes | None = None, *, color: str = BLUE, **style: Any) -> Axes:
+        """Draw accuracy against confidence: a dot per bin, whose area grows with its samples.
+
+        Args:
+            ax: axes to draw on; by default those of a new figure.
+            color: of dots and line.
+            style: of the line, such as `label`, as for matplotlib's `Axes.plot`.
+
+        Returns:
+            The axes.
+        """
+        axes, counts = axes_of(ax), np.array(self.counts)
+        there = counts > 0
+        x, y = np.array(self.confidence)[there], np.array(self.accuracy)[there]
+        axes.axline((0, 0), slope=1, linestyle=":", color=BLACK, linewidth=1.2)
+        axes.plot(x, y, color=color, **({"linewidth": 1.4} | style))
+        sizes = 4 + _LARGEST * counts[there] / counts.sum()
+        axes.scatter(x, y, s=sizes, color=color, alpha=0.5, linewidths=0, zorder=3)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("accuracy")
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        quiet(axes, "both")
+        return axes
+
+    def __repr__(self) -> str:
+        filled = sum(count > 0 for count in self.counts)
+        return described(
+            "ReliabilityDiagram",
+            counted(sum(self.counts), "sample"),
+            f"{filled} of {counted(len(self.counts), 'bin')} filled",
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +105,19 @@ class CalibrationMetrics:
     accuracy: float
     confidence: float
     diagram: ReliabilityDiagram
+
+    def __repr__(self) -> str:
+        figures = {
+            "NLL": self.nll,
+            "ECE": self.ece,
+            "ECE of equal mass": self.ece_equal_mass,
+            "Brier": self.brier,
+            "confidence": self.confidence,
+            "accuracy": self.accuracy,
+        }
+        return described(
+            "CalibrationMetrics", *(f"{name} {value:.4f}" for name, value in figures.items())
+        )
 
 
 def calibration_metrics(logits: Tensor, labels: Tensor) -> CalibrationMetrics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,13 +21,30 @@ from lit_cascade.core import (
     Quality,
     StageOutcomes,
     cheapest,
+    oracle_deferral,
     percentile_interval,
     quality_of,
     resampled_counts,
+    sweep,
 )
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, check_alike
+from lit_cascade.utilities.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILION,
+    axes_of,
+    mark,
+    quiet,
+)
+from lit_cascade.utilities.tabular import Tabular, described, html_of, listed
 from lit_cascade.utilities.units import counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DRAWS = 1000
 """Number of bootstrap resamples."""
@@ -74,7 +92,7 @@ class ScoreFigures:
 
 
 @dataclass(frozen=True)
-class ScoreComparison:
+class ScoreComparison(Tabular):
     """Scores of one model for deferring to another.
 
     Attributes:
@@ -109,6 +127,81 @@ class ScoreComparison:
         """Accuracy of each model."""
         small, large = (self.correct.sum(dim=0).double() / self.n).tolist()
         return small, large
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per score, as in `scores.csv`: each figure with its 95 % interval."""
+        columns: dict[str, Sequence[Any]] = {"score": [one.name for one in self.figures]}
+        ratio = f"{self.unit}_ratio"
+        kinds = {"area": "area", "gain": "gain", "aurc": "aurc", ratio: "cost_ratio"}
+        for name, kind in kinds.items():
+            for end, column in (("value", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
+                columns[column] = [getattr(getattr(one, kind), end) for one in self.figures]
+        for name in ("threshold", "accuracy", "deferral_rate", "cost_ratio"):
+            columns[f"chosen_{name.removeprefix('cost_')}"] = [
+                None if one.chosen is None else getattr(one.chosen, name) for one in self.figures
+            ]
+        return columns
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw accuracy against deferral rate of every score, with random and oracle deferral.
+
+        Args:
+            ax: axes to draw on; by default those of a new figure.
+
+        Returns:
+            The axes.
+        """
+        axes = axes_of(ax)
+        # with these costs the mean cost is the deferral rate; only corners of the bound are drawn
+        oracle = oracle_deferral(self.correct, torch.tensor([[0.0, 1.0]]).expand(self.n, 2))
+        gain = self.correct.long().diff(dim=1)
+        corners = [0, int((gain > 0).sum()), self.n - int((gain < 0).sum()), self.n]
+        axes.plot(
+            100 * oracle.cost[corners], 100 * oracle.accuracy[corners], ":", color=BLACK,
+            linewidth=1.2, label="oracle deferral (1)",
+        )  # fmt: skip
+        for one, (colour, style) in zip(self.figures, _LINES, strict=False):
+            curve = sweep(one.scores, self.correct, self.costs)
+            axes.plot(
+                100 * curve.deferral_rate, 100 * curve.accuracy, linestyle=style, color=colour,
+                linewidth=1.6, label=f"{one.name} ({one.area.value:.3f})", zorder=3,
+            )  # fmt: skip
+        small, large = (100 * accuracy for accuracy in self.accuracy)
+        axes.plot(
+            [0, 100], [small, large], "--", color=GREY, linewidth=1.2, label="random deferral (0)"
+        )
+        sides = ((0, small, "left"), (100, large, "right"))
+        for (rate, accuracy, side), name in zip(sides, self.names, strict=True):
+            mark(axes, name, (rate, accuracy), side)
+        axes.set_xlabel("deferral rate (%)")
+        axes.set_ylabel("accuracy (%)")
+        axes.legend(frameon=False, loc="best", fontsize=8)
+        quiet(axes)
+        axes.margins(x=0.04, y=0.1)
+        return axes
+
+    def __repr__(self) -> str:
+        return described(
+            "ScoreComparison",
+            listed(self.names, " → "),
+            counted(self.n, "sample"),
+            f"area of {self.figures[0].name} {self.figures[0].area.value:.3f}",
+            *(f"{one.name} {one.area.value:.3f}" for one in self.figures[1:]),
+        )
+
+    def _repr_html_(self) -> str:
+        table = self.to_pandas()
+        ends = [name for name in table if str(name).endswith(("_low", "_high"))]
+        return html_of(repr(self), table.drop(columns=ends))
+
+
+# line styles tell curves apart where they coincide
+_LINES = (
+    (BLUE, "-"),
+    (ORANGE, "--"),
+    (GREEN, "-."),
+    (VERMILION, (0, (1, 1))),
+)
 
 
 def compare_scores(

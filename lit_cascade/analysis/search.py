@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,6 +29,12 @@ from lit_cascade.core.search import (
     search,
     shared_threshold,
 )
+from lit_cascade.utilities.drawing import BLACK, BLUE, GREEN, GREY, SKY_BLUE, VERMILION, axes_of
+from lit_cascade.utilities.tabular import Tabular, described, listed
+from lit_cascade.utilities.units import counted, unit_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Bands = Callable[[Front], Sequence[Band]]
 """Maps the single models' front to bands of accuracies."""
@@ -93,7 +100,7 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Tabular):
     """Result of a search over records.
 
     Attributes:
@@ -126,6 +133,102 @@ class SearchResult:
     def apart(self) -> bool:
         """Whether the report is on other samples than the choice."""
         return self.protocol.reported_on is not None
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per point of the front, as in `frontier.csv`.
+
+        The cost, named after its unit, `accuracy`, `stages` and `thresholds`, and with a window
+        `floors`. If the choice was made on other samples, `chosen_flops` and `chosen_accuracy` hold
+        the figures of those samples.
+        """
+        unit, points = self.protocol.chosen_on.unit, self.cascades.points
+        columns: dict[str, Sequence[Any]] = {
+            unit: self.reported.cost.tolist(),
+            "accuracy": self.reported.accuracy.tolist(),
+            "stages": [tuple(self.zoo.names[model] for model in one.stages) for one in points],
+            "thresholds": [point.thresholds for point in points],
+        }
+        if self.settings.window:
+            columns["floors"] = [point.floors for point in points]
+        if self.apart:
+            columns[f"chosen_{unit}"] = [point.cost for point in points]
+            columns["chosen_accuracy"] = [point.accuracy for point in points]
+        return columns
+
+    def plot(self, ax: Axes | None = None, *, published: Front | None = None) -> Axes:
+        """Draw accuracy against cost: the front, its baselines and the models.
+
+        Args:
+            ax: axes to draw on; by default those of a new figure.
+            published: front of published models, to draw beside.
+
+        Returns:
+            The axes.
+        """
+        axes, unit = axes_of(ax), self.protocol.chosen_on.unit
+        for number, strategy in enumerate(self.strategies):
+            colour, line, width = _LOOKS[strategy.name] if number else _FOUND
+            style: dict[str, Any] = {"linestyle": line, "linewidth": width}
+            if self.apart and strategy.reductions[0].held_out is not None:
+                # on other samples than those of the choice accuracy need not rise
+                style["drawstyle"] = "default"
+                if len(strategy.points) < _FEW:  # a line would suggest points in between
+                    style |= {"linestyle": "none", "marker": "x"}
+            strategy.points.plot(axes, unit=unit, color=colour, label=strategy.name, **style)
+        thin: dict[str, Any] = {"linewidth": 1.2, "unit": unit}
+        self.singles.plot(axes, color=BLACK, label="single models", **thin)
+        if published is not None:
+            label = "published single models"
+            published.plot(axes, color=GREY, linestyle="-.", label=label, **thin)
+        low, high = 100 * float(self.zoo.accuracy.min()), 100 * float(self.reported.accuracy.max())
+        room = 0.06 * max(high - low, 1.0)
+        axes.set_ylim(low - room, high + 2 * room)
+        self._mark_models(axes)
+        axes.margins(x=0.08)
+        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        return axes
+
+    def _mark_models(self, axes: Axes) -> None:
+        """Draw a dot per model; label all of them if they are few, else those of the front."""
+        cost, accuracy = self.zoo.mean_cost.tolist(), (100 * self.zoo.accuracy).tolist()
+        axes.plot(cost, accuracy, "o", color=BLACK, markersize=4, zorder=5)
+        named = range(len(cost)) if len(cost) <= _LABELLED else self.zoo.singles()[1]
+        for model in named:
+            axes.annotate(
+                self.zoo.names[model],
+                (cost[model], accuracy[model]),
+                textcoords="offset points",
+                xytext=(5, -9),
+                fontsize=7,
+            )
+
+    def __repr__(self) -> str:
+        unit, first = self.protocol.chosen_on.unit, self.strategies[0]
+        return described(
+            "SearchResult",
+            f"{counted(len(self.zoo), 'model')}: {listed(self.zoo.names)}",
+            counted(self.zoo.n, "sample"),
+            *self.reported.figures(unit),
+            *(
+                f"{one.band.name or 'band'}: {one.chosen:.2f}x fewer {unit_label(unit)}"
+                + ("" if one.held_out is None else f" ({one.held_out.reported:.2f}x held out)")
+                for one in first.reductions
+            ),
+        )
+
+
+# bounds and expectations are drawn thinner than attainable fronts
+_FOUND = (BLUE, "-", 2.0)
+_LOOKS = {
+    "cascades of up to 2": (SKY_BLUE, "-", 1.4),
+    "cascades of up to 2, no window": (SKY_BLUE, "-", 1.4),
+    "neighbouring pairs only": (GREEN, "-.", 1.2),
+    _SHARED: (VERMILION, "--", 1.2),
+    "random deferral": (GREY, "--", 1.2),
+    "oracle deferral (bound)": (BLACK, ":", 1.2),
+}
+_LABELLED = 30
+_FEW = 60
 
 
 def frontier_of(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lit_cascade.core import OperatingPoint, StageOutcomes
+from lit_cascade.core import OperatingPoint, OperatingPoints, StageOutcomes
 from lit_cascade.core.guarantee import (
     Candidates,
     Promise,
@@ -17,13 +19,19 @@ from lit_cascade.core.guarantee import (
     samples_needed,
     shared_candidates,
 )
+from lit_cascade.utilities.drawing import BLACK, BLUE, GREY, VERMILION, axes_of, quiet
+from lit_cascade.utilities.tabular import Tabular, described, html_of
+from lit_cascade.utilities.units import counted, unit_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TUNING_SHARE = 0.3
 """Fraction of the samples used to order the combinations of several thresholds."""
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Tabular):
     """Selected thresholds and the candidates that they were selected from.
 
     Attributes:
@@ -47,6 +55,95 @@ class Selection:
     n: int
     tuned_on: int
     needed: int | None
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per candidate, in testing order, as `Candidates.columns`, and `certified`."""
+        certified = [row < self.certified for row in range(len(self.candidates))]
+        return {**self.candidates.columns(), "certified": certified}
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the target of every candidate against its cost, and the choices.
+
+        If the cost itself is promised, the accuracy is drawn against it.
+
+        Args:
+            ax: axes to draw on; by default those of a new figure.
+
+        Returns:
+            The axes.
+        """
+        axes, candidates, promise = axes_of(ax), self.candidates, self.promise
+        of_spending = promise.target in {"cost", "cost_ratio"}
+        value = candidates.accuracy if of_spending else candidates.value
+        ratio = candidates.cost_ratio
+        order = ratio.sort(stable=True).indices
+        axes.plot(
+            ratio[order], 100 * value[order], color=GREY, linewidth=1.4,
+            label="not certified" if promise.confidence is not None else "all thresholds", zorder=2,
+        )  # fmt: skip
+        if self.certified:
+            kept = order[torch.isin(order, torch.arange(self.certified))]
+            label = f"certified at {100 * (promise.confidence or 0):g} %"
+            axes.plot(
+                ratio[kept], 100 * value[kept], color=BLUE, linewidth=2.4, label=label, zorder=3
+            )
+        if promise.target == "cost_ratio":
+            axes.axvline(promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
+        elif not of_spending:
+            axes.axhline(100 * promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
+            axes.annotate(
+                "limit", (1, 100 * promise.limit), xycoords=("axes fraction", "data"),
+                xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8,
+            )  # fmt: skip
+        marks = [(self.empirical, "plain empirical choice", VERMILION, "X")]
+        if promise.confidence is not None:
+            marks.append((self.chosen, "the policy", BLUE, "*"))
+        for choice, label, colour, marker in marks:
+            if choice is not None:
+                height = choice.accuracy if of_spending else choice.value or 0.0
+                axes.plot(
+                    choice.cost_ratio, 100 * height, marker, color=colour, markersize=11,
+                    markeredgecolor="white", label=label, zorder=5,
+                )  # fmt: skip
+        axes.axvline(1, color=BLACK, linewidth=0.8, alpha=0.5)
+        names, unit = candidates.outcomes.names, candidates.outcomes.unit
+        last = repr(names[-1]) if names else "the last stage"
+        axes.set_xlabel(f"{unit_label(unit)} of the cascade / of {last} alone")
+        axes.set_ylabel("observed accuracy (%)" if of_spending else _AXES[promise.target])
+        axes.legend(frameon=False, fontsize=8)
+        quiet(axes)
+        return axes
+
+    def __repr__(self) -> str:
+        promise, tested = self.promise, counted(len(self.candidates), "candidate")
+        sure = (
+            "without a guarantee"
+            if promise.confidence is None
+            else f"with {100 * promise.confidence:.3g} % confidence"
+        )
+        unit = self.candidates.outcomes.unit
+        chosen = ["no policy qualifies"] if self.chosen is None else self.chosen.figures(unit)
+        certified = "" if promise.confidence is None else f", {self.certified:,} of them certified"
+        return described(
+            "Selection",
+            f"{promise.text(unit)} {sure}",
+            *chosen,
+            counted(self.n, "sample"),
+            f"{tested}{certified}",
+        )
+
+    def _repr_html_(self) -> str:
+        choices = {"policy": self.chosen, "plain empirical choice": self.empirical}
+        points = OperatingPoints(choices, self.candidates.outcomes.unit)
+        return html_of(repr(self), points.to_pandas())
+
+
+_AXES = {
+    "accuracy_drop": "observed accuracy drop (points)",
+    "accuracy": "observed accuracy (%)",
+    "disagreement": "observed disagreement (%)",
+    "deferral_rate": "deferral rate (%)",
+}
 
 
 def select_thresholds(outcomes: StageOutcomes, promise: Promise, seed: int = 0) -> Selection:

@@ -16,8 +16,8 @@ from lit_cascade.cli.options import ScreenOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.cli.parsing import accuracy_range
 from lit_cascade.errors import UsageError
-from lit_cascade.report import draw_screen, percent, print_screen, screen_csv, screen_summary
-from lit_cascade.utilities.units import counted
+from lit_cascade.report import draw_screen, print_screen, screen_csv, screen_summary
+from lit_cascade.utilities.units import counted, percent
 
 _FILES = ["screen.csv", "screen.png", "summary.json", "models.yaml"]
 _NAMED = 5

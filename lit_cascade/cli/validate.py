@@ -68,9 +68,9 @@ def _report(records: Sequence[Record], options: ValidateOptions, output: Output)
     notes += cost_notes(records, options.cost)
     validation = Validation.of(records, options.policy, options.cost, options.metric)
     print_validation(validation, notes)
-    output.add("curve.csv", curve_csv(validation.curve, validation.unit))
+    output.add("curve.csv", curve_csv(validation.curve))
     if validation.uncalibrated is not None:
-        output.add("curve_uncalibrated.csv", curve_csv(validation.uncalibrated, validation.unit))
+        output.add("curve_uncalibrated.csv", curve_csv(validation.uncalibrated))
     output.add("curve.png", draw_curve(validation))
     output.add_json("summary.json", validation_summary(validation) | {"notes": notes})
     if options.save_records:

@@ -7,6 +7,7 @@ from lit_cascade.core.contract import above_floor, answers_here, replay, route, 
 from lit_cascade.core.curve import (
     Curve,
     OperatingPoint,
+    OperatingPoints,
     cheapest,
     departures,
     operating_points,
@@ -35,16 +36,17 @@ from lit_cascade.core.scores import (
     SCORES,
     answers_of,
     probabilities_of,
+    score_and_answer,
     score_named,
 )
 
 __all__ = [
     "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "SCORES", "AccuracyDifference",
-    "Answers", "Counts", "Curve", "DeferralHead", "OperatingPoint", "Policy", "PolicyLike",
-    "Quality", "StageOutcomes", "above_floor", "answers_after", "answers_here", "answers_of",
-    "aurc", "cheapest", "check_countable", "count", "deferral_quality", "departures", "features_of",
-    "fit_temperature", "is_among_best", "is_right", "likeliest_labels", "measure",
+    "Answers", "Counts", "Curve", "DeferralHead", "OperatingPoint", "OperatingPoints", "Policy",
+    "PolicyLike", "Quality", "StageOutcomes", "above_floor", "answers_after", "answers_here",
+    "answers_of", "aurc", "cheapest", "check_countable", "count", "deferral_quality", "departures",
+    "features_of", "fit_temperature", "is_among_best", "is_right", "likeliest_labels", "measure",
     "operating_points", "oracle_deferral", "paired_difference", "percentile_interval",
     "prefer_later", "probabilities_of", "quality_of", "ranked_within", "replay", "resampled_counts",
-    "route", "score_named", "stage_outputs", "sweep",
+    "route", "score_and_answer", "score_named", "stage_outputs", "sweep",
 ]  # fmt: skip

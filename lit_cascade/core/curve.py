@@ -9,19 +9,35 @@ chooses thresholds that hold on new samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_cascade.core.metrics import Answers
 from lit_cascade.errors import CascadeError
+from lit_cascade.utilities.drawing import BLUE, axes_of, mark, quiet
+from lit_cascade.utilities.tabular import Tabular, described, html_of, listed, spanned
+from lit_cascade.utilities.units import (
+    cost_axis,
+    counted,
+    metric_axis,
+    metric_figure,
+    metric_label,
+    percent,
+    quantity,
+    times,
+    unit_label,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Tabular):
     """Accuracy and cost of a cascade at each distinct threshold; all tensors are float64.
 
     Row 0 has threshold -inf, where the first stage answers everything. The last row has threshold
@@ -39,6 +55,8 @@ class Curve:
         metric: name of a second metric in `lit_cascade.core.metrics.METRICS`, or None.
         by_metric: second metric of the cascade, (M,), or None.
         stage_by_metric: second metric of each stage alone, (K,), or None.
+        unit: of the costs.
+        names: of the stages; empty if they are unknown.
     """
 
     thresholds: Tensor
@@ -52,6 +70,8 @@ class Curve:
     metric: str | None = None
     by_metric: Tensor | None = None
     stage_by_metric: Tensor | None = None
+    unit: str = "cost"
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.thresholds)
@@ -71,6 +91,91 @@ class Curve:
             known = "accuracy" if self.metric is None else f"accuracy and {self.metric}"
             raise CascadeError(f"the curve was made without {metric}: it has {known}.")
         return self.by_metric, self.stage_by_metric
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per distinct threshold, as in `curve.csv`.
+
+        `threshold, deferral_rate, accuracy`, the second metric if there is one, and the cost with
+        its ratio to that of the last stage alone, named after the unit: `flops, flops_ratio`. In
+        the first row (threshold -inf) the first stage answers everything; in the last one (inf)
+        every sample is deferred to the last stage.
+        """
+        columns = {"threshold": self.thresholds, "deferral_rate": self.deferral_rate}
+        for metric in self._metrics:
+            columns[metric] = self.judged_by(metric)[0]
+        ratio = self.cost / self.stage_cost[-1]
+        columns |= {self.unit: self.cost, f"{self.unit}_ratio": ratio}
+        return {name: column.tolist() for name, column in columns.items()}
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        by: str = "accuracy",
+        stages: bool = True,
+        **style: Any,
+    ) -> Axes:
+        """Draw accuracy against cost, and each stage alone as a dot.
+
+        Args:
+            ax: axes to draw on; by default those of a new figure.
+            by: `accuracy`, or the second metric of the curve.
+            stages: whether to draw the stages.
+            style: of the line, such as `label` and `color`, as for matplotlib's `Axes.plot`.
+
+        Returns:
+            The axes.
+
+        Raises:
+            CascadeError: the curve has no such metric.
+        """
+        reached, alone = self.judged_by(by)
+        axes, cost = axes_of(ax), self.cost.tolist()
+        # between two points there is no cascade, so the curve is a step
+        look: dict[str, Any] = {
+            "drawstyle": "steps-post",
+            "color": BLUE,
+            "linewidth": 1.8,
+            "zorder": 3,
+        }
+        axes.plot(cost, (100 * reached).tolist(), **(look | style))
+        if stages:
+            points = zip(self.stage_cost.tolist(), (100 * alone).tolist(), strict=True)
+            for name, point in zip(self._stage_names, points, strict=True):
+                mark(axes, name, point)
+        axes.set_xscale("log" if min(cost) > 0 else "linear")
+        axes.set_xlabel(cost_axis(self.unit))
+        axes.set_ylabel(metric_axis(by))
+        quiet(axes, "both")
+        axes.margins(x=0.08, y=0.1)
+        return axes
+
+    @property
+    def _metrics(self) -> tuple[str, ...]:
+        return ("accuracy",) if self.metric is None else ("accuracy", self.metric)
+
+    @property
+    def _stage_names(self) -> tuple[str, ...]:
+        return self.names or tuple(f"stage{k}" for k in range(len(self.stage_cost)))
+
+    def __repr__(self) -> str:
+        reached = []
+        for metric in self._metrics:
+            values, _ = self.judged_by(metric)
+            ends = (metric_figure(metric, float(end)) for end in (values.min(), values.max()))
+            reached.append(f"{metric_label(metric)} {spanned(*ends)}")
+        costs = spanned(quantity(float(self.cost[0])), quantity(float(self.cost[-1])))
+        return described(
+            "Curve",
+            listed(self._stage_names, " → "),
+            counted(self.n, "sample"),
+            counted(len(self), "threshold"),
+            *reached,
+            f"{unit_label(self.unit)} {costs}",
+        )
+
+    def _repr_html_(self) -> str:
+        return html_of(repr(self), operating_points(self).to_pandas())
 
 
 def _check(scores: Tensor, correct: Tensor, costs: Tensor, answers: Answers | None) -> None:
@@ -350,6 +455,68 @@ class OperatingPoint:
             answered=tuple(count / n for count in counts),
         )
 
+    def figures(self, unit: str = "cost") -> list[str]:
+        """Thresholds, accuracy, deferral rate, cost and saving, in words."""
+        thresholds = listed([f"{threshold:.6g}" for threshold in self.thresholds])
+        unknown = math.isnan(self.accuracy)
+        return [
+            f"threshold{'s' if len(self.thresholds) > 1 else ''} {thresholds}",
+            f"accuracy {'unknown' if unknown else percent(self.accuracy, 2)}",
+            f"{percent(self.deferral_rate)} deferred",
+            f"{unit_label(unit)} {quantity(self.cost)}",
+            f"{times(self.cost_ratio)} than the last stage",
+        ]
+
+    def __repr__(self) -> str:
+        return described("OperatingPoint", counted(self.n, "sample"), *self.figures())
+
+
+class OperatingPoints(dict[str, OperatingPoint | None], Tabular):
+    """Operating points of a curve by name; None where there is no such threshold.
+
+    Args:
+        points: the points.
+        unit: of the costs.
+        metric: name of the second metric of the points, or None.
+    """
+
+    def __init__(
+        self,
+        points: Mapping[str, OperatingPoint | None],
+        unit: str = "cost",
+        metric: str | None = None,
+    ) -> None:
+        super().__init__(points)
+        self.unit = unit
+        self.metric = metric
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per point: its name, and columns as of a curve."""
+        second = {} if self.metric is None else {self.metric: "metric"}
+        fields = {
+            "threshold": "threshold",
+            "deferral_rate": "deferral_rate",
+            "accuracy": "accuracy",
+            **second,
+            self.unit: "cost",
+            f"{self.unit}_ratio": "cost_ratio",
+        }
+        found = list(self.values())
+        return {"point": list(self)} | {
+            column: [math.nan if point is None else getattr(point, name) for point in found]
+            for column, name in fields.items()
+        }
+
+    def __repr__(self) -> str:
+        shown = [
+            "none" if point is None else ", ".join(point.figures()[:3]) for point in self.values()
+        ]
+        lines = (f"{name}: {text}" for name, text in zip(self, shown, strict=True))
+        return f"OperatingPoints({_NEXT_LINE.join(lines)})"
+
+
+_NEXT_LINE = ";\n" + " " * len("OperatingPoints(")
+
 
 def _row(curve: Curve, row: int) -> OperatingPoint:
     threshold, cost = float(curve.thresholds[row]), float(curve.cost[row])
@@ -394,7 +561,7 @@ def cheapest(curve: Curve, least: float, by: str = "accuracy") -> OperatingPoint
     return _row(curve, _least(rows, curve.cost, -reached)) if len(rows) else None
 
 
-def operating_points(curve: Curve, by: str = "accuracy") -> dict[str, OperatingPoint | None]:
+def operating_points(curve: Curve, by: str = "accuracy") -> OperatingPoints:
     """Find the named operating points of a curve.
 
     `same_accuracy`, `drop_0.5` and `drop_1.0` are the cheapest thresholds with at least the last
@@ -415,9 +582,10 @@ def operating_points(curve: Curve, by: str = "accuracy") -> dict[str, OperatingP
     """
     reached, of_stages = curve.judged_by(by)
     last, every_row = float(of_stages[-1]), torch.arange(len(curve))
-    return {
+    points = {
         f"same_{by}": cheapest(curve, last, by),
         f"best_{by}": _row(curve, _least(every_row, -reached, curve.cost)),
         "drop_0.5": cheapest(curve, last - 0.005, by),
         "drop_1.0": cheapest(curve, last - 0.010, by),
     }
+    return OperatingPoints(points, curve.unit, curve.metric)

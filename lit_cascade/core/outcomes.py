@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from lit_cascade.core.contract import route
 from lit_cascade.core.curve import Curve, OperatingPoint, sweep
 from lit_cascade.core.metrics import Answers, measure
 from lit_cascade.errors import CascadeError
+from lit_cascade.utilities.tabular import described, listed
+from lit_cascade.utilities.units import counted
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class StageOutcomes:
         agrees: whether the cascade, if it stops after each stage, gives the answer of the last
             stage alone, (N, K) bool; None where answers are unknown.
         answers: answers and labels, for a metric besides accuracy.
+        unit: of the costs.
+        names: of the stages; empty if they are unknown.
     """
 
     scores: Tensor
@@ -35,6 +39,8 @@ class StageOutcomes:
     alone: Tensor | None = None
     agrees: Tensor | None = None
     answers: Answers | None = None
+    unit: str = "cost"
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Fill in `alone`."""
@@ -44,12 +50,19 @@ class StageOutcomes:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        n, stages = self.costs.shape
+        known = "no labels" if self.correct is None else "labelled"
+        names = listed(self.names, " → ") if self.names else counted(stages, "stage")
+        return described("StageOutcomes", names, counted(n, "sample"), known, f"cost {self.unit}")
+
     def rows(self, rows: Tensor) -> StageOutcomes:
         """Return the table of some samples."""
-        return StageOutcomes(
-            self.scores[rows],
-            None if self.correct is None else self.correct[rows],
-            self.costs[rows],
+        return replace(
+            self,
+            scores=self.scores[rows],
+            correct=None if self.correct is None else self.correct[rows],
+            costs=self.costs[rows],
             alone=None if self.alone is None else self.alone[rows],
             agrees=None if self.agrees is None else self.agrees[rows],
             answers=None if self.answers is None else self.answers.rows(rows),
@@ -80,7 +93,8 @@ class StageOutcomes:
             CascadeError: as for `sweep`, or there are no labels.
         """
         correct, alone = self.labelled("the curve")
-        return sweep(self.scores, correct, self.costs, alone, self.answers)
+        curve = sweep(self.scores, correct, self.costs, alone, self.answers)
+        return replace(curve, unit=self.unit, names=self.names)
 
     def route(self, thresholds: Sequence[float]) -> Tensor:
         """Stage that answers each sample, (N,) int64."""

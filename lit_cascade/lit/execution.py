@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,13 @@ from lit_cascade.lit.cascade import LitCascade
 from lit_cascade.lit.reading import Check, read_split
 from lit_cascade.lit.training.classifier import LitClassifier
 from lit_cascade.live import GATHER
-from lit_cascade.records import Samples
+from lit_cascade.records import Samples, listed_labels
+from lit_cascade.utilities.tabular import Tabular, described
+from lit_cascade.utilities.units import counted, percent, quantity, times
 
 
 @dataclass(frozen=True)
-class Execution:
+class Execution(Tabular):
     """Result of a cascade that ran for real, sample by sample in the order of the ids.
 
     Attributes:
@@ -42,6 +45,47 @@ class Execution:
     flops_alone: Tensor
     executed: Tensor
     samples_per_forward: dict[str, int] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per sample: `id, label, prediction, correct, stage, score, flops`.
+
+        Without labels there is neither `label` nor `correct`. Where several labels are right,
+        `label` is a tuple.
+        """
+        columns: dict[str, Any] = {"id": self.samples.ids.tolist()}
+        correct = self._correct
+        if correct is not None and self.samples.labels is not None:
+            columns["label"] = listed_labels(self.samples.labels)
+        known = {
+            "prediction": self.prediction,
+            "correct": correct,
+            "stage": self.stage,
+            "score": self.score,
+            "flops": self.flops.sum(dim=1),
+        }
+        return columns | {name: part.tolist() for name, part in known.items() if part is not None}
+
+    @property
+    def _correct(self) -> Tensor | None:
+        labels = self.samples.labels
+        return None if labels is None else is_right(self.prediction, labels)
+
+    def __repr__(self) -> str:
+        correct, (n, stages) = self._correct, self.flops.shape
+        right = [] if correct is None else [f"accuracy {percent(_mean(correct), 2)}"]
+        return described(
+            "Execution",
+            *self.samples.figures(),
+            counted(stages, "stage"),
+            *right,
+            f"{percent(_mean(self.stage > 0))} deferred",
+            f"{quantity(float(self.flops.sum()) / n)} FLOPs",
+            f"{times(float(self.flops.sum() / self.flops_alone.sum()))} than the last stage alone",
+        )
+
+
+def _mean(flags: Tensor) -> float:
+    return float(flags.double().mean())
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lit_cascade.core import Policy, is_right, likeliest_labels
+from lit_cascade.core import Policy, answers_of, is_right, likeliest_labels, score_and_answer
 from lit_cascade.errors import CascadeError, UsageError, check_logits
-from lit_cascade.records.samples import Ids, Samples, whole_numbers
+from lit_cascade.records.samples import Ids, Samples, listed_labels, whole_numbers
 from lit_cascade.utilities.files import write_atomically
+from lit_cascade.utilities.tabular import Tabular, described, shortened
 from lit_cascade.utilities.tensors import safetensors_pieces
-from lit_cascade.utilities.units import counted
+from lit_cascade.utilities.units import counted, percent, quantity, unit_label
 
 FORMAT = "lit-cascade-record/1"
 
@@ -33,7 +34,7 @@ _RESERVED = {*_COLUMNS, "ids", "ids_utf8", "ids_length", "__metadata__"}
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Tabular):
     """Answers of one model on one split, sample by sample.
 
     A record holds `logits` and `labels`, or `score` and `correct`, or all four; where there are
@@ -171,6 +172,35 @@ class Record:
     def __len__(self) -> int:
         column = self.logits if self.logits is not None else self.score
         return 0 if column is None or column.ndim == 0 else len(column)
+
+    def columns(self) -> dict[str, Any]:
+        """One row per sample: `id, label, prediction, correct, score`, and a column per cost.
+
+        Predictions are numbers of classes; the score of logits is the largest class probability.
+        What is unknown has no column. Where several labels are right, `label` is a tuple.
+        """
+        columns: dict[str, Any] = {"id": self.ids.tolist()}
+        if self.labels is not None:
+            columns["label"] = listed_labels(self.labels)
+        score, correct = self.score, self.correct
+        if self.logits is not None:
+            score, answer = score_and_answer(self.logits)
+            correct = None if self.labels is None else is_right(answer, self.labels)
+            columns["prediction"] = answer.tolist()
+        known = {"correct": correct, "score": score, **self.costs}
+        return columns | {name: part.tolist() for name, part in known.items() if part is not None}
+
+    def __repr__(self) -> str:
+        figures, correct, labels = self.samples.figures(), self.correct, self.labels
+        if self.logits is None:
+            figures.append("scores without logits")
+        else:
+            correct = None if labels is None else is_right(answers_of(self.logits), labels)
+        if correct is not None:
+            figures.append(f"accuracy {percent(float(correct.double().mean()), 2)}")
+        means = {unit: float(cost.mean()) for unit, cost in self.costs.items()}
+        costs = [f"{quantity(mean)} {unit_label(unit)}" for unit, mean in means.items()]
+        return described("Record", repr(shortened(self.name)), *figures, *costs)
 
     @property
     def samples(self) -> Samples:

@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, check_labels
+from lit_cascade.utilities.tabular import described, shortened
+from lit_cascade.utilities.units import counted
+
+_FEW = 6
 
 
 class Ids(Sequence[Any]):
@@ -143,7 +147,11 @@ class Ids(Sequence[Any]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Ids({self.tolist()!r})"
+        ids, n = self.tolist(), len(self)
+        if n <= _FEW:
+            return f"Ids({ids!r})"
+        some = [shortened(repr(one)) for one in (*ids[: _FEW - 1], ids[-1])]
+        return f"Ids([{', '.join(some[:-1])}, ..., {some[-1]}], n={n})"
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,15 @@ class Samples:
     ids: Ids
     labels: Tensor | None
     classes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return described("Samples", *self.figures())
+
+    def figures(self) -> list[str]:
+        """Numbers of samples and classes, and whether there are labels, in words."""
+        named = [counted(len(self.classes), "class")] if self.classes else []
+        known = [] if self.labels is not None else ["no labels"]
+        return [counted(len(self.ids), "sample"), *named, *known]
 
     def __post_init__(self) -> None:
         """Wrap bare ids."""
@@ -227,6 +244,13 @@ class Samples:
         difference = self.difference(other)
         if difference is not None:
             raise CascadeError(f"records {name!r} and {other_name!r} differ in {difference}.")
+
+
+def listed_labels(labels: Tensor) -> list[Any]:
+    """Labels (N,) as numbers; those of shape (N, M) as tuples, without the padding."""
+    if labels.ndim == 1:
+        return labels.tolist()
+    return [tuple(label for label in some if label >= 0) for some in labels.tolist()]
 
 
 def _listed(labels: Tensor | None) -> list[Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from lit_cascade.analysis import (
     BINS,
@@ -19,20 +17,11 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.core import Curve, OperatingPoint, cheapest
 from lit_cascade.records import Record
-from lit_cascade.report.pictures import BLACK, BLUE, VERMILION, figure_of, mark, png_of, quiet
+from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import point_cells, point_summary
-from lit_cascade.report.text import (
-    Column,
-    Table,
-    cost_columns,
-    percent,
-    show,
-)
+from lit_cascade.report.text import Column, Table, cost_columns, show
 from lit_cascade.report.validation import provenance
-from lit_cascade.utilities.units import cost_axis, counted, metric_axis
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from lit_cascade.utilities.units import counted, percent
 
 
 class Calibrated(NamedTuple):
@@ -241,9 +230,6 @@ def _cascade_table(result: Calibrated, compared: CalibrationEffect) -> Table:
     return table
 
 
-_LARGEST = 160
-
-
 def draw_calibration(result: Calibrated) -> bytes:
     """Reliability diagrams before and after, and both curves of the cascade, as a PNG."""
     compared = result.comparison
@@ -251,60 +237,9 @@ def draw_calibration(result: Calibrated) -> bytes:
     figure = figure_of(4.4 * panels + 0.4, 4.2)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for panel, (name, stage) in zip(axes, result.fitted.items(), strict=False):
-        panel.plot([0, 1], [0, 1], ":", color=BLACK, linewidth=1.2)
-        _reliability(panel, stage.before, "before", VERMILION, "-.")
-        if compared is not None:
-            _reliability(panel, stage.after, "after", BLUE, "-")
-        panel.set_title(f"reliability of {name!r}", fontsize=10)
-        panel.set_xlabel("confidence")
-        panel.set_ylabel("accuracy")
-        panel.set_xlim(0, 1.02)
-        panel.set_ylim(0, 1.02)
-        _finish(panel)
+        stage.plot(panel).set_title(f"reliability of {name!r}", fontsize=10)
     if compared is not None:
-        _curves(axes[-1], result, compared)
+        low, high = (100 * end for end in compared.difference.interval)
+        gain = f"{100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})"
+        compared.plot(axes[-1]).set_title(f"the cascade: {gain}", fontsize=10)
     return png_of(figure)
-
-
-def _reliability(
-    axes: Axes, result: CalibrationMetrics, label: str, colour: str, style: str
-) -> None:
-    """Draw each bin as a point whose area grows with its samples; empty bins are omitted."""
-    counts = np.array(result.diagram.counts)
-    there = counts > 0
-    x = np.array(result.diagram.confidence)[there]
-    y = np.array(result.diagram.accuracy)[there]
-    axes.plot(x, y, style, color=colour, linewidth=1.4, label=f"{label}: ECE {result.ece:.3f}")
-    sizes = 4 + _LARGEST * counts[there] / counts.sum()
-    axes.scatter(x, y, s=sizes, color=colour, alpha=0.5, linewidths=0, zorder=3)
-
-
-def _curves(axes: Axes, result: Calibrated, compared: CalibrationEffect) -> None:
-    pairs = (
-        (compared.before, "without", VERMILION, "-."),
-        (compared.after, f"with {result.method}", BLUE, "-"),
-    )
-    for curve, label, colour, style in pairs:
-        axes.plot(
-            curve.cost, 100 * curve.accuracy, style, drawstyle="steps-post", color=colour,
-            linewidth=1.6, label=label,
-        )  # fmt: skip
-    curve = compared.after
-    for k, record in enumerate(result.records):
-        at = float(curve.stage_cost[k]), 100 * float(curve.stage_accuracy[k])
-        mark(axes, record.name, at)
-    low, high = (100 * end for end in compared.difference.interval)
-    axes.set_title(
-        f"the cascade: {100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})",
-        fontsize=10,
-    )
-    axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
-    axes.set_xlabel(cost_axis(result.unit))
-    axes.set_ylabel(metric_axis("accuracy"))
-    axes.margins(x=0.16, y=0.1)
-    _finish(axes)
-
-
-def _finish(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
-    quiet(axes, "both")

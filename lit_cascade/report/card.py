@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from lit_cascade.report.text import metric_figure, percent, quantity
-from lit_cascade.utilities.units import metric_label
+from lit_cascade.utilities.units import metric_figure, metric_label, percent, quantity
 
 
 @dataclass(frozen=True)

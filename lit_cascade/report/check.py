@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from lit_cascade.analysis import Verdict
-from lit_cascade.report.selection import promise_text
-from lit_cascade.report.text import Table, percent, quantity, show
-from lit_cascade.utilities.units import counted
+from lit_cascade.report.text import Table, show
+from lit_cascade.utilities.units import counted, percent, quantity
 
 
 def verdict_line(verdict: Verdict, unit: str) -> str:
     """The verdict in one sentence."""
-    what = promise_text(verdict.promise, unit)
+    what = verdict.promise.text(unit)
     sure = f"{100 * verdict.confidence:.3g} % confidence"
     shown = {
         "kept": f"the promise {what} is kept, with {sure}",
@@ -43,7 +42,7 @@ def _p_value(value: float | None) -> str:
 def print_check(verdict: Verdict, unit: str, notes: Sequence[str] = ()) -> None:
     """Print the shift of each stage's scores, the verdict and the notes."""
     table = Table(
-        f"{promise_text(verdict.promise, unit)}, on {counted(verdict.n, 'new sample')}",
+        f"{verdict.promise.text(unit)}, on {counted(verdict.n, 'new sample')}",
         "stage", "reached", "deferred then", "now", "p-value", "p-value of its scores",
     )  # fmt: skip
     for one in verdict.shifts:

@@ -6,16 +6,8 @@ import math
 from typing import Any
 
 from lit_cascade.core import OperatingPoint
-from lit_cascade.report.text import (
-    Column,
-    cost_cells,
-    cost_columns,
-    metric_figure,
-    percent,
-    readable_threshold,
-    times,
-)
-from lit_cascade.utilities.units import metric_label
+from lit_cascade.report.text import Column, cost_cells, cost_columns, readable_threshold
+from lit_cascade.utilities.units import metric_figure, metric_label, percent, times
 
 
 def shown_thresholds(point: OperatingPoint) -> str:

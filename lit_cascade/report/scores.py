@@ -6,27 +6,13 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-import torch
-
 from lit_cascade.analysis import DRAWS, Estimate, FittedHead, ScoreComparison, ScoreFigures
-from lit_cascade.core import oracle_deferral, sweep
 from lit_cascade.records import Record
-from lit_cascade.report.pictures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    VERMILION,
-    figure_of,
-    mark,
-    png_of,
-    quiet,
-)
+from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import point_summary
-from lit_cascade.report.text import Table, csv_text, data_title, percent, show, times
+from lit_cascade.report.text import Table, columns_csv, data_title, show
 from lit_cascade.report.validation import provenance
-from lit_cascade.utilities.units import counted, unit_label
+from lit_cascade.utilities.units import counted, percent, times, unit_label
 
 
 def _number(value: float) -> str:
@@ -95,17 +81,7 @@ def print_scores(result: ScoreComparison, data: Mapping[str, Any], notes: Sequen
 
 def scores_csv(result: ScoreComparison) -> str:
     """The content of `scores.csv`: one row per score, each figure with its 95 % interval."""
-    rows = []
-    kinds = {"area": "area", "gain": "gain", "aurc": "aurc", f"{result.unit}_ratio": "cost_ratio"}
-    columns = [name + end for name in kinds for end in ("", "_low", "_high")]
-    chosen = ["threshold", "accuracy", "deferral_rate", "cost_ratio"]
-    for one in result.figures:
-        figures: list[Estimate] = [getattr(one, kind) for kind in kinds.values()]
-        numbers = [end for part in figures for end in (part.value, part.low, part.high)]
-        held = ["" if one.chosen is None else getattr(one.chosen, name) for name in chosen]
-        rows.append([one.name, *numbers, *held])
-    headings = (f"chosen_{name.removeprefix('cost_')}" for name in chosen)
-    return csv_text(["score", *columns, *headings], rows)
+    return columns_csv(result.columns())
 
 
 def head_summary(result: FittedHead) -> dict[str, Any]:
@@ -172,45 +148,10 @@ def print_heads(result: Mapping[str, FittedHead]) -> None:
     )
 
 
-# line styles tell curves apart where they coincide
-_LINES = (
-    (BLUE, "-"),
-    (ORANGE, "--"),
-    (GREEN, "-."),
-    (VERMILION, (0, (1, 1))),
-)
-
-
 def draw_scores(result: ScoreComparison, data: Mapping[str, Any]) -> bytes:
     """Accuracy against deferral rate of every score as a PNG, with random and oracle deferral."""
     figure = figure_of(6.4, 4.2)
-    axes = figure.add_subplot()
-    # with these costs the mean cost is the deferral rate; only the corners of the bound are drawn
-    oracle = oracle_deferral(result.correct, torch.tensor([[0.0, 1.0]]).expand(result.n, 2))
-    gain = result.correct.long().diff(dim=1)
-    corners = [0, int((gain > 0).sum()), result.n - int((gain < 0).sum()), result.n]
-    axes.plot(
-        100 * oracle.cost[corners], 100 * oracle.accuracy[corners], ":", color=BLACK,
-        linewidth=1.2, label="oracle deferral (1)",
-    )  # fmt: skip
-    for one, (colour, style) in zip(result.figures, _LINES, strict=False):
-        curve = sweep(one.scores, result.correct, result.costs)
-        axes.plot(
-            100 * curve.deferral_rate, 100 * curve.accuracy, linestyle=style, color=colour,
-            linewidth=1.6, label=f"{one.name} ({one.area.value:.3f})", zorder=3,
-        )  # fmt: skip
-    small, large = (100 * accuracy for accuracy in result.accuracy)
-    axes.plot(
-        [0, 100], [small, large], "--", color=GREY, linewidth=1.2, label="random deferral (0)"
-    )
-    sides = ((0, small, "left"), (100, large, "right"))
-    for (rate, accuracy, side), name in zip(sides, result.names, strict=True):
-        mark(axes, name, (rate, accuracy), side)
-    axes.set_xlabel("deferral rate (%)")
-    axes.set_ylabel("accuracy (%)")
+    axes = result.plot(figure.add_subplot())
     where = f"{data_title(data)} ({counted(result.n, 'sample')})"
     axes.set_title(f"{' → '.join(result.names)} on {where}", fontsize=10)
-    axes.legend(frameon=False, loc="best", fontsize=8)
-    quiet(axes)
-    axes.margins(x=0.04, y=0.1)
     return png_of(figure)

@@ -15,17 +15,10 @@ from lit_cascade.analysis import (
     Screening,
     least_missed,
 )
-from lit_cascade.report.pictures import BLACK, BLUE, LIGHT_GREY, figure_of, png_of, quiet
-from lit_cascade.report.text import (
-    Table,
-    cost_cells,
-    cost_columns,
-    csv_text,
-    percent,
-    quantity,
-    show,
-)
-from lit_cascade.utilities.units import cost_axis
+from lit_cascade.report.pictures import figure_of, png_of
+from lit_cascade.report.text import Table, cost_cells, cost_columns, csv_text, show
+from lit_cascade.utilities.drawing import BLACK, BLUE, LIGHT_GREY, quiet
+from lit_cascade.utilities.units import cost_axis, percent, quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,65 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lit_cascade.analysis import Pick, Reduction, SearchResult, Strategy
 from lit_cascade.core.search import Front, HeldOut
-from lit_cascade.report.pictures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    SKY_BLUE,
-    VERMILION,
-    figure_of,
-    png_of,
-    quiet,
-)
+from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import (
     Table,
+    columns_csv,
     cost_cells,
     cost_columns,
-    csv_text,
     data_title,
-    percent,
     readable_threshold,
     show,
 )
-from lit_cascade.utilities.units import cost_axis, counted, unit_label
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from lit_cascade.utilities.units import counted, percent, unit_label
 
 
 def frontier_csv(result: SearchResult) -> str:
-    """The content of `frontier.csv`: one row per point of the front.
+    """The content of `frontier.csv`: the columns of the result, one row per point of the front.
 
-    Columns: `flops` (named after the unit), `accuracy`, `stages`, `thresholds`, the last two joined
-    by semicolons. With a window, `floors` follows. If the choice was made on other samples,
-    `chosen_flops` and `chosen_accuracy` hold the figures of those samples.
+    Stages, thresholds and floors are joined by semicolons.
     """
-    unit = result.protocol.chosen_on.unit
-    header = [unit, "accuracy", "stages", "thresholds"]
-    header += ["floors"] if result.settings.window else []
-    header += [f"chosen_{unit}", "chosen_accuracy"] if result.apart else []
-    rows = []
-    for point, cost, accuracy in zip(
-        result.cascades.points,
-        result.reported.cost.tolist(),
-        result.reported.accuracy.tolist(),
-        strict=True,
-    ):
-        row = [
-            cost,
-            accuracy,
-            ";".join(result.zoo.names[model] for model in point.stages),
-            ";".join(map(repr, point.thresholds)),
-        ]
-        row += [";".join(map(repr, point.floors))] if result.settings.window else []
-        row += [point.cost, point.accuracy] if result.apart else []
-        rows.append(row)
-    return csv_text(header, rows)
+    columns = result.columns()
+    for name in ("stages", "thresholds", "floors"):
+        if name in columns:
+            columns[name] = [";".join(map(str, values)) for values in columns[name]]
+    return columns_csv(columns)
 
 
 def _held_out_summary(result: HeldOut | None) -> dict[str, Any] | None:
@@ -282,71 +250,12 @@ def _verdicts(result: SearchResult) -> list[str]:
     return sentences
 
 
-# bounds and expectations are drawn thinner than attainable fronts
-_FOUND = (BLUE, "-", 2.0)
-_LOOKS = {
-    "cascades of up to 2": (SKY_BLUE, "-", 1.4),
-    "cascades of up to 2, no window": (SKY_BLUE, "-", 1.4),
-    "neighbouring pairs only": (GREEN, "-.", 1.2),
-    "one threshold for all pairs": (VERMILION, "--", 1.2),
-    "random deferral": (GREY, "--", 1.2),
-    "oracle deferral (bound)": (BLACK, ":", 1.2),
-}
-_LABELLED = 30
-_FEW = 60
-
-
 def draw_frontier(result: SearchResult, published: Front | None = None) -> bytes:
     """Accuracy against cost as a PNG, beside the front of published models if there is one."""
     figure = figure_of(7.2, 5.0)
-    axes = figure.add_subplot()
-    chosen_on = result.protocol.chosen_on
-    where = result.protocol.reported_on or chosen_on
-    # between two points there is no cascade, so the curve is a step; on other samples than those of
-    # the choice it need not rise
-    steps = "default" if result.apart else "steps-post"
-    fronts = []
-    for number, strategy in enumerate(result.strategies):
-        chosen = strategy.reductions[0].held_out is not None
-        look = _LOOKS[strategy.name] if number else _FOUND
-        if result.apart and chosen and len(strategy.points) < _FEW:
-            look = (look[0], "x", look[2])  # a line would suggest points in between
-        fronts.append((strategy.points, strategy.name, look, steps if chosen else "steps-post"))
-    fronts.append((result.singles, "single models", (BLACK, "-", 1.2), "steps-post"))
-    if published is not None:
-        fronts.append((published, "published single models", (GREY, "-.", 1.2), "steps-post"))
-    for front, label, look, style in fronts:
-        colour, line, width = look
-        axes.plot(
-            front.cost, 100 * front.accuracy, line, drawstyle=style, color=colour, label=label,
-            linewidth=width, zorder=3,
-        )  # fmt: skip
-    axes.set_xscale("log")
-    low, high = 100 * float(result.zoo.accuracy.min()), 100 * float(result.reported.accuracy.max())
-    room = 0.06 * max(high - low, 1.0)
-    axes.set_ylim(low - room, high + 2 * room)
-    _mark_models(axes, result)
-    axes.set_xlabel(cost_axis(chosen_on.unit))
-    axes.set_ylabel("accuracy (%)")
-    quiet(axes, "both")
-    axes.margins(x=0.08)
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    axes = result.plot(figure.add_subplot(), published=published)
+    where = result.protocol.reported_on or result.protocol.chosen_on
     models, samples = counted(len(result.zoo), "model"), counted(result.zoo.n, "sample")
     title = f"{models} on {data_title(where.data)} ({samples})"
     axes.set_title(title, fontsize=10)
     return png_of(figure)
-
-
-def _mark_models(axes: Axes, result: SearchResult) -> None:
-    """Draw a dot per model; label all of them if they are few, else those of the front."""
-    cost, accuracy = result.zoo.mean_cost.tolist(), (100 * result.zoo.accuracy).tolist()
-    axes.plot(cost, accuracy, "o", color=BLACK, markersize=4, zorder=5)
-    named = range(len(cost)) if len(cost) <= _LABELLED else result.zoo.singles()[1]
-    for model in named:
-        axes.annotate(
-            result.zoo.names[model],
-            (cost[model], accuracy[model]),
-            textcoords="offset points",
-            xytext=(5, -9),
-            fontsize=7,
-        )

@@ -6,23 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import torch
-
 from lit_cascade.analysis import Selection
 from lit_cascade.core import OperatingPoint
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
-from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, png_of, quiet
+from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import point_cells, point_summary, shown_thresholds, typed_thresholds
-from lit_cascade.report.text import (
-    Table,
-    cost_columns,
-    percent,
-    quantity,
-    show,
-)
+from lit_cascade.report.text import Table, cost_columns, show
 from lit_cascade.report.validation import provenance
-from lit_cascade.utilities.units import counted, unit_label
+from lit_cascade.utilities.units import counted, percent, quantity, unit_label
 
 
 class Subject(NamedTuple):
@@ -41,24 +33,6 @@ class Subject(NamedTuple):
 
 def _points(share: float) -> str:
     return f"{100 * share:.3g}"
-
-
-def promise_text(promise: Promise, unit: str) -> str:
-    """The promise in words.
-
-    Example:
-        >>> promise_text(Promise("accuracy_drop", 0.005), "flops")
-        'accuracy drop <= 0.5 points'
-    """
-    limit = promise.limit
-    return {
-        "accuracy_drop": f"accuracy drop <= {_points(limit)} points",
-        "accuracy": f"accuracy >= {_points(limit)} %",
-        "disagreement": f"disagreement <= {_points(limit)} %",
-        "deferral_rate": f"deferral rate <= {_points(limit)} %",
-        "cost": f"{unit_label(unit)} <= {quantity(limit)}",
-        "cost_ratio": f"{unit_label(unit)} <= {_points(limit)} % of the last stage's",
-    }[promise.target]
 
 
 def _observed(promise: Promise, choice: OperatingPoint) -> str:
@@ -83,7 +57,7 @@ def policy_line(result: Selection, subject: Subject) -> str:
         if promise.confidence is None
         else f"with {_points(promise.confidence)} % confidence"
     )
-    what = promise_text(promise, subject.unit)
+    what = promise.text(subject.unit)
     return (
         f"{label} {shown_thresholds(choice)}: {percent(choice.deferral_rate)} deferred, "
         f"{fewer}; {what} "
@@ -94,7 +68,7 @@ def policy_line(result: Selection, subject: Subject) -> str:
 
 def none_qualifies(result: Selection, subject: Subject) -> str:
     """The reason why no policy was selected, and what would help."""
-    what = promise_text(result.promise, subject.unit)
+    what = result.promise.text(subject.unit)
     n, last = result.n + result.tuned_on, subject.names[-1]
     these = "this sample" if n == 1 else f"these {n:,} samples"
     if result.promise.confidence is None:
@@ -124,7 +98,7 @@ def print_selection(result: Selection, subject: Subject, notes: Sequence[str] = 
     """Print the selected policy beside the plain empirical choice."""
     promise = result.promise
     table = Table(
-        f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)} by {subject.score}",
+        f"{promise.text(subject.unit)}: {' → '.join(subject.names)} by {subject.score}",
         "choice", "threshold" if len(subject.names) == 2 else "thresholds", "deferred", "accuracy",
         "target", *cost_columns(subject.unit), f"than {subject.names[-1]!r}",
     )  # fmt: skip
@@ -191,55 +165,10 @@ def _choice_summary(choice: OperatingPoint | None, subject: Subject) -> dict[str
     }
 
 
-_AXES = {
-    "accuracy_drop": "observed accuracy drop (points)",
-    "accuracy": "observed accuracy (%)",
-    "disagreement": "observed disagreement (%)",
-    "deferral_rate": "deferral rate (%)",
-}
-
-
 def draw_selection(result: Selection, subject: Subject) -> bytes:
     """The target against the cost of every candidate, as a PNG."""
     figure = figure_of(6.4, 4.2)
-    axes = figure.add_subplot()
-    candidates, promise = result.candidates, result.promise
-    of_spending = promise.target in {"cost", "cost_ratio"}
-    # if the cost itself is promised, the accuracy is drawn against it
-    value = candidates.accuracy if of_spending else candidates.value
-    ratio = candidates.cost_ratio
-    order = ratio.sort(stable=True).indices
-    axes.plot(
-        ratio[order], 100 * value[order], color=GREY, linewidth=1.4,
-        label="not certified" if promise.confidence is not None else "all thresholds", zorder=2,
-    )  # fmt: skip
-    if result.certified:
-        kept = order[torch.isin(order, torch.arange(result.certified))]
-        label = f"certified at {100 * (promise.confidence or 0):g} %"
-        axes.plot(ratio[kept], 100 * value[kept], color=BLUE, linewidth=2.4, label=label, zorder=3)
-    if promise.target == "cost_ratio":
-        axes.axvline(promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
-    elif not of_spending:
-        axes.axhline(100 * promise.limit, color=BLACK, linestyle=":", linewidth=1.2)
-        axes.annotate(
-            "limit", (1, 100 * promise.limit), xycoords=("axes fraction", "data"),
-            xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=8,
-        )  # fmt: skip
-    marks = [(result.empirical, "plain empirical choice", VERMILION, "X")]
-    if promise.confidence is not None:
-        marks.append((result.chosen, "the policy", BLUE, "*"))
-    for choice, label, colour, marker in marks:
-        if choice is not None:
-            height = choice.accuracy if of_spending else choice.value or 0.0
-            axes.plot(
-                choice.cost_ratio, 100 * height, marker, color=colour, markersize=11,
-                markeredgecolor="white", label=label, zorder=5,
-            )  # fmt: skip
-    axes.axvline(1, color=BLACK, linewidth=0.8, alpha=0.5)
-    axes.set_xlabel(f"{unit_label(subject.unit)} of the cascade / of {subject.names[-1]!r} alone")
-    axes.set_ylabel("observed accuracy (%)" if of_spending else _AXES[promise.target])
-    title = f"{promise_text(promise, subject.unit)}: {' → '.join(subject.names)}"
+    axes = result.plot(figure.add_subplot())
+    title = f"{result.promise.text(subject.unit)}: {' → '.join(subject.names)}"
     axes.set_title(f"{title} ({counted(result.n, 'sample')})", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-    quiet(axes)
     return png_of(figure)

@@ -7,9 +7,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lit_cascade.live import Latency, Speed
-from lit_cascade.report.pictures import BLUE, GREY, VERMILION, figure_of, png_of
-from lit_cascade.report.text import Column, Table, percent
-from lit_cascade.utilities.units import counted
+from lit_cascade.report.pictures import figure_of, png_of
+from lit_cascade.report.text import Column, Table
+from lit_cascade.utilities.drawing import BLUE, GREY, VERMILION
+from lit_cascade.utilities.units import counted, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

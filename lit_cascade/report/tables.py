@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Any
 from lit_cascade.core import OperatingPoint
 from lit_cascade.records import RecordSummary
 from lit_cascade.report.card import Card
-from lit_cascade.report.text import (
-    Column,
-    Table,
-    cost_cells,
-    cost_columns,
-    file_size,
+from lit_cascade.report.text import Column, Table, cost_cells, cost_columns, file_size, show
+from lit_cascade.utilities.units import (
+    counted,
     metric_figure,
+    metric_label,
     percent,
     quantity,
-    show,
     times,
 )
-from lit_cascade.utilities.units import counted, metric_label
 
 if TYPE_CHECKING:
     from lit_cascade.lit import Predictions

@@ -21,7 +21,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from lit_cascade.utilities.units import be, counted, unit_label
+from lit_cascade.utilities.units import (
+    be,
+    counted,
+    quantity,
+    unit_label,
+)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -34,6 +39,11 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
     return buffer.getvalue()
+
+
+def columns_csv(columns: Mapping[str, Sequence[Any]]) -> str:
+    """The content of a CSV file of columns by name; None is an empty cell."""
+    return csv_text(list(columns), zip(*columns.values(), strict=True))
 
 
 def plain(value: Any) -> Any:
@@ -54,41 +64,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """A share as a percentage.
-
-    Example:
-        >>> percent(0.124)
-        '12.4 %'
-    """
-    return f"{100 * share:.{digits}f} %"
-
-
-def metric_figure(metric: str, value: float) -> str:
-    """The value of a metric to two digits: Matthews' correlation times 100, others in percent.
-
-    Example:
-        >>> metric_figure("f1", 0.9), metric_figure("matthews", 0.543)
-        ('90.00 %', '54.30')
-    """
-    return f"{100 * value:.2f}" if metric == "matthews" else percent(value, 2)
-
-
-def quantity(value: float) -> str:
-    """A count with three significant digits and an SI prefix.
-
-    Example:
-        >>> [quantity(value) for value in (950, 18_944, 4.1e9)]
-        ['950', '18.9 k', '4.1 G']
-    """
-    prefixes = ("", " k", " M", " G", " T", " P")
-    power = 0
-    while abs(value) >= 999.5 and power < len(prefixes) - 1:
-        value /= 1000
-        power += 1
-    return f"{float(f'{value:.3g}'):g}{prefixes[power]}"
-
-
 def file_size(size: int) -> str:
     """A number of bytes.
 
@@ -98,18 +73,6 @@ def file_size(size: int) -> str:
     """
     text = quantity(size)
     return f"{text}B" if " " in text else f"{text} B"
-
-
-def times(ratio: float) -> str:
-    """A cost relative to a reference, from their ratio.
-
-    Example:
-        >>> times(0.25), times(1.25)
-        ('4.0x less', '1.2x more')
-    """
-    if ratio <= 0:
-        return "all"
-    return f"{1 / ratio:.1f}x less" if ratio < 1 else f"{ratio:.1f}x more"
 
 
 def readable_threshold(threshold: float, below: float) -> str:

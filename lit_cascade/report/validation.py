@@ -25,21 +25,26 @@ from lit_cascade.core import (
 )
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
-from lit_cascade.report.pictures import BLACK, BLUE, GREY, VERMILION, figure_of, mark, png_of, quiet
+from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import point_cells, point_headings, point_summary, shown_thresholds
 from lit_cascade.report.text import (
     Column,
     Table,
+    columns_csv,
     cost_cells,
     cost_columns,
-    csv_text,
     data_title,
-    metric_figure,
-    percent,
-    quantity,
     show,
 )
-from lit_cascade.utilities.units import cost_axis, counted, metric_axis, metric_label, unit_label
+from lit_cascade.utilities.drawing import BLACK, GREY, VERMILION
+from lit_cascade.utilities.units import (
+    counted,
+    metric_figure,
+    metric_label,
+    percent,
+    quantity,
+    unit_label,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,24 +154,9 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def curve_csv(curve: Curve, unit: str = "flops") -> str:
-    """The content of `curve.csv`: one row per distinct threshold.
-
-    Columns: `threshold, deferral_rate, accuracy, flops, flops_ratio`. The last two are named after
-    the unit of the cost; the ratio is to the last stage alone. The curve's other metric, if it has
-    one, comes after `accuracy`. The first row (threshold -inf) is the first stage alone; in the
-    last (inf) every sample is deferred to the last stage.
-    """
-    columns = {
-        "threshold": curve.thresholds,
-        "deferral_rate": curve.deferral_rate,
-        "accuracy": curve.accuracy,
-    }
-    if curve.metric is not None:
-        columns[curve.metric] = curve.judged_by(curve.metric)[0]
-    columns |= {unit: curve.cost, f"{unit}_ratio": curve.cost / curve.stage_cost[-1]}
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return csv_text(list(columns), rows)
+def curve_csv(curve: Curve) -> str:
+    """The content of `curve.csv`: the columns of the curve, one row per distinct threshold."""
+    return columns_csv(curve.columns())
 
 
 def validation_summary(result: Validation) -> dict[str, Any]:
@@ -359,32 +349,16 @@ def _comparisons(axes: Axes, result: Validation) -> None:
 
 
 def _panel(axes: Axes, result: Validation, by: str) -> None:
-    curve, score = result.curve, result.rule.score
-    if result.uncalibrated is None:
-        curves = [(curve, f"cascade, {score}", BLUE, "-")]
-    else:
-        curves = [
-            (result.uncalibrated, f"cascade, {score}, T = 1", VERMILION, "-."),
-            (curve, f"cascade, {score}, calibrated", BLUE, "-"),
-        ]
-    for one, label, colour, style in curves:
-        # between two points there is no cascade, so the curve is a step
-        axes.plot(
-            one.cost, 100 * one.judged_by(by)[0], style, drawstyle="steps-post", color=colour,
-            label=label, linewidth=1.8, zorder=3,
-        )  # fmt: skip
-    for name, cost, reached in zip(
-        result.names, curve.stage_cost.tolist(), curve.judged_by(by)[1].tolist(), strict=True
-    ):
-        mark(axes, name, (cost, 100 * reached))
+    curve, label = result.curve, f"cascade, {result.rule.score}"
+    if result.uncalibrated is not None:
+        result.uncalibrated.plot(
+            axes, by=by, stages=False, label=f"{label}, T = 1", color=VERMILION, linestyle="-."
+        )
+        label += ", calibrated"
+    curve.plot(axes, by=by, label=label)
     if result.policy is not None:
         reached = result.policy.accuracy if by == "accuracy" else result.policy.metric
         axes.plot(
             result.policy.cost, 100 * (reached or 0.0), "*", color=VERMILION, markersize=13,
             markeredgecolor="white", zorder=6, label="the thresholds given",
         )  # fmt: skip
-    axes.set_xscale("log" if bool((curve.cost > 0).all()) else "linear")
-    axes.set_xlabel(cost_axis(result.unit))
-    axes.set_ylabel(metric_axis(by))
-    quiet(axes, "both")
-    axes.margins(x=0.08, y=0.1)

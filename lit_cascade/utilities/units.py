@@ -69,3 +69,50 @@ def metric_axis(metric: str) -> str:
     if metric == "matthews":  # a correlation, not a share
         return "Matthews correlation (x 100)"
     return f"{metric_label(metric)} (%)"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage.
+
+    Example:
+        >>> percent(0.124)
+        '12.4 %'
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
+def metric_figure(metric: str, value: float) -> str:
+    """The value of a metric to two digits: Matthews' correlation times 100, others in percent.
+
+    Example:
+        >>> metric_figure("f1", 0.9), metric_figure("matthews", 0.543)
+        ('90.00 %', '54.30')
+    """
+    return f"{100 * value:.2f}" if metric == "matthews" else percent(value, 2)
+
+
+def quantity(value: float) -> str:
+    """A count with three significant digits and an SI prefix.
+
+    Example:
+        >>> [quantity(value) for value in (950, 18_944, 4.1e9)]
+        ['950', '18.9 k', '4.1 G']
+    """
+    prefixes = ("", " k", " M", " G", " T", " P")
+    power = 0
+    while abs(value) >= 999.5 and power < len(prefixes) - 1:
+        value /= 1000
+        power += 1
+    return f"{float(f'{value:.3g}'):g}{prefixes[power]}"
+
+
+def times(ratio: float) -> str:
+    """A cost relative to a reference, from their ratio.
+
+    Example:
+        >>> times(0.25), times(1.25)
+        ('4.0x less', '1.2x more')
+    """
+    if ratio <= 0:
+        return "all"
+    return f"{1 / ratio:.1f}x less" if ratio < 1 else f"{ratio:.1f}x more"

@@ -9,19 +9,23 @@ wanted one (Laufer-Goldshtein et al., arXiv:2210.07913).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_cascade.core import OperatingPoint, StageOutcomes, departures, sweep
 from lit_cascade.core.guarantee.promise import Promise
+from lit_cascade.utilities.tabular import Tabular, described
+from lit_cascade.utilities.units import counted
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(Tabular):
     """Candidate thresholds in testing order, the safest first, measured on N samples.
 
     Attributes:
@@ -46,6 +50,36 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.thresholds)
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per candidate, in testing order.
+
+        `threshold`, or `thresholds` where there are several, `deferral_rate`, `accuracy`, the cost
+        and its ratio to that of the last stage alone, named after the unit, and the value of the
+        promised target.
+        """
+        one, unit = self.thresholds.shape[1] == 1, self.outcomes.unit
+        columns = {
+            "deferral_rate": self.deferral_rate,
+            "accuracy": self.accuracy,
+            unit: self.cost,
+            f"{unit}_ratio": self.cost_ratio,
+            self.promise.target: self.value,
+        }
+        return {
+            "threshold" if one else "thresholds": self.thresholds[:, 0].tolist()
+            if one
+            else list(map(tuple, self.thresholds.tolist())),
+            **{name: column.tolist() for name, column in columns.items()},
+        }
+
+    def __repr__(self) -> str:
+        unit = self.outcomes.unit
+        return described(
+            "Candidates",
+            f"{len(self):,} for {self.promise.text(unit)}",
+            counted(len(self.outcomes), "sample"),
+        )
 
     @property
     def value(self) -> Tensor:

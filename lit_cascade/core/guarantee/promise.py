@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lit_cascade.errors import UsageError, check_name
+from lit_cascade.utilities.units import quantity, unit_label
 
 TARGETS = ("accuracy_drop", "accuracy", "disagreement", "deferral_rate", "cost", "cost_ratio")
 """`accuracy_drop`: largest drop in accuracy from the last stage alone. `accuracy`: least accuracy.
@@ -62,6 +63,26 @@ class Promise:
     def counted(self) -> bool:
         """Whether the target is a rate of samples, and not a mean of costs."""
         return self.target not in {"cost", "cost_ratio"}
+
+    def text(self, unit: str = "flops") -> str:
+        """The limit in words.
+
+        Args:
+            unit: of the cost.
+
+        Example:
+            >>> Promise("accuracy_drop", 0.005).text()
+            'accuracy drop <= 0.5 points'
+        """
+        share = f"{100 * self.limit:.3g}"
+        return {
+            "accuracy_drop": f"accuracy drop <= {share} points",
+            "accuracy": f"accuracy >= {share} %",
+            "disagreement": f"disagreement <= {share} %",
+            "deferral_rate": f"deferral rate <= {share} %",
+            "cost": f"{unit_label(unit)} <= {quantity(self.limit)}",
+            "cost_ratio": f"{unit_label(unit)} <= {share} % of the last stage's",
+        }[self.target]
 
     def keeps(self, value: Tensor) -> Tensor:
         """Whether values of the target, any shape, are within the limit."""

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.utilities.drawing import BLUE, axes_of, quiet
+from lit_cascade.utilities.tabular import Tabular, described, spanned
+from lit_cascade.utilities.units import (
+    cost_axis,
+    counted,
+    metric_axis,
+    percent,
+    quantity,
+    unit_label,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # An accuracy is a count over n: this absorbs rounding, and admits no sample too few.
 _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Front:
+class Front(Tabular):
     """Operating points of which none is both cheaper and more accurate than another.
 
     Attributes:
@@ -33,6 +48,52 @@ class Front:
 
     def __len__(self) -> int:
         return len(self.cost)
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per point: `cost, accuracy`."""
+        return {"cost": self.cost.tolist(), "accuracy": self.accuracy.tolist()}
+
+    def plot(self, ax: Axes | None = None, *, unit: str = "cost", **style: Any) -> Axes:
+        """Draw accuracy against cost.
+
+        Args:
+            ax: axes to draw on; by default those of a new figure.
+            unit: of the cost.
+            style: of the line, such as `label` and `color`, as for matplotlib's `Axes.plot`.
+
+        Returns:
+            The axes.
+        """
+        axes = axes_of(ax)
+        # between two points there is no cascade, so the curve is a step
+        look: dict[str, Any] = {
+            "drawstyle": "steps-post",
+            "color": BLUE,
+            "linewidth": 2.0,
+            "zorder": 3,
+        }
+        axes.plot(self.cost.tolist(), (100 * self.accuracy).tolist(), **(look | style))
+        axes.set_xscale("log")
+        axes.set_xlabel(cost_axis(unit))
+        axes.set_ylabel(metric_axis("accuracy"))
+        quiet(axes, "both")
+        return axes
+
+    def __repr__(self) -> str:
+        return described("Front", *self.figures())
+
+    def figures(self, unit: str = "cost") -> list[str]:
+        """Number of points, and ranges of accuracy and cost, in words."""
+        if len(self) == 0:
+            return ["no points"]
+        # points reported on other samples than they were chosen on need not rise
+        low, high = (percent(float(end), 2) for end in (self.accuracy.min(), self.accuracy.max()))
+        cheap, dear = (quantity(float(end)) for end in (self.cost.min(), self.cost.max()))
+        return [
+            counted(len(self), "point"),
+            f"accuracy {spanned(low, high)}",
+            f"{unit_label(unit)} {spanned(cheap, dear)}",
+        ]
 
     def first_row(self, accuracy: Tensor) -> Tensor:
         """Return the first row with at least an accuracy; the number of points if there is none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,10 @@ from torch import Tensor
 from lit_cascade.core import route
 from lit_cascade.core.search.front import Front
 from lit_cascade.core.search.zoo import Zoo
+from lit_cascade.utilities.tabular import Tabular, described
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # A cost that is lower by no more than rounding does not make another cascade better.
 _ROUNDING = 1e-12
@@ -40,7 +44,7 @@ class CascadePoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CascadeFront:
+class CascadeFront(Tabular):
     """The Pareto front of a search.
 
     Attributes:
@@ -59,6 +63,18 @@ class CascadeFront:
             torch.tensor([point.cost for point in self.points], dtype=torch.float64),
             torch.tensor([point.accuracy for point in self.points], dtype=torch.float64),
         )
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per point: `cost, accuracy, stages, thresholds, floors`."""
+        names = ("cost", "accuracy", "stages", "thresholds", "floors")
+        return {name: [getattr(point, name) for point in self.points] for name in names}
+
+    def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
+        """Draw accuracy against cost, as `Front.plot`."""
+        return self.front.plot(ax, **style)
+
+    def __repr__(self) -> str:
+        return described("CascadeFront", *self.front.figures())
 
     def cheapest(self, accuracy: float) -> CascadePoint | None:
         """Return the cheapest point with at least an accuracy, or None."""

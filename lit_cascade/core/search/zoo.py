@@ -13,6 +13,8 @@ from torch import Tensor
 from lit_cascade.core import COMBINATIONS, answers_of, is_right, prefer_later
 from lit_cascade.core.search.front import Front, pareto_rows
 from lit_cascade.errors import CascadeError, check_name
+from lit_cascade.utilities.tabular import described, listed
+from lit_cascade.utilities.units import counted
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ class Zoo:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        singles, _ = self.singles()
+        _, *ranges = singles.figures()
+        return described(
+            "Zoo",
+            f"{counted(len(self), 'model')}: {listed(self.names)}",
+            counted(self.n, "sample"),
+            f"front of {counted(len(singles), 'single model')}: {', '.join(ranges)}",
+        )
 
     @property
     def n(self) -> int:

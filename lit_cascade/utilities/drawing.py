@@ -1,0 +1,36 @@
+"""Style of all pictures: the palette, axes, marks of models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# The palette of Okabe and Ito, which colour-blind readers can tell apart.
+BLUE, SKY_BLUE, GREEN = "#0072b2", "#56b4e9", "#009e73"
+ORANGE, VERMILION = "#e69f00", "#d55e00"
+BLACK, GREY, LIGHT_GREY = "#222222", "#7f7f7f", "#b4b4b4"
+
+
+def axes_of(ax: Axes | None) -> Axes:
+    """The given axes, or those of a new pyplot figure, which a notebook shows."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - only who draws loads it
+
+    return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+
+
+def quiet(axes: Axes, which: Literal["major", "minor", "both"] = "major") -> None:
+    """Draw a faint grid and remove the frame above and at the right."""
+    axes.grid(visible=True, which=which, alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def mark(axes: Axes, name: str, point: tuple[float, float], side: str = "center") -> None:
+    """Draw a dot for a model, with its name below it, aligned to a side."""
+    axes.plot(*point, "o", color=BLACK, markersize=6, zorder=5)
+    axes.annotate(
+        name, point, textcoords="offset points", xytext=(0, -8), ha=side, va="top", fontsize=9
+    )
