@@ -22,6 +22,7 @@ _ROOMS = {
     "lit_cascade.errors": ("CascadeError", "UsageError"),
     "lit_cascade.lit": (
         "CascadeMetrics", "CascadeTrainer", "LitCascade", "LitClassifier", "LitZoo",
+        "ThresholdMetrics",
     ),
     "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops"),
     "lit_cascade.models": ("Stage",),
@@ -32,10 +33,10 @@ _ROOMS = {
 __all__ = [
     "Cascade", "CascadeError", "CascadeMetrics", "CascadeOutput", "CascadeTrainer", "Curve",
     "DeferralHead", "LitCascade", "LitClassifier", "LitZoo", "OperatingPoint", "Policy",
-    "PolicyOptions", "Promise", "Record", "SearchSettings", "Stage", "Stream", "UsageError", "Zoo",
-    "__version__", "aurc", "average_compute_reduction", "compare_scores", "count_flops",
-    "curve_of_records", "deferral_quality", "fit_head", "fit_temperature", "frontier_of",
-    "operating_points", "protocol_of", "replay", "search", "sweep",
+    "PolicyOptions", "Promise", "Record", "SearchSettings", "Stage", "Stream", "ThresholdMetrics",
+    "UsageError", "Zoo", "__version__", "aurc", "average_compute_reduction", "compare_scores",
+    "count_flops", "curve_of_records", "deferral_quality", "fit_head", "fit_temperature",
+    "frontier_of", "operating_points", "protocol_of", "replay", "search", "sweep",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -61,7 +62,14 @@ if TYPE_CHECKING:
     from lit_cascade.core.guarantee import Promise
     from lit_cascade.core.search import SearchSettings, Zoo, average_compute_reduction, search
     from lit_cascade.errors import CascadeError, UsageError
-    from lit_cascade.lit import CascadeMetrics, CascadeTrainer, LitCascade, LitClassifier, LitZoo
+    from lit_cascade.lit import (
+        CascadeMetrics,
+        CascadeTrainer,
+        LitCascade,
+        LitClassifier,
+        LitZoo,
+        ThresholdMetrics,
+    )
     from lit_cascade.live import Cascade, CascadeOutput, Stream, count_flops
     from lit_cascade.models import Stage
     from lit_cascade.options import PolicyOptions

@@ -44,8 +44,9 @@ class CascadeCLI(LightningCLI):
 
     def __init__(self, name: str, command: Command, words: Sequence[str]) -> None:
         self._name, self._command, self._words = name, command, words
+        model = getattr(lit, command.model or "")
         super().__init__(
-            getattr(lit, command.model or ""),
+            lit.configured_cascade if model is lit.LitCascade else model,
             LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=None,

@@ -155,7 +155,8 @@ class Policy:
         """The policy of named stages, from any form that a policy is given in.
 
         Args:
-            policy: a policy, its options, its thresholds, or None for one that is undecided.
+            policy: a policy, its options, these as plain values (`to_dict`), its thresholds, or
+                None for one that is undecided.
             names: of the stages, cheapest first.
 
         Raises:
@@ -166,6 +167,8 @@ class Policy:
             (0.9,)
         """
         names = tuple(names)
+        if isinstance(policy, Mapping):
+            policy = PolicyOptions.from_mapping(policy, "policy")
         if isinstance(policy, PolicyOptions):
             return cls.from_options(policy, names)
         if not isinstance(policy, Policy):
@@ -332,7 +335,7 @@ class Policy:
         return probabilities_of(logits, self.temperatures[stage])
 
 
-PolicyLike = Policy | PolicyOptions | float | Sequence[float] | None
+PolicyLike = Policy | PolicyOptions | Mapping[str, Any] | float | Sequence[float] | None
 """Forms that a policy is given in: see `Policy.of`."""
 
 

@@ -1,7 +1,7 @@
 """The cascade on PyTorch Lightning: modules, metrics, callbacks and the Trainer."""
 
 from lit_cascade.lit.callbacks import ThresholdMetrics
-from lit_cascade.lit.cascade import LitCascade
+from lit_cascade.lit.cascade import LitCascade, configured_cascade
 from lit_cascade.lit.execution import Evaluation, Execution
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.measuring import Benchmark, SpeedPlan
@@ -17,5 +17,6 @@ from lit_cascade.lit.zoo import LitZoo, TimmModels
 __all__ = [
     "Benchmark", "CascadeMetrics", "CascadeTrainer", "Configs", "Evaluation", "Execution",
     "LitCascade", "LitClassifier", "LitZoo", "Predictions", "SpeedPlan", "ThresholdMetrics",
-    "TimmModels", "Training", "ZooRecords", "explained", "not_reported", "unfinished_predictions",
+    "TimmModels", "Training", "ZooRecords", "configured_cascade", "explained", "not_reported",
+    "unfinished_predictions",
 ]  # fmt: skip

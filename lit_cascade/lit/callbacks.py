@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_cascade.data import PositionedBatch
 from lit_cascade.errors import CascadeError
 from lit_cascade.lit.spool import Columns, Spool
-from lit_cascade.lit.stages import least_by_stage
+from lit_cascade.lit.stages import least_by_stage, log_by_loader
 
 if TYPE_CHECKING:
     from lit_cascade.lit.metrics import CascadeMetrics
@@ -172,34 +172,45 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 class ThresholdMetrics(Callback):
     """Logs accuracy, deferral rate, FLOPs and another metric per threshold after validation.
 
-    The Trainer's logger and `callback_metrics` get them as `accuracy@0.9`, `f1@0.9` and so on.
+    The Trainer's loggers and `callback_metrics` get them as `val_accuracy@0.9`, `val_f1@0.9` and so
+    on. It works with any Trainer.
 
     Args:
         thresholds: on the score; with more than two stages shared by all deferring stages.
         metric: a name in `lit_cascade.core.METRICS`; by default the official one of the data.
     """
 
-    metrics: CascadeMetrics
-
     def __init__(self, thresholds: list[float], metric: str | None = None) -> None:
         self.thresholds = thresholds
         self.metric = metric
+        self._metrics: list[CascadeMetrics] = []  # of each data loader of the loop
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Make the metrics, on the module's device."""
         data = getattr(trainer, "datamodule", None)
         of_data = getattr(getattr(data, "info", None), "metric", None)
-        self.metrics = pl_module.metrics_at(self.thresholds, self.metric or of_data or "accuracy")
-        if pl_module.device.type != "mps":  # which has no double precision
-            self.metrics.to(pl_module.device)
+        metric = self.metric or of_data or "accuracy"
+        # mps has no double precision
+        device = "cpu" if pl_module.device.type == "mps" else pl_module.device
+        self._metrics = [
+            pl_module.metrics_at(self.thresholds, metric).to(device)
+            for _ in trainer.num_val_batches
+        ]
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Add a batch."""
-        del trainer
-        rows = _own({key: value.to(self.metrics.device) for key, value in outputs.items()})
-        self.metrics.update(
+        del trainer, batch, batch_idx
+        metrics = self._metrics[dataloader_idx]
+        rows = _own({key: value.to(metrics.device) for key, value in outputs.items()})
+        metrics.update(
             [rows[f"logits.{name}"] for name in pl_module.names],
             rows["labels"],
             torch.stack([rows[f"flops.{name}"] for name in pl_module.names], dim=1),
@@ -208,6 +219,12 @@ class ThresholdMetrics(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log the metrics over all processes."""
         del trainer
-        for what, values in self.metrics.compute().items():
-            for threshold, value in zip(self.thresholds, values.reshape(-1).tolist(), strict=True):
-                pl_module.log(f"{what}@{threshold:g}", value, rank_zero_only=True)
+        logged = [
+            {
+                f"{what}@{threshold:g}": value
+                for what, values in metrics.compute().items()
+                for threshold, value in zip(self.thresholds, values.reshape(-1), strict=True)
+            }
+            for metrics in self._metrics
+        ]
+        log_by_loader(pl_module, "val", logged)

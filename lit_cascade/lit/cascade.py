@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_cascade.core import Policy
+from lit_cascade.core import Policy, PolicyLike, answers_of, is_right, replay
 from lit_cascade.data import EvaluationData, PositionedBatch
-from lit_cascade.errors import CascadeError, UsageError, check_file_name
-from lit_cascade.lit.metrics import CascadeMetrics
+from lit_cascade.errors import (
+    CascadeError,
+    UsageError,
+    check_file_name,
+    check_labels,
+    check_logits,
+)
+from lit_cascade.lit.metrics import CascadeMetrics, SampleMeans
 from lit_cascade.lit.stages import (
     AdaptiveForward,
     StagesModule,
     distinct,
     inputs_and_rows,
+    log_by_loader,
+    unrepeated,
 )
 from lit_cascade.live import (
     Cascade,
@@ -26,7 +34,9 @@ from lit_cascade.live import (
     Preprocessing,
     Stream,
     StreamOutput,
+    inputs_of,
     join_batches,
+    named_stages,
     view_key,
     view_of,
 )
@@ -57,49 +67,106 @@ class _AdaptiveCascade(Cascade):
 class LitCascade(StagesModule):
     """Two or more trained classifiers of the same classes, cheapest first, as a cascade.
 
-    In a validation loop every stage runs on every sample, so that any threshold can be evaluated
-    afterwards. In a test loop the cascade runs for real: each stage runs only on the samples that
-    earlier ones deferred.
+    Any Lightning Trainer runs it over any data loader whose batches the stages take, a batch being
+    `(inputs, labels)` or a dict with an entry `labels`:
+
+    - `validate` runs every stage on every sample. It logs `val_accuracy/NAME` of each stage alone
+      and, if the policy has thresholds, what the cascade would reach at them: `val_accuracy`,
+      `val_deferral_rate`, mean `val_flops` per sample, and `val_flops_ratio`, relative to the last
+      stage alone. `ThresholdMetrics` logs the same at other thresholds.
+    - `test` runs each stage only on the samples that earlier ones deferred, and logs
+      `test_accuracy`, `test_deferral_rate`, `test_flops` executed (padding of the batch included)
+      and `test_flops_ratio`.
+    - `predict` returns a dict per batch; see `predict_step`.
+
+    With several loaders a name ends in `/dataloader_idx_0` and so on, as always in Lightning. On
+    several processes the samples that a `DistributedSampler` repeats are left out, so that the
+    figures are those of one process. `state_dict` holds the policy beside the weights.
 
     Args:
-        stages: the classifiers by name, cheapest first.
-        policy: score, temperatures and thresholds; running the cascade needs thresholds.
+        stages: the classifiers as a list, cheapest first, or as a dict by name: modules that return
+            logits, or `Stage`s. In a list they are called `stage0`, `stage1`, ..., unless the
+            policy names them.
+        policy: score, temperatures and thresholds, or the thresholds alone, one number if there are
+            two stages. Running the cascade needs thresholds.
         channels_last: keep weights in the memory layout in which convolutions on GPUs are fastest.
         compiled: run the stages through `torch.compile`.
 
     Raises:
-        UsageError: fewer than two stages, a missing checkpoint, or a policy that does not fit.
+        UsageError: fewer than two stages, stages that are neither modules nor `Stage`s, a missing
+            checkpoint, or a policy that does not fit.
         CascadeError: a checkpoint of another architecture, or stages with different classes.
+
+    Example:
+        >>> small, large = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+        >>> model = LitCascade({"small": small, "large": large}, 0.9)
+        >>> model.hparams["policy"]["thresholds"]
+        {'small': 0.9}
     """
 
     def __init__(
         self,
-        stages: dict[str, Stage],
-        policy: PolicyOptions | None = None,
+        stages: Mapping[str, Stage | nn.Module] | Sequence[Stage | nn.Module],
+        policy: PolicyLike = None,
         channels_last: bool = False,  # noqa: FBT001, FBT002 - a setting
         compiled: bool = False,  # noqa: FBT001, FBT002 - a setting
     ) -> None:
         super().__init__(channels_last=channels_last, compiled=compiled)
-        if len(stages) < 2:
-            raise UsageError(
-                "model.stages: a cascade needs at least 2 stages, "
-                f"got {', '.join(stages) or 'none'}."
-            )
+        if isinstance(policy, Mapping):
+            policy = PolicyOptions.from_mapping(policy, "policy")
+        kinds, expected = (nn.Module, Stage), "an nn.Module or a Stage"
+        stages = named_stages(stages, policy, kinds, expected)
         self.names = tuple(stages)
         for name in self.names:
-            check_file_name(name, "model.stages")
-        self.options = policy or PolicyOptions()
+            check_file_name(name, "stages")
         # every number is checked before any weights are read
-        checked = Policy.from_options(self.options, self.names)
-        built = {name: stage.build(name) for name, stage in stages.items()}
-        self.cascade = _AdaptiveCascade(built, checked, self._forwards)
+        policy = Policy.of(policy, self.names)
+        built = {
+            name: (stage if isinstance(stage, Stage) else _stage_of(stage)).build(name)
+            for name, stage in stages.items()
+        }
+        self.cascade = _AdaptiveCascade(built, policy, self._forwards)
         self._agree()
         for name, stage in built.items():
             self.prepare(name, stage)
         self._stream: SplitStream | None = None
+        self._means: list[SampleMeans] = []  # of each data loader of the loop
         self.metered = True  # whether test loops return the FLOPs of each answer or its probability
         self.top = 1  # number of likeliest classes that they return if not metered
         self.remarks: list[tuple[int, str]] = []
+        plain = {key: value for key, value in policy.to_dict().items() if key != "evidence"}
+        self.save_hyperparameters(
+            {"policy": plain, "channels_last": channels_last, "compiled": compiled}
+        )
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> LitCascade:
+        """Load what `Trainer.save_checkpoint` wrote: weights, policy and settings.
+
+        Args:
+            checkpoint_path: a path, a URL, or an open file.
+            args: as in `LightningModule.load_from_checkpoint`.
+            kwargs: the same, and `stages`: networks of the same architectures, in the same order.
+
+        Raises:
+            UsageError: no stages.
+        """
+        if "stages" not in kwargs:
+            raise UsageError(
+                "stages: a checkpoint holds the weights of the stages and not their architectures; "
+                "use LitCascade.load_from_checkpoint(path, stages=[small, large])."
+            )
+        loaded: LitCascade = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        return loaded
+
+    @property
+    def policy(self) -> Policy:
+        """Score, thresholds and temperatures; any form that `LitCascade` takes may be assigned."""
+        return self.cascade.policy
+
+    @policy.setter
+    def policy(self, policy: PolicyLike) -> None:
+        self.cascade.policy = policy
 
     def networks(self) -> dict[str, BuiltStage]:
         """The stages by name, cheapest first."""
@@ -130,11 +197,9 @@ class LitCascade(StagesModule):
         Raises:
             UsageError: an unknown stage, or a temperature that is not a positive finite number.
         """
-        known = dict(zip(self.names, self.cascade.policy.temperatures, strict=True))
-        self.options = replace(self.options, temperatures={**known, **temperatures})
-        self.cascade.policy = replace(
-            self.cascade.policy, temperatures=self.options.temperatures_of(self.names)
-        )
+        known = dict(zip(self.names, self.policy.temperatures, strict=True))
+        options = PolicyOptions(temperatures={**known, **temperatures})
+        self.policy = replace(self.policy, temperatures=options.temperatures_of(self.names))
 
     def set_thresholds(self, thresholds: Sequence[float]) -> None:
         """Set the thresholds of the deferring stages, in stage order.
@@ -142,8 +207,7 @@ class LitCascade(StagesModule):
         Raises:
             UsageError: another number of them, or one that the score cannot reach.
         """
-        self.cascade.policy = replace(self.cascade.policy, thresholds=tuple(thresholds))
-        self.options = replace(self.options, thresholds=list(thresholds))
+        self.policy = replace(self.policy, thresholds=tuple(thresholds))
 
     def metrics_at(self, thresholds: Sequence[float], metric: str = "accuracy") -> CascadeMetrics:
         """Metrics of this cascade at other thresholds.
@@ -190,29 +254,118 @@ class LitCascade(StagesModule):
         """Distinct preprocessings of every sample where the cascade runs for real."""
         return self.loading(metered=self.metered).first
 
+    def training_step(self, *_: Any) -> None:
+        """Refuse: a cascade is made of trained stages.
+
+        Raises:
+            UsageError: always.
+        """
+        self.configure_optimizers()
+
+    def configure_optimizers(self) -> None:
+        """Refuse, before anything else of `Trainer.fit` runs.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "model: a LitCascade has nothing to fit; train each stage by itself, with "
+            "trainer.fit(LitClassifier(network), data) or `lit-cascade fit`."
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Prepare the means."""
+        names = [f"accuracy/{name}" for name in self.names]
+        names += [] if self.policy.thresholds is None else _OF_CASCADE
+        self._start_means(names, len(self.trainer.num_val_batches))
+
+    def validation_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Run every stage on the whole batch.
+
+        Args:
+            batch: `(inputs, labels)`, or a dict with an entry `labels`; or a `PositionedBatch`,
+                whose metrics are not logged.
+            batch_idx: number of the batch.
+            dataloader_idx: number of its loader.
+
+        Returns:
+            `labels`, and per stage `logits.NAME` (N, C) float32, `flops.NAME` (N,) float64 and, for
+            padded batches, `executed_flops.NAME`.
+
+        Raises:
+            CascadeError: stages with different numbers of classes, logits that are not finite, or
+                labels that are no classes.
+        """
+        rows = super().validation_step(batch, batch_idx)
+        if isinstance(batch, PositionedBatch):
+            return rows
+        rows = unrepeated(rows, self.trainer.val_dataloaders, batch_idx, dataloader_idx)
+        labels = rows["labels"]
+        logits = [rows[f"logits.{name}"] for name in self.names]
+        if len(labels):
+            for name, one in zip(self.names, logits, strict=True):
+                check_logits(one, f"stage {name!r}")
+            check_labels(labels, len(labels), logits[0].shape[1], "data: a batch")
+        columns = {
+            f"accuracy/{name}": is_right(answers_of(one), labels)
+            for name, one in zip(self.names, logits, strict=True)
+        }
+        if self.policy.thresholds is not None:
+            done = replay(logits, self.policy)
+            flops = torch.stack([rows[f"flops.{name}"] for name in self.names], dim=1)
+            spent = flops.cumsum(dim=1).gather(1, done.stage[:, None].to(flops.device)).squeeze(1)
+            columns |= _columns(done.prediction, done.stage, labels, spent, flops[:, -1])
+        self._means[dataloader_idx].update(columns)
+        return rows
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means."""
+        self._log_means("val")
+
     def on_test_start(self) -> None:
-        """Prepare to gather deferred samples, if a split is read for evaluation."""
-        data = getattr(self.trainer, "datamodule", None)
+        """Check that the cascade can run."""
+        self.policy.required_thresholds(self.names)
         self.remarks, self._stream = [], None
-        if isinstance(data, EvaluationData):
-            self._stream = SplitStream(self, data, metered=self.metered)
+
+    def on_test_epoch_start(self) -> None:
+        """Prepare the means."""
+        self._start_means(_OF_CASCADE, len(self.trainer.num_test_batches))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means."""
+        self._log_means("test")
 
     def on_test_end(self) -> None:
         """Release the loaders of deferred samples."""
         self._stream = None
 
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+    def test_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor] | None:
         """Run the cascade for real.
 
         Where a split is read for evaluation, deferred samples are gathered over some batches, and
         the rows of several batches are returned once they are complete.
 
+        Args:
+            batch: as for `validation_step`.
+            batch_idx: number of the batch.
+            dataloader_idx: number of its loader.
+
         Returns:
             `labels`, `prediction`, `stage`, `score`, the number of `classes`, and FLOPs per sample:
             `flops.NAME` of each stage, 0 where it did not run, `executed_flops.NAME` with the
             padding of the batch, and `flops_alone` of the last stage alone.
+
+        Raises:
+            CascadeError: NaN or infinite logits, or labels that are no classes.
         """
-        if self._stream is not None:
+        if isinstance(batch, PositionedBatch):
+            if self._stream is None:
+                data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+                self._stream = SplitStream(self, data, metered=self.metered)
             batches = self.trainer.num_test_batches[0]
             return self._stream.step(batch, last=batch_idx + 1 == batches)
         inputs, rows = inputs_and_rows(batch)
@@ -220,11 +373,106 @@ class LitCascade(StagesModule):
         rows |= _answer_rows(output, None, self.names)
         stage = output.stage.cpu()
         for k, name in enumerate(self.names):
-            own, padded = self.flops(name, inputs), self.executed_flops(name, inputs)
-            rows[f"flops.{name}"] = own * (stage >= k)
-            rows[f"executed_flops.{name}"] = (own if padded is None else padded) * (stage >= k)
+            ran = stage >= k
+            rows[f"flops.{name}"] = self.flops(name, inputs) * ran
+            rows[f"executed_flops.{name}"] = self._with_padding(name, inputs) * ran
         rows["flops_alone"] = self.flops(self.names[-1], inputs)
-        return rows
+        alone = self._with_padding(self.names[-1], inputs)
+        own = unrepeated(
+            rows | {"alone": alone}, self.trainer.test_dataloaders, batch_idx, dataloader_idx
+        )
+        alone = own.pop("alone")
+        labels = own["labels"]
+        check_labels(labels, len(labels), output.logits.shape[1], "data: a batch")
+        spent = torch.stack([own[f"executed_flops.{name}"] for name in self.names]).sum(dim=0)
+        columns = _columns(own["prediction"], own["stage"], labels, spent, alone)
+        self._means[dataloader_idx].update(columns)
+        return own
+
+    def _with_padding(self, name: str, inputs: Inputs) -> Tensor:
+        """FLOPs of a stage on each sample, with the padding of the batch, (N,) float64."""
+        padded = self.executed_flops(name, inputs)
+        return self.flops(name, inputs) if padded is None else padded
+
+    def _start_means(self, names: Sequence[str], loaders: int) -> None:
+        # mps has no double precision
+        device = torch.device("cpu") if self.device.type == "mps" else self.device
+        self._means = [SampleMeans(names).to(device) for _ in range(loaders)]
+
+    def _log_means(self, loop: str) -> None:
+        """Log the means over all processes, if the loop did not read a split for evaluation."""
+        logged = []
+        for one in self._means:
+            means = one.compute() if one.update_called else {}
+            if "flops" in means:
+                means["flops_ratio"] = means["flops"] / means.pop("flops_alone")
+            logged.append(means)
+        log_by_loader(self, loop, logged, prog_bar=True)
+        self._means = []
+
+    def on_predict_start(self) -> None:
+        """Check that the cascade can run."""
+        self.policy.required_thresholds(self.names)
+
+    def predict_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Run the cascade for real, and predict.
+
+        Args:
+            batch: `inputs`, `(inputs,)`, `(inputs, labels)`, or a dict, perhaps with an entry
+                `labels`. Labels are dropped. The form decides, never the values: several tensors
+                without labels need `((first, second),)` or a dict.
+            batch_idx: not used.
+            dataloader_idx: not used.
+
+        Returns:
+            Per sample `prediction`, the number of the `stage` that answered, its `score`, and the
+            `probability` of the prediction. On several processes each has those of its own samples.
+
+        Raises:
+            CascadeError: NaN or infinite logits, or a batch of another form.
+        """
+        del batch_idx, dataloader_idx
+        output = self(inputs_of(batch))
+        rows = _answer_rows(output, None, self.names)
+        del rows["classes"]
+        return rows | {"probability": self.cascade.probability(output)}
+
+
+def configured_cascade(
+    stages: dict[str, Stage],
+    policy: PolicyOptions | None = None,
+    channels_last: bool = False,  # noqa: FBT001, FBT002 - a setting
+    compiled: bool = False,  # noqa: FBT001, FBT002 - a setting
+) -> LitCascade:
+    """Two or more trained classifiers of the same classes, cheapest first, as a cascade.
+
+    `LitCascade` of the types that a config can hold, which a parser reads here.
+
+    Args:
+        stages: the classifiers by name, cheapest first.
+        policy: score, temperatures and thresholds; running the cascade needs thresholds.
+        channels_last: keep weights in the memory layout in which convolutions on GPUs are fastest.
+        compiled: run the stages through `torch.compile`.
+    """
+    return LitCascade(stages, policy, channels_last, compiled)
+
+
+_OF_CASCADE = ["accuracy", "deferral_rate", "flops", "flops_alone"]
+"""Columns whose means are logged of a cascade."""
+
+
+def _columns(
+    prediction: Tensor, stage: Tensor, labels: Tensor, flops: Tensor, alone: Tensor
+) -> dict[str, Tensor]:
+    """Numbers of each sample, by the names in `_OF_CASCADE`."""
+    values = (is_right(prediction, labels), stage > 0, flops, alone)
+    return dict(zip(_OF_CASCADE, values, strict=True))
+
+
+def _stage_of(network: nn.Module) -> Stage:
+    return Stage(cast("Callable[[], nn.Module]", network))
 
 
 def _answer_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,39 @@ class _CountingMetric(Metric):
     def _add_sums(self, **states: Tensor) -> None:
         for name, zeros in states.items():
             self.add_state(name, zeros, dist_reduce_fx="sum")
+
+
+class SampleMeans(Metric):
+    """Means over all samples of several columns of numbers, exact for integers below 2^53.
+
+    Example:
+        >>> means = SampleMeans(["accuracy", "flops"])
+        >>> means.update({"accuracy": torch.tensor([True, False]), "flops": torch.tensor([1, 3])})
+        >>> {name: float(mean) for name, mean in means.compute().items()}
+        {'accuracy': 0.5, 'flops': 2.0}
+    """
+
+    full_state_update = False
+
+    n: Tensor
+    sums: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        zeros = torch.zeros(len(self.names), dtype=torch.float64)
+        self.add_state("n", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("sums", zeros, dist_reduce_fx="sum")
+
+    def update(self, columns: Mapping[str, Tensor]) -> None:
+        """Add a batch: for each name a tensor (N,)."""
+        columns = {name: columns[name].to(self.sums.device) for name in self.names}
+        self.n += len(columns[self.names[0]])
+        self.sums += torch.stack([column.double().sum() for column in columns.values()])
+
+    def compute(self) -> dict[str, Tensor]:
+        """The means by name, float64; NaN without samples."""
+        return dict(zip(self.names, self.sums / self.n, strict=True))
 
 
 class ClassifierMetric(_CountingMetric):

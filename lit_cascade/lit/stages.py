@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.memory import garbage_collection_cuda
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DistributedSampler
 
 from lit_cascade.data import PositionedBatch
 from lit_cascade.errors import CascadeError
@@ -204,3 +207,57 @@ def inputs_and_rows(batch: Any) -> tuple[Inputs, dict[str, Tensor]]:
 def distinct(preprocessings: Iterable[Preprocessing | None]) -> list[Preprocessing | None]:
     """Preprocessings without repeats, in order."""
     return list({None if one is None else one.key: one for one in preprocessings}.values())
+
+
+def unrepeated(
+    rows: Mapping[str, Tensor], loaders: Any, batch_idx: int, dataloader_idx: int = 0
+) -> dict[str, Tensor]:
+    """Rows of a batch without those of samples that a `DistributedSampler` repeats.
+
+    It gives every process as many samples by repeating the first ones at the end: of N samples,
+    process r of W reads r, r + W, r + 2 W, ..., and those from N on are repeats.
+
+    Args:
+        rows: of one batch, along axis 0.
+        loaders: the Trainer's data loaders of this loop, in any form that it takes.
+        batch_idx: number of the batch in its loader.
+        dataloader_idx: number of its loader.
+    """
+    loader = CombinedLoader(loaders).flattened[dataloader_idx]
+    batches: Any = getattr(loader, "batch_sampler", None)
+    sampler: Any = getattr(batches, "sampler", None)
+    known = {DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__}
+    if type(batches) is not BatchSampler or type(sampler).__iter__ not in known:
+        return dict(rows)
+    mine = len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))
+    left = max(0, mine - batch_idx * batches.batch_size)
+    return {key: value[:left] for key, value in rows.items()}
+
+
+def log_by_loader(
+    module: LightningModule,
+    prefix: str,
+    values: Sequence[Mapping[str, Tensor]],
+    *,
+    prog_bar: bool = False,
+) -> None:
+    """Log numbers that are the same on every process, for the callbacks of each.
+
+    Args:
+        module: logs them.
+        prefix: of their names.
+        values: of each data loader of the loop; if there are several, names end in its number as
+            those that Lightning logs itself.
+        prog_bar: whether the progress bar shows them.
+    """
+    for number, one in enumerate(values):
+        suffix = f"/dataloader_idx_{number}" if len(values) > 1 else ""
+        for name, value in one.items():
+            module.log(
+                f"{prefix}_{name}{suffix}",
+                value.float(),
+                prog_bar=prog_bar,
+                sync_dist=True,
+                reduce_fx="max",  # an average of equal numbers may round, their maximum does not
+                add_dataloader_idx=False,
+            )

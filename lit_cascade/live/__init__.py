@@ -8,6 +8,7 @@ from lit_cascade.live.batch import (
     batch_size,
     forward_logits,
     index_batch,
+    inputs_of,
     join_batches,
     split_labels,
     view_key,
@@ -28,7 +29,7 @@ from lit_cascade.live.stream import GATHER, Stream, StreamOutput
 __all__ = [
     "GATHER", "Cascade", "CascadeOutput", "FlopMeter", "Inputs", "Latency", "Preprocessing",
     "Speed", "Stream", "StreamOutput", "Views", "WithRemarks", "batch_size", "count_flops",
-    "count_parameters", "forward_logits", "index_batch", "join_batches", "latencies",
+    "count_parameters", "forward_logits", "index_batch", "inputs_of", "join_batches", "latencies",
     "named_stages", "split_labels", "thresholds_at", "throughput", "time_policies", "view_key",
     "view_of",
 ]  # fmt: skip

@@ -13,6 +13,9 @@ from lit_cascade.errors import CascadeError
 Inputs: TypeAlias = Any
 """A tensor, a tuple or list of tensors, or a mapping of names to tensors; samples along axis 0."""
 
+_LABELS = ("labels", "label")
+"""Keys of a dict under which a batch may hold its labels."""
+
 
 class WithRemarks(NamedTuple):
     """A preprocessed sample, with remarks on what was done to it.
@@ -175,6 +178,34 @@ def forward_logits(model: nn.Module, inputs: Inputs, name: str = "model") -> Ten
     return logits
 
 
+def inputs_of(batch: Any) -> Inputs:
+    """Inputs of a batch of a data loader, with labels or without.
+
+    A tuple or list is `(inputs, labels)`, or `(inputs,)`; a dict holds the inputs by name, and
+    perhaps labels as `labels` or `label`; anything else is the inputs themselves. The form decides,
+    never the values: a model of two tensors without labels needs `((first, second),)` or a dict.
+
+    Raises:
+        CascadeError: a tuple of another length.
+
+    Example:
+        >>> x, labels = torch.zeros(3, 2), torch.tensor([0, 1, 1])
+        >>> [inputs_of(batch).shape[1] for batch in (x, (x,), (x, labels))]
+        [2, 2, 2]
+    """
+    if isinstance(batch, Mapping) and not isinstance(batch, Views):
+        return {key: value for key, value in batch.items() if key not in _LABELS}
+    if isinstance(batch, (tuple, list)):
+        if len(batch) not in {1, 2}:
+            raise CascadeError(
+                "the data must give batches of inputs, (inputs,), (inputs, labels) or dicts, got a "
+                f"{type(batch).__name__} of {len(batch)}; several tensors of one input belong "
+                "together: ((first, second), labels)."
+            )
+        return batch[0]
+    return batch
+
+
 def split_labels(batch: Any) -> tuple[Inputs, Tensor]:
     """Split a batch of a data loader into inputs and labels.
 
@@ -187,7 +218,7 @@ def split_labels(batch: Any) -> tuple[Inputs, Tensor]:
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
     if isinstance(batch, Mapping):
-        for key in ("labels", "label"):
+        for key in _LABELS:
             if isinstance(batch.get(key), Tensor):
                 return {k: v for k, v in batch.items() if k != key}, batch[key]
     keys = f" with the entries {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""

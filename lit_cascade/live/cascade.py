@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from lit_cascade.core import Policy, PolicyLike, answers_here, answers_of, prefer_later
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live.batch import Inputs, batch_size, forward_logits, index_batch
+from lit_cascade.options import PolicyOptions
 
 
 class CascadeOutput(NamedTuple):
@@ -55,13 +58,20 @@ class Step(NamedTuple):
         return Step(output, self.deferred[rows], memory)
 
 
-def named_stages(stages: Any, policy: PolicyLike = None) -> dict[str, Any]:
+def named_stages(
+    stages: Any,
+    policy: PolicyLike = None,
+    kinds: tuple[type, ...] = (nn.Module,),
+    expected: str = "an nn.Module",
+) -> dict[str, Any]:
     """Stages by name, cheapest first.
 
     Args:
         stages: two or more, as a mapping by name, or in order. Without names of their own they get
             those of the policy, or else `stage0`, `stage1`, ...
         policy: of the cascade.
+        kinds: what a stage may be.
+        expected: the same in words, for the message.
 
     Raises:
         UsageError: fewer than two stages, something else, or names that are no strings.
@@ -69,7 +79,9 @@ def named_stages(stages: Any, policy: PolicyLike = None) -> dict[str, Any]:
     if isinstance(stages, Mapping | nn.ModuleDict):
         by_name = dict(stages.items())
     elif isinstance(stages, Sequence | nn.ModuleList) and not isinstance(stages, str):
-        names = policy.names if isinstance(policy, Policy) else ()
+        names: tuple[str, ...] = ()
+        if isinstance(policy, Policy | PolicyOptions):
+            names = policy.names if isinstance(policy, Policy) else policy.stage_names
         if len(names) != len(stages):
             names = tuple(f"stage{k}" for k in range(len(stages)))
         by_name = dict(zip(names, stages, strict=True))
@@ -79,10 +91,13 @@ def named_stages(stages: Any, policy: PolicyLike = None) -> dict[str, Any]:
             f"got {_kind(stages)}."
         )
     if len(by_name) < 2:
-        raise UsageError(f"stages: a cascade needs at least 2, got {len(by_name)}.")
-    unnamed = [name for name in by_name if not isinstance(name, str)]
-    if unnamed:
-        raise UsageError(f"stages: expected names as keys, got {unnamed[0]!r}.")
+        got = f" ({', '.join(map(str, by_name))})" if by_name else ""
+        raise UsageError(f"stages: a cascade needs at least 2, got {len(by_name)}{got}.")
+    for name, stage in by_name.items():
+        if not isinstance(name, str):
+            raise UsageError(f"stages: expected names as keys, got {name!r}.")
+        if not isinstance(stage, kinds):
+            raise UsageError(f"stages: {name!r} must be {expected}, got {_kind(stage)}.")
     return by_name
 
 
@@ -124,9 +139,6 @@ class Cascade(nn.Module):
     ) -> None:
         super().__init__()
         by_name = named_stages(stages, policy)
-        for name, stage in by_name.items():
-            if not isinstance(stage, nn.Module):
-                raise UsageError(f"stages: {name!r} must be an nn.Module, got {_kind(stage)}.")
         self.names = tuple(by_name)
         self.stages = nn.ModuleList(by_name.values())
         self.policy = Policy.of(policy, self.names)
@@ -139,6 +151,25 @@ class Cascade(nn.Module):
     @policy.setter
     def policy(self, policy: PolicyLike) -> None:
         self._policy = Policy.of(policy, self.names)
+
+    def get_extra_state(self) -> Tensor:
+        """The policy for `state_dict`, as the bytes of JSON.
+
+        A state dict of tensors alone can be saved as safetensors and loads with `weights_only`.
+        """
+        state = {"names": self.names, "policy": self._policy.to_dict()}
+        return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the policy of a `state_dict`. The stages keep their names.
+
+        Raises:
+            UsageError: the policy of another number of stages.
+        """
+        saved = json.loads(bytes(state.cpu().tolist()))
+        options = PolicyOptions.from_mapping(saved["policy"], "state_dict")
+        policy = Policy.from_options(options, saved["names"])
+        self.policy = replace(policy, names=())
 
     def forward(self, inputs: Inputs) -> CascadeOutput:
         """Answer a batch.

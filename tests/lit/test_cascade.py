@@ -90,5 +90,5 @@ def test_stages_without_a_class_in_common_are_refused_when_they_are_built():
 
 
 def test_one_stage_is_no_cascade():
-    with pytest.raises(UsageError, match=r"at least 2 stages, got only"):
+    with pytest.raises(UsageError, match=r"at least 2, got 1 \(only\)"):
         LitCascade({"only": Stage(Net())})

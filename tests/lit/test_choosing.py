@@ -1,6 +1,6 @@
 """Calibration and thresholds that are set in the model."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_a_calibrated_cascade_runs_as_its_replay(combine):
     expected = replay([record.logits for record in records], policy)
     assert torch.equal(done.prediction, expected.prediction)
     assert torch.equal(done.stage, expected.stage)
-    options = yaml.safe_load(yaml.safe_dump(asdict(model.options)))
+    options = yaml.safe_load(yaml.safe_dump(policy.to_dict()))
     assert cascade(3, PolicyOptions(**options)).cascade.policy == policy
     metrics = model.metrics_at([0.5])
     metrics.update([r.logits for r in records], records[0].labels, torch.ones(200, 3))

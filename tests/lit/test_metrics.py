@@ -30,9 +30,9 @@ def test_a_logger_gets_metrics_per_threshold(tmp_path, combine):
         point_of_records(records, Policy((0.6,), combine=combine)),
         run.callback_metrics,
     )
-    assert float(logged["accuracy@0.6"]) == pytest.approx(expected.accuracy)
-    assert float(logged["deferral_rate@0.6"]) == pytest.approx(expected.deferral_rate)
-    assert float(logged["flops@0.6"]) == pytest.approx(expected.cost)
+    assert float(logged["val_accuracy@0.6"]) == pytest.approx(expected.accuracy)
+    assert float(logged["val_deferral_rate@0.6"]) == pytest.approx(expected.deferral_rate)
+    assert float(logged["val_flops@0.6"]) == pytest.approx(expected.cost)
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
@@ -136,8 +136,8 @@ def test_a_logger_gets_the_metric_of_the_data_or_the_one_asked_for():
             if name is None:
                 break
             expected = metric_at(records, name, "later", threshold)
-            assert float(logged[f"{name}@{threshold}"]) == pytest.approx(expected)
-        kinds = {key.split("@")[0] for key in logged}
+            assert float(logged[f"val_{name}@{threshold}"]) == pytest.approx(expected)
+        kinds = {key.removeprefix("val_").split("@")[0] for key in logged}
         assert kinds == {"accuracy", "deferral_rate", "flops", *([name] if name else [])}
         assert records[0].data["metric"] == "matthews"
 
@@ -157,7 +157,7 @@ def test_a_plain_validation_loop_needs_no_ids():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         run.validate(cascade(), datamodule=points(), verbose=False)
-    assert 0 <= float(run.callback_metrics["accuracy@0.5"]) <= 1
+    assert 0 <= float(run.callback_metrics["val_accuracy@0.5"]) <= 1
 
 
 pytestmark = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lit_cascade.core import answers_of
+from lit_cascade.core import answers_of, probabilities_of
 from lit_cascade.data import SplitInfo
 from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_labels, check_name
 from lit_cascade.lit.metrics import ClassifierMetric
-from lit_cascade.lit.stages import inputs_and_rows
+from lit_cascade.lit.stages import inputs_and_rows, unrepeated
 from lit_cascade.lit.training.losses import (
     SCHEDULES,
     Schedule,
@@ -24,7 +24,7 @@ from lit_cascade.lit.training.losses import (
     scheduler,
 )
 from lit_cascade.lit.training.teacher import Teacher, teacher_logits
-from lit_cascade.live import FlopMeter, Preprocessing, forward_logits
+from lit_cascade.live import FlopMeter, Preprocessing, forward_logits, inputs_of
 from lit_cascade.models import load_weights
 from lit_cascade.utilities.class_names import columns_of
 
@@ -32,11 +32,15 @@ from lit_cascade.utilities.class_names import columns_of
 class LitClassifier(LightningModule):
     """A classifier trained with AdamW, from scratch or from other weights.
 
+    `Trainer.fit` of any Lightning Trainer logs `train_loss` of the steps, `train_loss_epoch`, and
+    `val_accuracy` after each epoch; `Trainer.test` logs `test_accuracy`. The samples that a
+    `DistributedSampler` repeats are left out of both.
+
     Half-precision weights are converted to float32, as small steps would be lost otherwise;
     `--trainer.precision bf16-mixed` still computes in half precision.
 
     Args:
-        network: class (class_path and init_args) of the network.
+        network: class (class_path and init_args) of the network; in Python also a module.
         name: of the stage and its checkpoint.
         learning_rate: peak of the schedule.
         weight_decay: of AdamW.
@@ -82,6 +86,11 @@ class LitClassifier(LightningModule):
                     f"replaces; expected 0, got {label_smoothing}."
                 )
         self.name = name
+        if not callable(network):
+            raise UsageError(
+                "model.network: expected an nn.Module, or a function that makes one, got a "
+                f"{type(network).__name__}."
+            )
         self.network = network if isinstance(network, nn.Module) else network()
         self.class_names = load_weights(self.network, checkpoint, name, "model.checkpoint")
         if any(p.is_floating_point() and p.element_size() < 4 for p in self.network.parameters()):
@@ -95,7 +104,7 @@ class LitClassifier(LightningModule):
         self.teacher = teacher
         self.gatekeeper = gatekeeper
         self.metric = "accuracy"
-        self.val_score: ClassifierMetric | None = None
+        self.score: ClassifierMetric | None = None
         self._teacher_logits: Tensor | None = None
         self._classes: int | None = None
         self._meter = FlopMeter(self.network)
@@ -130,7 +139,7 @@ class LitClassifier(LightningModule):
                     "reorder the data's classes, or give the network a new head."
                 )
         self.metric = (judged and judged.metric) or "accuracy"
-        self.val_score = None
+        self.score = None
         self._teacher_logits = None
         if self.teacher is not None:
             if train is None:
@@ -170,6 +179,7 @@ class LitClassifier(LightningModule):
         logits = self(inputs).float()
         if positions is not None and bool((positions < 0).any()):  # then all are left out
             zero: Tensor = logits.sum() * 0
+            self._log_epoch_loss(zero, 0)
             return zero  # the other processes wait for a step
         if positions is None or self._classes is None:
             self._classes = logits.shape[1]
@@ -180,7 +190,14 @@ class LitClassifier(LightningModule):
             distillation = distillation_loss(logits, targets, self.teacher.temperature)
             loss = (1 - weight) * loss + weight * distillation
         self.log("train_loss", loss, prog_bar=True, batch_size=len(labels))
+        # a short run may end before a logger is given the loss of a step
+        self._log_epoch_loss(loss, len(labels))
         return loss
+
+    def _log_epoch_loss(self, loss: Tensor, n: int) -> None:
+        self.log(
+            "train_loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=n
+        )
 
     def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.gatekeeper is None:
@@ -205,22 +222,23 @@ class LitClassifier(LightningModule):
         return targets
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Predictions for a batch. Logs their score during training.
+        """Predictions for a batch. Logs their score, unless a split is read for evaluation.
 
         Returns:
             `labels` and `prediction`; if the split is read for evaluation `positions`, `flops` and
             the number of `classes`, too.
         """
-        del batch_idx
         inputs, rows = inputs_and_rows(batch)
-        labels, positions = rows["labels"], rows.get("positions")
         logits = self(inputs)
         rows["prediction"] = prediction = answers_of(logits)
-        if positions is None:
-            self._score(prediction, labels, logits.shape[1])
+        # under its own name for users, and for callbacks under one independent of the data
+        names = {f"val_{self.metric}": True, self.score_name: False}
+        if "positions" not in rows:
+            rows = unrepeated(rows, self.trainer.val_dataloaders, batch_idx)
+            self._score(rows, logits.shape[1], names)
         elif self.trainer.state.fn == TrainerFn.FITTING:
-            mine = positions >= 0
-            self._score(prediction[mine], labels[mine], logits.shape[1])
+            mine = rows["positions"] >= 0
+            self._score({key: value[mine] for key, value in rows.items()}, logits.shape[1], names)
         else:
             rows |= {
                 "classes": torch.full_like(prediction, logits.shape[1]),
@@ -228,16 +246,37 @@ class LitClassifier(LightningModule):
             }
         return rows
 
-    def _score(self, prediction: Tensor, labels: Tensor, classes: int) -> None:
-        check_labels(labels, len(labels), classes, "data: a batch of the validation loop")
-        if self.val_score is None:
-            self.val_score = ClassifierMetric(self.metric, classes).to(self.device)
-        self.val_score.update(prediction, labels)
-        n = len(labels)
-        # under its own name for users, and for callbacks under one independent of the data
-        for name, shown in ((f"val_{self.metric}", True), (self.score_name, False)):
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Predictions for a batch, `labels` and `prediction`. Logs their score."""
+        inputs, rows = inputs_and_rows(batch)
+        logits = self(inputs)
+        rows["prediction"] = answers_of(logits)
+        rows = unrepeated(rows, self.trainer.test_dataloaders, batch_idx)
+        self._score(rows, logits.shape[1], {f"test_{self.metric}": True})
+        return rows
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Answer a batch, with labels or without, in the forms that `LitCascade` takes.
+
+        Returns:
+            Per sample the `prediction` and its `probability`.
+        """
+        del batch_idx
+        logits = self(inputs_of(batch))
+        prediction = answers_of(logits)
+        probability = probabilities_of(logits).gather(1, prediction[:, None]).squeeze(1)
+        return {"prediction": prediction, "probability": probability}
+
+    def _score(self, rows: Mapping[str, Tensor], classes: int, names: Mapping[str, bool]) -> None:
+        """Add a batch to the score that is logged under some names; True shows it as it runs."""
+        prediction, labels = rows["prediction"], rows["labels"]
+        check_labels(labels, len(labels), classes, "data: a batch")
+        if self.score is None:
+            self.score = ClassifierMetric(self.metric, classes).to(self.device)
+        self.score.update(prediction, labels)
+        for name, shown in names.items():
             self.log(
-                name, self.val_score, prog_bar=shown, batch_size=n, metric_attribute="val_score"
+                name, self.score, prog_bar=shown, batch_size=len(labels), metric_attribute="score"
             )
 
     def configure_optimizers(self) -> Any:
