@@ -25,6 +25,7 @@ from lit_cascade.analysis import (
 from lit_cascade.core import Policy, operating_points
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.lit.execution import Execution
+from lit_cascade.lit.predicting import Predictions
 from lit_cascade.records import Ids, Record
 from lit_cascade.report import curve_csv, frontier_csv, scores_csv
 from lit_cascade.utilities.tabular import described, html_of, listed
@@ -59,7 +60,7 @@ def results(records, outcomes, tmp_path_factory):
     search = frontier_of(protocol_of([str(folder)], repeats=2), DecisionRule())
     curve = outcomes.curve()
     fit = calibrate_record(records[0])
-    plan = CalibrationPlan.of(N)
+    plan, scores = CalibrationPlan.of(N), compare_scores(records)
     selection = select_thresholds(outcomes, Promise("accuracy_drop", 0.1))
     reference = references(outcomes, [0.9], NAMES)
     promise = Promise("accuracy_drop", 0.1)
@@ -81,12 +82,17 @@ def results(records, outcomes, tmp_path_factory):
         "Candidates": selection.candidates,
         "Verdict": check_promise(outcomes, promise, [0.9], NAMES, reference),
         "StageCalibration": fit,
+        "CalibrationPlan": plan,
+        "ScoreFigures": scores.figures[0],
+        "Predictions": Predictions(
+            n=N, by_stage=(300, 100), left_out=(("a.jpg", "no image"),) * 500, resumed=3
+        ),
         "CalibrationMetrics": fit.before,
         "ReliabilityDiagram": fit.before.diagram,
         "CalibrationEffect": compare_cascades(
             records, Policy(stages=2), {NAMES[0]: fit}, plan, "temperature"
         ),
-        "ScoreComparison": compare_scores(records),
+        "ScoreComparison": scores,
         "Execution": Execution(
             samples=records[0].samples,
             data={},
@@ -101,10 +107,10 @@ def results(records, outcomes, tmp_path_factory):
 
 
 KINDS = (
-    "CalibrationEffect", "CalibrationMetrics", "Candidates", "CascadeFront", "Curve", "Execution",
-    "Front", "Ids", "OperatingPoint", "OperatingPoints", "Record", "ReliabilityDiagram", "Samples",
-    "ScoreComparison", "SearchResult", "Selection", "StageCalibration", "StageOutcomes", "Verdict",
-    "Zoo",
+    "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan", "Candidates", "CascadeFront",
+    "Curve", "Execution", "Front", "Ids", "OperatingPoint", "OperatingPoints", "Predictions",
+    "Record", "ReliabilityDiagram", "Samples", "ScoreComparison", "ScoreFigures", "SearchResult",
+    "Selection", "StageCalibration", "StageOutcomes", "Verdict", "Zoo",
 )  # fmt: skip
 
 

@@ -104,6 +104,11 @@ class CalibrationPlan:
             return "on the one sample that it was fitted on, so they flatter"
         return f"cross-fitted in {len(self.folds)} folds: each sample by a fit on the others"
 
+    def __repr__(self) -> str:
+        return described(
+            "CalibrationPlan", f"fitted on {counted(len(self.fitted), 'sample')}", self.text
+        )
+
 
 @dataclass(frozen=True)
 class StageCalibration(Tabular):

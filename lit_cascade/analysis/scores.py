@@ -90,6 +90,17 @@ class ScoreFigures:
     cost_ratio: Estimate
     chosen: OperatingPoint | None
 
+    def __repr__(self) -> str:
+        figures = {"area": self.area, "AURC": self.aurc, "cost ratio": self.cost_ratio}
+        return described(
+            "ScoreFigures",
+            self.name,
+            *(
+                f"{name} {one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+                for name, one in figures.items()
+            ),
+        )
+
 
 @dataclass(frozen=True)
 class ScoreComparison(Tabular):

@@ -40,6 +40,7 @@ from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import readable_names
 from lit_cascade.utilities.files import open_atomically, write_atomically
 from lit_cascade.utilities.resume import UnfinishedRun
+from lit_cascade.utilities.tabular import described, listed
 from lit_cascade.utilities.units import counted
 
 PARTS = "predictions.parts"
@@ -70,6 +71,15 @@ class Predictions:
     resumed: int
     samples_per_forward: Mapping[str, int] = field(default_factory=dict)
     rows: tuple[Mapping[str, Any], ...] = ()
+
+    def __repr__(self) -> str:
+        return described(
+            "Predictions",
+            counted(self.n, "sample"),
+            f"answered by the stages: {listed([f'{count:,}' for count in self.by_stage])}",
+            *([f"{counted(len(self.left_out), 'sample')} left out"] if self.left_out else []),
+            *([f"{self.resumed:,} of an earlier run"] if self.resumed else []),
+        )
 
 
 def answer(
