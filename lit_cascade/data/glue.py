@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_cascade.data.splits import shuffled
+from lit_cascade.data.splits import held_back, shuffled
 from lit_cascade.data.tables import published_splits
 from lit_cascade.data.texts import TextData, TextSet
 from lit_cascade.errors import UsageError, check_name
@@ -136,7 +136,7 @@ class GlueData(TextData):
         texts = whole.columns[0].to_pylist()
         sentences = whole_sentences(texts)
         order = [sentences[i] for i in shuffled(whole.ids[sentences], self._seed)]
-        held = self._held_back(order, origin, "whole sentences")
+        held = held_back(order, self._sizes, f"whole sentences of {origin}")
         chosen = [texts[i] for positions in held.values() for i in positions]
         gone = set(phrases_of(chosen, texts))
         left = [i for i in range(len(whole)) if i not in gone]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -11,18 +12,31 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from lit_cascade.data.loading import RawSample
-from lit_cascade.data.splits import STDIN, SplitDataModule, name_of_inputs, shuffled
-from lit_cascade.data.tables import find_label_column, load_table, only_column
+from lit_cascade.data.splits import (
+    STDIN,
+    SplitDataModule,
+    check_sizes,
+    held_back,
+    name_of_inputs,
+    shuffled,
+)
+from lit_cascade.data.tables import (
+    default_split,
+    find_label_column,
+    load_table,
+    only_column,
+    published_splits,
+)
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import class_list
@@ -225,8 +239,14 @@ def _root(source: Path, split: str | None) -> Path:
         for name in (*_VALIDATION, "test"):
             if name in inside:
                 return source / name
+        hint = (
+            ", or how many images to hold back from it: data.init_args.validation_size"
+            if inside == ["train"]
+            else ""
+        )
         raise UsageError(
-            f"data.published_split: {str(source)!r} holds {', '.join(inside)}; say which to read."
+            f"data.published_split: {str(source)!r} holds {', '.join(inside)}; say which to "
+            f"read{hint}."
         )
     return source
 
@@ -403,6 +423,8 @@ class ImageSet(Dataset[RawSample]):
         source: data set and split that the ids belong to.
         classes: names in label order, if the user named them.
         label_sets: labels that replace those of the set, several per image.
+        size: height and width that images are resized and cropped to, as tensors; None leaves them.
+        augment: whether `augmented` differs from `__getitem__`.
         unreadable: whether an image that cannot be read is left out, or stops the run.
         unknown: whether images of classes that are not named are left out, or stop the run.
 
@@ -418,8 +440,12 @@ class ImageSet(Dataset[RawSample]):
         label_sets: LabelSets | None = None,
         unreadable: OnProblem = "leave_out",
         unknown: OnProblem = "stop",
+        size: int | None = None,
+        *,
+        augment: bool = False,
     ) -> None:
         self._images, self._label_sets = images, label_sets
+        self._size, self._augment = size, augment
         self._stop = unreadable == "stop"
         self.source = source
         self.restricts_classes = classes is not None
@@ -462,23 +488,83 @@ class ImageSet(Dataset[RawSample]):
     def __len__(self) -> int:
         return len(self._positions)
 
+    def part(self, positions: Sequence[int]) -> ImageSet:
+        """The images at some positions."""
+        part = copy.copy(self)
+        chosen = {"_positions": self._positions[positions], "_labels": self._labels[positions]}
+        vars(part).update(chosen, ids=self.ids[positions])
+        return part
+
     def __getitem__(self, position: int) -> RawSample:
+        return self._sample(position, augment=False)
+
+    def augmented(self, position: int) -> RawSample:
+        """An image as training sees it: cropped and mirrored at random."""
+        return self._sample(position, augment=self._augment)
+
+    def _sample(self, position: int, *, augment: bool) -> RawSample:
         file, name = self._images.load(int(self._positions[position]))
         label: Any = self._labels[position]
         if self._label_sets is not None:
             label = self._label_sets.nothing if file is None else self._label_sets.of(name)
             if label is None:
-                return RawSample(placeholder(), self._label_sets.nothing, (), LabelSets.NONE)
+                nothing = resized(placeholder(), self._size)
+                return RawSample(nothing, self._label_sets.nothing, (), LabelSets.NONE)
         where = name or f"row {int(self._positions[position])}"
-        return _decoded(file, label, where, stop=self._stop)
+        return _decoded(file, label, where, self._size, augment=augment, stop=self._stop)
 
 
-def _decoded(file: Path | bytes | None, label: Any, where: str, *, stop: bool) -> RawSample:
+def _decoded(
+    file: Path | bytes | None,
+    label: Any,
+    where: str,
+    size: int | None,
+    *,
+    augment: bool = False,
+    stop: bool = False,
+) -> RawSample:
     try:
         image, remarks = decode(file)
     except UnreadableError as error:
-        return RawSample(placeholder(), label, (), f"{where}: {error}", stop=stop)
-    return RawSample(image, label, remarks)
+        return RawSample(resized(placeholder(), size), label, (), f"{where}: {error}", stop=stop)
+    return RawSample((cropped_at_random if augment else resized)(image, size), label, remarks)
+
+
+def resized(image: Image, size: int | None) -> Image | Tensor:
+    """Resize the shorter side of an image and crop the middle.
+
+    Returns:
+        Shape (3, size, size) uint8; the image itself if there is no size.
+    """
+    from torchvision.transforms import functional
+
+    if size is None:
+        return image
+    whole = functional.resize(image, [size], functional.InterpolationMode.BICUBIC)
+    pixels: Tensor = functional.pil_to_tensor(functional.center_crop(whole, [size, size]))
+    return pixels
+
+
+def cropped_at_random(image: Image, size: int | None) -> Image | Tensor:
+    """Crop a random part of an image and mirror it half of the time.
+
+    The part is drawn as by torchvision's `RandomResizedCrop`: 8 to 100 % of the area, with an
+    aspect ratio from 3/4 to 4/3 (arXiv:1409.4842).
+
+    Returns:
+        As `resized`; without a size the part, for the model's own preprocessing to resize.
+    """
+    from torchvision.transforms import RandomResizedCrop, functional
+
+    box = RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
+    if size is None:
+        image = functional.crop(image, *box)
+    else:
+        bicubic = functional.InterpolationMode.BICUBIC
+        image = functional.resized_crop(image, *box, [size, size], bicubic)
+    if torch.rand(()) < 0.5:
+        image = functional.hflip(image)
+    return image if size is None else functional.pil_to_tensor(image)
 
 
 def _class_numbers(
@@ -509,22 +595,35 @@ def _class_numbers(
 class ImageData(SplitDataModule):
     """Labelled images: a folder per class, a data set of the hub, Parquet files, or tar shards.
 
-    The images come as they are, in RGB: each model of a cascade applies its own preprocessing. The
-    split `validation` holds all of them but those that are held back as the split `calibration`.
+    The images come as they are, in RGB: each model of a cascade applies its own preprocessing.
+
+    The split `validation` is one of the published splits. Another of them called train is the split
+    `train`. `calibration` and `development` are parts that are held back from one of these. A
+    single set of images without splits is `validation`; or, with `validation_size`, a part of it
+    is, and what is not held back is `train`. So no image is in two splits.
 
     Args:
         source: folder of class folders (or of `train`, `val`, ... with these); name of a data set
             on the Hugging Face hub; folder or path of Parquet files or of tar shards.
-        published_split: which of the published splits to read, such as validation or test; by
-            default the validation set if there is one, else the test set.
+        published_split: which of the published splits is `validation`, such as validation or test;
+            by default the validation set if there is one, else the test set.
         classes: classes among which the models answer, in label order: the name of a list such as
             imagenet-1k, imagenet-a or imagenet-r, a text file with one name per line, or names;
             `folders` for exactly those of the images. By default those of the images too, but then
             a model that knows others is refused.
         label_sets: other labels, several of which may be right: imagenet-real, or a JSON file that
             maps names of images to lists of class names. Images without any are left out.
-        calibration_size: images held back as the split `calibration`, drawn by their ids.
-        seed: seed of that drawing.
+        calibration_size: number, or share below 1, of images held back as the split `calibration`,
+            drawn by their ids.
+        development_size: the same as the split `development`, for choices made in training.
+        validation_size: the same as the split `validation`, where the source is a single set.
+        held_back_from: from which split `calibration` and `development` are held back: `train` for
+            models that are trained on the rest of it, `validation` for models that were trained
+            elsewhere.
+        size: height and width that each image is resized and cropped to, as a uint8 tensor, for
+            networks without preprocessing of their own; by default images come as they are.
+        augment: crop and mirror images at random in training.
+        seed: seed of the drawing.
         unreadable: `leave_out` images that cannot be read, and report them, or `stop`.
         unknown_classes: `stop` at images of classes that are not among `classes`, or `leave_out`.
         image_column: column of the images in a table; by default the only one of images.
@@ -538,7 +637,10 @@ class ImageData(SplitDataModule):
 
     _pin_memory = True
     _timeout = 600
-    _hint = " Hold some images back with data.init_args.calibration_size."
+    _hint = (
+        " Hold some images back with data.init_args.calibration_size or, of a single set, with "
+        "data.init_args.validation_size."
+    )
 
     def __init__(
         self,
@@ -546,7 +648,12 @@ class ImageData(SplitDataModule):
         published_split: str | None = None,
         classes: list[str] | str | None = None,
         label_sets: str | None = None,
-        calibration_size: int = 0,
+        calibration_size: float = 0,
+        development_size: float = 0,
+        validation_size: float = 0,
+        held_back_from: Literal["train", "validation"] = "validation",
+        size: int | None = None,
+        augment: bool = True,  # noqa: FBT001, FBT002 - a setting
         seed: int = 0,
         unreadable: OnProblem = "leave_out",
         unknown_classes: OnProblem = "stop",
@@ -558,74 +665,139 @@ class ImageData(SplitDataModule):
     ) -> None:
         check_name(unreadable, ("leave_out", "stop"), "data.unreadable")
         check_name(unknown_classes, ("leave_out", "stop"), "data.unknown_classes")
-        splits = ("calibration", "validation") if calibration_size else ("validation",)
-        super().__init__(name or Path(source).name, splits, batch_size, num_workers)
+        check_name(held_back_from, ("train", "validation"), "data.held_back_from")
+        if size is not None and size < 1:
+            raise UsageError(f"data.size: expected 1 or more pixels, got {size}.")
+        # the earlier are the same whatever the size of the later
+        sizes = {"calibration": calibration_size, "development": development_size}
+        check_sizes({"validation": validation_size} | sizes)
+        super().__init__(name or Path(source).name, (), batch_size, num_workers)
         self._source, self._published = source, published_split
         self._classes, self._label_sets = classes, label_sets
-        self._calibration_size, self._seed = calibration_size, seed
+        self._sizes, self._validation_size, self._seed = sizes, validation_size, seed
+        self._from, self._size, self._augment = held_back_from, size, augment
         self._unreadable: OnProblem = unreadable
         self._unknown: OnProblem = unknown_classes
         self._columns = image_column, label_column
-        self._images: FolderImages | RowImages | None = None
+        self._images: dict[str | None, FolderImages | RowImages] = {}
 
     def prepare_data(self) -> None:
-        """Download, once per machine."""
-        self._find()
+        """Download, once per machine, all but the training images."""
+        self._find(self._read)
 
     def unlabelled(self, inputs: Sequence[str]) -> UnlabelledImages:
         """Data module of images without labels: files, or folders of them."""
         classes = self._classes
         if classes == "folders":
-            classes = list(self._find().names or ())
-        return _unlabelled(inputs, self, classes)
+            classes = list(self._find(self._read).names or ())
+        return _unlabelled(inputs, self, classes, self._size)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        train = ["train"] if self._train is not None or self._validation_size else []
+        return (*train, *(split for split, size in self._sizes.items() if size), "validation")
+
+    @cached_property
+    def _train(self) -> str | None:
+        """Published split of the training images; None if the source is a single set."""
+        folder = Path(self._source).expanduser()
+        if folder.is_dir() and holds_class_folders(folder):
+            inside = _folders(folder)
+            if inside == ["train"] or not (
+                self._published in inside or set(inside) <= set(_SPLITS)
+            ):
+                return None
+            names, read = inside, _root(folder, self._published).name
+        elif self._published is None or folder.exists():
+            names = list(published_splits(self._source))
+            read = self._published or default_split(names)
+        else:  # on the hub, which is not asked for the names
+            names, read = ["train"], self._published
+        return "train" if "train" in names and read != "train" else None
+
+    @property
+    def _read(self) -> str | None:
+        """Published split that `validation` is, or is a part of; None for the default."""
+        folder = Path(self._source).expanduser()
+        if self._published is None and self._validation_size and folder.is_dir():
+            return "train" if _folders(folder) == ["train"] else None
+        return self._published
+
+    def dataset(self, split: str) -> Dataset[Any]:
+        """Images of a split; those of a published train set are found when they are asked for."""
+        if split == "train" and self._train is not None and split not in self._datasets:
+            self.setup()
+            self._datasets.setdefault(split, self._set(self._train))
+        return super().dataset(split)
 
     def _prepared(self) -> dict[str, Dataset[Any]]:
-        images = self._find()
+        sizes, published = dict(self._sizes), self._read
+        origin = "validation"
+        if self._train is None and self._validation_size:
+            origin, sizes = "train", {"validation": self._validation_size, **sizes}
+        elif self._train is not None and self._from == "train" and any(sizes.values()):
+            origin, published = "train", self._train
+        elif self._from == "train" and any(sizes.values()):
+            raise UsageError(
+                f"data.held_back_from: {self._source!r} has no train set; expected validation, or "
+                "data.validation_size, the part that is not trained on."
+            )
+        whole = self._set(published)
+        held = held_back(shuffled(whole.ids, self._seed), sizes, f"images of {origin}")
+        taken = {position for positions in held.values() for position in positions}
+        held[origin] = [position for position in range(len(whole)) if position not in taken]
+        sets = {split: whole.part(positions) for split, positions in held.items()}
+        if "validation" not in sets:
+            sets["validation"] = self._set(self._read)
+        return dict(sets)
+
+    def _set(self, published: str | None) -> ImageSet:
+        """All images of a published split."""
+        images = self._find(published)
         classes: Sequence[str] | None = None
         if self._classes == "folders":
             classes = images.names
         elif self._classes is not None:
             classes = class_list(self._classes, "data.classes")
         sets = None
-        if self._label_sets is not None:
+        if self._label_sets is not None and published in {None, self._read}:
             if classes is None:
                 raise UsageError("data.label_sets: needs data.classes, got none.")
             sets = LabelSets.load(self._label_sets, classes)
-        whole = ImageSet(
-            images, self._source_of_ids(images), classes, sets, self._unreadable, self._unknown
-        )
-        n, held_back = len(whole), self._calibration_size
-        if not 0 <= held_back < max(n, 1):
-            raise UsageError(
-                f"data.calibration_size: expected 0 to {n - 1} of the {n} images, got {held_back}."
-            )
-        if not held_back:
-            return {"validation": whole}
-        order = shuffled(whole.ids, self._seed)
-        return {
-            "calibration": Subset(whole, sorted(order[:held_back])),
-            "validation": Subset(whole, sorted(order[held_back:])),
-        }
+        source = self._source_of_ids(images, published)
+        return ImageSet(
+            images, source, classes, sets, self._unreadable, self._unknown, self._size,
+            augment=self._augment,
+        )  # fmt: skip
 
-    def _source_of_ids(self, images: FolderImages | RowImages) -> str:
+    def _source_of_ids(self, images: FolderImages | RowImages, published: str | None) -> str:
         """Source of the ids: name of the set and of its split, given or found."""
         here = Path(self._source).expanduser()
         base = here.name if here.exists() else self._source
         if isinstance(images, FolderImages):
             inside = images.root.relative_to(here).as_posix()
             return base if inside == "." else f"{base}/{inside}"
-        split = self._published or images.split
+        split = published or images.split
         return f"{base}/{split}" if split else base
 
-    def _find(self) -> FolderImages | RowImages:
-        if self._images is None:
-            folder = Path(self._source).expanduser()
-            if folder.is_dir() and holds_class_folders(folder):
-                self._images = FolderImages.scan(folder, self._published)
-            else:
-                rows = load_table(self._source, self._published, what="a folder of images by class")
-                self._images = RowImages.of(rows, *self._columns)
-        return self._images
+    def _find(self, published: str | None) -> FolderImages | RowImages:
+        """Images of a published split, and the names of the classes of all that are read."""
+        if published in self._images:
+            return self._images[published]
+        folder = Path(self._source).expanduser()
+        found: FolderImages | RowImages
+        if folder.is_dir() and holds_class_folders(folder):
+            found = FolderImages.scan(folder, published)
+            if self._train is not None:
+                roots = (_root(folder, split) for split in (self._train, self._published))
+                names = sorted({name for root in roots for name in _folders(root)})
+                found = replace(found, names=tuple(names))
+        else:
+            rows = load_table(self._source, published, what="a folder of images by class")
+            found = RowImages.of(rows, *self._columns)
+        self._images[published] = found
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -635,12 +807,14 @@ class _Files(Dataset[RawSample]):
     Attributes:
         paths: by id.
         source: what the ids belong to.
+        size: as for `ImageSet`.
         findings: remarks on the files before they are read.
         classes: names in label order; None for those of the models.
     """
 
     paths: Mapping[str, Path]
     source: str
+    size: int | None = None
     findings: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     restricts_classes: ClassVar[bool] = True
@@ -655,7 +829,7 @@ class _Files(Dataset[RawSample]):
 
     def __getitem__(self, position: int) -> RawSample:
         one = self.ids[position]
-        return _decoded(self.paths[one], torch.tensor(-1), one, stop=False)
+        return _decoded(self.paths[one], torch.tensor(-1), one, self.size)
 
 
 class UnlabelledImages(SplitDataModule):
@@ -668,6 +842,7 @@ class UnlabelledImages(SplitDataModule):
     Args:
         source: folder, or image file; or several of these.
         classes: names of the classes among which the models answer; by default all of theirs.
+        size: height and width that each image is resized and cropped to, as for `ImageData`.
         name: name of the data; by default after the folder.
         batch_size: images per batch.
         num_workers: processes that decode and preprocess; by default one per core, at most 8.
@@ -681,6 +856,7 @@ class UnlabelledImages(SplitDataModule):
         self,
         source: list[str] | str,
         classes: list[str] | str | None = None,
+        size: int | None = None,
         name: str | None = None,
         batch_size: int = 256,
         num_workers: int | None = None,
@@ -689,11 +865,11 @@ class UnlabelledImages(SplitDataModule):
         super().__init__(
             name or name_of_inputs(self._sources), ("predict",), batch_size, num_workers
         )
-        self._classes = classes
+        self._classes, self._size = classes, size
 
     def unlabelled(self, inputs: Sequence[str]) -> UnlabelledImages:
         """Data module of other images: files, or folders of them."""
-        return _unlabelled(inputs, self, self._classes)
+        return _unlabelled(inputs, self, self._classes, self._size)
 
     def _prepared(self) -> dict[str, Dataset[Any]]:
         classes = None if self._classes is None else class_list(self._classes, "data.classes")
@@ -720,7 +896,11 @@ class UnlabelledImages(SplitDataModule):
             else (f"{others:,} files are no images by their names")
         )
         findings = [which] if others else []
-        return {"predict": _Files(paths, name_of_inputs(self._sources), tuple(findings), classes)}
+        return {
+            "predict": _Files(
+                paths, name_of_inputs(self._sources), self._size, tuple(findings), classes
+            )
+        }
 
 
 def _no_images(folder: Path, files: int) -> str:
@@ -734,10 +914,10 @@ def _no_images(folder: Path, files: int) -> str:
 
 
 def _unlabelled(
-    inputs: Sequence[str], like: SplitDataModule, classes: list[str] | str | None
+    inputs: Sequence[str], like: SplitDataModule, classes: list[str] | str | None, size: int | None
 ) -> UnlabelledImages:
     """Data module of images, in batches as those of another."""
-    data = UnlabelledImages(list(inputs), classes, None, like.batch_size, like.num_workers)
+    data = UnlabelledImages(list(inputs), classes, size, None, like.batch_size, like.num_workers)
     data.argument = "inputs"
     return data
 

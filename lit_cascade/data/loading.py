@@ -125,7 +125,10 @@ def _is_left_out(sample: Any) -> bool:
 
 
 class _Positioned(Dataset[PositionedBatch]):
-    """Dataset of whole batches: loads, prepares and collates the samples at some positions."""
+    """Dataset of whole batches: loads, prepares and collates the samples at some positions.
+
+    For training a dataset may have a method `augmented`, which is called in place of `__getitem__`.
+    """
 
     def __init__(
         self, loader: DataLoader[Any], preprocessings: Preprocessings, *, training: bool
@@ -146,12 +149,12 @@ class _Positioned(Dataset[PositionedBatch]):
     __getitems__ = __getitem__  # the name by which a loader with a batch sampler calls it
 
     def _samples(self, positions: Sequence[Any]) -> Iterator[Any]:
-        at_once = getattr(self.dataset, "__getitems__", None) if self._training else None
-        if at_once is not None:
-            yield from at_once(positions)
-            return
-        for key in positions:
-            yield self.dataset[key if self._training or key >= 0 else ~key]
+        if not self._training:
+            yield from (self.dataset[key if key >= 0 else ~key] for key in positions)
+        elif hasattr(self.dataset, "__getitems__"):
+            yield from self.dataset.__getitems__(positions)
+        else:
+            yield from map(getattr(self.dataset, "augmented", self.dataset.__getitem__), positions)
 
     def _load(self, keys: Sequence[Any]) -> PositionedBatch:
         samples: list[Any] = []

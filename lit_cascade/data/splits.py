@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -230,6 +230,56 @@ def shuffled(ids: Ids | torch.Tensor, seed: int) -> list[int]:
     """
     keys = [hashlib.sha256(f"{seed} {one}".encode()).digest() for one in ids.tolist()]
     return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def check_sizes(sizes: Mapping[str, float]) -> None:
+    """Check the sizes of splits that are held back.
+
+    Args:
+        sizes: by split: a number of samples, or a share below 1; 0 for none.
+
+    Raises:
+        UsageError: a negative size, or a fraction above 1.
+    """
+    for split, size in sizes.items():
+        if not size >= 0 or (size > 1 and size != int(size)):
+            raise UsageError(
+                f"data.{split}_size: expected a number of samples, or a share from 0 to below 1, "
+                f"got {size:g}."
+            )
+
+
+def held_back(order: Sequence[int], sizes: Mapping[str, float], what: str) -> dict[str, list[int]]:
+    """Positions of the samples that are held back, by split: the first of an order.
+
+    Args:
+        order: of all samples.
+        sizes: as for `check_sizes`; earlier ones do not depend on later ones.
+        what: the samples, for the message.
+
+    Raises:
+        UsageError: all samples or more would be held back.
+
+    Example:
+        >>> held_back([3, 1, 0, 2], {"calibration": 0.5, "development": 1}, "images")
+        {'calibration': [1, 3], 'development': [0]}
+    """
+    counts = {
+        split: int(size) if size >= 1 else max(1, round(size * len(order)))
+        for split, size in sizes.items()
+        if size
+    }
+    if sum(counts.values()) >= len(order):
+        options = ", ".join(f"data.{split}_size" for split in counts)
+        raise UsageError(
+            f"{options}: expected {'together ' * (len(counts) > 1)}less than the {len(order):,} "
+            f"{what}, got {sum(counts.values()):,}."
+        )
+    first, held = 0, {}
+    for split, count in counts.items():
+        held[split] = sorted(order[first : first + count])
+        first += count
+    return held
 
 
 def _method(split: str) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def load_table(
     with _explained(source, what):
         names = _split_names(source, config) if split is None or _is_here(source) else ()
         if split is None and names:
-            split = next((name for name in (*_PREFERRED, *names) if name in names), None)
+            split = default_split(names)
         if names and split is not None:
             check_name(split, names, argument)
         return _load(source, split, config)
@@ -77,6 +77,11 @@ def published_splits(source: str, config: str | None = None) -> tuple[str, ...]:
     source = os.path.expanduser(source)  # noqa: PTH111 - as above
     with _explained(source, "a data set"):
         return _split_names(source, config)
+
+
+def default_split(names: Sequence[str]) -> str | None:
+    """Split that is read unless another is named: validation, else test, else the first."""
+    return next((name for name in (*_PREFERRED, *names) if name in names), None)
 
 
 @contextmanager

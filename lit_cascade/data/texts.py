@@ -18,7 +18,14 @@ from torch.utils.data import Dataset, RandomSampler, SequentialSampler, default_
 
 from lit_cascade.data.buckets import LengthBuckets
 from lit_cascade.data.loading import RawSample
-from lit_cascade.data.splits import STDIN, SplitDataModule, name_of_inputs, shuffled
+from lit_cascade.data.splits import (
+    STDIN,
+    SplitDataModule,
+    check_sizes,
+    held_back,
+    name_of_inputs,
+    shuffled,
+)
 from lit_cascade.data.tables import (
     TABLES,
     find_label_column,
@@ -293,8 +300,9 @@ class TextData(SplitDataModule):
             or names in the rows, in alphabetical order of all in train and validation; numbers name
             no classes. With names given, models that know others answer among these only.
         metric: name of the official metric, such as f1 or matthews; by default accuracy.
-        calibration_size: texts held back as the split `calibration`, drawn by their ids.
-        development_size: texts held back as the split `development`, for choices made in training.
+        calibration_size: number, or share below 1, of texts held back as the split `calibration`,
+            drawn by their ids.
+        development_size: the same as the split `development`, for choices made in training.
         held_back_from: `train` or `validation`; by default train if there is one. Hold back from
             validation for models that were trained on all of train elsewhere: they are
             overconfident on texts that they were trained on.
@@ -321,8 +329,8 @@ class TextData(SplitDataModule):
         label_column: str | None = None,
         classes: list[str] | None = None,
         metric: str | None = None,
-        calibration_size: int = 0,
-        development_size: int = 0,
+        calibration_size: float = 0,
+        development_size: float = 0,
         held_back_from: Literal["train", "validation"] | None = None,
         seed: int = 0,
         name: str | None = None,
@@ -332,9 +340,7 @@ class TextData(SplitDataModule):
         if held_back_from is not None:
             check_name(held_back_from, ("train", "validation"), "data.held_back_from")
         self._sizes = {"development": development_size, "calibration": calibration_size}
-        for split, size in self._sizes.items():
-            if size < 0:
-                raise UsageError(f"data.{split}_size: expected 0 or more, got {size}.")
+        check_sizes(self._sizes)
         name = name or "/".join([Path(source).name, *([config] if config else [])])
         super().__init__(name, (), batch_size, num_workers)
         self._source, self._config = source, config
@@ -428,25 +434,10 @@ class TextData(SplitDataModule):
     def _divided(self, whole: TextSet, origin: str) -> dict[str, TextSet]:
         """Texts that are held back, by split, and the others."""
         order = shuffled(whole.ids, self._seed)
-        held = self._held_back(order, origin, "texts")
+        held = held_back(order, self._sizes, f"texts of {origin}")
         taken = {i for positions in held.values() for i in positions}
         held[origin] = [i for i in range(len(whole)) if i not in taken]
         return {split: whole.part(positions) for split, positions in held.items()}
-
-    def _held_back(self, order: Sequence[int], origin: str, what: str) -> dict[str, list[int]]:
-        """Positions that are held back, by split: the first of `order`."""
-        wanted = sum(self._sizes.values())
-        if wanted >= len(order):
-            raise UsageError(
-                "data.calibration_size, data.development_size: expected together less than the "
-                f"{len(order):,} {what} of {origin}, got {wanted:,}."
-            )
-        held, begin = {}, 0
-        for split, size in self._sizes.items():
-            if size:
-                held[split] = sorted(order[begin : begin + size])
-                begin += size
-        return held
 
     def _batches(self, split: str, dataset: Any) -> dict[str, Any]:
         sampler = RandomSampler(dataset) if split == "train" else SequentialSampler(dataset)

@@ -1,14 +1,17 @@
 """Labelled images: their classes by name, and those that are held back."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lit_cascade import UsageError
 from lit_cascade.data import ImageData
 from lit_cascade.data.images import ImageSet
-from lit_cascade.data.splits import describe, has_split, shared_ids, shuffled
+from lit_cascade.data.splits import describe, has_split, shared_ids, shuffled, split_loader
 from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import class_list
 
@@ -258,10 +261,11 @@ def test_one_image_more_or_less_moves_one_other_at_most(kind, seed):
             assert fewer == whole
 
 
-@pytest.mark.parametrize("size", [40, 41, -1])
+@pytest.mark.parametrize("size", [40, 41, -1, 1.5, float("nan")])
 def test_a_calibration_split_of_all_or_less_than_none_is_refused(many, size):
+    expected = "less than the 40 images" if size >= 40 else "a number of samples, or a share"
     with pytest.raises(
-        UsageError, match=f"data.calibration_size: expected 0 to 39 of the 40 images, got {size}"
+        UsageError, match=f"data.calibration_size: expected {expected}.*, got {size}"
     ):
         ready(many, calibration_size=size)
 
@@ -285,6 +289,112 @@ def test_images_that_are_left_out_are_not_drawn(many):
     assert not any(one.startswith("dog") for one in [*calibration.ids, *validation.ids])
     assert calibration.findings == validation.findings
     assert calibration.classes == ("cat", "owl")
+
+
+# training
+
+
+def drawn(data):
+    return {split: tuple(describe(split_loader(data, split).dataset).ids) for split in data.splits}
+
+
+def test_a_single_set_is_divided(many):
+    held = {"validation_size": 0.2, "calibration_size": 0.25, "development_size": 3}
+    parts = drawn(ready(many, **held))
+    assert {split: len(ids) for split, ids in parts.items()} == {
+        "train": 19, "calibration": 10, "development": 3, "validation": 8,
+    }  # fmt: skip
+    everything = describe(held_of(many)).ids
+    assert sorted(one for ids in parts.values() for one in ids) == list(everything)
+    for fewer in ({"development_size": 0}, {"calibration_size": 1}):
+        # what is reported on does not depend on what else is held back
+        assert drawn(ready(many, **held | fewer))["validation"] == parts["validation"]
+    data = ready(many, **held)
+    for one, other in itertools.combinations(data.splits, 2):
+        assert shared_ids(data, one, other) == []
+    assert drawn(ready(many, **held, seed=1)) != parts
+    with pytest.raises(UsageError, match=r"data.validation_size, data.calibration_size: expected"):
+        ready(many, validation_size=0.5, calibration_size=0.5)
+
+
+def held_of(source):
+    return held(ready(source))
+
+
+def test_a_single_set_is_reported_on_unless_a_part_is_named(many):
+    assert ready(many).splits == ("validation",)
+    assert ready(many, calibration_size=2).splits == ("calibration", "validation")
+    with pytest.raises(UsageError, match=r"has no train set; expected validation, or data.valid"):
+        ready(many, calibration_size=2, held_back_from="train")
+
+
+@pytest.mark.parametrize("source", ["train", "validation"])
+def test_of_two_splits_one_is_trained_on(tmp_path, source):
+    tree(tmp_path / "train", {"cat": 6, "dog": 5})
+    tree(tmp_path / "val", {"dog": 4, "emu": 4})
+    data = ready(
+        tmp_path, calibration_size=2, development_size=1, held_back_from=source, validation_size=0.5
+    )
+    parts = drawn(data)
+    sizes = {"train": 11, "calibration": 2, "development": 1, "validation": 8}
+    sizes[source] -= 3
+    assert {split: len(ids) for split, ids in parts.items()} == sizes
+    held_from = [one for split in (source, "calibration", "development") for one in parts[split]]
+    assert len(set(held_from)) == {"train": 11, "validation": 8}[source]
+    for split in parts:  # the classes of all, so that labels mean the same
+        dataset = split_loader(data, split).dataset
+        assert describe(dataset).classes == ("cat", "dog", "emu")
+        assert by_name(dataset) == {one: one.split("/")[0] for one in parts[split]}
+    sources = {split: describe(split_loader(data, split).dataset).source for split in parts}
+    assert sources["calibration"] == sources[source]
+    assert sources["train"] != sources["validation"]
+    assert shared_ids(data, "train", "validation") == []
+
+
+def test_a_set_that_is_reported_on_is_not_trained_on(tmp_path):
+    tree(tmp_path / "train", {"cat": 6, "dog": 5})
+    data = ready(tmp_path, validation_size=0.3)
+    assert {split: len(ids) for split, ids in drawn(data).items()} == {"train": 8, "validation": 3}
+    with pytest.raises(
+        UsageError, match=r"holds train; say which .*data.init_args.validation_size"
+    ):
+        ready(tmp_path)
+    tree(tmp_path / "val", {"cat": 1, "dog": 1})
+    assert ready(tmp_path, published_split="train").splits == ("validation",)
+    assert ready(tmp_path, published_split="val").splits == ("train", "validation")
+    assert ready(tmp_path / "train", published_split="val").splits == ("validation",)
+
+
+def test_training_images_are_cropped_and_mirrored_at_random(tmp_path):
+    folder = tree(tmp_path / "pets", {"cat": 3, "dog": 3}) / "cat"
+    colours = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(folder / "0.png")
+
+    def images(**options):
+        dataset = ready(tmp_path / "pets", validation_size=1, **options).dataset("train")
+        return dataset, describe(dataset).ids.tolist().index("cat/0.png")
+
+    dataset, at = images()
+    assert np.array_equal(np.asarray(dataset[at].input), colours), "as it is when it is judged"
+    torch.manual_seed(0)
+    seen = [dataset.augmented(at).input for _ in range(40)]
+    assert len({image.size for image in seen}) > 20
+    whole = {colours.tobytes()[i : i + 3] for i in range(0, colours.size, 3)}
+    assert all(
+        bytes(pixel) in whole for image in seen[:5] for row in np.asarray(image) for pixel in row
+    )
+    torch.manual_seed(0)
+    again = [dataset.augmented(at).input for _ in range(40)]
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(seen, again, strict=True))
+    dataset, at = images(augment=False)
+    assert np.array_equal(np.asarray(dataset.augmented(at).input), colours)
+    dataset, at = images(size=16)
+    assert dataset[at].input.shape == dataset.augmented(at).input.shape == (3, 16, 16)
+    assert dataset[at].input.dtype == torch.uint8
+    assert torch.equal(dataset[at].input, dataset[at].input)
+    assert len({dataset.augmented(at).input.numpy().tobytes() for _ in range(9)}) == 9
+    with pytest.raises(UsageError, match=r"data.size: expected 1 or more pixels, got 0"):
+        ImageData("nowhere", size=0)
 
 
 def test_setting_up_twice_reads_once(many):

@@ -139,7 +139,7 @@ def test_something_must_be_left(both, calibration, development):
 
 @pytest.mark.parametrize("which", ["calibration_size", "development_size"])
 def test_fewer_than_none_cannot_be_held_back(both, which):
-    with pytest.raises(UsageError, match=rf"data.{which}: expected 0 or more, got -1"):
+    with pytest.raises(UsageError, match=rf"data.{which}: expected a number .* share .*, got -1"):
         TextData(str(both), **{which: -1})
 
 

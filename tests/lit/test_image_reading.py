@@ -561,4 +561,4 @@ def test_processes_of_a_machine_share_its_cores(tmp_path, monkeypatch):
     assert (loader.num_workers, loader.timeout) == (2, 600)
     data.trainer = SimpleNamespace(num_devices=40)
     assert data.val_dataloader().num_workers == 1
-    assert images(tmp_path, num_workers=0)._num_workers == 0
+    assert images(tmp_path, num_workers=0).num_workers == 0
