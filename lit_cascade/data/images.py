@@ -74,6 +74,7 @@ _DAMAGED = (
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _VALIDATION = ("validation", "val", "valid")
+_WHAT = "a folder of images by class"
 _TABLES = (".parquet", ".arrow", ".tar")
 _KEY = "__key__"  # the column of a sample's name in tar shards, as webdataset has it
 
@@ -222,6 +223,17 @@ class FolderImages:
     def load(self, position: int) -> tuple[Path, str]:
         """Path and id of an image."""
         return self.root / self.ids[position], self.ids[position]
+
+
+def _check_sorted(folder: Path) -> None:
+    """Check that a folder does not hold images without class folders."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    if folder.is_dir() and any(one.suffix.lower() in IMG_EXTENSIONS for one in folder.iterdir()):
+        raise UsageError(
+            f"data.source: the images in {str(folder)!r} have no classes: expected one folder per "
+            "class. Images without classes are inputs of lit-cascade predict."
+        )
 
 
 def _root(source: Path, split: str | None) -> Path:
@@ -637,7 +649,7 @@ class ImageData(SplitDataModule):
 
     _pin_memory = True
     _timeout = 600
-    _hint = (
+    hint = (
         " Hold some images back with data.init_args.calibration_size or, of a single set, with "
         "data.init_args.validation_size."
     )
@@ -702,6 +714,7 @@ class ImageData(SplitDataModule):
     def _train(self) -> str | None:
         """Published split of the training images; None if the source is a single set."""
         folder = Path(self._source).expanduser()
+        read: str | None
         if folder.is_dir() and holds_class_folders(folder):
             inside = _folders(folder)
             if inside == ["train"] or not (
@@ -710,7 +723,7 @@ class ImageData(SplitDataModule):
                 return None
             names, read = inside, _root(folder, self._published).name
         elif self._published is None or folder.exists():
-            names = list(published_splits(self._source))
+            names = list(published_splits(self._source, what=_WHAT))
             read = self._published or default_split(names)
         else:  # on the hub, which is not asked for the names
             names, read = ["train"], self._published
@@ -794,7 +807,8 @@ class ImageData(SplitDataModule):
                 names = sorted({name for root in roots for name in _folders(root)})
                 found = replace(found, names=tuple(names))
         else:
-            rows = load_table(self._source, published, what="a folder of images by class")
+            _check_sorted(folder)
+            rows = load_table(self._source, published, what=_WHAT)
             found = RowImages.of(rows, *self._columns)
         self._images[published] = found
         return found

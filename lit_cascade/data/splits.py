@@ -55,7 +55,7 @@ class SplitDataModule(LightningDataModule):
         batch_size, num_workers: see above.
     """
 
-    _hint = ""
+    hint = ""
     """How to get a split that is missing, for the message."""
     _whole_batches = False
     """Whether training leaves out an incomplete last batch."""
@@ -101,7 +101,7 @@ class SplitDataModule(LightningDataModule):
         if split not in self.splits:
             raise UsageError(
                 f"data: there is no split {split!r}; there are {', '.join(self.splits) or 'none'}."
-                f"{self._hint}"
+                f"{self.hint}"
             )
         self.setup()
         return self._datasets[split]
@@ -300,13 +300,16 @@ def check_split(datamodule: LightningDataModule, split: str) -> None:
     """Check that a data module has a split.
 
     Raises:
-        UsageError: it has not; the message lists those it has.
+        UsageError: it has not; the message lists those it has, and how to get others.
     """
     if not has_split(datamodule, split):
         names = [name.removesuffix("_dataloader") for name in dir(datamodule)]
         splits = ["validation" if name == "val" else name for name in names]
         known = [name for name in splits if has_split(datamodule, name)]
-        check_name(split, known, f"split of {type(datamodule).__name__}")
+        try:
+            check_name(split, known, f"split of {type(datamodule).__name__}")
+        except UsageError as error:
+            raise UsageError(f"{error}{getattr(datamodule, 'hint', '')}") from None
 
 
 def split_loader(datamodule: LightningDataModule, split: str) -> DataLoader[Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.utilities.files import similar_paths
 
 _LABELS = ("label", "labels", "cls", "fine_label", "target")
 _PREFERRED = ("validation", "val", "test")
@@ -65,17 +66,20 @@ def load_table(
         return _load(source, split, config)
 
 
-def published_splits(source: str, config: str | None = None) -> tuple[str, ...]:
+def published_splits(
+    source: str, config: str | None = None, what: str = "a data set"
+) -> tuple[str, ...]:
     """Names of the splits of a data set; none for a single table.
 
     A file called exactly after a split is that split, and other files beside it are splits of their
-    own: `datasets` would mix train_subset.parquet into `train`.
+    own: `datasets` would mix train_subset.parquet into `train`. The arguments are those of
+    `load_table`.
 
     Raises:
         UsageError: neither the hub nor the disk has it, or a folder has no folder `config`.
     """
     source = os.path.expanduser(source)  # noqa: PTH111 - as above
-    with _explained(source, "a data set"):
+    with _explained(source, what):
         return _split_names(source, config)
 
 
@@ -95,9 +99,11 @@ def _explained(source: str, what: str) -> Iterator[None]:
         reason = re.sub(r"\.?\n+", ". ", str(error).strip()).split(". ")
         if "corresponds to no data" in reason[0]:  # a table without rows
             raise CascadeError(f"data.source: {source!r} is empty: {reason[0]}") from error
+        path = Path(source)
+        hint = "" if path.exists() or "*" in source else similar_paths(path)
         raise UsageError(
             f"data.source: {source!r} is neither {what}, nor Parquet, CSV or JSON files or tar "
-            f"shards, nor a data set on the hub: {'. '.join(reason[:2])}"
+            f"shards, nor a data set on the hub: {'. '.join(reason[:2])}{hint and f'.{hint}'}"
         ) from error
 
 

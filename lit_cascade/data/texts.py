@@ -313,7 +313,7 @@ class TextData(SplitDataModule):
     """
 
     _pin_memory = True
-    _hint = (
+    hint = (
         " Name a published one, or hold some texts back with data.init_args.calibration_size or "
         "data.init_args.development_size."
     )

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live import Preprocessing
 from lit_cascade.utilities.class_names import class_list, columns_of
 from lit_cascade.utilities.files import find_bundled
@@ -21,6 +21,11 @@ from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT, load_tensors, safet
 
 _HOLDERS = ("state_dict", "model", "model_state_dict")
 """Keys under which Lightning, timm and training scripts store weights in a checkpoint."""
+
+_UNDECIDED = (
+    "num_classes: data needs a checkpoint that lit-cascade fit has written, or beside another "
+    "checkpoint the option classes"
+)
 
 _WRAPPERS = ("network.", "model.", "module.", "_orig_mod.")
 """Prefixes that Lightning, timm's stage, DDP and torch.compile add to names of weights."""
@@ -125,32 +130,47 @@ class Stage:
         if self.classes:
             classes = class_list(self.classes, f"{argument}.classes")
         network = self.network if isinstance(self.network, nn.Module) else self.network()
-        known = load_weights(network, self.checkpoint, name, f"{argument}.checkpoint")
+        known = load_weights(network, self.checkpoint, name, f"{argument}.checkpoint", classes)
+        if getattr(network, "undecided", False):
+            raise UsageError(f"{argument}.checkpoint: expected one, got none: {_UNDECIDED}.")
         return BuiltStage(name, network, classes or known).eval()
 
 
 def load_weights(
-    network: nn.Module, checkpoint: str | None, name: str, argument: str
+    network: nn.Module,
+    checkpoint: str | None,
+    name: str,
+    argument: str,
+    classes: Sequence[str] | None = None,
 ) -> tuple[str, ...] | None:
     """Load weights into a network.
+
+    A network whose attribute `undecided` is true first gets a head for the classes of the
+    checkpoint, by its method `decide_classes`.
 
     Args:
         network: network to load into.
         checkpoint: a path, or the name of a bundled checkpoint; None leaves the network as it is.
         name: name of the stage, for messages.
         argument: name of the option of the checkpoint, for messages.
+        classes: names of the classes of a checkpoint that has none, in logit order.
 
     Returns:
         Names of the network's classes in logit order: those in the checkpoint, or the network's
         own; None if neither has any.
 
     Raises:
-        UsageError: the checkpoint does not exist.
+        UsageError: the checkpoint does not exist, or names no classes for an undecided head.
         CascadeError: it cannot be read, or belongs to another architecture.
     """
     if checkpoint is not None:
         path = find_bundled(checkpoint, "checkpoints", argument)
         weights, header = read_checkpoint(path)
+        if getattr(network, "undecided", False):
+            named = json.loads(header["classes"]) if "classes" in header else classes
+            if named is None:
+                raise UsageError(f"{argument}: {str(path)!r} names no classes: {_UNDECIDED}.")
+            cast("Any", network).decide_classes(named)
         _load(network, weights, name, path)
         if "classes" in header:
             return tuple(json.loads(header["classes"]))

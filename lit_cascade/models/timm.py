@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -117,10 +117,16 @@ class Timm(nn.Module):
         use_test_size: evaluate at the input size of timm's published results, where it is larger
             than that of training.
         img_size: height and width of the input, instead of the model's own.
-        num_classes: classes of the head, instead of the model's own; a new head is random.
+        num_classes: classes of the head, instead of the model's own; a new head is random. With
+            `data` it has the classes of the data that the model is trained on, or of the checkpoint
+            that it is loaded from.
         data_args: other settings of the preprocessing that override the model's own: `crop_pct`,
             `crop_mode`, `interpolation`, `mean`, `std`.
         model_args: further arguments of `timm.create_model`.
+
+    Attributes:
+        class_names: names of the classes in logit order; None if unknown.
+        undecided: whether the head still waits for its classes; see `decide_classes`.
 
     Raises:
         UsageError: an unknown name.
@@ -133,7 +139,7 @@ class Timm(nn.Module):
         pretrained: bool = True,  # noqa: FBT001, FBT002 - a setting
         use_test_size: bool = True,  # noqa: FBT001, FBT002 - a setting
         img_size: int | None = None,
-        num_classes: int | None = None,
+        num_classes: int | Literal["data"] | None = None,
         data_args: dict[str, Any] | None = None,
         model_args: dict[str, Any] | None = None,
     ) -> None:
@@ -141,7 +147,9 @@ class Timm(nn.Module):
         from timm.data import resolve_data_config
 
         self.name = model
-        self.model = _create(model, pretrained, img_size, num_classes, model_args or {})
+        self.undecided = num_classes == "data"
+        classes = num_classes if isinstance(num_classes, int) else None
+        self.model = _create(model, pretrained, img_size, classes, model_args or {})
         config = resolve_data_config(
             {**_channels(self.model), **(data_args or {})},
             model=self.model,
@@ -150,11 +158,16 @@ class Timm(nn.Module):
         if img_size is not None:
             config["input_size"] = (config["input_size"][0], img_size, img_size)
         self.preprocessing = ImagePreprocessing.of(config)
-        self.class_names = _class_names(self.model)
+        self.class_names = None if self.undecided else _class_names(self.model)
         # scaled as in timm's loader; no buffers, which half precision would round
         self._mean = [255 * float(value) for value in config["mean"]]
         self._std = [255 * float(value) for value in config["std"]]
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def decide_classes(self, classes: Sequence[str]) -> None:
+        """Replace the head by a random one for these classes."""
+        self.model.reset_classifier(len(classes))  # type: ignore[operator] # all of timm have it
+        self.class_names, self.undecided = tuple(classes), False
 
     def description(self) -> dict[str, Any]:
         """Name and preprocessing, for records."""

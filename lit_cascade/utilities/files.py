@@ -95,14 +95,18 @@ def existing_path(name: str, argument: str) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path
+    raise UsageError(f"{argument}: there is no file or folder {name!r}.{similar_paths(path)}")
+
+
+def similar_paths(path: Path) -> str:
+    """A sentence with the existing paths that a missing one may have meant; empty if none."""
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     missing = path.absolute().relative_to(nearest).parts[0]
     names = [one.name for one in nearest.iterdir()] if nearest.is_dir() else []
     alike = [str(nearest / one) for one in difflib.get_close_matches(missing, names)]
     if not path.is_absolute():
         alike = [os.path.relpath(one) for one in alike]
-    hint = f" Did you mean {' or '.join(map(repr, alike))}?" if alike else ""
-    raise UsageError(f"{argument}: there is no file or folder {name!r}.{hint}")
+    return f" Did you mean {' or '.join(map(repr, alike))}?" if alike else ""
 
 
 def main_process() -> bool:

@@ -126,6 +126,14 @@ def test_a_missing_split_is_named_with_those_there_are(tmp_path, how):
         ready(place(tmp_path, how), published_split="tets")
 
 
+def test_tables_of_a_train_set_are_trained_on(tmp_path):
+    data = ready(place(tmp_path, "data"), calibration_size=1)
+    assert data.splits == ("train", "calibration", "validation")
+    assert [len(data.dataset(split)) for split in data.splits] == [1, 1, 3]
+    assert describe(data.dataset("train")).source == "pets/train"
+    assert ready(place(tmp_path, "file"), validation_size=0.5).splits == ("train", "validation")
+
+
 def test_the_only_split_is_read_whatever_its_name(tmp_path):
     parquet(tmp_path / "pets/train.parquet", given=[1])
     assert labels(held(ready(tmp_path / "pets"))) == {0: 1}

@@ -13,8 +13,8 @@ from timm.utils import accuracy
 
 from lit_cascade import CascadeError, LitCascade, LitZoo, Record, Stage, UsageError
 from lit_cascade.data import ImageData
-from lit_cascade.lit import TimmModels
-from lit_cascade.models import Timm, timm_names
+from lit_cascade.lit import LitClassifier, TimmModels
+from lit_cascade.models import Timm, checkpoint_bytes, timm_names
 from tests.cli.runs import done, together, within
 from tests.images import image_folder
 from tests.lit.cascades import trainer
@@ -402,3 +402,30 @@ def test_records_say_how_the_images_were_prepared(folder, saved):
     assert steps["input_size"] == list(config.test_input_size)
     assert steps["crop_pct"] == config.test_crop_pct
     assert steps["mean"] == pytest.approx(config.mean)
+
+
+def test_a_head_waits_for_the_classes_of_the_data_or_of_a_checkpoint(folder, tmp_path):
+    def network():
+        return Timm(TINY, pretrained=False, num_classes="data")
+
+    classes = tuple(sorted(path.name for path in folder.iterdir()))
+    learner = LitClassifier(network, "net")
+    assert learner.class_names is None
+    data = ImageData(str(folder), validation_size=0.5, batch_size=8, num_workers=0)
+    trainer(max_epochs=1, limit_train_batches=1).train(learner, data)
+    assert learner.class_names == learner.network.class_names == classes
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(checkpoint_bytes(learner.network, "net", classes))
+    built = Stage(network, str(path)).build("net")
+    assert built.class_names == classes
+    images = torch.zeros(1, 3, 160, 160, dtype=torch.uint8)
+    torch.testing.assert_close(built(images), learner.network.eval()(images))
+    assert LitClassifier(network, "again", checkpoint=str(path)).class_names == classes
+    save_file(learner.network.state_dict(), path)
+    assert Stage(network, str(path), list(classes)).build("net").class_names == classes
+    with pytest.raises(UsageError, match=r"net.checkpoint: .* names no classes: num_classes: data"):
+        Stage(network, str(path)).build("net")
+    with pytest.raises(UsageError, match=r"net.checkpoint: expected one, got none: num_classes"):
+        Stage(network).build("net")
+    with pytest.raises(UsageError, match=r"num_classes: data needs data that name their classes"):
+        LitClassifier(network, "net").make_ready(None, None, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -118,15 +118,27 @@ class LitClassifier(LightningModule):
     ) -> None:
         """Check that the data fit, and read the teacher's logits, before training.
 
+        A network whose attribute `undecided` is true gets a head for the classes of the data, by
+        its method `decide_classes`.
+
         Args:
             train: the training split; None if its samples have no positions.
             judged: the split of the validation loop, if any.
             classes: names in label order; None if the data do not name them.
 
         Raises:
-            UsageError: a teacher, and training samples without positions.
+            UsageError: a teacher, and training samples without positions; or data without class
+                names, and a network that waits for them.
             CascadeError: other classes than the network's, or a teacher that does not fit the data.
         """
+        if getattr(self.network, "undecided", False):
+            if classes is None:
+                raise UsageError(
+                    "model.network: num_classes: data needs data that name their classes; "
+                    "expected the number of classes."
+                )
+            cast("Any", self.network).decide_classes(classes)
+            self.class_names = tuple(classes)
         known = self.class_names
         if classes is not None and known is not None:
             who = f"the network of {self.name!r}"
