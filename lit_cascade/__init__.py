@@ -21,7 +21,8 @@ _ROOMS = {
     "lit_cascade.core.search": ("SearchSettings", "Zoo", "average_compute_reduction", "search"),
     "lit_cascade.errors": ("CascadeError", "UsageError"),
     "lit_cascade.lit": (
-        "CascadeMetrics", "CascadeTrainer", "LitCascade", "LitClassifier", "LitZoo",
+        "AURC", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
+        "DeferralQuality", "DeferralRate", "LitCascade", "LitClassifier", "LitZoo",
         "ThresholdMetrics",
     ),
     "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops"),
@@ -31,12 +32,13 @@ _ROOMS = {
 }  # fmt: skip
 
 __all__ = [
-    "Cascade", "CascadeError", "CascadeMetrics", "CascadeOutput", "CascadeTrainer", "Curve",
-    "DeferralHead", "LitCascade", "LitClassifier", "LitZoo", "OperatingPoint", "Policy",
-    "PolicyOptions", "Promise", "Record", "SearchSettings", "Stage", "Stream", "ThresholdMetrics",
-    "UsageError", "Zoo", "__version__", "aurc", "average_compute_reduction", "compare_scores",
-    "count_flops", "curve_of_records", "deferral_quality", "fit_head", "fit_temperature",
-    "frontier_of", "operating_points", "protocol_of", "replay", "search", "sweep",
+    "AURC", "Cascade", "CascadeAccuracy", "CascadeError", "CascadeFLOPs", "CascadeMetrics",
+    "CascadeOutput", "CascadeTrainer", "Curve", "DeferralHead", "DeferralQuality", "DeferralRate",
+    "LitCascade", "LitClassifier", "LitZoo", "OperatingPoint", "Policy", "PolicyOptions", "Promise",
+    "Record", "SearchSettings", "Stage", "Stream", "ThresholdMetrics", "UsageError", "Zoo",
+    "__version__", "aurc", "average_compute_reduction", "compare_scores", "count_flops",
+    "curve_of_records", "deferral_quality", "fit_head", "fit_temperature", "frontier_of",
+    "operating_points", "protocol_of", "replay", "search", "sweep",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -63,8 +65,13 @@ if TYPE_CHECKING:
     from lit_cascade.core.search import SearchSettings, Zoo, average_compute_reduction, search
     from lit_cascade.errors import CascadeError, UsageError
     from lit_cascade.lit import (
+        AURC,
+        CascadeAccuracy,
+        CascadeFLOPs,
         CascadeMetrics,
         CascadeTrainer,
+        DeferralQuality,
+        DeferralRate,
         LitCascade,
         LitClassifier,
         LitZoo,

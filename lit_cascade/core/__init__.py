@@ -3,7 +3,14 @@
 from lit_cascade.core.bootstrap import percentile_interval, resampled_counts
 from lit_cascade.core.calibration import fit_temperature
 from lit_cascade.core.combination import COMBINATIONS, answers_after, prefer_later
-from lit_cascade.core.contract import above_floor, answers_here, replay, route, stage_outputs
+from lit_cascade.core.contract import (
+    StageOutputs,
+    above_floor,
+    answers_here,
+    replay,
+    route,
+    stage_outputs,
+)
 from lit_cascade.core.curve import (
     Curve,
     OperatingPoint,
@@ -43,10 +50,11 @@ from lit_cascade.core.scores import (
 __all__ = [
     "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "SCORES", "AccuracyDifference",
     "Answers", "Counts", "Curve", "DeferralHead", "OperatingPoint", "OperatingPoints", "Policy",
-    "PolicyLike", "Quality", "StageOutcomes", "above_floor", "answers_after", "answers_here",
-    "answers_of", "aurc", "cheapest", "check_countable", "count", "deferral_quality", "departures",
-    "features_of", "fit_temperature", "is_among_best", "is_right", "likeliest_labels", "measure",
-    "operating_points", "oracle_deferral", "paired_difference", "percentile_interval",
-    "prefer_later", "probabilities_of", "quality_of", "ranked_within", "replay", "resampled_counts",
-    "route", "score_and_answer", "score_named", "stage_outputs", "sweep",
+    "PolicyLike", "Quality", "StageOutcomes", "StageOutputs", "above_floor", "answers_after",
+    "answers_here", "answers_of", "aurc", "cheapest", "check_countable", "count",
+    "deferral_quality", "departures", "features_of", "fit_temperature", "is_among_best", "is_right",
+    "likeliest_labels", "measure", "operating_points", "oracle_deferral", "paired_difference",
+    "percentile_interval", "prefer_later", "probabilities_of", "quality_of", "ranked_within",
+    "replay", "resampled_counts", "route", "score_and_answer", "score_named", "stage_outputs",
+    "sweep",
 ]  # fmt: skip

@@ -5,7 +5,14 @@ from lit_cascade.lit.cascade import LitCascade, configured_cascade
 from lit_cascade.lit.execution import Evaluation, Execution
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.measuring import Benchmark, SpeedPlan
-from lit_cascade.lit.metrics import CascadeMetrics
+from lit_cascade.lit.metrics import (
+    AURC,
+    CascadeAccuracy,
+    CascadeFLOPs,
+    CascadeMetrics,
+    DeferralQuality,
+    DeferralRate,
+)
 from lit_cascade.lit.predicting import Predictions, unfinished_predictions
 from lit_cascade.lit.reading import not_reported
 from lit_cascade.lit.recording import Configs, ZooRecords
@@ -15,8 +22,9 @@ from lit_cascade.lit.training.fitting import Training
 from lit_cascade.lit.zoo import LitZoo, TimmModels
 
 __all__ = [
-    "Benchmark", "CascadeMetrics", "CascadeTrainer", "Configs", "Evaluation", "Execution",
-    "LitCascade", "LitClassifier", "LitZoo", "Predictions", "SpeedPlan", "ThresholdMetrics",
-    "TimmModels", "Training", "ZooRecords", "configured_cascade", "explained", "not_reported",
+    "AURC", "Benchmark", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
+    "Configs", "DeferralQuality", "DeferralRate", "Evaluation", "Execution", "LitCascade",
+    "LitClassifier", "LitZoo", "Predictions", "SpeedPlan", "ThresholdMetrics", "TimmModels",
+    "Training", "ZooRecords", "configured_cascade", "explained", "not_reported",
     "unfinished_predictions",
 ]  # fmt: skip

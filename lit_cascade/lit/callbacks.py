@@ -184,6 +184,7 @@ class ThresholdMetrics(Callback):
         self.thresholds = thresholds
         self.metric = metric
         self._metrics: list[CascadeMetrics] = []  # of each data loader of the loop
+        self._device: torch.device | str = "cpu"
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Make the metrics, on the module's device."""
@@ -191,9 +192,9 @@ class ThresholdMetrics(Callback):
         of_data = getattr(getattr(data, "info", None), "metric", None)
         metric = self.metric or of_data or "accuracy"
         # mps has no double precision
-        device = "cpu" if pl_module.device.type == "mps" else pl_module.device
+        self._device = "cpu" if pl_module.device.type == "mps" else pl_module.device
         self._metrics = [
-            pl_module.metrics_at(self.thresholds, metric).to(device)
+            pl_module.metrics_at(self.thresholds, metric).to(self._device)
             for _ in trainer.num_val_batches
         ]
 
@@ -208,9 +209,8 @@ class ThresholdMetrics(Callback):
     ) -> None:
         """Add a batch."""
         del trainer, batch, batch_idx
-        metrics = self._metrics[dataloader_idx]
-        rows = _own({key: value.to(metrics.device) for key, value in outputs.items()})
-        metrics.update(
+        rows = _own({key: value.to(self._device) for key, value in outputs.items()})
+        self._metrics[dataloader_idx].update(
             [rows[f"logits.{name}"] for name in pl_module.names],
             rows["labels"],
             torch.stack([rows[f"flops.{name}"] for name in pl_module.names], dim=1),

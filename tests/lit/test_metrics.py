@@ -1,23 +1,44 @@
 """Metrics at given thresholds, streaming and logged."""
 
+import pickle
 import warnings
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from torchmetrics import MetricCollection
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from lit_cascade import (
+    AURC,
+    CascadeAccuracy,
     CascadeError,
+    CascadeFLOPs,
+    CascadeMetrics,
+    DeferralQuality,
+    DeferralRate,
     Policy,
     PolicyOptions,
+    ThresholdMetrics,
     UsageError,
+    aurc,
+    deferral_quality,
+    replay,
 )
+from lit_cascade.core import SCORES, answers_of
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.lit import CascadeMetrics, ThresholdMetrics
 from lit_cascade.lit.metrics import ClassifierMetric
+from tests.cli.runs import done, modules_together
 from tests.lit.cascades import cascade, points, trainer
+from tests.lit.metric_work import METRICS, PARTS, batches, figures
 from tests.points import point_of_records
 from tests.toys import Points
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*number of training batches.*"),
+]
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
@@ -102,7 +123,7 @@ def test_a_process_without_samples_adds_nothing_and_alone_has_no_metric():
     some.merge_state(none)
     assert some.compute()["f1"].tolist() == before
     for state in ("right", "answered", "labelled"):  # processes gather states of one shape
-        assert getattr(none, state).shape == getattr(some, state).shape
+        assert getattr(none["f1"], state).shape == getattr(some["f1"], state).shape
 
 
 @pytest.mark.parametrize(
@@ -144,9 +165,9 @@ def test_a_logger_gets_the_metric_of_the_data_or_the_one_asked_for():
 
 def test_metrics_of_a_module_that_knows_its_classes_have_their_shape():
     model = cascade()
-    assert model.metrics_at([0.5], "matthews").labelled.ndim == 0
+    assert model.metrics_at([0.5], "matthews")["matthews"].labelled.ndim == 0
     model.class_names = ("a", "b", "c")
-    assert model.metrics_at([0.5], "matthews").right.shape == (1, 3)
+    assert model.metrics_at([0.5], "matthews")["matthews"].right.shape == (1, 3)
     with pytest.raises(UsageError, match="got 3 classes"):
         model.metrics_at([0.5], "f1")
 
@@ -158,12 +179,6 @@ def test_a_plain_validation_loop_needs_no_ids():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         run.validate(cascade(), datamodule=points(), verbose=False)
     assert 0 <= float(run.callback_metrics["val_accuracy@0.5"]) <= 1
-
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*number of training batches.*"),
-]
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "f1_macro", "matthews"])
@@ -182,3 +197,158 @@ def test_scores_add_up_over_batches(metric):
         "matthews": oracle.binary_matthews_corrcoef(answers, labels),
     }[metric]
     assert float(score.compute()) == pytest.approx(float(expected), abs=1e-6)
+
+
+KINDS = ["random", "ties", "equal", "one"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("policy", [
+    Policy(0.6), Policy(-0.6, "negative_entropy", (0.5, 2.0)), Policy(0.7, floors=(0.5,)),
+    Policy((0.7, 0.5), combine="average"), Policy((0.9, 0.6), "margin", combine="most_confident"),
+])  # fmt: skip
+def test_each_metric_of_a_cascade_is_the_mean_over_the_replay(policy, kind):
+    stages = policy.stages
+    metrics = [CascadeAccuracy(policy), DeferralRate(policy), CascadeFLOPs(policy)]
+    metrics.append(CascadeFLOPs(policy, relative=True))
+    parts = list(batches(kind, stages))
+    for metric in metrics:
+        for logits, labels, flops in parts:
+            metric.update(logits, labels, flops)
+    logits = [torch.cat([part[0][k] for part in parts]) for k in range(stages)]
+    labels, flops = (torch.cat([part[i] for part in parts]) for i in (1, 2))
+    done = replay(logits, policy)
+    spent = flops.cumsum(1).gather(1, done.stage[:, None]).mean()
+    expected = [
+        (done.prediction == labels).double().mean(), (done.stage > 0).double().mean(), spent,
+        spent / flops[:, -1].mean(),
+    ]  # fmt: skip
+    for metric, value in zip(metrics, expected, strict=True):
+        assert float(metric.compute()) == pytest.approx(float(value), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cascade_that_never_defers_has_the_accuracy_of_torchmetrics(kind):
+    accuracy, oracle = CascadeAccuracy([-float("inf"), float("inf")]), []
+    for logits, labels, _ in batches(kind):
+        accuracy.update(logits, labels)
+        oracle.append((*logits, labels))
+    small, large, labels = map(torch.cat, zip(*oracle, strict=True))
+    for value, logits in zip(accuracy.compute(), (small, large), strict=True):
+        expected = multiclass_accuracy(answers_of(logits), labels, 3, average="micro")
+        assert float(value) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("score", SCORES)
+def test_ranking_metrics_are_those_of_all_samples_at_once(score, kind):
+    area, quality = AURC(score, 1.5), DeferralQuality(score, 1.5)
+    parts = list(batches(kind))
+    for logits, labels, _ in parts:
+        area.update(logits, labels)
+        quality.update(logits, labels)
+    small, large = (torch.cat([part[0][k] for part in parts]) for k in (0, 1))
+    labels = torch.cat([part[1] for part in parts])
+    scores, answers = Policy(stages=2, score=score, temperatures=(1.5, 1)).score_and_answer(
+        0, small
+    )
+    right = answers == labels
+    assert float(area.compute()) == aurc(scores, right)
+    expected = deferral_quality(scores, right, answers_of(large) == labels)
+    assert float(quality.compute()) == pytest.approx(expected, nan_ok=True, abs=0)
+    alone = AURC(score, 1.5)
+    alone.update(small, labels)
+    assert alone.compute() == area.compute()
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_metrics_merge_reset_and_travel(name, kind):
+    make = METRICS[name]
+    whole, halves = make(), [make(), make(), make()]  # the last sees nothing
+    for number, part in enumerate(batches(kind)):
+        whole.update(**PARTS[name](*part))
+        halves[number % 2].update(**PARTS[name](*part))
+    expected = whole.compute()
+    for other in halves[1:]:
+        if getattr(other, "update_called", True):
+            halves[0].merge_state(other)
+    same = pickle.loads(pickle.dumps(halves[0]))  # noqa: S301
+    torch.testing.assert_close(same.compute(), expected, rtol=1e-12, atol=0, equal_nan=True)
+    same.reset()
+    part = next(iter(batches(kind)))
+    again = make()
+    again.update(**PARTS[name](*part))
+    now = same(**PARTS[name](*part))
+    torch.testing.assert_close(now, again.compute(), rtol=1e-12, atol=0, equal_nan=True)
+    figure, axes = whole.plot() if name != "CascadeMetrics" else whole.plot()[0]
+    assert axes.get_figure() is figure
+    plt.close("all")
+
+
+def test_several_processes_have_the_metrics_of_one(tmp_path):
+    """One of them has no sample."""
+    done(modules_together(2, ["tests.lit.metric_work", tmp_path], cwd=tmp_path))
+    expected = figures(0, 1)
+    assert set(expected) == {f"{kind}.{name}" for kind in ("random", "one") for name in METRICS}
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt") == expected
+
+
+def test_a_collection_updates_once_for_all_its_metrics():
+    calls = []
+    metrics = CascadeMetrics([0.5, 0.6], metric="f1_macro")
+    for name, metric in metrics.items(copy_state=False):
+        metric._add = lambda *args, name=name, add=metric._add: calls.append(name) or add(*args)
+    for part in batches("random"):
+        metrics.update(*part)
+    assert calls == ["f1_macro"] * len(list(batches("random")))
+    assert isinstance(metrics, MetricCollection)
+    assert set(metrics.clone(prefix="val_").compute()) == {
+        "val_accuracy", "val_deferral_rate", "val_flops", "val_f1_macro",
+    }  # fmt: skip
+
+
+def test_metrics_at_other_thresholds_never_share_their_sums():
+    """Even if the first batch is the same to both, in a collection that a user makes."""
+    mine = MetricCollection({
+        "a": CascadeAccuracy(0.5), "b": CascadeAccuracy(0.9), "c": DeferralRate(0.5),
+        "d": CascadeAccuracy(0.5, temperatures=(2.0, 1.0)),
+    })  # fmt: skip
+    sure, unsure = torch.tensor([[9.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    for small in (sure, unsure):
+        mine.update([small, torch.tensor([[0.0, 1.0]])], torch.tensor([0]))
+    assert sorted(map(sorted, mine.compute_groups.values())) == [["a", "c"], ["b"], ["d"]]
+    found = {name: float(value) for name, value in mine.compute().items()}
+    assert found == {"a": 1.0, "b": 0.5, "c": 0.0, "d": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (lambda x: CascadeAccuracy(0.5).update([x, x]), "labels: update of CascadeAccuracy needs"),
+        (lambda x: CascadeFLOPs(0.5).update([x, x]), "flops: update of CascadeFLOPs needs them"),
+        (lambda x: DeferralRate([Policy(0.5), Policy((0.5, 0.5))]), "for 2 stages, got one for 3"),
+        (lambda x: DeferralRate(Policy(stages=2)), "needs a threshold"),
+        (lambda x: DeferralRate(1.5), "outside the range"),
+        (lambda x: AURC("sure"), "'sure' is unknown"),
+        (lambda x: AURC(temperature=0), "above 0"),
+        (lambda x: DeferralQuality().update(x, x[:, 0].long()), "of two or more stages, as a list"),
+    ],
+)
+def test_wrong_arguments_of_a_metric_end_in_an_error_of_ours(work, message):
+    with pytest.raises(UsageError, match=message):
+        work(torch.randn(4, 3))
+
+
+def test_properties_that_torchmetrics_reads():
+    better = {
+        name: make().higher_is_better for name, make in METRICS.items() if name != "CascadeMetrics"
+    }
+    assert better == {
+        "CascadeAccuracy": True, "DeferralRate": None, "CascadeFLOPs": False, "AURC": False,
+        "DeferralQuality": True,
+    }  # fmt: skip
+    for make in (CascadeAccuracy, DeferralRate, CascadeFLOPs, AURC, DeferralQuality):
+        assert make.is_differentiable is False
+        assert make.full_state_update is False

@@ -68,12 +68,12 @@ def nets(count=2):
 
 def test_the_recipe_of_the_docs_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    setup, recipe, saving = re.findall(
+    setup, recipe, *others = re.findall(
         r"```python\n(.*?)```", (Path(ROOT) / "docs/lightning.md").read_text(), flags=re.DOTALL
     )
     assert len([line for line in recipe.splitlines() if line]) <= 10
     names = {}
-    for program in (setup, recipe, saving):
+    for program in (setup, recipe, *others):
         exec(program, names)  # noqa: S102
     (logged,) = tmp_path.glob("logs/**/metrics.csv")
     with logged.open() as file:
