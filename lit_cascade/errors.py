@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_MOST_SHOWN = 60
+_LONGEST_LIST = 180
 
 
 class CascadeError(Exception):
@@ -32,10 +32,23 @@ class UsageError(CascadeError):
     exit_code = 2
 
 
-def nearest(name: str, known: Iterable[str], most: int = 5) -> list[str]:
-    """Return the names most like a misspelt one, the best first; none if nothing is like it."""
-    alike = difflib.get_close_matches(name.lower(), {one.lower() for one in known}, most, 0.5)
+def listed(names: Iterable[str]) -> str:
+    """Join names with commas; empty if that is too long for a message."""
+    text = ", ".join(names)
+    return text if len(text) <= _LONGEST_LIST else ""
+
+
+def nearest(name: str, known: Iterable[str], most: int = 5, *, like: float = 0.5) -> list[str]:
+    """Return the names most like a misspelt one, the best first.
+
+    Args:
+        name: the misspelt one.
+        known: the names.
+        most: how many to return.
+        like: least similarity, 0 to 1.
+    """
     spelt = {one.lower(): one for one in known}
+    alike = difflib.get_close_matches(name.lower(), list(spelt), most, like)
     return [spelt[one] for one in alike]
 
 
@@ -48,7 +61,7 @@ def check_name(name: str, known: Iterable[str], argument: str) -> str:
     known = list(known)
     if name in known:
         return name
-    many = len(known) > _MOST_SHOWN
+    many = not listed(known)
     alike = difflib.get_close_matches(name, known, n=3 if many else 1)
     hint = f" Did you mean {' or '.join(map(repr, alike))}?" if alike else ""
     which = f"{len(known):,} others are" if many else f"known are {', '.join(known)}"

@@ -9,12 +9,55 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from decimal import Decimal
+from typing import Any, Literal, Self
 
 from lit_cascade.errors import UsageError, check_name
 
 ScoreName = Literal["max_softmax", "margin", "negative_entropy", "learned"]
 Combination = Literal["later", "average", "most_confident"]
+
+
+class Share(float):
+    """A fraction of a whole, 0 to 1, from a number or a percentage.
+
+    The whole number 1 is refused, as it may mean all or one percent.
+
+    Args:
+        value: such as 0.005 or "0.5%"; all is 1.0 or "100%".
+        argument: for the message; without it the message is without a subject.
+
+    Raises:
+        UsageError: something else.
+
+    Example:
+        >>> Share("0.5%") == Share("0.005") == Share(0.005) == 0.005
+        True
+        >>> Share(1, "holdout")
+        Traceback (most recent call last):
+            ...
+        lit_cascade.errors.UsageError: holdout: 1 is not a share: for 1 percent write 0.01 or 1%, \
+for all of it 1.0 or 100%.
+    """
+
+    def __new__(cls, value: float | str, argument: str = "") -> Self:
+        """Parse and check."""
+        text = str(value).strip()
+        percent = text.endswith("%")
+        try:
+            number = Decimal("nan" if isinstance(value, bool) else text.removesuffix("%"))
+        except ArithmeticError:
+            number = Decimal("nan")
+        share = float(number / 100 if percent else number)
+        bare = number == 1 and text.lstrip("+").isdecimal()
+        if 0 <= share <= 1 and not bare:
+            return super().__new__(cls, share)
+        if not percent and 1 <= float(number) <= 100:
+            said = f"{text} is not a share: for {text} percent write {number / 100} or {text}%"
+            said += ", for all of it 1.0 or 100%." if bare else "."
+        else:
+            said = f"expected a share from 0 to 1, such as 0.05 or 5%, got {value!r}."
+        raise UsageError(f"{argument}: {said}" if argument else said)
 
 
 def _per_stage(

@@ -26,13 +26,17 @@ class Command(NamedTuple):
     Attributes:
         module: name of the module, imported when the arguments are parsed.
         options: dataclass of the command's own options; its docstring is the help.
+        example: options of an example.
         model: class in `lit_cascade.lit` that the config's `model` describes; None if the command
             runs no models.
+        needs: options that it works on without a config.
     """
 
     module: str
     options: type[Any]
+    example: str
     model: str | None = None
+    needs: tuple[str, ...] = ()
 
     @property
     def description(self) -> str:
@@ -45,20 +49,57 @@ class Command(NamedTuple):
         return self.description.partition("\n")[0].partition(":")[0].rstrip(".")
 
 
+_DIGITS = "--config digits_pair.yaml"
+_TWO = "--records small.safetensors large.safetensors"
+_RECORDS = ("--records FILE ...",)
+
 COMMANDS = {
-    "fit": Command("lit_cascade.cli.fit", options.FitOptions, "LitClassifier"),
-    "screen": Command("lit_cascade.cli.screen", options.ScreenOptions),
-    "record": Command("lit_cascade.cli.record", options.RecordOptions, "LitZoo"),
-    "import": Command("lit_cascade.cli.import_", options.ImportOptions),
-    "calibrate": Command("lit_cascade.cli.calibrate", options.CalibrateOptions, "LitCascade"),
-    "compare-scores": Command("lit_cascade.cli.compare_scores", options.CompareScoresOptions),
-    "validate": Command("lit_cascade.cli.validate", options.ValidateOptions, "LitCascade"),
-    "select": Command("lit_cascade.cli.select", options.SelectOptions, "LitCascade"),
-    "check": Command("lit_cascade.cli.check", options.CheckOptions),
-    "search": Command("lit_cascade.cli.search", options.SearchOptions),
-    "test": Command("lit_cascade.cli.test", options.TestOptions, "LitCascade"),
-    "predict": Command("lit_cascade.cli.predict", options.PredictOptions, "LitCascade"),
-    "benchmark": Command("lit_cascade.cli.benchmark", options.BenchmarkOptions, "LitCascade"),
+    "fit": Command(
+        "lit_cascade.cli.fit", options.FitOptions, "--config digits_small.yaml", "LitClassifier"
+    ),
+    "screen": Command(
+        "lit_cascade.cli.screen",
+        options.ScreenOptions,
+        "--results results-imagenet.csv --benchmark benchmark-infer-amp.csv",
+        needs=("--results FILE ...",),
+    ),
+    "record": Command("lit_cascade.cli.record", options.RecordOptions, _DIGITS, "LitZoo"),
+    "import": Command(
+        "lit_cascade.cli.import_",
+        options.ImportOptions,
+        "--name small --logits logits.npy --labels labels.npy --flops 18944",
+        needs=("--name NAME",),
+    ),
+    "calibrate": Command(
+        "lit_cascade.cli.calibrate", options.CalibrateOptions, _DIGITS, "LitCascade", _RECORDS
+    ),
+    "compare-scores": Command(
+        "lit_cascade.cli.compare_scores", options.CompareScoresOptions, _TWO, needs=_RECORDS
+    ),
+    "validate": Command(
+        "lit_cascade.cli.validate", options.ValidateOptions, _DIGITS, "LitCascade", _RECORDS
+    ),
+    "select": Command(
+        "lit_cascade.cli.select",
+        options.SelectOptions,
+        f"{_DIGITS} --max_accuracy_drop 0.5%",
+        "LitCascade",
+        _RECORDS,
+    ),
+    "check": Command(
+        "lit_cascade.cli.check",
+        options.CheckOptions,
+        f"--policy policy.yaml {_TWO}",
+        needs=("--policy FILE", *_RECORDS),
+    ),
+    "search": Command(
+        "lit_cascade.cli.search", options.SearchOptions, "--records runs/record-1", needs=_RECORDS
+    ),
+    "test": Command("lit_cascade.cli.test", options.TestOptions, _DIGITS, "LitCascade"),
+    "predict": Command("lit_cascade.cli.predict", options.PredictOptions, _DIGITS, "LitCascade"),
+    "benchmark": Command(
+        "lit_cascade.cli.benchmark", options.BenchmarkOptions, _DIGITS, "LitCascade"
+    ),
 }
 
 INTERRUPTED, TERMINATED = 130, 143

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from lit_cascade.errors import CascadeError, UsageError
 
 DEBUG = "--debug"
 """Option of every command, for tracebacks."""
+
+HINT = f"{DEBUG} shows the traceback."
 
 _PACKAGE = Path(__file__).parents[1]
 _LIBRARIES = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -22,7 +26,49 @@ def unexpected(error: BaseException) -> str:
 
     The place is the innermost line of the user's own code, else of this package.
     """
-    return f"{type_and_text(error)}{_place(error)}\n{DEBUG} shows the traceback."
+    own, package = _places(error)
+    return f"{type_and_text(error)}{own or package}\n{HINT}"
+
+
+def unmade(
+    error: Exception, noted: Sequence[tuple[str, Exception]], config: Mapping[str, str]
+) -> CascadeError:
+    """An error that names the object of a config that cannot be made, and why.
+
+    Args:
+        error: what was raised in the end: where an option takes several types, jsonargparse tries
+            all of them and raises an error about types.
+        noted: names of classes of the config and what making an object of them raised, in order.
+        config: values by dotted key.
+    """
+    causes = list(_causes(error))
+    name, cause = next(
+        ((name, one) for name, one in noted if one in causes or _first_line(one) in str(error)),
+        (config.get("data.class_path", "").rpartition(".")[2], causes[-1]),
+    )
+    keys = [
+        key.removesuffix(".class_path")
+        for key, value in config.items()
+        if key.endswith(".class_path") and value.rpartition(".")[2] == name
+    ]
+    key = keys[0] if len(keys) == 1 else ""
+    if isinstance(cause, CascadeError):
+        message = str(cause).removeprefix("data.")
+        known = f"{key}.init_args.{message.partition(':')[0]}" in config
+        return type(cause)(f"--{key}.init_args.{message}") if known else cause
+    place, _ = _places(cause)
+    where = f"--{key}: {name}: " if key else ""
+    return UsageError(f"{where}{type_and_text(cause)}{place}\n{HINT}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def type_and_text(error: BaseException) -> str:
@@ -35,10 +81,19 @@ def type_and_text(error: BaseException) -> str:
         text = lines[-1]
     else:
         text = f"{name}: {lines[0] if len(lines[0]) > 20 else ' '.join(lines)}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return shortened(text)
 
 
-def _place(error: BaseException) -> str:
+def shortened(text: str) -> str:
+    """A text of at most a few sentences, cut after one of them where that is possible."""
+    if len(text) <= _LONGEST:
+        return text
+    end = text.rfind(". ", _LONGEST // 3, _LONGEST)
+    return text[: end + 1] if end > 0 else f"{text[:_LONGEST]}..."
+
+
+def _places(error: BaseException) -> tuple[str, str]:
+    """Innermost lines of the user's own code and of this package; empty if there is none."""
     own = package = ""
     for file, line, function in _frames(error):
         where = f" ({_short(file)}:{line}, in {function})"
@@ -48,7 +103,7 @@ def _place(error: BaseException) -> str:
             Path(file).is_relative_to(folder) for folder in _LIBRARIES
         ):
             own = where
-    return own or package
+    return own, package
 
 
 def _frames(error: BaseException) -> Iterator[tuple[str, str, str]]:

@@ -14,18 +14,26 @@ import torch
 import yaml
 from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cascade import lit
 from lit_cascade.analysis import check_overlap, official_metric
+from lit_cascade.cli.failures import shortened, unmade
 from lit_cascade.cli.output import printing_for
-from lit_cascade.cli.parsing import options_from
+from lit_cascade.cli.parsing import flat, options_from
 from lit_cascade.cli.processes import end_with_starter
 from lit_cascade.cli.progress import SampleProgress
+from lit_cascade.cli.refusals import Forgiving
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit import CascadeTrainer, Configs
 
 if TYPE_CHECKING:
     from lit_cascade.cli import Command
+
+
+class _Parser(Forgiving, LightningArgumentParser):
+    """LightningCLI's parser with this project's messages."""
 
 
 class CascadeCLI(LightningCLI):
@@ -62,6 +70,7 @@ class CascadeCLI(LightningCLI):
                 "description": command.description,
                 "exit_on_error": False,
             },
+            parser_class=_Parser,
             auto_configure_optimizers=False,
             run=False,
         )
@@ -70,7 +79,13 @@ class CascadeCLI(LightningCLI):
         """Add the command's own options, and pass the policy to the model."""
         parser.add_class_arguments(self._command.options)
         if self._command.model == "LitCascade":
-            parser.link_arguments("policy", "model.policy", apply_on="instantiate")
+            # the data are made first, so that their mistakes are found before any weights are read
+            parser.link_arguments(
+                ("policy", "data"),
+                "model.policy",
+                compute_fn=lambda policy, _data: policy,
+                apply_on="instantiate",
+            )
         elif self._command.model == "LitZoo":  # the config of a cascade is also one of a zoo
             parser.add_argument("--policy", type=Any, help=SUPPRESS)
 
@@ -105,8 +120,38 @@ class CascadeCLI(LightningCLI):
         check_overlap(self.options.policy, ids, data, allowed=self.options.allow_overlap)
         official_metric([data], self.options.metric, self.model.class_names)
 
+    def before_instantiate_classes(self) -> None:
+        """Note objects of the config that cannot be made."""
+        self._unmade: list[tuple[str, Exception]] = []
+        self.parser.add_instantiator(self._noted, object, subclasses=True, prepend=False)
+
+    def _noted(self, kind: type[Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return kind(*args, **kwargs)
+        except Exception as error:
+            self._unmade.append((kind.__name__, error))
+            raise
+
+    def instantiate_classes(self) -> None:
+        """Make the model, the data and the Trainer.
+
+        Raises:
+            CascadeError: one of their objects cannot be made.
+        """
+        try:
+            super().instantiate_classes()
+        except CascadeError:
+            raise
+        except Exception as error:
+            raise unmade(error, self._unmade, flat(self.config_dict())) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the Trainer, with a progress bar on stderr: stdout is for results."""
+        """Make the Trainer, with a progress bar on stderr: stdout is for results.
+
+        Raises:
+            UsageError: it refuses its arguments, or would start more processes than there are
+                cores.
+        """
         config = self._get(self.config_init, "trainer", default={})
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
@@ -116,7 +161,41 @@ class CascadeCLI(LightningCLI):
         elif config.get("enable_progress_bar") is not False:
             self.progress = SampleProgress(self._name)
             callbacks.append(self.progress)
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except Exception as error:
+            raise UsageError(self._refused_by_trainer(error)) from error
+        cores, started = os.cpu_count() or 1, trainer.strategy.launcher is not None
+        if (
+            started
+            and isinstance(trainer.accelerator, CPUAccelerator)
+            and trainer.num_devices > cores
+        ):
+            raise UsageError(
+                f"--trainer.devices: {trainer.num_devices} processes on a CPU with {cores} cores "
+                "would slow each other down; one process uses all cores."
+            )
+        return trainer
+
+    def _refused_by_trainer(self, error: Exception) -> str:
+        """Why the Trainer refuses its arguments, with those that the message may be about."""
+        defaults = self.parser.get_defaults()["trainer"]
+        given = {
+            name: value
+            for name, value in self.config["trainer"].as_dict().items()
+            if value != defaults.get(name) and not isinstance(value, (dict, list))
+        }
+        text = str(error)
+        named = [name for name in given if name in text]
+        named = (
+            named or [name for name, value in given.items() if str(value) in text] or list(given)
+        )
+        options = ", ".join(f"--trainer.{name} {given[name]}" for name in named)
+        message = f"{options or '--trainer'}: {shortened(' '.join(text.split()))}"
+        if "accelerator" in named:
+            kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+            message += f"\nThis machine has: {', '.join(['cpu', *(k for k in kinds if kinds[k])])}."
+        return message
 
 
 def run(name: str, command: Command, words: Sequence[str]) -> None:

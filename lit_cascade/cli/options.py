@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lit_cascade.options import Combination, PolicyOptions, ScoreName
+from lit_cascade.options import Combination, PolicyOptions, ScoreName, Share
 
 RecordDtype = Literal["float16", "float32"]
 
@@ -64,11 +64,11 @@ class ScreenOptions(OutputOptions):
             infer_img_size, and infer_gmacs or flops, joined to the results by model and image size.
             If several tables list a model, the first one counts. Not needed if the results have
             costs.
-        accuracy: range of published accuracies to keep, such as 0.80:0.90, or 0.80: for no upper
-            end.
+        accuracy: range of published accuracies to keep, such as 0.80:0.90 or 80%:90%, or 0.80: for
+            no upper end.
         max_cost: the highest cost of a model per sample, in the unit of cost.
-        margin: how far below the front a model may be, as a share of answers: 0.01 is one point, 0
-            keeps the front alone.
+        margin: how far below the front a model may be, as a share of answers: one point is 0.01 or
+            1%, 0 keeps the front alone.
         models: patterns of models to consider, such as resnet* or *.fb_in22k_*, which match whole
             names or the part before the dot; by default all.
         exclude: patterns of models to leave out.
@@ -84,7 +84,7 @@ class ScreenOptions(OutputOptions):
     benchmark: list[str] | None = None
     accuracy: str | None = None
     max_cost: float | None = None
-    margin: float = 0.01
+    margin: Share = Share(0.01)
     models: list[str] | None = None
     exclude: list[str] | None = None
     at_most: int | None = None
@@ -180,7 +180,7 @@ class CalibrateOptions(OutputOptions):
     records: list[str] | None = None
     stages: list[str] | None = None
     method: Literal["temperature", "none"] = "temperature"
-    share: float | None = None
+    share: Share | None = None
     seed: int = 0
     learn_score: bool = False
     split: str = "calibration"
@@ -210,7 +210,7 @@ class CompareScoresOptions(OutputOptions):
 
     records: list[str] | None = None
     fit_on: list[str] | None = None
-    share: float = 0.5
+    share: Share = Share(0.5)
     seed: int = 0
     cost: str = "flops"
     allow_overlap: bool = False
@@ -250,8 +250,8 @@ class SelectOptions(OutputOptions):
 
     Args:
         records: record files to choose on instead of running models, cheapest first.
-        max_accuracy_drop: accuracy is at most this share below the last stage's; 0.005 is half a
-            point.
+        max_accuracy_drop: accuracy is at most this share below the last stage's: half a point is
+            0.005 or 0.5%.
         min_accuracy: accuracy is at least this.
         max_disagreement: at most this share of answers differ from the last stage's; needs no
             labels.
@@ -270,13 +270,13 @@ class SelectOptions(OutputOptions):
     """
 
     records: list[str] | None = None
-    max_accuracy_drop: float | None = None
-    min_accuracy: float | None = None
-    max_disagreement: float | None = None
-    deferral_rate: float | None = None
+    max_accuracy_drop: Share | None = None
+    min_accuracy: Share | None = None
+    max_disagreement: Share | None = None
+    deferral_rate: Share | None = None
     max_cost: float | None = None
-    max_cost_ratio: float | None = None
-    confidence: float | Literal["none"] = 0.95
+    max_cost_ratio: Share | None = None
+    confidence: Share | Literal["none"] = Share(0.95)
     split: str = "calibration"
     cost: str = "flops"
     seed: int = 0
@@ -297,7 +297,7 @@ class CheckOptions(OutputOptions):
     """
 
     records: list[str] | None = None
-    confidence: float | None = None
+    confidence: Share | None = None
     cost: str | None = None
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
@@ -347,7 +347,7 @@ class SearchOptions(OutputOptions):
     baseline: list[str] | None = None
     levels: int | None = None
     candidates: int = 96
-    holdout: float = 0.5
+    holdout: Share = Share(0.5)
     repeats: int = 20
     seed: int = 0
     compare: bool = False
@@ -435,7 +435,9 @@ class BenchmarkOptions(OutputOptions):
     """
 
     at: list[float] | None = None
-    deferral_rates: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.4, 0.8])
+    deferral_rates: list[Share] = field(
+        default_factory=lambda: [Share(rate) for rate in (0.05, 0.1, 0.2, 0.4, 0.8)]
+    )
     split: str = "validation"
     samples: int = 2048
     singles: int = 64

@@ -17,9 +17,10 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_cascade.cli.failures import DEBUG
 from lit_cascade.cli.processes import alone
-from lit_cascade.errors import UsageError, check_name, nearest
-from lit_cascade.options import PolicyOptions
-from lit_cascade.utilities.files import find_bundled, read_yaml
+from lit_cascade.cli.refusals import Forgiving, told
+from lit_cascade.errors import UsageError, check_name
+from lit_cascade.options import PolicyOptions, Share
+from lit_cascade.utilities.files import find_bundled, nearest_files, read_yaml
 
 if TYPE_CHECKING:
     from lit_cascade.cli import Command
@@ -49,10 +50,10 @@ def options_from(values: Namespace, options: type[Options]) -> Options:
 
 
 def accuracy_range(text: str, argument: str, *, open_ends: bool = False) -> tuple[float, float]:
-    """Parse two numbers with a colon between them, without checking their range.
+    """Parse two shares with a colon between them.
 
     Args:
-        text: such as 0.80:0.86.
+        text: such as 0.80:0.86 or 80%:86%.
         argument: name of the option, for messages.
         open_ends: whether one of them may be missing, which stands for 0 or 1.
 
@@ -65,15 +66,14 @@ def accuracy_range(text: str, argument: str, *, open_ends: bool = False) -> tupl
     """
     low, colon, high = (part.strip() for part in text.partition(":"))
     if open_ends and colon and (low or high):
-        low, high = low or "0", high or "1"
-    try:
-        return float(low), float(high)
-    except ValueError as error:
-        hint = "" if colon else " with a colon between"
-        also = " or 0.80:" if open_ends else ""
-        raise UsageError(
-            f"{argument}: expected two accuracies{hint}, such as 0.80:0.86{also}, got {text!r}."
-        ) from error
+        low, high = low or "0", high or "1.0"
+    if colon and low and high:
+        return Share(low, argument), Share(high, argument)
+    hint = "" if colon else " with a colon between"
+    also = " or 0.80:" if open_ends else ""
+    raise UsageError(
+        f"{argument}: expected two accuracies{hint}, such as 0.80:0.86{also}, got {text!r}."
+    )
 
 
 def check_seed(seed: int) -> None:
@@ -133,7 +133,7 @@ def _policy_in(name: str) -> str:
     path = Path(name).expanduser()
     if not path.is_file():
         folders = {path.parent, Path(), *Path("runs").glob("*")}
-        near = nearest(name, {str(one) for folder in folders for one in folder.glob("*.yaml")})
+        near = nearest_files(name, (one for folder in folders for one in folder.glob("*.yaml")))
         hint = f" Near: {', '.join(near)}." if near else ""
         raise UsageError(
             f"--policy: there is no file {name!r}; expected {_POLICY_FILE}.{hint}\n"
@@ -199,6 +199,46 @@ def _configs(argv: Sequence[str]) -> list[dict[str, Any]]:
     return [read_yaml(Path(path), "--config") for name, _, path in pairs if name == "--config"]
 
 
+def _typed(words: Sequence[str]) -> dict[str, str]:
+    """Options of the command line with their values, as text."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    given = ((*word.partition("="), after) for word, after in pairs if word.startswith("--"))
+    return {name[2:]: value if equals else after for name, equals, value, after in given}
+
+
+def flat(content: Any, key: str = "") -> dict[str, str]:
+    """Values of configs as text by dotted key, with those of the branches."""
+    values = {key: str(content)} if key else {}
+    if isinstance(content, list):
+        for one in content:
+            values |= flat(one, key) if isinstance(one, dict) else {}
+    if isinstance(content, dict):
+        for name, value in content.items():
+            values |= flat(value, f"{key}.{name}" if key else str(name))
+    return values
+
+
+def _check_given(name: str, command: Command, words: Sequence[str]) -> None:
+    """Check that a command has something to work on.
+
+    Raises:
+        UsageError: it is given neither a config nor what it needs instead.
+    """
+    given = {word.partition("=")[0] for word in words}
+    instead = {one.partition(" ")[0] for one in command.needs}
+    asks = any(one.endswith((".help", "_config")) or one == _MORE_HELP for one in given)
+    if asks or "--config" in given or (instead and instead <= given):
+        return
+    known = {*_names(command.options), *_OF_MODELS, "policy", "h", "c"}
+    for word in given:
+        if word.startswith("-") and word.strip("-").partition(".")[0] not in known:
+            _parser(name, command).error(f"unrecognized arguments: {word}")
+    either = ["--config FILE"] * bool(command.model) + [" and ".join(command.needs)] * bool(instead)
+    raise UsageError(
+        f"expected {' or '.join(either)}; for example\n  lit-cascade {name} {command.example}"
+    )
+
+
 def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> None:
     """Check the stage names in options such as `--model.stages.small.checkpoint`."""
     names: dict[str, None] = {}
@@ -209,12 +249,12 @@ def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> Non
     for word in argv:
         option = word.partition("=")[0]
         if names and option.startswith("--model.stages.") and ".network" not in option:
-            check_name(option.split(".")[2], names, "model.stages")
+            check_name(option.split(".")[2], names, "--model.stages")
 
 
 def _parser(name: str, command: Command) -> ArgumentParser:
     more = f" Options of the models, the data and the Trainer: lit-cascade {name} {_MORE_HELP}"
-    parser = ArgumentParser(
+    parser = Forgiving(
         prog=f"lit-cascade {name}",
         description=command.description,
         epilog=(
@@ -249,12 +289,13 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
     Raises:
         UsageError: arguments that do not parse.
     """
+    words, configs = _resolve(argv, command), list[dict[str, Any]]()
     try:
-        words = _resolve(argv, command)
         if "--help" in words or "-h" in words:
             _parser(name, command).print_help()
             return
         configs = _configs(words)
+        _check_given(name, command, words)
         if command.model is None or _with_records(command, words, configs):
             alone(name)
             values = _parser(name, command).parse_args(words)
@@ -272,7 +313,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
         words = ["--help" if word == _MORE_HELP else word for word in words]
         import_module("lit_cascade.cli.lightning").run(name, command, words)
     except ArgumentError as error:
-        raise UsageError(_plain(str(error))) from error
+        raise UsageError(told(error, _typed(words), flat(configs))) from error
 
 
 def _with_records(command: Command, words: Sequence[str], configs: Sequence[Any]) -> bool:
@@ -281,34 +322,3 @@ def _with_records(command: Command, words: Sequence[str], configs: Sequence[Any]
         any(word.startswith("--records=") for word in words)
         or any(content.get("records") for content in configs)
     )
-
-
-def _plain(message: str) -> str:
-    """A message of the parser in one line, without what only matters to programmers."""
-    for pattern, option_first in (
-        (r"class_path '([^']+)':\s+(?:[^\n]*\n\s+)?Option '([^']+)' is not accepted", False),
-        (r"Option '([^']+)' is not accepted\. Got value: Namespace\(class_path='([^']+)'", True),
-    ):
-        match = re.search(pattern, message)
-        if match:
-            option, owner = (match[1], match[2]) if option_first else (match[2], match[1])
-            return f"{owner} has no option {option!r}."
-    missing = re.search(r"No module named '([^']+)'", message)
-    if missing:
-        return f"there is no module {missing[1]!r}, neither installed nor in the working directory."
-    function = re.search(
-        r"Expected '([^']+)' to be a function that returns (?:<class ')?(\w+)", message
-    )
-    if function:
-        return (
-            f"{function[1]} must be a function without arguments whose return type is annotated: "
-            f"def {function[1].rsplit('.')[-1]}() -> {function[2]}."
-        )
-    message = re.sub(
-        r"Type \S*Callable\S* \S+ expects a function or a callable class: ", "", message
-    )
-    message = re.sub(
-        r"Group '([^']+)' does not accept option '", r"there is no option '\1.", message
-    )
-    message = message.replace("typing.", "").replace('Parser key "', '"')
-    return re.sub(r"\s*\n\s*", " ", message.strip())

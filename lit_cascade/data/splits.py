@@ -68,6 +68,12 @@ class SplitDataModule(LightningDataModule):
         self, name: str, splits: Sequence[str], batch_size: int, num_workers: int | None = 0
     ) -> None:
         super().__init__()
+        for argument, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers or 0, 0),
+        ):
+            if value < least:
+                raise UsageError(f"{argument}: expected at least {least}, got {value}.")
         self.name = name
         self._splits = tuple(splits)
         self.batch_size, self.num_workers = batch_size, num_workers

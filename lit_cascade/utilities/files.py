@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import IO, Any, TypeAlias
 
 import yaml
 
-from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.errors import CascadeError, UsageError, nearest
 
 
 def yaml_text(content: Any, comment: str = "") -> str:
@@ -66,7 +66,7 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
         argument: for the message.
 
     Raises:
-        UsageError: no such file; the message lists the bundled ones.
+        UsageError: no such file; the message names the nearest ones.
     """
     here = Path(name).expanduser()
     if here.is_file():
@@ -75,11 +75,19 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
     if not here.is_absolute() and there.is_file():
         return there
     pattern = {"configs": "*.yaml", "checkpoints": "*.safetensors"}[kind]
-    known = sorted(p.relative_to(bundled(kind)).as_posix() for p in bundled(kind).rglob(pattern))
+    known = [path.relative_to(bundled(kind)) for path in sorted(bundled(kind).rglob(pattern))]
+    beside = here.parent if here.parent.is_dir() else Path()
+    near = nearest_files(name, [*sorted(beside.glob(pattern)), *known], like=0.0)
     raise UsageError(
         f"{argument}: there is no file {name!r}, neither from the working directory nor among the "
-        f"bundled {kind}: {', '.join(known) or 'none'}."
+        f"bundled {kind}.\nNearest: {', '.join(near) or 'none'}."
     )
+
+
+def nearest_files(name: str, paths: Iterable[Path], *, like: float = 0.6) -> list[str]:
+    """Return up to five paths most like a misspelt one, whatever their endings are."""
+    spelt = {path.with_suffix("").as_posix(): path.as_posix() for path in paths}
+    return [spelt[one] for one in nearest(Path(name).with_suffix("").as_posix(), spelt, like=like)]
 
 
 def existing_path(name: str, argument: str) -> Path:

@@ -208,9 +208,9 @@ def test_an_overlap_is_refused_or_said(fitted, judged, capsys):
     ("words", "message"),
     [
         (["--records", "fit/small.safetensors"], "expected two, .* got 1"),
-        ([], "--records: expected two record files"),
+        ([], "expected --records FILE ...; for example"),
         (["--records", *["fit/small.safetensors"] * 3], "expected two, .* got 3"),
-        (["--records", "PAIR", "--share", "1"], "--share: expected a share from 0 to below 1"),
+        (["--records", "PAIR", "--share", "1"], "--share: 1 is not a share"),
         (["--records", "PAIR", "--share", "0.999"], "--share: expected .* leaves some of the 400"),
         (["--records", "PAIR", "--seed", "-1"], "--seed: expected"),
         (

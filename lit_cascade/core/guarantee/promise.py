@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lit_cascade.errors import UsageError, check_name
+from lit_cascade.options import Share
 from lit_cascade.utilities.units import quantity, unit_label
 
 TARGETS = ("accuracy_drop", "accuracy", "disagreement", "deferral_rate", "cost", "cost_ratio")
@@ -29,9 +30,10 @@ class Promise:
 
     Attributes:
         target: one of `TARGETS`.
-        limit: limit of the target.
+        limit: limit of the target; a share such as 0.005 or "0.5%" unless the target is `cost`.
         confidence: probability that the limit is kept, over the draw of the samples that the policy
-            is chosen on; None for the empirical choice, which has no guarantee.
+            is chosen on, such as 0.95 or "95%"; None for the empirical choice, which has no
+            guarantee.
 
     Raises:
         UsageError: an unknown target, or numbers out of range.
@@ -44,15 +46,18 @@ class Promise:
     def __post_init__(self) -> None:
         """Check every number."""
         check_name(self.target, TARGETS, "target")
-        highest = 1.0 if self.counted else math.inf
-        if not 0 <= self.limit <= highest:
-            kind = "a share from 0 to 1" if self.counted else "a number of at least 0"
-            raise UsageError(f"{self.target}: expected {kind}, got {self.limit}.")
-        if self.confidence is not None and not 0.5 <= self.confidence < 1:
-            raise UsageError(
-                "confidence: expected a probability from 0.5 to below 1, such as 0.95, or none, "
-                f"got {self.confidence}."
-            )
+        if self.target != "cost":
+            object.__setattr__(self, "limit", float(Share(self.limit, self.target)))
+        elif not 0 <= self.limit <= math.inf:
+            raise UsageError(f"{self.target}: expected a number of at least 0, got {self.limit}.")
+        if self.confidence is not None:
+            confidence = float(Share(self.confidence, "confidence"))
+            object.__setattr__(self, "confidence", confidence)
+            if not 0.5 <= confidence < 1:
+                raise UsageError(
+                    "confidence: expected a probability from 0.5 to below 1, such as 0.95 or 95%, "
+                    f"or none, got {confidence}."
+                )
 
     @property
     def of_cost(self) -> bool:

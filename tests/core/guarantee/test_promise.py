@@ -195,9 +195,10 @@ def test_no_labels_are_needed_for_agreement_and_spending():
 
 def test_promises_out_of_range_are_refused():
     for target, limit in (("accuracy_drop", -0.1), ("accuracy", 1.2), ("cost", -1.0)):
-        with pytest.raises(UsageError, match=f"{target}: expected"):
+        with pytest.raises(UsageError, match=f"{target}: "):
             Promise(target, limit)
     with pytest.raises(UsageError, match="confidence"):
         Promise("accuracy", 0.5, 1.0)
+    assert Promise("accuracy_drop", "0.5%", "95%") == Promise("accuracy_drop", 0.005, 0.95)
     with pytest.raises(UsageError, match="target"):
         Promise("profit", 0.5)
