@@ -32,9 +32,9 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
     output = resumable_output("predict", options, names, unfinished_predictions)
 
     def finish(answers: Predictions) -> None:
-        info = describe(split_loader(data, split).dataset)
-        notes = data_notes({"findings": info.findings}) if options.inputs else []
-        notes += fitting_notes(answers.samples_per_forward)
+        notes = fitting_notes(answers.samples_per_forward)
+        if options.inputs:
+            notes += data_notes({"findings": describe(split_loader(data, split).dataset).findings})
         where = data.name if options.inputs else f"{data.name}, split {split!r}"
         print_answers(answers, model.names, where, notes)
         thresholds = map(str, policy.required_thresholds())
@@ -48,6 +48,7 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
                 "thresholds": dict(zip(model.names, thresholds, strict=False)),
                 "temperatures": dict(zip(model.names, policy.temperatures, strict=True)),
                 "inputs": options.inputs,
+                **({"answers": answers.rows} if answers.rows else {}),
                 "split": split,
                 "notes": notes,
                 "provenance": run_info(),

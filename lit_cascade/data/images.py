@@ -650,8 +650,8 @@ class ImageData(SplitDataModule):
     _pin_memory = True
     _timeout = 600
     hint = (
-        " Hold some images back with data.init_args.calibration_size or, of a single set, with "
-        "data.init_args.validation_size."
+        " Hold some images back with data.init_args.calibration_size or development_size; of a "
+        "single set validation_size leaves the others to train on."
     )
 
     def __init__(

@@ -11,7 +11,6 @@ from PIL import Image
 from tests.cli.runs import done, within
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
-SOURCE = ("--data.init_args.source", "photos")
 
 
 def tiny(stage, size, *, train):
@@ -26,8 +25,8 @@ EPOCHS = [
     "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false", "--model.learning_rate=0.02",
     "--data.init_args.batch_size=6",
 ]  # fmt: skip
-SMALL = ["fit", "--config", "folder_small.yaml", *SOURCE, *tiny("small", 32, train=True)]
-LARGE = ["fit", "--config", "folder_large.yaml", *SOURCE, *tiny("large", 64, train=True)]
+SMALL = ["fit", "--config", "folder_small.yaml", *tiny("small", 32, train=True)]
+LARGE = ["fit", "--config", "folder_large.yaml", *tiny("large", 64, train=True)]
 PAIR = [
     "--config", "folder_pair.yaml",
     *tiny("small", 32, train=False), *tiny("large", 64, train=False),
@@ -57,8 +56,8 @@ def test_four_commands(place):
     chosen = ["--max_accuracy_drop", "0.05", "--confidence", "none"]
     small = done(within(*SMALL, *CPU, *EPOCHS, "--out", "stages", cwd=place))
     done(within(*LARGE, *CPU, *EPOCHS, "--out", "stages", cwd=place))
-    select = done(within("select", *PAIR, *SOURCE, *CPU, *chosen, "--out", "chosen", cwd=place))
-    last = ["--config", "chosen/policy.yaml", "new_photos", "--out", "answers"]
+    select = done(within("select", *PAIR, *CPU, *chosen, "--out", "chosen", cwd=place))
+    last = ["--policy", "chosen/policy.yaml", "new_photos", "--out", "answers"]
     predict = done(within("predict", *PAIR, *CPU, *last, cwd=place))
 
     for split in ("calibration", "validation"):
@@ -99,7 +98,7 @@ def test_a_training_with_augmentation_goes_on_as_if_nothing_had_happened(place):
     ],
 )
 def test_folders_that_cannot_be_trained_on(place, source, message):
-    words = [*SMALL[:3], "--data.init_args.source", source, *SMALL[5:], *CPU, "--out", "none"]
+    words = [*SMALL, "--data.init_args.source", source, *CPU, "--out", "none"]
     run = within(*words, cwd=place)
     assert run.returncode == 2
     assert message in run.stderr

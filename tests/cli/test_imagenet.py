@@ -250,4 +250,4 @@ def test_images_to_judge_on_are_not_trained_on(run):
     Path("fit.yaml").write_text(yaml.safe_dump(config))
     said = run("fit", "--config", "fit.yaml", "--out", "o", code=2)
     assert "split of ImageData: 'train' is unknown; known are validation." in said.err
-    assert "data.init_args.validation_size" in said.err
+    assert "of a single set validation_size leaves the others to train on" in said.err

@@ -87,6 +87,11 @@ def test_a_folder_of_images(place):
     few = answers(place / "few")
     assert few["id"] == ["photos/02.png", "photos/broken.jpg"]
     assert few["class"][0] == found["class"][1]
+    shown = json.loads((place / "few/predict.json").read_text())["answers"]
+    assert [(row["id"], row["class"], row["error"]) for row in shown] == [
+        ("photos/02.png", few["class"][0], None), ("photos/broken.jpg", None, "not an image"),
+    ]  # fmt: skip
+    assert "answers" not in told
     for shown in ("photos/02.png", few["name"][0], "large", "unread"):
         assert shown in run.stdout
 
