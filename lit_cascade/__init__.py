@@ -11,21 +11,22 @@ __version__ = "0.1.0"
 # `lit-cascade --help` load no torch.
 _ROOMS = {
     "lit_cascade.analysis": (
-        "compare_scores", "curve_of_records", "fit_head", "frontier_of", "protocol_of",
+        "calibrate", "check", "compare_scores", "curve", "replay", "search", "select",
     ),
     "lit_cascade.core": (
         "Curve", "DeferralHead", "OperatingPoint", "Policy", "aurc", "deferral_quality",
-        "fit_temperature", "operating_points", "replay", "sweep",
+        "fit_temperature", "operating_points", "sweep",
     ),
     "lit_cascade.core.guarantee": ("Promise",),
-    "lit_cascade.core.search": ("SearchSettings", "Zoo", "average_compute_reduction", "search"),
-    "lit_cascade.errors": ("CascadeError", "UsageError"),
+    "lit_cascade.core.search": ("average_compute_reduction",),
+    "lit_cascade.errors": ("CascadeError", "UsageError",),
     "lit_cascade.lit": (
         "AURC", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
         "DeferralQuality", "DeferralRate", "LitCascade", "LitClassifier", "LitZoo",
         "ThresholdMetrics",
+        "fit_cascade",
     ),
-    "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops"),
+    "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops",),
     "lit_cascade.models": ("Stage",),
     "lit_cascade.options": ("PolicyOptions",),
     "lit_cascade.records": ("Record",),
@@ -35,20 +36,14 @@ __all__ = [
     "AURC", "Cascade", "CascadeAccuracy", "CascadeError", "CascadeFLOPs", "CascadeMetrics",
     "CascadeOutput", "CascadeTrainer", "Curve", "DeferralHead", "DeferralQuality", "DeferralRate",
     "LitCascade", "LitClassifier", "LitZoo", "OperatingPoint", "Policy", "PolicyOptions", "Promise",
-    "Record", "SearchSettings", "Stage", "Stream", "ThresholdMetrics", "UsageError", "Zoo",
-    "__version__", "aurc", "average_compute_reduction", "compare_scores", "count_flops",
-    "curve_of_records", "deferral_quality", "fit_head", "fit_temperature", "frontier_of",
-    "operating_points", "protocol_of", "replay", "search", "sweep",
+    "Record", "Stage", "Stream", "ThresholdMetrics", "UsageError", "__version__", "aurc",
+    "average_compute_reduction", "calibrate", "check", "compare_scores", "count_flops", "curve",
+    "deferral_quality", "fit_cascade", "fit_temperature", "operating_points", "replay", "search",
+    "select", "sweep",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from lit_cascade.analysis import (
-        compare_scores,
-        curve_of_records,
-        fit_head,
-        frontier_of,
-        protocol_of,
-    )
+    from lit_cascade.analysis import calibrate, check, compare_scores, curve, replay, search, select
     from lit_cascade.core import (
         Curve,
         DeferralHead,
@@ -58,11 +53,10 @@ if TYPE_CHECKING:
         deferral_quality,
         fit_temperature,
         operating_points,
-        replay,
         sweep,
     )
     from lit_cascade.core.guarantee import Promise
-    from lit_cascade.core.search import SearchSettings, Zoo, average_compute_reduction, search
+    from lit_cascade.core.search import average_compute_reduction
     from lit_cascade.errors import CascadeError, UsageError
     from lit_cascade.lit import (
         AURC,
@@ -76,6 +70,7 @@ if TYPE_CHECKING:
         LitClassifier,
         LitZoo,
         ThresholdMetrics,
+        fit_cascade,
     )
     from lit_cascade.live import Cascade, CascadeOutput, Stream, count_flops
     from lit_cascade.models import Stage

@@ -11,17 +11,14 @@ import torch
 
 from lit_cascade.analysis import (
     CalibrationPlan,
-    DecisionRule,
     calibrate_record,
-    check_promise,
     compare_cascades,
     compare_scores,
-    frontier_of,
     outcomes_of,
-    protocol_of,
-    references,
-    select_thresholds,
+    search,
 )
+from lit_cascade.analysis.check import check_promise, references
+from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core import Policy, operating_points
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.lit.execution import Execution
@@ -57,7 +54,7 @@ def results(records, outcomes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     for number, record in enumerate(records):
         record.save(folder / f"{number}.safetensors")
-    search = frontier_of(protocol_of([str(folder)], repeats=2), DecisionRule())
+    searched = search([folder], repeats=2)
     curve = outcomes.curve()
     fit = calibrate_record(records[0])
     plan, scores = CalibrationPlan.of(N), compare_scores(records)
@@ -74,10 +71,10 @@ def results(records, outcomes, tmp_path_factory):
         "Curve": curve,
         "OperatingPoint": outcomes.at([0.9]),
         "OperatingPoints": operating_points(curve),
-        "Front": search.reported,
-        "CascadeFront": search.cascades,
-        "Zoo": search.zoo,
-        "SearchResult": search,
+        "Front": searched.reported,
+        "CascadeFront": searched.cascades,
+        "Zoo": searched.zoo,
+        "SearchResult": searched,
         "Selection": selection,
         "Candidates": selection.candidates,
         "Verdict": check_promise(outcomes, promise, [0.9], NAMES, reference),

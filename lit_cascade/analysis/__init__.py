@@ -1,24 +1,27 @@
 """Questions about recorded models: the arithmetic of `core` applied to records."""
 
 from lit_cascade.analysis.calibration import (
+    Calibration,
     CalibrationEffect,
     CalibrationPlan,
     Method,
     StageCalibration,
+    calibrate,
     calibrate_record,
     compare_cascades,
 )
-from lit_cascade.analysis.check import Verdict, check_promise, promise_in, references
+from lit_cascade.analysis.check import Verdict, check
 from lit_cascade.analysis.curve import (
+    Replay,
     cost_notes,
-    curve_of_records,
+    curve,
     official_metric,
     outcomes_of,
-    without_logits,
+    policy_for,
+    replay,
 )
-from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
-from lit_cascade.analysis.evidence import check_overlap, fitted_on, unused_rows
-from lit_cascade.analysis.protocol import DecisionRule, protocol_of
+from lit_cascade.analysis.deferral_head import FittedHead, fit_head
+from lit_cascade.analysis.evidence import check_overlap, fitted_on
 from lit_cascade.analysis.reliability import BINS, CalibrationMetrics, ReliabilityDiagram
 from lit_cascade.analysis.scores import (
     DRAWS,
@@ -45,19 +48,18 @@ from lit_cascade.analysis.search import (
     SearchResult,
     Strategy,
     evaluate_strategy,
-    frontier_of,
+    search,
     variants,
 )
-from lit_cascade.analysis.selection import Selection, select_thresholds
+from lit_cascade.analysis.selection import Selection, select
 
 __all__ = [
-    "BINS", "DRAWS", "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan", "Criteria",
-    "DecisionRule", "Estimate", "FittedHead", "Method", "Pick", "PublishedModel", "PublishedTable",
-    "Reduction", "ReliabilityDiagram", "ScoreComparison", "ScoreFigures", "ScreenedModel",
+    "BINS", "DRAWS", "Calibration", "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan",
+    "Criteria", "Estimate", "FittedHead", "Method", "Pick", "PublishedModel", "PublishedTable",
+    "Reduction", "ReliabilityDiagram", "Replay", "ScoreComparison", "ScoreFigures", "ScreenedModel",
     "Screening", "SearchResult", "Selection", "StageCalibration", "Strategy", "Verdict",
-    "calibrate_record", "check_overlap", "check_promise", "compare_cascades", "compare_scores",
-    "cost_notes", "curve_of_records", "evaluate_strategy", "fit_head", "fit_heads", "fitted_on",
-    "frontier_of", "largest_sizes", "least_missed", "official_metric", "outcomes_of", "promise_in",
-    "protocol_of", "published_front", "published_models", "references", "screen",
-    "select_thresholds", "unused_rows", "variants", "without_logits",
+    "calibrate", "calibrate_record", "check", "check_overlap", "compare_cascades", "compare_scores",
+    "cost_notes", "curve", "evaluate_strategy", "fit_head", "fitted_on", "largest_sizes",
+    "least_missed", "official_metric", "outcomes_of", "policy_for", "published_front",
+    "published_models", "replay", "screen", "search", "select", "variants",
 ]  # fmt: skip

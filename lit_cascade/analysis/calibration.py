@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis.curve import outcomes_of
+from lit_cascade.analysis.curve import outcomes_of, policy_for
+from lit_cascade.analysis.deferral_head import FittedHead, fit_heads
+from lit_cascade.analysis.evidence import fitted_on
 from lit_cascade.analysis.reliability import CalibrationMetrics, calibration_metrics
 from lit_cascade.core import (
+    LEARNED,
     AccuracyDifference,
     Curve,
     Policy,
+    PolicyLike,
     StageOutcomes,
     cheapest,
     fit_temperature,
@@ -23,7 +27,7 @@ from lit_cascade.core import (
     ranked_within,
 )
 from lit_cascade.errors import UsageError, check_name
-from lit_cascade.records import Record, check_alike
+from lit_cascade.records import Record, RecordLike, check_alike, load_records, priced
 from lit_cascade.utilities.drawing import BLUE, VERMILION, axes_of
 from lit_cascade.utilities.tabular import Tabular, described, spanned
 from lit_cascade.utilities.units import counted
@@ -129,6 +133,19 @@ class StageCalibration(Tabular):
     n: int
     before: CalibrationMetrics
     after: CalibrationMetrics
+
+    def summary(self, *, diagrams: bool = False) -> dict[str, Any]:
+        """The fit as plain values, with the reliability diagrams on request."""
+        before, after = asdict(self.before), asdict(self.after)
+        pair = {"before": before.pop("diagram"), "after": after.pop("diagram")}
+        return {
+            "temperature": self.temperature,
+            "at_bound": self.at_bound,
+            "n": self.n,
+            "before": before,
+            "after": after,
+            **({"diagram": pair} if diagrams else {}),
+        }
 
     def columns(self) -> dict[str, Sequence[Any]]:
         """Two rows, `before` and `after`, with the calibration metrics."""
@@ -289,6 +306,166 @@ class CalibrationEffect(Tabular):
             f"95 % interval {low:+.3f} to {high:+.3f}",
             f"recommended: {self.recommended}",
         )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of some stages of a recorded cascade, and whether it helps.
+
+    Attributes:
+        records: of all stages, cheapest first.
+        fitted: calibrations by stage name.
+        plan: samples that they were fitted on, and those that they were evaluated on.
+        method: method of the fit.
+        comparison: the cascade with and without calibration; None where nothing was fitted.
+        unit: unit of the cost.
+        policy: the policy with the temperatures, with the learned score if one was fitted, and
+            without thresholds, which were chosen at another calibration.
+        heads: fitted learned scores by stage name; empty if none were asked for.
+    """
+
+    records: Sequence[Record]
+    fitted: Mapping[str, StageCalibration]
+    plan: CalibrationPlan
+    method: Method
+    comparison: CalibrationEffect | None
+    unit: str
+    policy: Policy
+    heads: Mapping[str, FittedHead]
+
+    @property
+    def recommendation(self) -> str:
+        """Whether to apply the calibration, in a sentence or two."""
+        compared = self.comparison
+        if compared is None:
+            return "Nothing was fitted: the figures describe the models as they are."
+        low, high = (100 * end for end in compared.difference.interval)
+        moved = (
+            f"{100 * compared.difference.value:+.3f} points of accuracy, averaged over all costs "
+            f"(95 %: {low:+.3f} to {high:+.3f})"
+        )
+        same = (
+            " With two classes a temperature cannot change the order of the scores: the curve is "
+            "the same at other thresholds."
+            if compared.same_order
+            else ""
+        )
+        if compared.difference.better:
+            return f"Calibration helps this cascade: {moved}. Apply it."
+        if compared.difference.worse:
+            return f"Calibration makes this cascade worse: {moved}; none is recommended."
+        return f"Calibration does not help this cascade: {moved}; none is recommended.{same}"
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """The recommendation and the figures behind it, as plain values."""
+        return _verdict(self.method, self.plan, self.comparison)
+
+
+def _verdict(
+    method: Method, plan: CalibrationPlan, compared: CalibrationEffect | None
+) -> dict[str, Any]:
+    if compared is None:
+        return {"method": method, "recommended": "none"}
+    return {
+        "method": method,
+        "recommended": compared.recommended,
+        "same_order": compared.same_order,
+        "gain": compared.difference.value,
+        "interval": list(compared.difference.interval),
+        "judged": plan.text,
+    }
+
+
+def calibrate(
+    records: Sequence[RecordLike],
+    *,
+    policy: PolicyLike = None,
+    stages: Sequence[str] | None = None,
+    method: Method = "temperature",
+    share: float | None = None,
+    seed: int = 0,
+    learn_score: bool = False,
+    cost: str = "flops",
+) -> Calibration:
+    """Fit temperatures to recorded stages, and test whether they help the cascade.
+
+    Args:
+        records: one per stage, cheapest first, on a calibration set; or their files.
+        policy: score, combination and temperatures of the other stages.
+        stages: names of the stages to calibrate; by default all but the last.
+        method: `temperature`, or `none` to report the calibration as it is.
+        share: share of the samples to fit on; the others are evaluated on, and `select` may choose
+            thresholds on them. By default all are fitted on, and the evaluation is cross-fitted.
+        seed: seed of the draw of the samples to fit on.
+        learn_score: also fit a learned score (see `fit_heads`), with the same samples.
+        cost: unit of the cost to compare cascades by, or UNIT=FILE.
+
+    Raises:
+        UsageError: an unknown stage or method, a share out of range, or a learned score with
+            `most_confident`.
+        CascadeError: records of different samples, or without logits, labels or the unit.
+
+    Example:
+        >>> labels = torch.arange(300) % 3
+        >>> small, large = (
+        ...     Record.from_arrays(name, torch.randn(300, 3) + k * torch.eye(3)[labels], labels,
+        ...                        flops=k)
+        ...     for k, name in ((3, "small"), (9, "large"))
+        ... )
+        >>> list(calibrate([small, large], share=0.5).fitted)
+        ['small']
+    """
+    check_name(method, METHODS, "method")
+    loaded, unit = priced(load_records(records), cost)
+    names, first = [record.name for record in loaded], loaded[0]
+    chosen = [check_name(name, names, "stages") for name in stages or names[:-1]]
+    rule = policy_for(loaded, policy, undecided=True)
+    if learn_score and rule.combine == "most_confident":
+        raise UsageError(
+            "learn_score: policy.combine is most_confident, which compares scores of stages, "
+            "and a learned score estimates the gain of deferring; expected later or average."
+        )
+    plan = CalibrationPlan.of(len(first), share, seed)
+    fitted = {
+        record.name: calibrate_record(record, method, plan)
+        for record in loaded
+        if record.name in chosen
+    }
+    comparison = None
+    if method != "none":
+        comparison = compare_cascades(loaded, rule, fitted, plan, method, unit)
+    evidence: dict[str, Any] = {"calibration": _verdict(method, plan, comparison)}
+    old = rule.evidence
+    kept = zip(names, rule.temperatures, strict=True)
+    if "temperatures" in old and any(t != 1 and name not in fitted for name, t in kept):
+        evidence["earlier temperatures"] = old["temperatures"]
+    if method == "temperature":
+        fits = {name: stage.summary() for name, stage in fitted.items()}
+        evidence["temperatures"] = fitted_on(first, plan.fitted) | {"fits": fits}
+    new = {name: stage.temperature for name, stage in fitted.items()}
+    calibrated = replace(
+        with_temperatures(rule, names, new), floors=(-math.inf,) * (len(names) - 1)
+    )
+    heads: dict[str, FittedHead] = {}
+    if learn_score:
+        heads = fit_heads(loaded, calibrated, plan.fitted)
+        learned = tuple(head.head for head in heads.values())
+        calibrated = replace(calibrated, score=LEARNED.name, heads=learned)
+        fits = {name: head.summary() for name, head in heads.items()}
+        evidence["heads"] = fitted_on(first, plan.fitted) | {"fits": fits}
+    elif "heads" in old:
+        evidence["heads"] = old["heads"]
+    return Calibration(
+        records=loaded,
+        fitted=fitted,
+        plan=plan,
+        method=method,
+        comparison=comparison,
+        unit=unit,
+        policy=replace(calibrated, evidence=evidence),
+        heads=heads,
+    )
 
 
 def with_temperatures(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_cascade.core import StageOutcomes
+from lit_cascade.analysis.curve import outcomes_of, policy_for
+from lit_cascade.analysis.evidence import check_overlap
+from lit_cascade.core import Policy, StageOutcomes
 from lit_cascade.core.guarantee import Promise, broken_p_value, candidates_of, certified
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.options import PolicyOptions
+from lit_cascade.records import Record, RecordLike, load_records, priced
 from lit_cascade.utilities.tabular import Tabular, described
 from lit_cascade.utilities.units import counted, percent, quantity
 
@@ -137,6 +141,8 @@ class Verdict(Tabular):
             either; `unknown` without labels.
         shifts: scores then and now, by deferring stage.
         drifted: whether the scores have shifted, with that confidence.
+        unit: of the cost.
+        notes: what else to know about the records.
     """
 
     promise: Promise
@@ -146,6 +152,8 @@ class Verdict(Tabular):
     outcome: str
     shifts: tuple[ScoreShift, ...]
     drifted: bool
+    unit: str = "flops"
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -174,6 +182,103 @@ class Verdict(Tabular):
             *observed,
             "the scores have shifted" if self.drifted else "no shift of the scores",
         )
+
+
+def check(
+    policy: Policy | PolicyOptions,
+    records: Sequence[RecordLike],
+    *,
+    confidence: float | None = None,
+    cost: str | None = None,
+) -> Verdict:
+    """Test the promise of a policy on new samples, and whether their scores have shifted.
+
+    Args:
+        policy: with the evidence that `select` gives it.
+        records: of its stages on other samples, cheapest first; or their files.
+        confidence: confidence of each conclusion; by default that of the promise.
+        cost: the unit that the policy was selected by, which is the default; or UNIT=FILE with
+            costs that were measured apart.
+
+    Raises:
+        UsageError: a confidence or a cost that does not suit the policy.
+        CascadeError: a policy without a promise, records of other stages, or samples that the
+            policy was fitted on.
+
+    Example:
+        >>> from lit_cascade.analysis import select
+        >>> labels = torch.arange(900) % 3
+        >>> small, large = (
+        ...     Record.from_arrays(name, torch.randn(900, 3) + k * torch.eye(3)[labels], labels,
+        ...                        flops=k, data={"source": "noise"})
+        ...     for k, name in ((3, "small"), (9, "large"))
+        ... )
+        >>> halves = [[record.rows(rows) for record in (small, large)]
+        ...           for rows in (torch.arange(450), torch.arange(450, 900))]
+        >>> policy = select(halves[0], max_accuracy_drop=0.1).policy
+        >>> check(policy, halves[1]).n
+        450
+    """
+    if confidence is not None and not 0.5 <= confidence < 1:
+        raise UsageError(
+            f"confidence: expected a probability from 0.5 to below 1, got {confidence}."
+        )
+    if not isinstance(policy, Policy | PolicyOptions):
+        raise UsageError(f"policy: expected a Policy, got {type(policy).__name__}.")
+    evidence = policy.evidence or {}
+    promise, terms = promise_in(evidence)
+    unit = terms["cost"]
+    loaded = load_records(records)
+    names = [record.name for record in loaded]
+    if names != terms["stages"]:
+        raise CascadeError(
+            f"records: expected those of {', '.join(terms['stages'])}, the policy's stages; "
+            f"got {', '.join(names)}."
+        )
+    rule = policy_for(loaded, policy)
+    thresholds, promised = rule.required_thresholds(names), terms["thresholds"]
+    if promised is not None and [float(promised[name]) for name in names[:-1]] != list(thresholds):
+        raise CascadeError(
+            "policy.thresholds: the promise was made for other thresholds; choose again with "
+            "lit-cascade select."
+        )
+    loaded = _priced_as_promised(loaded, cost, unit)
+    first = loaded[0]
+    notes = check_overlap(evidence, first.samples, first.data, allowed=False)
+    chosen_for = evidence.get("models") or {}
+    notes += [
+        f"Note: stage {record.name!r} has other weights than the policy was chosen for."
+        for record in loaded
+        if (chosen_for.get(record.name) or {}).get("weights") != record.model.get("weights")
+    ]
+    verdict = check_promise(
+        outcomes_of(loaded, rule, unit, need_labels=False),
+        promise,
+        thresholds,
+        names,
+        evidence.get("scores") or {},
+        confidence or promise.confidence or 0.95,
+    )
+    return replace(verdict, unit=unit, notes=tuple(notes))
+
+
+def _priced_as_promised(records: Sequence[Record], cost: str | None, unit: str) -> list[Record]:
+    """Records with their costs in the unit that a policy was selected by."""
+    given = unit if cost is None else cost.partition("=")[0]
+    if given != unit:
+        raise UsageError(
+            f"cost: the policy was chosen by its cost in {unit}; got {given!r}. Give {unit}=FILE, "
+            "or choose again with lit-cascade select."
+        )
+    costed, _ = priced(records, cost or unit)
+    for record in costed:
+        if unit not in record.costs:
+            raise UsageError(
+                f"cost: the policy was chosen by its cost in {unit}, and the record "
+                f"{record.name!r} has only {', '.join(record.costs)}; give {unit}=FILE, as "
+                "to select."
+            )
+    return costed
 
 
 def promise_in(evidence: Mapping[str, Any] | None) -> tuple[Promise, dict[str, Any]]:

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lit_cascade.analysis.evidence import check_overlap
 from lit_cascade.core import (
     METRICS,
+    RECORDED,
     Answers,
     Curve,
+    OperatingPoint,
     Policy,
+    PolicyLike,
     StageOutcomes,
     above_floor,
     answers_after,
+    at_stage,
     check_countable,
     is_right,
     stage_outputs,
 )
 from lit_cascade.errors import CascadeError, check_name
-from lit_cascade.records import Record, check_alike, stage_answers
+from lit_cascade.options import PolicyOptions
+from lit_cascade.records import (
+    Ids,
+    Record,
+    RecordLike,
+    check_alike,
+    load_records,
+    priced,
+    stage_answers,
+)
 from lit_cascade.utilities.units import unit_label
 
 
@@ -72,6 +87,35 @@ def official_metric(
     if classes is not None:
         check_countable(name, len(classes))
     return None if name == "accuracy" else name
+
+
+def policy_for(
+    records: Sequence[Record], policy: PolicyLike = None, *, undecided: bool = False
+) -> Policy:
+    """The policy of recorded stages, from any form that a policy is given in.
+
+    Args:
+        records: one per stage, cheapest first.
+        policy: a policy, its options, its thresholds, or None. Its score is that of the records
+            where these hold no logits.
+        undecided: drop its thresholds.
+
+    Raises:
+        UsageError: a policy for other stages, or something that is no policy.
+    """
+    names, recorded = [record.name for record in records], without_logits(records)
+    if isinstance(policy, Mapping):
+        policy = PolicyOptions.from_mapping(policy, "policy")
+    if undecided and isinstance(policy, Policy | PolicyOptions):
+        policy = replace(policy, thresholds=None)
+    if isinstance(policy, PolicyOptions):
+        return Policy.from_options(policy, names, recorded=recorded)
+    score = RECORDED.name if recorded else "max_softmax"
+    if not isinstance(policy, Policy):
+        policy = Policy(policy, score, stages=len(names))
+    elif recorded:
+        policy = replace(policy, score=score)
+    return Policy.of(policy, names)
 
 
 def outcomes_of(
@@ -137,24 +181,118 @@ def outcomes_of(
     )
 
 
-def curve_of_records(
-    records: Sequence[Record],
-    policy: Policy | None = None,
-    unit: str = "flops",
+def curve(
+    records: Sequence[RecordLike],
+    policy: PolicyLike = None,
+    *,
+    cost: str = "flops",
     metric: str | None = None,
+    allow_overlap: bool = False,
 ) -> Curve:
-    """Compute the exact curve of a cascade of recorded models.
+    """Accuracy and cost of a recorded cascade at every threshold, exactly.
 
     Args:
-        records: one per stage, cheapest first.
+        records: one per stage, cheapest first; or their files.
         policy: score, temperatures, combination and floors; its thresholds are not used. By default
             the largest class probability, and the later stage's answer.
-        unit: unit of the cost.
-        metric: second metric besides accuracy, a name in `lit_cascade.core.metrics.METRICS`.
+        cost: unit of the cost, or UNIT=FILE with costs that were measured apart.
+        metric: second metric besides accuracy, a name in `lit_cascade.core.METRICS`.
+        allow_overlap: whether the policy may have been fitted on some of the samples.
 
     Raises:
-        UsageError: as for `outcomes_of`.
-        CascadeError: as for `outcomes_of` and `sweep`.
+        UsageError: a policy for other stages, or an unknown metric.
+        CascadeError: records of different samples, without labels or the unit; or a policy that
+            was fitted on some of the samples.
+
+    Example:
+        >>> labels = torch.arange(300) % 3
+        >>> small, large = (
+        ...     Record.from_arrays(name, torch.randn(300, 3) + k * torch.eye(3)[labels], labels,
+        ...                        flops=k)
+        ...     for k, name in ((1, "small"), (9, "large"))
+        ... )
+        >>> curve([small, large]).stage_cost.tolist()
+        [1.0, 9.0]
     """
-    check_alike(records)
-    return outcomes_of(records, policy or Policy(stages=len(records)), unit, metric).curve()
+    loaded, unit = priced(load_records(records), cost)
+    rule = policy_for(loaded, policy, undecided=True)
+    check_overlap(rule.evidence, loaded[0].samples, loaded[0].data, allowed=allow_overlap)
+    return outcomes_of(loaded, rule, unit, metric).curve()
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Answers of a policy to recorded samples: those that the cascade gives when it runs.
+
+    Attributes:
+        ids: of the N samples.
+        classes: names of the classes.
+        stage: number of the last stage that ran, (N,) int64.
+        score: its confidence score, (N,) float32.
+        prediction: answer, (N,) int64; None where the records hold no logits.
+        correct: whether the answer is right, (N,) bool; None without labels.
+        cost: of the stages that ran, (N,) float64.
+        point: thresholds, accuracy, deferral rate and mean cost.
+    """
+
+    ids: Ids
+    classes: tuple[str, ...]
+    stage: Tensor
+    score: Tensor
+    prediction: Tensor | None
+    correct: Tensor | None
+    cost: Tensor
+    point: OperatingPoint
+
+
+def replay(
+    records: Sequence[RecordLike],
+    policy: PolicyLike,
+    *,
+    cost: str = "flops",
+    metric: str | None = None,
+    allow_overlap: bool = False,
+) -> Replay:
+    """Apply a policy to recorded stages: the answers that the cascade gives when it runs.
+
+    Args:
+        records: one per stage, cheapest first; or their files.
+        policy: with thresholds; or the thresholds alone.
+        cost: unit of the cost, or UNIT=FILE with costs that were measured apart.
+        metric: second metric of the answers, a name in `lit_cascade.core.METRICS`.
+        allow_overlap: whether the policy may have been fitted on some of the samples.
+
+    Raises:
+        UsageError: a policy for other stages or without thresholds.
+        CascadeError: as for `curve`, but labels are not needed.
+
+    Example:
+        >>> small = Record.from_arrays("small", [[3.0, 0.0], [0.1, 0.0]], [0, 1], flops=1)
+        >>> large = Record.from_arrays("large", [[3.0, 0.0], [0.0, 9.0]], [0, 1], flops=9)
+        >>> replayed = replay([small, large], 0.9)
+        >>> replayed.prediction.tolist(), replayed.stage.tolist(), replayed.point.accuracy
+        ([0, 1], [0, 1], 1.0)
+    """
+    loaded, unit = priced(load_records(records), cost)
+    rule = policy_for(loaded, policy)
+    first, thresholds = loaded[0], rule.required_thresholds()
+    check_overlap(rule.evidence, first.samples, first.data, allowed=allow_overlap)
+    outcomes = outcomes_of(loaded, rule, unit, metric, need_labels=False)
+    stage, prediction = outcomes.route(thresholds), None
+    logits = [record.logits for record in loaded if record.logits is not None]
+    if len(logits) == len(loaded):
+        outputs = stage_outputs(logits, rule)
+        prediction, scores = at_stage(torch.stack(outputs.after, dim=1), stage), outputs.scores
+    else:
+        scores = [stage_answers(record, rule, k)[0] for k, record in enumerate(loaded)]
+    correct = outcomes.correct
+    return Replay(
+        ids=first.ids,
+        classes=first.classes,
+        stage=stage,
+        score=at_stage(torch.stack(scores, dim=1), stage),
+        prediction=prediction,
+        correct=None if correct is None else at_stage(correct, stage),
+        cost=outcomes.costs_at(thresholds),
+        point=outcomes.at(thresholds),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,16 @@ class FittedHead:
     area: float
     area_before: float
     strength: float
+
+    def summary(self) -> dict[str, Any]:
+        """The fit as plain values; its areas are those of the samples that it was fitted on."""
+        return {
+            "n": self.n,
+            "fixed": self.fixed,
+            "area": self.area,
+            "area_max_softmax": self.area_before,
+            "inverse_penalty": self.strength,
+        }
 
 
 def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> FittedHead:

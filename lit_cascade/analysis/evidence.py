@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
-from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Ids, Record, Samples
 from lit_cascade.utilities.units import be, counted
 
@@ -73,7 +72,7 @@ def fitted_on(record: Record, rows: Tensor | None = None) -> dict[str, Any]:
 
 
 def check_overlap(
-    options: PolicyOptions,
+    evidence: Mapping[str, Any] | None,
     samples: Samples | Ids,
     data: Mapping[str, Any],
     *,
@@ -85,7 +84,7 @@ def check_overlap(
     imported arrays, only an identical set is recognised, by its fingerprint.
 
     Args:
-        options: the policy with its evidence.
+        evidence: that of a policy.
         samples: the samples to report on, or their ids if nothing else is known of them yet.
         data: their name, split and source.
         allowed: whether an overlap is a note instead of an error.
@@ -99,23 +98,23 @@ def check_overlap(
     ids = samples.ids if isinstance(samples, Samples) else samples
     fingerprint = samples.fingerprint if isinstance(samples, Samples) else None
     notes = []
-    for part, evidence in (options.evidence or {}).items():
-        if not isinstance(evidence, Mapping) or not evidence.get("ids"):
+    for part, fitted in (evidence or {}).items():
+        if not isinstance(fitted, Mapping) or not fitted.get("ids"):
             continue
-        if not _comparable(evidence, data, fingerprint):
-            if fingerprint is not None and not (evidence.get("source") and data.get("source")):
+        if not _comparable(fitted, data, fingerprint):
+            if fingerprint is not None and not (fitted.get("source") and data.get("source")):
                 notes.append(
-                    f"Note: the {part} were fitted on {_size(evidence)}. The "
+                    f"Note: the {part} were fitted on {_size(fitted)}. The "
                     "source of one set is unknown, so an overlap cannot be checked."
                 )
             continue
-        shared = sorted(set(ids_from_text(str(evidence["ids"]))) & set(map(_number, ids)))
+        shared = sorted(set(ids_from_text(str(fitted["ids"]))) & set(map(_number, ids)))
         if not shared:
             continue
         message = (
             f"{len(shared)} of these {counted(len(ids), 'sample')} "
             f"{be(len(shared))} among those that the {part} "
-            f"were fitted on (split {evidence.get('split')!r}; first id {shared[0]})"
+            f"were fitted on (split {fitted.get('split')!r}; first id {shared[0]})"
         )
         if not allowed:
             raise CascadeError(
@@ -140,16 +139,16 @@ def _comparable(
     return bool(same_source or same_set)
 
 
-def unused_rows(options: PolicyOptions, record: Record) -> Tensor:
+def unused_rows(evidence: Mapping[str, Any] | None, record: Record) -> Tensor:
     """Rows of a record that nothing but a policy's thresholds was fitted on, (M,) int64."""
     used: set[int] = set()
-    for part, evidence in (options.evidence or {}).items():
+    for part, fitted in (evidence or {}).items():
         if (
             part != "thresholds"
-            and isinstance(evidence, Mapping)
-            and evidence.get("ids")
-            and _comparable(evidence, record.data, record.samples.fingerprint)
+            and isinstance(fitted, Mapping)
+            and fitted.get("ids")
+            and _comparable(fitted, record.data, record.samples.fingerprint)
         ):
-            used.update(ids_from_text(str(evidence["ids"])))
+            used.update(ids_from_text(str(fitted["ids"])))
     rows = [row for row, one in enumerate(record.ids) if _number(one) not in used]
     return torch.tensor(rows).long()

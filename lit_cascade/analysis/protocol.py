@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.records import ModelCosts, RecordedZoo, find_records
+from lit_cascade.records import ModelCosts, RecordedZoo, RecordLike, find_records
 from lit_cascade.utilities.units import be, counted
 
 _CALIBRATION = "calibration"
@@ -95,7 +95,7 @@ class SearchProtocol:
 
 
 def protocol_of(
-    places: list[str],
+    records: Sequence[RecordLike],
     unit: str = "flops",
     split: str | None = None,
     choose_on: str | None = None,
@@ -110,7 +110,7 @@ def protocol_of(
     chosen on and the latter reported on.
 
     Args:
-        places: files and folders of records.
+        records: records, their files, or folders of them.
         unit: unit of the cost.
         split: the split to report on.
         choose_on: the split to choose on.
@@ -122,15 +122,15 @@ def protocol_of(
         UsageError: a split is missing, or there are too many to decide.
         CascadeError: the records do not belong together, or samples are in both splits.
     """
-    splits = find_records(places)
-    for name, argument in ((split, "--split"), (choose_on, "--choose_on")):
+    splits = find_records(records)
+    for name, argument in ((split, "split"), (choose_on, "choose_on")):
         if name is not None:
             check_name(name, splits, argument)
     if split is None:
         others = [name for name in splits if name not in {_CALIBRATION, choose_on}]
         if len(others) > 1:
             raise UsageError(
-                f"--split: the records are of the splits {', '.join(splits)}; "
+                f"split: the records are of the splits {', '.join(splits)}; "
                 "choose one to report on."
             )
         split = next(iter([*others, *(name for name in splits if name != choose_on), *splits]))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head
+from lit_cascade.analysis.evidence import check_overlap, fitted_on
 from lit_cascade.core import (
     LEARNED,
     RECORDED,
@@ -28,7 +29,7 @@ from lit_cascade.core import (
     sweep,
 )
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.records import Record, check_alike
+from lit_cascade.records import Record, RecordLike, load_records, priced
 from lit_cascade.utilities.drawing import (
     BLACK,
     BLUE,
@@ -116,6 +117,7 @@ class ScoreComparison(Tabular):
         learned: fitted learned score, or None.
         missing: why there is no learned score.
         bound: cost of the oracle at the large model's accuracy, over that of the large model.
+        notes: what else to know about the samples.
     """
 
     names: tuple[str, str]
@@ -127,6 +129,7 @@ class ScoreComparison(Tabular):
     learned: FittedHead | None
     missing: str | None
     bound: float
+    notes: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -216,25 +219,29 @@ _LINES = (
 
 
 def compare_scores(
-    records: Sequence[Record],
-    fit_on: Sequence[Record] | None = None,
+    records: Sequence[RecordLike],
+    *,
+    fit_on: Sequence[RecordLike] | None = None,
     share: float = 0.5,
     seed: int = 0,
-    unit: str = "flops",
+    cost: str = "flops",
+    allow_overlap: bool = False,
 ) -> ScoreComparison:
     """Compare all scores of a small model for deferring to a large one.
 
     Args:
-        records: records of the two models, the small one first.
+        records: records of the two models, the small one first; or their files.
         fit_on: records of the same models on other samples, for the learned score and thresholds;
             by default a part of the samples of `records`, and the rest is reported on.
         share: fraction of the samples in that part; 0 for no learned score and no thresholds.
         seed: seed of the draw of that part and of the bootstrap.
-        unit: unit of the cost.
+        cost: unit of the cost, or UNIT=FILE with costs that were measured apart.
+        allow_overlap: whether samples of `fit_on` may be among those that are reported on.
 
     Raises:
         UsageError: not two records, other models in `fit_on`, or a share out of range.
-        CascadeError: records of different samples, or without labels, scores or the unit.
+        CascadeError: records of different samples, or without labels, scores or the unit; or
+            samples of `fit_on` among those that are reported on.
 
     Example:
         >>> labels = torch.arange(300) % 3
@@ -246,23 +253,27 @@ def compare_scores(
         >>> [score.name for score in compare_scores([small, large]).figures]
         ['max_softmax', 'margin', 'negative_entropy', 'learned']
     """
-    if len(records) != 2:
+    if isinstance(records, Sequence) and not isinstance(records, str) and len(records) != 2:
         raise UsageError(
-            f"--records: expected two, of a small model and a large one, got {len(records)}."
+            f"records: expected two, of a small model and a large one, got {len(records)}."
         )
-    check_alike(records)
+    records, unit = priced(load_records(records), cost)
+    notes: list[str] = []
     if fit_on is None:
         fitting, fit_rows, rows = records, *_split(len(records[0]), share, seed)
     else:
-        check_alike(fit_on)
-        names, others = ([record.name for record in some] for some in (records, fit_on))
+        fitting, _ = priced(load_records(fit_on), cost)
+        names, others = ([record.name for record in some] for some in (records, fitting))
         if names != others:
             raise UsageError(
-                f"--fit_on: expected records of {' and '.join(names)}, got {' and '.join(others)}."
+                f"fit_on: expected records of {' and '.join(names)}, got {' and '.join(others)}."
             )
-        if records[0].classes != fit_on[0].classes:
-            raise UsageError("--fit_on: its records have other classes than those of --records.")
-        fitting, fit_rows, rows = fit_on, *(torch.arange(len(r[0])) for r in (fit_on, records))
+        if records[0].classes != fitting[0].classes:
+            raise UsageError("fit_on: its records have other classes than those of records.")
+        evidence = {"learned score and thresholds": fitted_on(fitting[0])}
+        samples, data = records[0].samples, records[0].data
+        notes += check_overlap(evidence, samples, data, allowed=allow_overlap)
+        fit_rows, rows = (torch.arange(len(some[0])) for some in (fitting, records))
     here = _tables(records, rows, unit)
     there = _tables(fitting, fit_rows, unit)
     learned, missing = None, None
@@ -288,6 +299,7 @@ def compare_scores(
         learned=learned,
         missing=missing,
         bound=float(quality_of(-gain, correct, first.costs).cost_ratio),
+        notes=tuple(notes),
     )
 
 

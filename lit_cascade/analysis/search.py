@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol
+from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
+from lit_cascade.core import LEARNED
 from lit_cascade.core.search import (
     Band,
     CascadeFront,
@@ -26,9 +27,11 @@ from lit_cascade.core.search import (
     neighbour_pairs,
     oracle_pairs,
     random_pairs,
-    search,
+    search_zoo,
     shared_threshold,
 )
+from lit_cascade.errors import UsageError
+from lit_cascade.records import RecordLike, read_costs
 from lit_cascade.utilities.drawing import BLACK, BLUE, GREEN, GREY, SKY_BLUE, VERMILION, axes_of
 from lit_cascade.utilities.tabular import Tabular, described, listed
 from lit_cascade.utilities.units import counted, unit_label
@@ -41,6 +44,7 @@ Bands = Callable[[Front], Sequence[Band]]
 
 _RESAMPLES, _RESAMPLES_ALONE = 100, 1000
 _PICKS = 12
+_WINDOW = 64
 _SHARED = "one threshold for all pairs"
 
 
@@ -107,6 +111,7 @@ class SearchResult(Tabular):
         protocol: the records.
         rule: how the cascades decide.
         settings: extent and resolution of the search.
+        bands: maps the single models' front to bands of accuracies.
         temperatures: one per model.
         zoo: the models on the samples of the report.
         cascades: the front on the samples of the choice.
@@ -120,6 +125,7 @@ class SearchResult(Tabular):
     protocol: SearchProtocol
     rule: DecisionRule
     settings: SearchSettings
+    bands: Bands
     temperatures: tuple[float, ...]
     zoo: Zoo
     cascades: CascadeFront
@@ -231,11 +237,102 @@ _LABELLED = 30
 _FEW = 60
 
 
+def search(
+    records: Sequence[RecordLike],
+    *,
+    stages: int = 2,
+    score: str = "max_softmax",
+    combine: str = "later",
+    calibrate: bool = False,
+    window: bool = False,
+    split: str | None = None,
+    choose_on: str | None = None,
+    cost: str = "flops",
+    bands: Sequence[Band | tuple[float, float]] | None = None,
+    levels: int | None = None,
+    candidates: int = 96,
+    holdout: float = 0.5,
+    repeats: int = 20,
+    seed: int = 0,
+    allow_overlap: bool = False,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search the Pareto front of accuracy against cost of all cascades of recorded models.
+
+    If there are records of a split `calibration` and of one other, models, thresholds and
+    temperatures are chosen on the former and reported on the latter.
+
+    Args:
+        records: of two or more models, in any order; or their files, or folders of them.
+        stages: the largest number of stages of a cascade, 2 or 3.
+        score: confidence score; records without logits keep their own.
+        combine: which answer counts after a deferral.
+        calibrate: fit a temperature per model, on the samples that are chosen on.
+        window: also try floors below which a stage answers, with 2 stages.
+        split: the split to report on; needed if there are several besides `calibration`.
+        choose_on: the split to choose on; by default `calibration`, or the one that is reported on.
+        cost: unit of the cost, or UNIT=FILE with costs that were measured apart.
+        bands: ranges of accuracy for the average compute reduction; by default the top half and
+            the top quarter of the front of the single models.
+        levels: number of thresholds per pair; by default all in a small zoo, 1,000 in a large one.
+        candidates: number of models that cascades of 3 are made of: those nearest to the front in
+            pairs.
+        holdout: share of the samples to report on if there is one split; 0 holds out none.
+        repeats: how often the held-out samples are drawn.
+        seed: seed of the draws.
+        allow_overlap: report even on samples that are chosen on.
+        progress: called during the search with the number of models that are done, and of all.
+
+    Raises:
+        UsageError: an option out of range, or splits that leave several choices.
+        CascadeError: records that do not belong together, or that lack what the options need.
+
+    Example:
+        >>> from lit_cascade.records import Record
+        >>> labels = torch.arange(300) % 3
+        >>> records = [
+        ...     Record.from_arrays(f"net{k}", torch.randn(300, 3) + k * torch.eye(3)[labels],
+        ...                        labels, flops=10**k)
+        ...     for k in (1, 2, 3)
+        ... ]
+        >>> search(records).zoo.names
+        ('net1', 'net2', 'net3')
+    """
+    if score == LEARNED.name:
+        raise UsageError(
+            "score: learned is fitted to one pair of models, and a search tries all; expected "
+            "max_softmax, margin or negative_entropy. For one cascade: lit-cascade calibrate "
+            "--learn_score."
+        )
+    if not 0 <= holdout < 1:
+        raise UsageError(f"holdout: expected a share from 0 to below 1, got {holdout}.")
+    if repeats < 1:
+        raise UsageError(f"repeats: expected at least 1, got {repeats}.")
+    settings = SearchSettings(
+        stages=stages, levels=levels, window=_WINDOW if window else 0, candidates=candidates
+    )
+    wanted = [band if isinstance(band, Band) else Band(*band) for band in bands or ()]
+    unit, costs = read_costs(cost)
+    protocol = protocol_of(
+        records,
+        unit,
+        split,
+        choose_on,
+        allow_overlap=allow_overlap,
+        costs=costs,
+        holdout=holdout,
+        repeats=repeats,
+        seed=seed,
+    )
+    rule = DecisionRule(score, combine, calibrate)
+    return frontier_of(protocol, rule, settings, (lambda _: wanted) if wanted else None, progress)
+
+
 def frontier_of(
     protocol: SearchProtocol,
     rule: DecisionRule | None = None,
     settings: SearchSettings | None = None,
-    bands: Bands = default_bands,
+    bands: Bands | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search the front of recorded models and compare it with its baselines.
@@ -252,22 +349,25 @@ def frontier_of(
         CascadeError: the records lack what the rule needs.
     """
     rule, settings = rule or DecisionRule(), settings or SearchSettings()
+    bands = bands or default_bands
     zoos = protocol.zoos(rule)
     chosen_on, reported_on = zoos
     singles, _ = chosen_on.singles()
     wanted = bands(singles)
     for band in wanted:  # before the work: a band may be out of reach
         average_compute_reduction(singles, singles, band)
-    cascades = search(chosen_on, settings, progress)
+    cascades = search_zoo(chosen_on, settings, progress)
     levels = settings.thresholds_for(chosen_on)
     with_shared, threshold = shared_threshold(chosen_on, wanted[0])
     bands_of = _bands_of_parts(bands, singles)
 
     name = f"cascades of up to {settings.stages}{', window' if settings.window else ''}"
-    choices: dict[str, Callable[[Zoo], CascadeFront]] = {name: lambda zoo: search(zoo, settings)}
+    choices: dict[str, Callable[[Zoo], CascadeFront]] = {
+        name: lambda zoo: search_zoo(zoo, settings)
+    }
     if settings.stages > 2 or settings.window:
         pairs = f"cascades of up to 2{', no window' if settings.window else ''}"
-        choices[pairs] = lambda zoo: search(zoo, SearchSettings(levels=settings.levels))
+        choices[pairs] = lambda zoo: search_zoo(zoo, SearchSettings(levels=settings.levels))
     choices["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, levels)
     choices[_SHARED] = lambda zoo: shared_threshold(zoo, bands_of(zoo.singles()[0])[0])[0]
     known = {name: cascades, _SHARED: with_shared}
@@ -285,6 +385,7 @@ def frontier_of(
         protocol=protocol,
         rule=rule,
         settings=settings,
+        bands=bands,
         temperatures=protocol.temperatures(rule),
         zoo=reported_on,
         cascades=cascades,
@@ -389,7 +490,7 @@ def _picks(zoos: tuple[Zoo, Zoo], cascades: CascadeFront, reported: Front) -> li
 def variants(settings: SearchSettings) -> Mapping[str, tuple[DecisionRule, SearchSettings]]:
     """Return decision rules and settings to compare, most of them one change from the default."""
     pairs = SearchSettings(levels=settings.levels)
-    window = replace(pairs, window=64)
+    window = replace(pairs, window=_WINDOW)
     triples = replace(pairs, stages=3, candidates=settings.candidates)
     rule, average = DecisionRule(), DecisionRule(combine="average")
     confident = DecisionRule(combine="most_confident")

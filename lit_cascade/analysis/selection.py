@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
-from lit_cascade.core import OperatingPoint, OperatingPoints, StageOutcomes
+from lit_cascade.analysis.check import references
+from lit_cascade.analysis.curve import outcomes_of, policy_for
+from lit_cascade.analysis.evidence import fitted_on, unused_rows
+from lit_cascade.core import OperatingPoint, OperatingPoints, Policy, PolicyLike, StageOutcomes
 from lit_cascade.core.guarantee import (
     Candidates,
     Promise,
+    Target,
     candidates_of,
     certified,
     joint_thresholds,
     samples_needed,
     shared_candidates,
 )
+from lit_cascade.errors import CascadeError
+from lit_cascade.records import Record, RecordLike, load_records, priced
 from lit_cascade.utilities.drawing import BLACK, BLUE, GREY, VERMILION, axes_of, quiet
 from lit_cascade.utilities.tabular import Tabular, described, html_of
 from lit_cascade.utilities.units import counted, unit_label
@@ -45,6 +52,10 @@ class Selection(Tabular):
         tuned_on: number of other samples, used to order the candidates.
         needed: estimated number of samples that would be enough, if none is chosen; None if no
             number would be.
+        policy: the policy with the chosen thresholds and the evidence for them; None if no
+            useful candidate is certified.
+        score: name of the score that the thresholds apply to.
+        left_out: number of samples that were left out, as the policy was fitted on them.
     """
 
     promise: Promise
@@ -55,6 +66,61 @@ class Selection(Tabular):
     n: int
     tuned_on: int
     needed: int | None
+    policy: Policy | None = None
+    score: str = "max_softmax"
+    left_out: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the stages."""
+        return tuple(self.candidates.outcomes.names)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the cost."""
+        return self.candidates.outcomes.unit
+
+    @property
+    def reason(self) -> str:
+        """Why no policy was selected, and what would help; empty if one was."""
+        if self.chosen is not None:
+            return ""
+        what = self.promise.text(self.unit)
+        n, last = self.n + self.tuned_on, self.names[-1] if self.names else "the last stage"
+        these = "this sample" if n == 1 else f"these {n:,} samples"
+        if self.promise.confidence is None:
+            return (
+                f"no policy keeps {what} on {these} for less than {last!r} alone "
+                f"costs. Relax the limit, or run {last!r} alone."
+            )
+        sure = f"{100 * self.promise.confidence:.3g} % confidence"
+        if self.needed is not None:
+            help_ = (
+                f"About {counted(self.needed, 'sample')} would do if these are representative; or "
+                "relax the limit or the confidence."
+            )
+        elif self.empirical is None:
+            help_ = "None keeps it even on these samples: relax the limit."
+        elif self.promise.limit == 0:
+            help_ = (
+                "No sample can show that nothing at all is lost: allow a small loss, such as 0.005."
+            )
+        else:
+            help_ = "A thousand times as many would not do either: relax the limit."
+        return (
+            f"no policy that costs less than {last!r} alone can be promised to keep {what} with "
+            f"{sure} from {counted(n, 'sample')}. {help_}"
+        )
+
+    def required_policy(self) -> Policy:
+        """The selected policy, where one cannot do without.
+
+        Raises:
+            CascadeError: none was selected; the message tells why.
+        """
+        if self.policy is None:
+            raise CascadeError(self.reason)
+        return self.policy
 
     def columns(self) -> dict[str, Sequence[Any]]:
         """One row per candidate, in testing order, as `Candidates.columns`, and `certified`."""
@@ -136,6 +202,119 @@ class Selection(Tabular):
         choices = {"policy": self.chosen, "plain empirical choice": self.empirical}
         points = OperatingPoints(choices, self.candidates.outcomes.unit)
         return html_of(repr(self), points.to_pandas())
+
+
+def select(
+    records: Sequence[RecordLike],
+    promise: Promise | None = None,
+    *,
+    policy: PolicyLike = None,
+    confidence: float | None = 0.95,
+    cost: str = "flops",
+    seed: int = 0,
+    allow_overlap: bool = False,
+    **target: Unpack[Target],
+) -> Selection:
+    """Select thresholds that keep a promise on new samples.
+
+    Of the policies that keep the promise the cheapest is selected, or the most accurate if the
+    promise limits a cost. Samples that the temperatures or the score of the policy were fitted on
+    are left out.
+
+    Args:
+        records: one per stage, cheapest first, on a calibration set; or their files.
+        promise: what is promised; or give one `target`.
+        policy: score, temperatures, combination and floors; its thresholds are replaced.
+        confidence: probability that the target is kept, over the draw of the samples; None for the
+            empirical choice, which has no guarantee.
+        cost: unit of the cost, or UNIT=FILE with costs that were measured apart.
+        seed: seed of the draw of samples that order several thresholds.
+        allow_overlap: select even on samples that the policy was fitted on, which breaks the
+            promise.
+        target: one of `max_accuracy_drop`, `min_accuracy`, `max_disagreement` (which needs no
+            labels), `deferral_rate`, `max_cost` and `max_cost_ratio`.
+
+    Raises:
+        UsageError: no target or several, or a policy for other stages.
+        CascadeError: records of different samples, or without what the target needs; or a policy
+            that was fitted on all of the samples.
+
+    Example:
+        >>> labels = torch.arange(900) % 3
+        >>> small, large = (
+        ...     Record.from_arrays(name, torch.randn(900, 3) + k * torch.eye(3)[labels], labels,
+        ...                        flops=k)
+        ...     for k, name in ((3, "small"), (9, "large"))
+        ... )
+        >>> selection = select([small, large], max_accuracy_drop=0.05)
+        >>> selection.policy.evidence["promise"]["confidence"]
+        0.95
+    """
+    promise = Promise.of(confidence, **target) if promise is None or target else promise
+    loaded, unit = priced(load_records(records), cost)
+    rule = policy_for(loaded, policy, undecided=True)
+    outcomes = outcomes_of(loaded, rule, unit, need_labels=False)
+    first = loaded[0]
+    rows = torch.arange(len(first)) if allow_overlap else unused_rows(rule.evidence, first)
+    if len(rows) == 0:
+        raise CascadeError(
+            f"this policy's temperatures or score were fitted on all of these {len(first)} "
+            "samples, and a threshold needs others. Fit on some of them (lit-cascade calibrate "
+            "--share 0.5) or add --allow_overlap, which breaks the promise."
+        )
+    if len(rows) < len(first):
+        outcomes = outcomes.rows(rows)
+    selection = select_thresholds(outcomes, promise, seed)
+    selected = None
+    if selection.chosen is not None:
+        thresholds = selection.chosen.typed_thresholds
+        evidence = _evidence(loaded, rule, selection, unit, rows)
+        selected = replace(rule, thresholds=thresholds, evidence=evidence)
+    return replace(
+        selection,
+        policy=selected,
+        score=rule.score,
+        left_out=len(first) - len(rows),
+    )
+
+
+def _evidence(
+    records: Sequence[Record], rule: Policy, selection: Selection, unit: str, rows: Tensor
+) -> dict[str, Any]:
+    """What a policy was selected on, and what it promises, as plain values."""
+    chosen = selection.chosen
+    if chosen is None:
+        return dict(rule.evidence)
+    thresholds = chosen.typed_thresholds
+    by_name = dict(zip(rule.names, thresholds, strict=False))
+    accuracy = None if math.isnan(chosen.accuracy) else chosen.accuracy
+    return {
+        **rule.evidence,
+        "thresholds": fitted_on(records[0], rows),
+        "promise": {
+            **asdict(selection.promise),
+            "cost": unit,
+            "stages": list(rule.names),
+            "thresholds": {name: _plain(value) for name, value in by_name.items()},
+            "n": selection.n,
+            "observed": {
+                "value": chosen.value,
+                "accuracy": accuracy,
+                "deferral_rate": chosen.deferral_rate,
+                "cost_ratio": chosen.cost_ratio,
+            },
+        },
+        "models": {
+            record.name: {"weights": record.model.get("weights"), "classes": len(record.classes)}
+            for record in records
+        },
+        "scores": references(selection.candidates.outcomes, list(thresholds), rule.names),
+    }
+
+
+def _plain(value: float) -> float | str:
+    """A number as JSON holds it: infinities as strings."""
+    return value if math.isfinite(value) else str(value)
 
 
 _AXES = {

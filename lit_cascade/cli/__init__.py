@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_traceback(rest)
         # wrong usage is wrong in every process, and one reports it; other errors may be one's own
         if not isinstance(error, UsageError) or main_process():
-            sys.stderr.write(f"lit-cascade {name}: error: {error}\n")
+            sys.stderr.write(f"lit-cascade {name}: error: {_as_option(str(error), name)}\n")
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
         code = _signal_exit_code(stop)
@@ -173,6 +173,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _show_traceback(words: Sequence[str]) -> None:
     if DEBUG in words:
         traceback.print_exc()
+
+
+def _as_option(message: str, command: str) -> str:
+    """A message about an argument, which the command line spells with two dashes.
+
+    Example:
+        >>> _as_option("split: 'tset' is unknown", "validate")
+        "--split: 'tset' is unknown"
+    """
+    argument = message.partition(":")[0]
+    known = command in COMMANDS and argument in COMMANDS[command].options.__dataclass_fields__
+    return f"--{message}" if known else message
 
 
 def _signal_exit_code(stop: BaseException) -> int | None:

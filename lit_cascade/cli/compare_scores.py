@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from lit_cascade.analysis import check_overlap, compare_scores, cost_notes, fitted_on
+from lit_cascade.analysis import compare_scores, cost_notes
 from lit_cascade.cli.options import CompareScoresOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.cli.parsing import check_seed
 from lit_cascade.errors import UsageError
-from lit_cascade.options import PolicyOptions
-from lit_cascade.records import Record
+from lit_cascade.records import Record, priced
 from lit_cascade.report import data_notes, draw_scores, print_scores, scores_csv, scores_summary
 
 
@@ -20,14 +19,17 @@ def run_files(options: CompareScoresOptions) -> None:
     output = Output("compare-scores", options, ["scores.csv", "scores.png", "summary.json"])
     records = [Record.load(path) for path in options.records]
     fit_on = [Record.load(path) for path in options.fit_on or []]
-    data, notes = records[0].data, []
-    if fit_on:
-        policy = PolicyOptions(evidence={"learned score and thresholds": fitted_on(fit_on[0])})
-        allowed = options.allow_overlap
-        notes = check_overlap(policy, records[0].samples, data, allowed=allowed)
-    notes += data_notes(data)
-    comparison = compare_scores(records, fit_on or None, options.share, options.seed, options.cost)
-    notes += cost_notes(records, options.cost)
+    comparison = compare_scores(
+        records,
+        fit_on=fit_on or None,
+        share=options.share,
+        seed=options.seed,
+        cost=options.cost,
+        allow_overlap=options.allow_overlap,
+    )
+    data = records[0].data
+    notes = [*comparison.notes, *data_notes(data)]
+    notes += cost_notes(*priced(records, options.cost))
     print_scores(comparison, data, notes)
     output.add("scores.csv", scores_csv(comparison))
     output.add("scores.png", draw_scores(comparison, data))

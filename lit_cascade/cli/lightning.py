@@ -117,7 +117,7 @@ class CascadeCLI(LightningCLI):
             CascadeError: the policy was fitted on some of them, unless this is allowed.
             UsageError: the metric does not fit the data.
         """
-        check_overlap(self.options.policy, ids, data, allowed=self.options.allow_overlap)
+        check_overlap(self.options.policy.evidence, ids, data, allowed=self.options.allow_overlap)
         official_metric([data], self.options.metric, self.model.class_names)
 
     def before_instantiate_classes(self) -> None:

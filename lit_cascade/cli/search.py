@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,30 +12,21 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from lit_cascade.analysis import (
-    DecisionRule,
     Pick,
     SearchResult,
     Strategy,
     evaluate_strategy,
     fitted_on,
-    frontier_of,
-    protocol_of,
     published_front,
+    search,
     variants,
 )
 from lit_cascade.cli.options import SearchOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.cli.parsing import accuracy_range, check_seed
-from lit_cascade.core.search import (
-    Band,
-    Front,
-    Progress,
-    SearchSettings,
-    default_bands,
-    search,
-)
+from lit_cascade.core.search import Band, Progress, search_zoo
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.records import Record, read_costs
+from lit_cascade.records import read_costs
 from lit_cascade.report import (
     draw_frontier,
     frontier_csv,
@@ -47,40 +38,28 @@ from lit_cascade.report import (
 )
 from lit_cascade.utilities.units import be, counted
 
-_WINDOW = 64
 _MOST_CONFIGS = 20
+_PASSED = (
+    "stages", "score", "combine", "calibrate", "window", "split", "choose_on", "cost", "levels",
+    "candidates", "holdout", "repeats", "seed", "allow_overlap",
+)  # fmt: skip
 
 
 def run_files(options: SearchOptions) -> None:
     """Search the records of many models."""
-    _check(options)
-    unit, costs = read_costs(options.cost)
-    settings = SearchSettings(
-        stages=options.stages,
-        levels=options.levels,
-        window=_WINDOW if options.window else 0,
-        candidates=options.candidates,
-    )
-    bands = _bands(options.bands)
+    if not options.records:
+        raise UsageError("records: expected one or more record files or folders of them.")
+    check_seed(options.seed)
+    unit, _ = read_costs(options.cost)
     published = published_front(options.baseline, unit) if options.baseline else None
     names = ["frontier.csv", "summary.json", "frontier.png"]
     names += [_config_name(number) for number in range(1, _MOST_CONFIGS + 1)]
     output = Output("search", options, names)
-    protocol = protocol_of(
-        options.records or [],
-        unit,
-        options.split,
-        options.choose_on,
-        allow_overlap=options.allow_overlap,
-        costs=costs,
-        holdout=options.holdout,
-        repeats=options.repeats,
-        seed=options.seed,
-    )
-    rule = DecisionRule(options.score, options.combine, options.calibrate)
+    bands = [Band(*accuracy_range(text, "--bands"), text) for text in options.bands or ()]
+    same = {name: getattr(options, name) for name in _PASSED}
     with _progress(show=not options.quiet) as progress:
-        frontier = frontier_of(protocol, rule, settings, bands, progress)
-        strategies = _compare(frontier, bands) if options.compare else []
+        frontier = search(options.records, bands=bands, progress=progress, **same)
+        strategies = _compare(frontier) if options.compare else []
     cascades = [pick for pick in frontier.picks if len(pick.point.stages) > 1]
     configs = {pick: _config_name(number) for number, pick in enumerate(cascades, start=1)}
     notes = _notes(frontier)
@@ -92,34 +71,11 @@ def run_files(options: SearchOptions) -> None:
     output.add("frontier.csv", frontier_csv(frontier))
     output.add("frontier.png", draw_frontier(frontier, published))
     output.add_json("summary.json", summary)
-    evidence = fitted_on(Record.load(protocol.chosen_on.models[0].path)) if configs else {}
+    chosen_on = frontier.protocol.chosen_on
+    evidence = fitted_on(chosen_on.record(chosen_on.models[0])) if configs else {}
     for pick, name in configs.items():
         output.add_yaml(name, *_config(frontier, pick, evidence, name))
     output.write()
-
-
-def _check(options: SearchOptions) -> None:
-    if not options.records:
-        raise UsageError("--records: expected one or more record files or folders of them.")
-    if options.score == "learned":
-        raise UsageError(
-            "--score: learned is fitted to one pair of models, and a search tries all; expected "
-            "max_softmax, margin or negative_entropy. For one cascade: lit-cascade calibrate "
-            "--learn_score."
-        )
-    if not 0 <= options.holdout < 1:
-        raise UsageError(f"--holdout: expected a share from 0 to below 1, got {options.holdout}.")
-    if options.repeats < 1:
-        raise UsageError(f"--repeats: expected at least 1, got {options.repeats}.")
-    check_seed(options.seed)
-
-
-def _bands(texts: list[str] | None) -> Callable[[Front], list[Band]]:
-    """The function that gives the bands of accuracy of a front of single models."""
-    if not texts:
-        return default_bands
-    bands = [Band(*accuracy_range(text, "--bands"), text) for text in texts]
-    return lambda _: bands
 
 
 @contextmanager
@@ -135,12 +91,13 @@ def _progress(*, show: bool) -> Iterator[Progress]:
         yield tick
 
 
-def _compare(frontier: SearchResult, bands: Callable[[Front], list[Band]]) -> list[Strategy]:
+def _compare(frontier: SearchResult) -> list[Strategy]:
     strategies = []
     for name, (rule, settings) in variants(frontier.settings).items():
-        choose = partial(search, settings=settings)
+        choose = partial(search_zoo, settings=settings)
         try:
-            strategies.append(evaluate_strategy(name, frontier.protocol, rule, choose, bands))
+            one = evaluate_strategy(name, frontier.protocol, rule, choose, frontier.bands)
+            strategies.append(one)
         except CascadeError as error:  # records without logits allow only some of them
             inform(f"not compared: {name}: {error}")
     return strategies

@@ -24,7 +24,9 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
         return
     samples, names = done.samples, model.names
     labels: Any = samples.labels  # `execute` refuses a split without
-    notes = check_overlap(options.policy, samples, done.data, allowed=options.allow_overlap)
+    notes = check_overlap(
+        options.policy.evidence, samples, done.data, allowed=options.allow_overlap
+    )
     notes += data_notes(done.data) + fitting_notes(done.samples_per_forward)
     metric = official_metric([done.data], options.metric, samples.classes)
     value = None

@@ -10,7 +10,7 @@ from lit_cascade.cli.options import ValidateOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.core import score_named
 from lit_cascade.errors import check_file_name
-from lit_cascade.records import Record, check_alike, resolve_cost
+from lit_cascade.records import Record, check_alike, priced
 from lit_cascade.report import (
     Validation,
     curve_csv,
@@ -59,14 +59,16 @@ def _output(options: ValidateOptions, stages: Sequence[str]) -> Output:
 
 def _report(records: Sequence[Record], options: ValidateOptions, output: Output) -> None:
     """Evaluate records, and print and write the results."""
-    records, options = resolve_cost(records, options)
+    records, unit = priced(records, options.cost)
     check_alike(records)
     first = records[0]
-    notes = check_overlap(options.policy, first.samples, first.data, allowed=options.allow_overlap)
+    notes = check_overlap(
+        options.policy.evidence, first.samples, first.data, allowed=options.allow_overlap
+    )
     notes += data_notes(first.data)
     notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])
-    notes += cost_notes(records, options.cost)
-    validation = Validation.of(records, options.policy, options.cost, options.metric)
+    notes += cost_notes(records, unit)
+    validation = Validation.of(records, options.policy, unit, options.metric)
     print_validation(validation, notes)
     output.add("curve.csv", curve_csv(validation.curve))
     if validation.uncalibrated is not None:

@@ -19,6 +19,7 @@ from lit_cascade.core.curve import (
     departures,
     operating_points,
     oracle_deferral,
+    readable_threshold,
     sweep,
 )
 from lit_cascade.core.deferral_head import FEATURES, DeferralHead, features_of
@@ -33,7 +34,7 @@ from lit_cascade.core.metrics import (
     likeliest_labels,
     measure,
 )
-from lit_cascade.core.outcomes import StageOutcomes
+from lit_cascade.core.outcomes import StageOutcomes, at_stage
 from lit_cascade.core.paired import AccuracyDifference, paired_difference, ranked_within
 from lit_cascade.core.policy import Policy, PolicyLike
 from lit_cascade.core.quality import Quality, aurc, deferral_quality, quality_of
@@ -51,10 +52,10 @@ __all__ = [
     "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "SCORES", "AccuracyDifference",
     "Answers", "Counts", "Curve", "DeferralHead", "OperatingPoint", "OperatingPoints", "Policy",
     "PolicyLike", "Quality", "StageOutcomes", "StageOutputs", "above_floor", "answers_after",
-    "answers_here", "answers_of", "aurc", "cheapest", "check_countable", "count",
+    "answers_here", "answers_of", "at_stage", "aurc", "cheapest", "check_countable", "count",
     "deferral_quality", "departures", "features_of", "fit_temperature", "is_among_best", "is_right",
     "likeliest_labels", "measure", "operating_points", "oracle_deferral", "paired_difference",
     "percentile_interval", "prefer_later", "probabilities_of", "quality_of", "ranked_within",
-    "replay", "resampled_counts", "route", "score_and_answer", "score_named", "stage_outputs",
-    "sweep",
+    "readable_threshold", "replay", "resampled_counts", "route", "score_and_answer", "score_named",
+    "stage_outputs", "sweep",
 ]  # fmt: skip

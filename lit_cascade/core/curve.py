@@ -375,6 +375,32 @@ _TOLERANCE = 1e-12
 _COST_TOLERANCE = 1e-9
 
 
+def readable_threshold(threshold: float, below: float) -> str:
+    """The shortest decimal that defers the same samples as `threshold`.
+
+    Any threshold above the next smaller score and up to `threshold` does, so a person can type
+    this one and get the same cascade.
+
+    Args:
+        threshold: a score.
+        below: the next smaller score, or -inf.
+
+    Example:
+        >>> readable_threshold(0.87312, below=0.86901)
+        '0.87'
+    """
+    if not math.isfinite(threshold):
+        return {math.inf: "inf", -math.inf: "-inf"}[threshold]
+    for digits in range(1, 10):
+        scale = 10.0**digits
+        candidate = math.floor(threshold * scale) / scale
+        if (
+            below < torch.tensor(candidate, dtype=torch.float32).item() <= threshold
+        ):  # the precision of scores
+            return f"{candidate:.{digits}f}"
+    return repr(threshold)
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """A cascade at given thresholds, measured on N samples.
@@ -408,6 +434,16 @@ class OperatingPoint:
     def threshold(self) -> float:
         """Threshold of the first stage, which is that of all stages on a curve."""
         return self.thresholds[0]
+
+    @property
+    def typed_thresholds(self) -> tuple[float, ...]:
+        """The thresholds as people type them: shortest decimals that defer the same samples.
+
+        Where `below` is unknown they are the exact ones.
+        """
+        if self.below is None:
+            return self.thresholds
+        return (float(readable_threshold(self.threshold, self.below)),) * len(self.thresholds)
 
     @classmethod
     def measured(

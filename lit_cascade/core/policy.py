@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -71,11 +72,26 @@ class Policy:
     names: tuple[str, ...] = field(default=(), compare=False)
     evidence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    if TYPE_CHECKING:  # what `__post_init__` makes numbers and tuples of
+
+        def __init__(
+            self,
+            thresholds: float | Sequence[float] | None = None,
+            score: str = "max_softmax",
+            temperatures: Sequence[float] = (),
+            combine: str = "later",
+            floors: Sequence[float] = (),
+            heads: Sequence[DeferralHead] = (),
+            stages: int = 0,
+            names: Sequence[str] = (),
+            evidence: Mapping[str, Any] | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         """Fill in what is not given, and check every number."""
         thresholds = None if self.thresholds is None else _numbers(self.thresholds, "thresholds")
         temperatures = _numbers(self.temperatures, "temperatures")
-        names = (self.names,) if isinstance(self.names, str) else tuple(self.names)
+        names = tuple(self.names)
         given = len(temperatures or names) if thresholds is None else len(thresholds) + 1
         stages = self.stages or given
         filled = {
@@ -85,6 +101,7 @@ class Policy:
             "floors": _numbers(self.floors, "floors") or (-math.inf,) * (stages - 1),
             "heads": tuple(self.heads),
             "names": names,
+            "evidence": self.evidence or {},
         }
         for name, value in filled.items():
             object.__setattr__(self, name, value)
@@ -345,15 +362,11 @@ def _numbers(values: Any, argument: str) -> tuple[float, ...]:
     Raises:
         UsageError: something else.
     """
-    try:
-        if isinstance(values, str):
-            numbers = None
-        elif not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
-            numbers = (float(values),)
-        else:
-            numbers = tuple(map(float, values))
-    except (TypeError, ValueError, RuntimeError):
-        numbers = None
+    numbers: tuple[float, ...] | None = None
+    with suppress(TypeError, ValueError, RuntimeError):
+        one = not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0
+        if not isinstance(values, str):
+            numbers = (float(values),) if one else tuple(map(float, values))
     if numbers is None:
         raise UsageError(
             f"{argument}: expected a number, or one per stage, such as 0.9 or [0.9, 0.8]; got "

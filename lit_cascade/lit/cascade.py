@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -190,24 +189,6 @@ class LitCascade(StagesModule):
         """Answer a batch, running each stage only where it is needed."""
         output: CascadeOutput = self.cascade(inputs)
         return output
-
-    def set_temperatures(self, temperatures: dict[str, float]) -> None:
-        """Set the temperature of stages by name; the others keep theirs.
-
-        Raises:
-            UsageError: an unknown stage, or a temperature that is not a positive finite number.
-        """
-        known = dict(zip(self.names, self.policy.temperatures, strict=True))
-        options = PolicyOptions(temperatures={**known, **temperatures})
-        self.policy = replace(self.policy, temperatures=options.temperatures_of(self.names))
-
-    def set_thresholds(self, thresholds: Sequence[float]) -> None:
-        """Set the thresholds of the deferring stages, in stage order.
-
-        Raises:
-            UsageError: another number of them, or one that the score cannot reach.
-        """
-        self.policy = replace(self.policy, thresholds=tuple(thresholds))
 
     def metrics_at(self, thresholds: Sequence[float], metric: str = "accuracy") -> CascadeMetrics:
         """Metrics of this cascade at other thresholds.

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import yaml
@@ -17,8 +17,6 @@ from lit_cascade.records.record import Record
 
 ModelCosts = Mapping[str, float]
 """Cost per sample of each model, by name."""
-
-_Options = TypeVar("_Options", bound=Any)
 
 
 def read_costs(cost: str) -> tuple[str, ModelCosts]:
@@ -98,11 +96,11 @@ def with_costs(records: Sequence[Record], unit: str, costs: ModelCosts) -> list[
     return [replace(record, costs={**record.costs, unit: column(record)}) for record in records]
 
 
-def resolve_cost(records: Sequence[Record], options: _Options) -> tuple[list[Record], _Options]:
-    """Records with the costs of the files that `options.cost` names, and `cost` as the unit alone.
+def priced(records: Sequence[Record], cost: str) -> tuple[list[Record], str]:
+    """Records with the costs of the files that an option `cost` names, and the unit alone.
 
     Raises:
         UsageError: a file that is missing, or lacks one of the models.
     """
-    unit, costs = read_costs(options.cost)
-    return with_costs(records, unit, costs), replace(options, cost=unit)
+    unit, costs = read_costs(cost)
+    return with_costs(records, unit, costs), unit

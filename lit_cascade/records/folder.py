@@ -16,7 +16,13 @@ from lit_cascade.core import fit_temperature, is_among_best, probabilities_of
 from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.costs import ModelCosts, with_costs
-from lit_cascade.records.record import Record, check_format, opened, score_and_correct
+from lit_cascade.records.record import (
+    Record,
+    RecordLike,
+    check_format,
+    opened,
+    score_and_correct,
+)
 from lit_cascade.utilities.files import bundled
 from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT
 
@@ -30,19 +36,25 @@ _MIN_CLASSES_TOP5 = 10
 _ROWS = 4096
 
 
-def find_records(places: Sequence[str]) -> dict[str, list[Path]]:
-    """Record files by the split that they are of.
+def find_records(places: Sequence[RecordLike]) -> dict[str, list[Record | Path]]:
+    """Records and record files by the split that they are of.
 
     Args:
-        places: files, or folders that are searched recursively. Checkpoints of this package are
-            skipped.
+        places: records, files, or folders that are searched recursively. Checkpoints of this
+            package are skipped.
 
     Raises:
         UsageError: no such place, or no records in it.
         CascadeError: a .safetensors file that is neither a record nor a checkpoint.
     """
-    splits: dict[str, list[Path]] = {}
-    for path in dict.fromkeys(path for place in places for path in _files(place)):
+    splits: dict[str, list[Record | Path]] = {}
+    if isinstance(places, Record | Path | str):
+        places = [places]
+    files = [place for place in places if not isinstance(place, Record)]
+    for record in places:
+        if isinstance(record, Record):
+            splits.setdefault(str(record.data.get("split") or _UNNAMED), []).append(record)
+    for path in dict.fromkeys(path for place in files for path in _files(str(place))):
         with opened(path) as (_, header):
             pass
         if header.get("format") != CHECKPOINT_FORMAT:
@@ -50,7 +62,7 @@ def find_records(places: Sequence[str]) -> dict[str, list[Path]]:
             splits.setdefault(_split(header), []).append(path)
     if not splits:
         raise UsageError(
-            f"--records: there are no records in {', '.join(map(repr, places))}; "
+            f"--records: there are no records in {', '.join(map(repr, map(str, files)))}; "
             "`lit-cascade record` and `lit-cascade import` write them."
         )
     return splits
@@ -77,13 +89,17 @@ def _split(header: Mapping[str, str]) -> str:
     return str((data.get("split") if isinstance(data, dict) else None) or _UNNAMED)
 
 
+def _place(source: Record | Path) -> str:
+    return source.name if isinstance(source, Record) else str(source)
+
+
 @dataclass(frozen=True)
 class RecordedModel:
     """A model as its record describes it.
 
     Attributes:
         name: of the model.
-        path: of the record.
+        path: of the record; None if it is in memory alone.
         parameters: number of parameters; 0 if unknown.
         costs: mean cost per sample, by unit.
         model: settings that made the model.
@@ -91,14 +107,14 @@ class RecordedModel:
     """
 
     name: str
-    path: Path
+    path: Path | None
     parameters: int
     costs: Mapping[str, float]
     model: Mapping[str, Any]
     info: Mapping[str, Any]
 
     @classmethod
-    def describe(cls, record: Record, path: Path, **more: Any) -> Self:
+    def describe(cls, record: Record, path: Path | None, **more: Any) -> Self:
         """Describe the model of a record; a subclass gives its attributes as `more`."""
         return cls(
             name=record.name,
@@ -115,7 +131,7 @@ class RecordedZoo:
     """Records of many models on one split, read one model at a time.
 
     Args:
-        paths: record files of different models.
+        records: records of different models, or their files.
         unit: of the cost.
         costs: costs measured apart from the records; by default those of the records.
 
@@ -130,34 +146,45 @@ class RecordedZoo:
     """
 
     def __init__(
-        self, paths: Sequence[Path], unit: str = "flops", costs: ModelCosts | None = None
+        self,
+        records: Sequence[Record | Path],
+        unit: str = "flops",
+        costs: ModelCosts | None = None,
     ) -> None:
         self.unit = unit
         self._costs = costs or {}
+        self._sources: dict[str, Record | Path] = {}
         models: dict[str, RecordedModel] = {}
-        for path in paths:
-            record = self._load(path)
+        for source in records:
+            record = self._load(source)
             if not models:
                 self.samples, self.data = record.samples, record.data
-            self.samples.check_same(record.samples, str(paths[0]), str(path))
+            self.samples.check_same(record.samples, _place(records[0]), _place(source))
             if record.name in models:
                 raise UsageError(
                     f"records: the model {record.name!r} is there twice, as "
-                    f"{str(models[record.name].path)!r} and {str(path)!r}."
+                    f"{_place(self._sources[record.name])!r} and {_place(source)!r}."
                 )
             try:
                 record.cost(unit)
             except CascadeError as error:
-                raise CascadeError(f"{error} ({str(path)!r}; choose with --cost)") from error
+                raise CascadeError(f"{error} ({_place(source)!r}; choose with --cost)") from error
+            path = source if isinstance(source, Path) else None
             models[record.name] = RecordedModel.describe(record, path)
+            self._sources[record.name] = source
         if len(models) < 2:
-            got = f"only {str(paths[0])!r}" if paths else "none"
+            got = f"only {_place(records[0])!r}" if records else "none"
             raise UsageError(f"records: a search needs those of at least 2 models, got {got}.")
         self.models = sorted(models.values(), key=lambda model: (model.costs[unit], model.name))
 
-    def _load(self, path: Path) -> Record:
-        (record,) = with_costs([Record.load(path)], self.unit, self._costs)
+    def _load(self, source: Record | Path) -> Record:
+        record = source if isinstance(source, Record) else Record.load(source)
+        (record,) = with_costs([record], self.unit, self._costs)
         return record
+
+    def record(self, model: RecordedModel) -> Record:
+        """The record of one of the models."""
+        return self._load(self._sources[model.name])
 
     def __len__(self) -> int:
         return len(self.models)
@@ -196,7 +223,7 @@ class RecordedZoo:
         """
         temperatures = []
         for model in self.models:
-            logits, labels = Record.load(model.path).logits_for("a temperature")
+            logits, labels = self.record(model).logits_for("a temperature")
             if rows is not None:
                 logits, labels = logits[rows], labels[rows]
             temperatures.append(fit_temperature(logits, labels).temperature)
@@ -223,14 +250,14 @@ class RecordedZoo:
         correct = torch.empty(len(self), self.n, dtype=torch.bool)
         costs = []
         for k, (model, temperature) in enumerate(zip(self.models, divisors, strict=True)):
-            record = self._load(model.path)
+            record = self.record(model)
             scores[k], correct[k] = score_and_correct(record, score, temperature)
             cost = record.cost(self.unit)
             costs.append(cost[:1] if bool((cost == cost[0]).all()) else cost)
         constant = all(len(cost) == 1 for cost in costs)
 
         def probabilities(model: int) -> Tensor:
-            logits, _ = Record.load(self.models[model].path).logits_for("an average of answers")
+            logits, _ = self.record(self.models[model]).logits_for("an average of answers")
             return probabilities_of(logits, divisors[model])
 
         average = combine == "average"

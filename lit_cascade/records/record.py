@@ -235,6 +235,14 @@ class Record(Tabular):
             raise CascadeError(f"record {self.name!r} holds no labels, which {purpose} needs.")
         return self.logits, likeliest_labels(self.logits, self.labels)
 
+    def rows(self, rows: Tensor | Sequence[int]) -> Record:
+        """The record of some of the samples, by their positions."""
+        chosen = torch.as_tensor(rows)
+        columns: dict[str, Any] = {name: getattr(self, name) for name in _COLUMNS}
+        columns = {name: None if one is None else one[chosen] for name, one in columns.items()}
+        costs = {unit: cost[chosen] for unit, cost in self.costs.items()}
+        return replace(self, ids=self.ids[chosen], costs=costs, **columns)
+
     def with_dtype(self, dtype: str) -> Record:
         """The same record with logits in `float16` or `float32`.
 
@@ -317,6 +325,36 @@ class Record(Tabular):
                     "its fingerprint."
                 )
         return record
+
+
+RecordLike = Record | Path | str
+"""A record, or the path of its file."""
+
+
+def load_records(records: Sequence[RecordLike]) -> list[Record]:
+    """Records of the stages of a cascade, read from their files where paths are given.
+
+    Args:
+        records: of two or more models on the same samples, cheapest first.
+
+    Raises:
+        UsageError: too few records, repeated names, a missing file, or something else.
+        CascadeError: a damaged file, or records of different samples.
+    """
+    if isinstance(records, Record | Path | str) or not isinstance(records, Sequence):
+        kind = repr(records) if isinstance(records, str) else type(records).__name__
+        raise UsageError(
+            f"records: expected a list of records or their files, cheapest first; got {kind}."
+        )
+    for record in records:
+        if not isinstance(record, Record | Path | str):
+            raise UsageError(
+                "records: expected records or their files, got "
+                f"{type(record).__name__}; Record.from_arrays makes one of logits and labels."
+            )
+    loaded = [one if isinstance(one, Record) else Record.load(one) for one in records]
+    check_alike(loaded)
+    return loaded
 
 
 @contextmanager

@@ -1,20 +1,14 @@
 """Results as people read them: tables, summaries, CSV files, pictures and cards."""
 
 from lit_cascade.report.calibration import (
-    Calibrated,
     calibration_summary,
     draw_calibration,
-    fit_summary,
     print_calibration,
-    recommendation,
-    verdict_summary,
 )
 from lit_cascade.report.card import Card
 from lit_cascade.report.check import check_summary, print_check, verdict_line
-from lit_cascade.report.points import typed_thresholds
 from lit_cascade.report.scores import (
     draw_scores,
-    head_summary,
     print_heads,
     print_scores,
     scores_csv,
@@ -30,9 +24,7 @@ from lit_cascade.report.search import (
     strategy_summary,
 )
 from lit_cascade.report.selection import (
-    Subject,
     draw_selection,
-    none_qualifies,
     policy_line,
     print_selection,
     selection_summary,
@@ -72,15 +64,14 @@ from lit_cascade.report.validation import (
 )
 
 __all__ = [
-    "Calibrated", "Card", "Subject", "Validation", "benchmark_notes", "calibration_summary",
-    "check_summary", "curve_csv", "data_notes", "draw_calibration", "draw_curve", "draw_frontier",
-    "draw_scores", "draw_screen", "draw_selection", "draw_speed", "fit_summary", "fitting_notes",
-    "frontier_csv", "frontier_summary", "head_summary", "inform", "json_text", "latency_table",
-    "model_notes", "none_qualifies", "outcome_summary", "pace_table", "plain",
+    "Card", "Validation", "benchmark_notes", "calibration_summary", "check_summary", "curve_csv",
+    "data_notes", "draw_calibration", "draw_curve", "draw_frontier", "draw_scores", "draw_screen",
+    "draw_selection", "draw_speed", "fitting_notes", "frontier_csv", "frontier_summary", "inform",
+    "json_text", "latency_table", "model_notes", "outcome_summary", "pace_table", "plain",
     "policy_line", "print_answers", "print_calibration", "print_card", "print_check",
     "print_comparison", "print_execution", "print_frontier", "print_heads", "print_records",
     "print_scores", "print_screen", "print_selection", "print_validation", "printing",
-    "recommendation", "records_summary", "scores_csv", "scores_summary", "screen_csv",
-    "screen_summary", "selection_summary", "show", "show_summary", "speed_summary",
-    "strategy_summary", "typed_thresholds", "validation_summary", "verdict_line", "verdict_summary",
+    "records_summary", "scores_csv", "scores_summary", "screen_csv", "screen_summary",
+    "selection_summary", "show", "show_summary", "speed_summary", "strategy_summary",
+    "validation_summary", "verdict_line",
 ]  # fmt: skip

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from lit_cascade.analysis import (
     BINS,
+    Calibration,
     CalibrationEffect,
     CalibrationMetrics,
-    CalibrationPlan,
-    Method,
     ReliabilityDiagram,
     StageCalibration,
 )
 from lit_cascade.core import Curve, OperatingPoint, cheapest
-from lit_cascade.records import Record
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import point_cells, point_summary
 from lit_cascade.report.text import Column, Table, cost_columns, show
@@ -24,66 +21,9 @@ from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import counted, percent
 
 
-class Calibrated(NamedTuple):
-    """A calibration of some stages of a cascade, as `calibrate` reports it.
-
-    Attributes:
-        records: of all stages, cheapest first.
-        fitted: the calibrations, by stage.
-        plan: the samples to fit and to judge on.
-        method: the method of the fit.
-        comparison: of the cascade with and without; None where nothing was fitted.
-        unit: of the cost.
-    """
-
-    records: Sequence[Record]
-    fitted: Mapping[str, StageCalibration]
-    plan: CalibrationPlan
-    method: Method
-    comparison: CalibrationEffect | None
-    unit: str
-
-
-def recommendation(result: Calibrated) -> str:
-    """Whether to apply the calibration, in a sentence or two."""
-    compared = result.comparison
-    if compared is None:
-        return "Nothing was fitted: the figures describe the models as they are."
-    low, high = (100 * end for end in compared.difference.interval)
-    moved = (
-        f"{100 * compared.difference.value:+.3f} points of accuracy, averaged over all costs "
-        f"(95 %: {low:+.3f} to {high:+.3f})"
-    )
-    same = (
-        " With two classes a temperature cannot change the order of the scores: the curve is the "
-        "same at other thresholds."
-        if compared.same_order
-        else ""
-    )
-    if compared.difference.better:
-        return f"Calibration helps this cascade: {moved}. Apply it."
-    if compared.difference.worse:
-        return f"Calibration makes this cascade worse: {moved}; none is recommended."
-    return f"Calibration does not help this cascade: {moved}; none is recommended.{same}"
-
-
 def same_accuracy(curve: Curve) -> OperatingPoint | None:
     """The cheapest point with the last stage's accuracy."""
     return cheapest(curve, float(curve.stage_accuracy[-1]))
-
-
-def fit_summary(stage: StageCalibration, *, diagrams: bool = False) -> dict[str, Any]:
-    """The fit of one stage, with its figures before and after."""
-    before, after = asdict(stage.before), asdict(stage.after)
-    pair = {"before": before.pop("diagram"), "after": after.pop("diagram")}
-    return {
-        "temperature": stage.temperature,
-        "at_bound": stage.at_bound,
-        "n": stage.n,
-        "before": before,
-        "after": after,
-        **({"diagram": pair} if diagrams else {}),
-    }
 
 
 def _curve_summary(curve: Curve, mean: float, unit: str) -> dict[str, Any]:
@@ -95,30 +35,15 @@ def _curve_summary(curve: Curve, mean: float, unit: str) -> dict[str, Any]:
     }
 
 
-def verdict_summary(result: Calibrated) -> dict[str, Any]:
-    """The recommendation and the figures behind it."""
-    compared = result.comparison
-    if compared is None:
-        return {"method": result.method, "recommended": "none"}
-    return {
-        "method": result.method,
-        "recommended": compared.recommended,
-        "same_order": compared.same_order,
-        "gain": compared.difference.value,
-        "interval": list(compared.difference.interval),
-        "judged": result.plan.text,
-    }
-
-
-def calibration_summary(result: Calibrated) -> dict[str, Any]:
+def calibration_summary(result: Calibration) -> dict[str, Any]:
     """The content of `summary.json`."""
     compared, unit = result.comparison, result.unit
-    stages = {name: fit_summary(stage, diagrams=True) for name, stage in result.fitted.items()}
+    stages = {name: stage.summary(diagrams=True) for name, stage in result.fitted.items()}
     return {
         "n": len(result.records[0]),
         "fitted_on": len(result.plan.fitted),
         "judged_on": len(result.plan.evaluated),
-        **verdict_summary(result),
+        **result.verdict,
         "unit": unit,
         "stages": stages,
         "cascade": None
@@ -127,7 +52,7 @@ def calibration_summary(result: Calibrated) -> dict[str, Any]:
             "without": _curve_summary(compared.before, compared.difference.before, unit),
             "with": _curve_summary(compared.after, compared.difference.after, unit),
         },
-        "recommendation": recommendation(result),
+        "recommendation": result.recommendation,
         "provenance": provenance(result.records),
     }
 
@@ -136,7 +61,7 @@ _WIDTH = 24
 _LEGEND = "█ accuracy up to the confidence   ░ overconfident   ▒ underconfident"
 
 
-def print_calibration(result: Calibrated, where: str, notes: Sequence[str] = ()) -> None:
+def print_calibration(result: Calibration, where: str, notes: Sequence[str] = ()) -> None:
     """Print figures before and after, reliability diagrams, and the cascade with and without."""
     legend = (
         f"NLL in nats; ECE over {BINS} bins of equal width, then of equal mass; Brier from 0 to 2. "
@@ -148,10 +73,10 @@ def print_calibration(result: Calibrated, where: str, notes: Sequence[str] = ())
     parts.append(_LEGEND)
     if result.comparison is not None:
         parts.append(_cascade_table(result, result.comparison))
-    show(*parts, recommendation(result), *notes)
+    show(*parts, result.recommendation, *notes)
 
 
-def _fits_table(result: Calibrated, where: str) -> Table:
+def _fits_table(result: Calibration, where: str) -> Table:
     samples = counted(len(result.plan.fitted), "sample")
     table = Table(
         f"Calibration by {result.method} on {where}: fitted on {samples}",
@@ -204,7 +129,7 @@ def _bar(confidence: float, accuracy: float) -> str:
     return f"{'█' * low + gap:{_WIDTH}} {100 * accuracy:3.0f} %"
 
 
-def _cascade_table(result: Calibrated, compared: CalibrationEffect) -> Table:
+def _cascade_table(result: Calibration, compared: CalibrationEffect) -> Table:
     names = [record.name for record in result.records]
     last = repr(names[-1])
     samples = counted(len(result.plan.evaluated), "sample")
@@ -230,7 +155,7 @@ def _cascade_table(result: Calibrated, compared: CalibrationEffect) -> Table:
     return table
 
 
-def draw_calibration(result: Calibrated) -> bytes:
+def draw_calibration(result: Calibration) -> bytes:
     """Reliability diagrams before and after, and both curves of the cascade, as a PNG."""
     compared = result.comparison
     panels = len(result.fitted) + (compared is not None)

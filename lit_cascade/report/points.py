@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lit_cascade.core import OperatingPoint
-from lit_cascade.report.text import Column, cost_cells, cost_columns, readable_threshold
+from lit_cascade.core import OperatingPoint, readable_threshold
+from lit_cascade.report.text import Column, cost_cells, cost_columns
 from lit_cascade.utilities.units import metric_figure, metric_label, percent, times
 
 
@@ -15,11 +15,6 @@ def shown_thresholds(point: OperatingPoint) -> str:
     if point.below is None:
         return ", ".join(f"{threshold:.6g}" for threshold in point.thresholds)
     return readable_threshold(point.threshold, point.below)
-
-
-def typed_thresholds(point: OperatingPoint) -> list[float]:
-    """The thresholds of a point, rounded as in `shown_thresholds` where that changes nothing."""
-    return list(point.thresholds) if point.below is None else [float(shown_thresholds(point))]
 
 
 def point_headings(unit: str, metric: str | None, last: str) -> list[str | Column]:

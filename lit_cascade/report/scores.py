@@ -84,17 +84,6 @@ def scores_csv(result: ScoreComparison) -> str:
     return columns_csv(result.columns())
 
 
-def head_summary(result: FittedHead) -> dict[str, Any]:
-    """A fitted deferral head as numbers; its figures are those of the fitting samples."""
-    return {
-        "n": result.n,
-        "fixed": result.fixed,
-        "area": result.area,
-        "area_max_softmax": result.area_before,
-        "inverse_penalty": result.strength,
-    }
-
-
 def scores_summary(result: ScoreComparison, records: Sequence[Record]) -> dict[str, Any]:
     """The content of `summary.json`."""
     unit = result.unit
@@ -126,7 +115,7 @@ def scores_summary(result: ScoreComparison, records: Sequence[Record]) -> dict[s
         "oracle": {f"{unit}_ratio_at_equal_accuracy": result.bound},
         "learned": None
         if result.learned is None
-        else head_summary(result.learned) | {"head": result.learned.head.numbers},
+        else result.learned.summary() | {"head": result.learned.head.numbers},
         "missing": result.missing,
         "provenance": provenance(records),
     }

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lit_cascade.analysis import Pick, Reduction, SearchResult, Strategy
+from lit_cascade.core import readable_threshold
 from lit_cascade.core.search import Front, HeldOut
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import (
@@ -15,7 +16,6 @@ from lit_cascade.report.text import (
     cost_cells,
     cost_columns,
     data_title,
-    readable_threshold,
     show,
 )
 from lit_cascade.utilities.units import counted, percent, unit_label

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 from lit_cascade.analysis import Selection
 from lit_cascade.core import OperatingPoint
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.report.points import point_cells, point_summary, shown_thresholds, typed_thresholds
+from lit_cascade.report.points import point_cells, point_summary, shown_thresholds
 from lit_cascade.report.text import Table, cost_columns, show
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import counted, percent, quantity, unit_label
-
-
-class Subject(NamedTuple):
-    """The cascade that thresholds are selected for.
-
-    Attributes:
-        names: of the stages.
-        unit: of the cost.
-        score: name of the score that the thresholds apply to.
-    """
-
-    names: Sequence[str]
-    unit: str
-    score: str
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.3g}"
 
 
 def _observed(promise: Promise, choice: OperatingPoint) -> str:
@@ -45,19 +27,19 @@ def _observed(promise: Promise, choice: OperatingPoint) -> str:
     return f"observed {percent(value, 2)}"
 
 
-def policy_line(result: Selection, subject: Subject) -> str:
+def policy_line(result: Selection) -> str:
     """The selected policy in one line."""
     choice, promise = result.chosen, result.promise
     if choice is None:
         return "No policy that saves anything qualifies."
     label = "threshold" if len(choice.thresholds) == 1 else "thresholds"
-    fewer = f"{1 / choice.cost_ratio:.1f}x fewer {unit_label(subject.unit)}"
+    fewer = f"{1 / choice.cost_ratio:.1f}x fewer {unit_label(result.unit)}"
     sure = (
         "chosen, not promised"
         if promise.confidence is None
-        else f"with {_points(promise.confidence)} % confidence"
+        else f"with {f'{100 * promise.confidence:.3g}'} % confidence"
     )
-    what = promise.text(subject.unit)
+    what = promise.text(result.unit)
     return (
         f"{label} {shown_thresholds(choice)}: {percent(choice.deferral_rate)} deferred, "
         f"{fewer}; {what} "
@@ -66,47 +48,19 @@ def policy_line(result: Selection, subject: Subject) -> str:
     )
 
 
-def none_qualifies(result: Selection, subject: Subject) -> str:
-    """The reason why no policy was selected, and what would help."""
-    what = result.promise.text(subject.unit)
-    n, last = result.n + result.tuned_on, subject.names[-1]
-    these = "this sample" if n == 1 else f"these {n:,} samples"
-    if result.promise.confidence is None:
-        return (
-            f"no policy keeps {what} on {these} for less than {last!r} alone costs. "
-            f"Relax the limit, or run {last!r} alone."
-        )
-    sure = f"{_points(result.promise.confidence)} % confidence"
-    if result.needed is not None:
-        help_ = (
-            f"About {counted(result.needed, 'sample')} would do if these are representative; or "
-            "relax the limit or the confidence."
-        )
-    elif result.empirical is None:
-        help_ = "None keeps it even on these samples: relax the limit."
-    elif result.promise.limit == 0:
-        help_ = "No sample can show that nothing at all is lost: allow a small loss, such as 0.005."
-    else:
-        help_ = "A thousand times as many would not do either: relax the limit."
-    return (
-        f"no policy that costs less than {last!r} alone can be promised to keep {what} with {sure} "
-        f"from {counted(n, 'sample')}. {help_}"
-    )
-
-
-def print_selection(result: Selection, subject: Subject, notes: Sequence[str] = ()) -> None:
+def print_selection(result: Selection, notes: Sequence[str] = ()) -> None:
     """Print the selected policy beside the plain empirical choice."""
     promise = result.promise
     table = Table(
-        f"{promise.text(subject.unit)}: {' → '.join(subject.names)} by {subject.score}",
-        "choice", "threshold" if len(subject.names) == 2 else "thresholds", "deferred", "accuracy",
-        "target", *cost_columns(subject.unit), f"than {subject.names[-1]!r}",
+        f"{promise.text(result.unit)}: {' → '.join(result.names)} by {result.score}",
+        "choice", "threshold" if len(result.names) == 2 else "thresholds", "deferred", "accuracy",
+        "target", *cost_columns(result.unit), f"than {result.names[-1]!r}",
     )  # fmt: skip
     if promise.confidence is not None:
-        label = f"with {_points(promise.confidence)} % confidence"
-        table.add_row(*_row(label, result.chosen, promise, subject.unit))
-    table.add_row(*_row("plain empirical", result.empirical, promise, subject.unit))
-    chosen = [] if result.chosen is None else [policy_line(result, subject), _price(result)]
+        label = f"with {f'{100 * promise.confidence:.3g}'} % confidence"
+        table.add_row(*_row(label, result.chosen, promise, result.unit))
+    table.add_row(*_row("plain empirical", result.empirical, promise, result.unit))
+    chosen = [] if result.chosen is None else [policy_line(result), _price(result)]
     show(table, *chosen, *notes)
 
 
@@ -137,38 +91,36 @@ def _price(result: Selection) -> str:
     )
 
 
-def selection_summary(
-    result: Selection, subject: Subject, records: Sequence[Record]
-) -> dict[str, Any]:
+def selection_summary(result: Selection, records: Sequence[Record]) -> dict[str, Any]:
     """The content of `summary.json`."""
     return {
         **asdict(result.promise),
-        "unit": subject.unit,
-        "score": subject.score,
+        "unit": result.unit,
+        "score": result.score,
         "n": result.n + result.tuned_on,
         "tested_on": result.n,
         "policies_tested": len(result.candidates),
         "policies_certified": result.certified,
-        "chosen": _choice_summary(result.chosen, subject),
-        "empirical": _choice_summary(result.empirical, subject),
+        "chosen": _choice_summary(result, result.chosen),
+        "empirical": _choice_summary(result, result.empirical),
         "provenance": provenance(records),
     }
 
 
-def _choice_summary(choice: OperatingPoint | None, subject: Subject) -> dict[str, Any] | None:
+def _choice_summary(result: Selection, choice: OperatingPoint | None) -> dict[str, Any] | None:
     if choice is None:
         return None
     return {
-        "thresholds": dict(zip(subject.names, typed_thresholds(choice), strict=False)),
+        "thresholds": dict(zip(result.names, choice.typed_thresholds, strict=False)),
         "value": choice.value,
-        **point_summary(choice, subject.unit),
+        **point_summary(choice, result.unit),
     }
 
 
-def draw_selection(result: Selection, subject: Subject) -> bytes:
+def draw_selection(result: Selection) -> bytes:
     """The target against the cost of every candidate, as a PNG."""
     figure = figure_of(6.4, 4.2)
     axes = result.plot(figure.add_subplot())
-    title = f"{result.promise.text(subject.unit)}: {' → '.join(subject.names)}"
+    title = f"{result.promise.text(result.unit)}: {' → '.join(result.names)}"
     axes.set_title(f"{title} ({counted(result.n, 'sample')})", fontsize=10)
     return png_of(figure)

@@ -16,7 +16,6 @@ from itertools import zip_longest
 from shutil import get_terminal_size
 from typing import Any
 
-import numpy as np
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
@@ -73,30 +72,6 @@ def file_size(size: int) -> str:
     """
     text = quantity(size)
     return f"{text}B" if " " in text else f"{text} B"
-
-
-def readable_threshold(threshold: float, below: float) -> str:
-    """The shortest decimal that defers the same samples as `threshold`.
-
-    Any threshold above the next smaller score and up to `threshold` does, so a person can type
-    this one and get the same cascade.
-
-    Args:
-        threshold: a score.
-        below: the next smaller score, or -inf.
-
-    Example:
-        >>> readable_threshold(0.87312, below=0.86901)
-        '0.87'
-    """
-    if not math.isfinite(threshold):
-        return {math.inf: "inf", -math.inf: "-inf"}[threshold]
-    for digits in range(1, 10):
-        scale = 10.0**digits
-        candidate = math.floor(threshold * scale) / scale
-        if below < float(np.float32(candidate)) <= threshold:  # the precision of scores
-            return f"{candidate:.{digits}f}"
-    return repr(threshold)
 
 
 @dataclass(frozen=True)

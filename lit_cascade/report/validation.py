@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lit_cascade.analysis import (
-    curve_of_records,
     official_metric,
     outcomes_of,
-    without_logits,
+    policy_for,
 )
 from lit_cascade.core import (
     LEARNED,
@@ -93,10 +92,9 @@ class Validation:
         """
         described = [record.data for record in records]
         metric = official_metric(described, metric)
-        names = [record.name for record in records]
-        policy = Policy.from_options(options, names, recorded=without_logits(records))
+        policy = policy_for(records, options)
         rule = replace(policy, thresholds=None)
-        curve = curve_of_records(records, rule, unit, metric)
+        curve = outcomes_of(records, rule, unit, metric).curve()
         plain = replace(rule, temperatures=())
         if rule.score == LEARNED.name and rule.combine != "average":
             plain = rule  # it was fitted to these very logits: a temperature moves nothing
@@ -108,7 +106,9 @@ class Validation:
             policy=None
             if policy.thresholds is None
             else outcomes_of(records, policy, unit, metric).at(policy.thresholds),
-            uncalibrated=None if plain == rule else curve_of_records(records, plain, unit, metric),
+            uncalibrated=None
+            if plain == rule
+            else outcomes_of(records, plain, unit, metric).curve(),
         )
 
     @property

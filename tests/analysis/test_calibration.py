@@ -11,7 +11,7 @@ from lit_cascade.analysis.calibration import (
     compare_cascades,
     with_temperatures,
 )
-from lit_cascade.analysis.curve import curve_of_records
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.core.calibration import fit_temperature, negative_log_likelihood
 from lit_cascade.core.policy import Policy
 from lit_cascade.errors import CascadeError, UsageError
@@ -113,7 +113,7 @@ def test_held_out_curves_are_those_of_the_records_held_out():
     rule = with_temperatures(
         Policy(stages=2), ["small", "large"], {"small": fitted["small"].temperature}
     )
-    plain, scaled = curve_of_records(rest), curve_of_records(rest, rule)
+    plain, scaled = curve_of(rest), curve_of(rest, rule)
     for one, other in ((found.before, plain), (found.after, scaled)):
         assert torch.equal(one.accuracy, other.accuracy)
         assert torch.equal(one.cost, other.cost)

@@ -1,11 +1,13 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records
+from lit_cascade import CascadeError, Policy, Record, UsageError
 from lit_cascade.analysis.calibration import calibrate_record
 from lit_cascade.analysis.curve import cost_notes, official_metric, outcomes_of
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from lit_cascade.core.curve import OperatingPoint
@@ -74,7 +76,7 @@ def judged_slowly(records, combine, score="max_softmax"):
 @pytest.mark.parametrize("unit", ["flops", "latency_s"])
 @pytest.mark.parametrize("stages", [2, 3])
 @pytest.mark.parametrize("combine", COMBINATIONS)
-def test_a_curve_of_records_equals_brute_force(combine, stages, unit):
+def test_a_curve_of_equals_brute_force(combine, stages, unit):
     records = recorded(stages)
     scores, after, alone = judged_slowly(records, combine)
     floors = tuple(sorted(column)[15] for column in zip(*scores, strict=True))
@@ -82,7 +84,7 @@ def test_a_curve_of_records_equals_brute_force(combine, stages, unit):
         stages=stages, temperatures=TEMPERATURES[:stages], combine=combine, floors=floors
     )
     costs = torch.stack([record.cost(unit) for record in records], dim=1).tolist()
-    curve = curve_of_records(records, policy, unit)
+    curve = curve_of(records, policy, cost=unit)
     assert len(curve) > 30
     for row, threshold in enumerate(curve.thresholds.tolist()):
         expected = brute_force_point(scores, after, costs, threshold, list(floors))
@@ -121,7 +123,7 @@ def test_a_point_equals_a_loop_over_samples_and_the_replay(combine, stages):
 def test_scores_alone_give_the_curve_of_their_logits(combine):
     records = recorded(3)
     policy = Policy(stages=3, combine=combine, floors=(0.4, 0.45))
-    one, other = (curve_of_records(r, policy, "latency_s") for r in (records, scored(records)))
+    one, other = (curve_of(r, policy, cost="latency_s") for r in (records, scored(records)))
     for part in ("thresholds", "deferral_rate", "accuracy", "cost", "stage_accuracy"):
         assert torch.equal(getattr(one, part), getattr(other, part))
     told = Policy((0.6, 0.7), combine=combine, floors=(0.4, 0.45))
@@ -130,7 +132,7 @@ def test_scores_alone_give_the_curve_of_their_logits(combine):
 
 def test_without_a_policy_the_later_stage_answers():
     records = recorded(2)
-    one, other = curve_of_records(records), curve_of_records(records, Policy(stages=2))
+    one, other = curve_of(records), curve_of(records, Policy(stages=2))
     assert torch.equal(one.accuracy, other.accuracy)
     assert torch.equal(one.cost, other.cost)
 
@@ -147,11 +149,11 @@ def test_scores_are_infinite_below_the_floor():
 def test_what_needs_logits_is_refused_for_scores():
     records = scored(recorded(2))
     with pytest.raises(CascadeError, match="'net0' holds scores and no logits, which a temper"):
-        curve_of_records(records, Policy(stages=2, temperatures=(2.0, 1.0)))
+        curve_of(records, Policy(stages=2, temperatures=(2.0, 1.0)))
     with pytest.raises(CascadeError, match="'net1' holds scores and no logits, which a temper"):
-        curve_of_records(records, Policy(stages=2, temperatures=(1.0, 2.0)))
+        curve_of(records, Policy(stages=2, temperatures=(1.0, 2.0)))
     with pytest.raises(CascadeError, match="which an average of probabilities needs"):
-        curve_of_records(records, Policy(stages=2, combine="average"))
+        curve_of(records, Policy(stages=2, combine="average"))
     with pytest.raises(CascadeError, match="which a temperature needs"):
         calibrate_record(records[0])
 
@@ -159,9 +161,10 @@ def test_what_needs_logits_is_refused_for_scores():
 def test_a_unit_that_a_record_lacks_is_named_with_those_it_has():
     one, other = recorded(2)
     other = Record.from_arrays("other", other.logits, other.labels, flops=1.0)
-    for question in (curve_of_records, point_of_records):
+    of_curve = partial(curve_of, cost="latency_s")
+    for question in (of_curve, partial(point_of_records, unit="latency_s")):
         with pytest.raises(CascadeError, match="'other' has no cost 'latency_s'; it has flops"):
-            question([one, other], Policy((0.5,)), "latency_s")
+            question([one, other], Policy((0.5,)))
     with pytest.raises(CascadeError, match="'net0' has no cost 'usd'; it has flops, latency_s"):
         cost_notes([one, other], "usd")
 
@@ -197,8 +200,8 @@ def test_a_metric_on_the_curve_is_that_of_the_replay_at_every_threshold(
         columns = zip(records[:-1], TEMPERATURES, strict=False)
         scores = [score_and_correct(record, temperature=t)[0] for record, t in columns]
         parts["floors"] = tuple(score.sort().values[9].item() for score in scores)
-    curve = curve_of_records(records, Policy(stages=stages, **parts), metric=metric)
-    plain = curve_of_records(records, Policy(stages=stages, **parts))
+    curve = curve_of(records, Policy(stages=stages, **parts), metric=metric)
+    plain = curve_of(records, Policy(stages=stages, **parts))
     assert curve.metric == metric
     assert torch.equal(curve.accuracy, plain.accuracy)
     assert torch.equal(curve.thresholds, plain.thresholds)
@@ -228,11 +231,11 @@ def test_a_metric_needs_answers_and_so_logits():
     with pytest.raises(
         CascadeError, match="'net0' holds scores and no logits, which the metric f1"
     ):
-        curve_of_records(scored(recorded(2, classes=2)), metric="f1")
+        curve_of(scored(recorded(2, classes=2)), metric="f1")
     first, last = recorded(2, classes=2)
     parts = {"score": torch.rand(80), "correct": torch.ones(80), "costs": last.costs}
     last = Record.from_arrays("api", labels=first.labels, classes=first.classes, **parts)
-    assert len(curve_of_records([first, last], unit="latency_s")) > 2
+    assert len(curve_of([first, last], cost="latency_s")) > 2
     with pytest.raises(CascadeError, match="'api' holds scores and no logits, which the metric f1"):
         point_of_records([first, last], Policy((0.5,)), "latency_s", "f1")
 

@@ -75,10 +75,10 @@ def test_a_choice_must_be_there_and_unmistakable(tmp_path):
         write(tmp_path, name, first=100 * number)
     for argument in ("split", "choose_on"):
         with pytest.raises(
-            UsageError, match=f"--{argument}: 'tset' is unknown.*Did you mean 'test'"
+            UsageError, match=f"^{argument}: 'tset' is unknown.*Did you mean 'test'"
         ):
             protocol_of([str(tmp_path)], **{argument: "tset"})
-    with pytest.raises(UsageError, match="--split: the records are of the splits calibration, t"):
+    with pytest.raises(UsageError, match="split: the records are of the splits calibration, t"):
         protocol_of([str(tmp_path)])
     with pytest.raises(UsageError, match="choose one to report on"):
         protocol_of([str(tmp_path)], choose_on="calibration")

@@ -1,18 +1,20 @@
+import importlib
 import math
 
 import pytest
 import torch
 
-from lit_cascade.analysis import search as searching
 from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
 from lit_cascade.analysis.search import evaluate_strategy, frontier_of, variants
 from lit_cascade.core.search.front import Band, default_bands
 from lit_cascade.core.search.points import CascadeFront, CascadePoint
-from lit_cascade.core.search.search import SearchSettings, search
+from lit_cascade.core.search.search import SearchSettings, search_zoo
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.record import Record
 from tests.search_oracles import Plain
+
+searching = importlib.import_module("lit_cascade.analysis.search")
 
 
 @pytest.fixture(autouse=True)
@@ -184,8 +186,10 @@ def test_a_contest_is_the_same_whatever_is_at_hand(tmp_path, way):
     protocol = protocol_of([write(tmp_path, "test")], repeats=2)
     rule = DecisionRule(combine=way, calibrate=True)
     zoos = protocol.zoos(rule)
-    one = evaluate_strategy("x", protocol, rule, search, default_bands)
-    two = evaluate_strategy("x", protocol, rule, search, default_bands, zoos, search(zoos[0]))
+    one = evaluate_strategy("x", protocol, rule, search_zoo, default_bands)
+    two = evaluate_strategy(
+        "x", protocol, rule, search_zoo, default_bands, zoos, search_zoo(zoos[0])
+    )
     assert one.reductions == two.reductions
     assert one.points.cost.equal(two.points.cost)
     assert one.reductions[0].held_out.repeats == 2

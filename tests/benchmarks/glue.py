@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lit_cascade import Policy, Record, curve_of_records, operating_points
+from lit_cascade import Policy, Record, operating_points
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.core.contract import replay
 from lit_cascade.core.metrics import measure
@@ -74,7 +75,7 @@ def row(calibration, validation, name, metric):
     """One small stage before the large one."""
     by = None if metric == "accuracy" else metric
     pairs = [[split[name], split[LARGE]] for split in (calibration, validation)]
-    curves = [curve_of_records(pair, metric=by) for pair in pairs]
+    curves = [curve_of(pair, metric=by) for pair in pairs]
     on_calibration, on_validation = (
         operating_points(curve, metric)[f"same_{metric}"] for curve in curves
     )

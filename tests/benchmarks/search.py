@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_cascade.core.search.front import average_compute_reduction, default_bands
-from lit_cascade.core.search.search import SearchSettings, search
+from lit_cascade.core.search.search import SearchSettings, search_zoo
 from tests.benchmarks.sweep import machine
 from tests.zoos import synthetic_zoo
 
@@ -32,7 +32,7 @@ def measure(models: int, samples: int, stages: int, candidates: int) -> dict[str
     zoo = synthetic_zoo(models, samples)
     settings = SearchSettings(stages=stages, candidates=candidates)
     start = time.perf_counter()
-    found = search(zoo, settings)
+    found = search_zoo(zoo, settings)
     seconds = time.perf_counter() - start
     singles, _ = zoo.singles()
     return {

@@ -19,7 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lit_cascade import Record, curve_of_records
+from lit_cascade import Record
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 
@@ -70,7 +71,7 @@ def main() -> None:
         "softmax": lambda: small.logits.softmax(dim=1),
         "softmax into memory at hand": lambda: torch.softmax(small.logits, 1, out=reused),
     } | {
-        f"sweep by {score}": lambda score=score: curve_of_records(
+        f"sweep by {score}": lambda score=score: curve_of(
             [small, large], Policy(stages=2, score=score)
         )
         for score in SCORES

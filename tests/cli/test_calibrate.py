@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from lit_cascade import Record, curve_of_records
+from lit_cascade import Record
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.analysis.evidence import ids_from_text
 from lit_cascade.analysis.reliability import calibration_metrics
 from lit_cascade.cli import main
@@ -77,7 +78,7 @@ def test_what_is_written_is_what_was_judged(capsys):
     for figure in ("nll", "ece", "ece_equal_mass", "brier", "accuracy", "confidence"):
         assert told[figure] == pytest.approx(getattr(found, figure), abs=1e-9)
     assert told["nll"] < said["stages"]["small"]["before"]["nll"]
-    curve = curve_of_records(left, rule)
+    curve = curve_of(left, rule)
     assert said["cascade"]["with"]["stage_accuracy"] == curve.stage_accuracy.tolist()
     for value in (told["nll"], told["ece"], told["ece_equal_mass"], told["brier"]):
         assert f"{value:.4f}" in printed
@@ -180,7 +181,7 @@ def test_vectors_of_an_old_config_are_an_unknown_option(capsys):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--share", 1], 2, "--share: expected a share between 0 and 1"),
+        (["--share", 1], 2, "--share: 1 is not a share"),
         (["--share", 0.0001], 2, "that leaves some of the 1,500 samples"),
         (["--method", "platt"], 2, "method"),
         (["--stages", "smal"], 2, "--stages: 'smal' is unknown.*'small'"),

@@ -81,7 +81,7 @@ def test_a_check_takes_only_what_was_promised(pair, others, capsys):
     assert "thresholds were fitted on" in capsys.readouterr().err
     assert check(others[::-1]) == 1
     assert (
-        "expected records of small, large, the policy's stages; got large, small"
+        "expected those of small, large, the policy's stages; got large, small"
         in capsys.readouterr().err
     )
     policy = {"policy": policy_in()}
@@ -183,7 +183,7 @@ def test_another_unit_than_the_policys_is_refused(pair, others, tmp_path, capsys
     for words, says in (
         ((), "chosen by its cost in latency_s, and the record 'small' has only flops"),
         (("--cost", "flops"), "chosen by its cost in latency_s; got 'flops'"),
-        (("--cost", "usd=seconds.json"), "got 'usd'. Give --cost latency_s=FILE"),
+        (("--cost", "usd=seconds.json"), "got 'usd'. Give latency_s=FILE"),
         (("--cost", "latency_s=nothing.json"), "cannot read 'nothing.json'"),
     ):
         capsys.readouterr()

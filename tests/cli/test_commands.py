@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 
-from lit_cascade import Record, curve_of_records, lit
+from lit_cascade import Record, lit
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.cli import COMMANDS, main
 from tests.cli.runs import done, lit_cascade, together, variables, within
 
@@ -122,7 +123,7 @@ def test_records_alone_give_the_same_figures(validated, records, tmp_path):
 def test_the_saved_records_hold_the_curve(validated, records):
     folder, _ = validated
     loaded = [Record.load(path) for path in records]
-    curve = curve_of_records(loaded)
+    curve = curve_of(loaded)
     with (folder / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["accuracy"]) for row in rows] == curve.accuracy.tolist()

@@ -10,8 +10,10 @@ import pytest
 import torch
 import yaml
 
-from lit_cascade import Policy, Record, curve_of_records, replay
+from lit_cascade import Policy, Record
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.cli import main
+from lit_cascade.core.contract import replay
 from lit_cascade.core.curve import operating_points
 from tests.cli.runs import done, within
 from tests.oracles import metric_by_sklearn
@@ -87,7 +89,7 @@ def test_the_metric_of_the_data_is_in_every_output(capsys, metric, heading, titl
     assert validate(records, *words) == 0
     summary, rows = results()
     policy = Policy((0.8,) * (stages - 1), temperatures=(1.5, *[1.0] * (stages - 1)))
-    curve = curve_of_records(records, policy, metric=metric)
+    curve = curve_of(records, policy, metric=metric)
     assert list(rows[0]) == [
         "threshold", "deferral_rate", "accuracy", metric, "flops", "flops_ratio",
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import itertools
 import json
 import math
@@ -17,16 +18,17 @@ import yaml
 from safetensors.torch import save_file
 
 from lit_cascade import Record
-from lit_cascade.analysis import search as searching
 from lit_cascade.cli import main
 from lit_cascade.core.contract import replay
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import score_and_answer
 from lit_cascade.core.search.front import Band
-from lit_cascade.core.search.search import search
+from lit_cascade.core.search.search import search_zoo
 from lit_cascade.core.search.zoo import Zoo
 from tests.core.search.test_heldout import plain_held_out, plain_reduction
 from tests.search_oracles import Plain, undominated
+
+searching = importlib.import_module("lit_cascade.analysis.search")
 
 N = 48
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -241,7 +243,7 @@ def test_one_split(capsys):
     for _ in range(2):
         order = torch.randperm(N, generator=generator)
         rows, others = order[N // 2 :].sort().values, order[: N // 2].sort().values
-        trials.append((zoo.rows(rows), zoo.rows(others), search(zoo.rows(rows))))
+        trials.append((zoo.rows(rows), zoo.rows(others), search_zoo(zoo.rows(rows))))
 
     def bands(singles):
         low, high = float(singles.accuracy[0]), float(singles.accuracy[-1])

@@ -144,8 +144,8 @@ def test_too_few_samples_are_an_error_that_says_how_many_would_do(tmp_path, caps
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected one target of --max_accuracy_drop.*got none"),
-        (["--min_accuracy", 0.5, "--max_cost", 1], "got --min_accuracy and --max_cost"),
+        ([], "expected one target of max_accuracy_drop.*got none"),
+        (["--min_accuracy", 0.5, "--max_cost", 1], "got min_accuracy and max_cost"),
         (["--max_accuracy_drop", 2], "2 is not a share: for 2 percent write 0.02 or 2%"),
         (["--min_accuracy", 0.5, "--confidence", 0.2], "from 0.5 to below 1"),
         (["--min_accuracy", 0.5, "--confidence", "some"], "confidence"),

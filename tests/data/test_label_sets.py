@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_cascade import CascadeError, Policy, Record, UsageError, curve_of_records, replay
+from lit_cascade import CascadeError, Policy, Record, UsageError
 from lit_cascade.analysis.calibration import calibrate_record
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.cli import main
 from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.contract import replay
 from lit_cascade.core.metrics import is_right, likeliest_labels
-from lit_cascade.core.search.search import SearchSettings, search
+from lit_cascade.core.search.search import SearchSettings, search_zoo
 from lit_cascade.data.images import LabelSets
 from lit_cascade.data.splits import describe
 from lit_cascade.lit import CascadeMetrics
@@ -263,7 +265,7 @@ def test_records_of_other_labels_are_told_apart():
     other = Record.from_arrays("m1", two.logits, changed, flops=1)
     assert "labels, first at position 3" in one.samples.difference(other.samples)
     with pytest.raises(CascadeError, match="differ in labels, first at position 3"):
-        curve_of_records([one, other])
+        curve_of([one, other])
 
 
 def test_accuracy_counts_answers_among_the_labels():
@@ -300,7 +302,7 @@ def test_a_curve_is_that_of_every_threshold_by_hand(models, combine):
     found = records(models=models)
     scores, correct = judged_by_hand(found, combine)
     costs = [[10.0**k for k in range(models)]] * N
-    curve = curve_of_records(found, Policy((0.5,) * (models - 1), combine=combine))
+    curve = curve_of(found, Policy((0.5,) * (models - 1), combine=combine))
     rows = list(
         zip(
             curve.thresholds.tolist(), curve.deferral_rate.tolist(), curve.accuracy.tolist(),
@@ -345,7 +347,7 @@ def test_a_search_finds_the_front_of_all_pairs_by_hand(tmp_path, combine):
     for cost, right in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or right > front[-1][1]:
             front.append((cost, right))
-    made = search(zoo, SearchSettings(stages=2, levels=17)).points
+    made = search_zoo(zoo, SearchSettings(stages=2, levels=17)).points
     assert [(point.cost, round(16 * point.accuracy)) for point in made] == [
         (pytest.approx(cost), right) for cost, right in front
     ]

@@ -67,8 +67,9 @@ def work(count, folder, sizes):
         for record in trainer(count).record(model, data) or ():
             keep(here / "recorded" / record.name, record.to_bytes())
         trainer(count).record_zoo(LitZoo(stages()), data, here / "zoo", dtype="float32")
-        fitted, _ = trainer(count).calibrate(model, data)
-        keep(here / f"temperature{os.environ.get('RANK', '0')}", fitted["small"].temperature)
+        trainer(count).calibrate(model, data)
+        temperature = model.policy.temperatures[0]
+        keep(here / f"temperature{os.environ.get('RANK', '0')}", temperature)
         model = LitCascade(stages(), PolicyOptions())
         promise = Promise("disagreement", 0.9, 0.6)
         found = trainer(count).select(model, data, promise)

@@ -10,8 +10,8 @@ from lit_cascade import (
     PolicyOptions,
     Stage,
     UsageError,
-    replay,
 )
+from lit_cascade.core.contract import replay
 from lit_cascade.data import Datasets
 from tests.lit.cascades import cascade, points, trainer
 from tests.toys import BadNet, Net, Points

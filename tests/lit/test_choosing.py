@@ -14,8 +14,8 @@ from lit_cascade import (
     PolicyOptions,
     Promise,
     UsageError,
-    replay,
 )
+from lit_cascade.core.contract import replay
 from lit_cascade.data.splits import shared_ids
 from tests.lit.cascades import cascade, points, trainer
 from tests.toys import Points
@@ -23,7 +23,8 @@ from tests.toys import Points
 
 def test_calibration_sets_the_temperature_of_the_stages_that_defer():
     model = cascade(3)
-    fitted, records = trainer().calibrate(model, points(200), split="validation")
+    result = trainer().calibrate(model, points(200), split="validation")
+    fitted, records = result.fitted, result.records
     assert set(fitted) == {"net0", "net1"}
     assert model.cascade.policy.temperatures[:2] == tuple(
         found.temperature for found in fitted.values()
@@ -37,8 +38,10 @@ def test_a_calibrated_cascade_runs_as_its_replay(combine):
     """Live, replayed, and replayed from the options as a config holds them."""
     data = points(200)
     model = cascade(3, PolicyOptions(thresholds=[0.5, 0.4], combine=combine))
-    _, records = trainer().calibrate(
-        model, data, split="validation", stages=["net0", "net1", "net2"], share=0.5
+    records = (
+        trainer()
+        .calibrate(model, data, split="validation", stages=["net0", "net1", "net2"], share=0.5)
+        .records
     )
     policy = model.cascade.policy
     assert 1.0 not in policy.temperatures
@@ -82,15 +85,15 @@ def test_a_data_module_that_prepares_each_split_in_its_own_stage():
         def val_dataloader(self):
             return DataLoader(self.judged, batch_size=4)
 
-    fitted, _ = trainer().calibrate(cascade(), Staged())
-    assert list(fitted) == ["net0"]
+    assert list(trainer().calibrate(cascade(), Staged()).fitted) == ["net0"]
     assert shared_ids(Staged(), "calibration", "validation") == [8, 9]
 
 
 def test_thresholds_with_a_promise_are_set_in_the_model():
     model, data = cascade(), points(calibration=Points(400))
-    found = trainer().select(model, data, Promise("deferral_rate", 0.5))
-    assert model.cascade.policy.thresholds == found.chosen.thresholds
+    found = trainer().select(model, data, deferral_rate=0.5)
+    assert model.policy.evidence["promise"]["n"] == 400
+    assert model.policy.thresholds == found.chosen.typed_thresholds
     done = trainer().execute(model, data, "calibration")
     assert float((done.stage > 0).double().mean()) == found.chosen.deferral_rate
     before = model.cascade.policy

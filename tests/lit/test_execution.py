@@ -10,9 +10,9 @@ from lit_cascade import (
     Policy,
     PolicyOptions,
     UsageError,
-    replay,
 )
 from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.contract import replay
 from lit_cascade.core.metrics import measure
 from lit_cascade.core.scores import score_and_answer
 from tests.lit.cascades import cascade, points, trainer

@@ -20,9 +20,9 @@ from lit_cascade import (
     PolicyOptions,
     Record,
     Stage,
-    replay,
 )
 from lit_cascade.cli import main
+from lit_cascade.core.contract import replay
 from lit_cascade.core.metrics import is_right
 from lit_cascade.data import Datasets, ImageData, RawSample
 from lit_cascade.data import images as reading

@@ -5,6 +5,7 @@ import csv
 import json
 import pickle
 import re
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -26,10 +27,10 @@ from lit_cascade import (
     Stage,
     ThresholdMetrics,
     UsageError,
-    replay,
 )
 from lit_cascade.core import DeferralHead
 from lit_cascade.core.combination import COMBINATIONS
+from lit_cascade.core.contract import replay
 from tests.cli.runs import done, modules_together
 from tests.forks import ROOT
 from tests.lit.cascades import trainer as cascade_trainer
@@ -235,8 +236,7 @@ def test_a_checkpoint_holds_weights_and_policy(policy, tmp_path):
 
 def test_a_state_dict_holds_the_policy_as_it_is_now(tmp_path):
     model = LitCascade({"small": Net(3, 1), "large": Net(8, 2)}, 0.5)
-    model.set_temperatures({"small": 1.75})
-    model.set_thresholds([0.75])
+    model.policy = replace(model.policy, thresholds=(0.75,), temperatures=(1.75, 1.0))
     save_file(model.state_dict(), tmp_path / "cascade.safetensors")
     for other in (LitCascade([Net(3), Net(8)]), Cascade([Net(3), Net(8)], [0.1])):
         prefix = "" if isinstance(other, LitCascade) else "cascade."

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_cascade import curve_of_records
+from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.record import FORMAT, Record, check_alike
 
@@ -513,7 +513,7 @@ def test_logits_without_labels_have_no_correctness(tmp_path):
         again.logits_for("a temperature")
     pair = [record, Record.from_arrays("large", [[2.0, 0.0], [1.0, 0.0]], flops=9)]
     with pytest.raises(CascadeError, match="no labels, so which answers are right is unknown"):
-        curve_of_records(pair)
+        curve_of(pair)
 
 
 def test_scores_may_come_from_arrays():

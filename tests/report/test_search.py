@@ -1,4 +1,5 @@
 import csv
+import importlib
 import io
 import json
 import math
@@ -7,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_cascade.analysis import search as searching
 from lit_cascade.analysis.protocol import protocol_of
 from lit_cascade.analysis.search import Reduction, frontier_of
 from lit_cascade.core.search.front import Band, Front
@@ -23,6 +23,8 @@ from lit_cascade.report.search import (
     strategy_summary,
 )
 from lit_cascade.report.text import plain
+
+searching = importlib.import_module("lit_cascade.analysis.search")
 
 SIZE = (1440, 1000)
 

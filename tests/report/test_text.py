@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from lit_cascade.core.contract import answers_here
-from lit_cascade.report.text import data_notes, model_notes, readable_threshold
+from lit_cascade.core.curve import readable_threshold
+from lit_cascade.report.text import data_notes, model_notes
 from lit_cascade.utilities.units import percent, quantity, times
 
 

@@ -7,9 +7,9 @@ from lit_cascade.core.guarantee.candidates import (
     shared_candidates,
 )
 from lit_cascade.core.guarantee.certify import broken_p_value, certified, samples_needed
-from lit_cascade.core.guarantee.promise import Promise
+from lit_cascade.core.guarantee.promise import Promise, Target
 
 __all__ = [
-    "Candidates", "Promise", "broken_p_value", "candidates_of", "certified", "joint_thresholds",
-    "samples_needed", "shared_candidates",
+    "Candidates", "Promise", "Target", "broken_p_value", "candidates_of", "certified",
+    "joint_thresholds", "samples_needed", "shared_candidates",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 from torch import Tensor
 
@@ -24,6 +25,27 @@ chosen, and of those that keep another the cheapest."""
 _ROUNDING = 1e-9
 
 
+class Target(TypedDict, total=False):
+    """The target of a promise, one of these.
+
+    Attributes:
+        max_accuracy_drop: accuracy is at most this share below the last stage's.
+        min_accuracy: accuracy is at least this.
+        max_disagreement: at most this share of answers differ from the last stage's; needs no
+            labels.
+        deferral_rate: at most this share of samples is deferred by the first stage.
+        max_cost: the mean cost per sample is at most this, in the unit of cost.
+        max_cost_ratio: the mean cost per sample is at most this share of the last stage's.
+    """
+
+    max_accuracy_drop: float
+    min_accuracy: float
+    max_disagreement: float
+    deferral_rate: float
+    max_cost: float
+    max_cost_ratio: float
+
+
 @dataclass(frozen=True)
 class Promise:
     """A limit that a policy keeps on new samples.
@@ -42,6 +64,34 @@ class Promise:
     target: str
     limit: float
     confidence: float | None = 0.95
+
+    @classmethod
+    def of(cls, confidence: float | None = 0.95, **target: Unpack[Target]) -> Promise:
+        """The promise of one target, by the name that options have.
+
+        Args:
+            confidence: as for the class.
+            target: one of `Target`.
+
+        Raises:
+            UsageError: no target, several, or one that is unknown or out of range.
+
+        Example:
+            >>> Promise.of(max_accuracy_drop=0.01)
+            Promise(target='accuracy_drop', limit=0.01, confidence=0.95)
+        """
+        known = list(Target.__annotations__)
+        for name in target:
+            check_name(name, known, "target")
+        if len(target) != 1:
+            got = " and ".join(target) or "none"
+            raise UsageError(f"expected one target of {', '.join(known)}; got {got}.")
+        ((name, limit),) = target.items()
+        for prefix in ("max_", "min_"):
+            name = name.removeprefix(prefix)
+        if isinstance(limit, bool) or not isinstance(limit, int | float):
+            raise UsageError(f"{name}: expected a number, got {limit!r}.")
+        return cls(name, float(limit), confidence)
 
     def __post_init__(self) -> None:
         """Check every number."""

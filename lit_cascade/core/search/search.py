@@ -66,7 +66,7 @@ class SearchSettings:
         return self.levels or max(1000, min(zoo.n, _POINTS // len(zoo) ** 2))
 
 
-def search(
+def search_zoo(
     zoo: Zoo, settings: SearchSettings | None = None, progress: Progress | None = None
 ) -> CascadeFront:
     """Search the front of all single models and cascades, exact at the thresholds that are tried.
@@ -87,7 +87,7 @@ def search(
         ...     correct=torch.tensor([[True, False], [True, True]]),
         ...     costs=torch.tensor([[1.0], [10.0]]).double(),
         ... )
-        >>> [(point.stages, point.cost, point.accuracy) for point in search(zoo).points]
+        >>> [(point.stages, point.cost, point.accuracy) for point in search_zoo(zoo).points]
         [((0,), 1.0, 0.5), ((0, 1), 6.0, 1.0)]
     """
     settings = settings or SearchSettings()

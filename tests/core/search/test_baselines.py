@@ -12,7 +12,7 @@ from lit_cascade.core.search.baselines import (
     shared_threshold,
 )
 from lit_cascade.core.search.front import Band, default_bands
-from lit_cascade.core.search.search import SearchSettings, search
+from lit_cascade.core.search.search import SearchSettings, search_zoo
 from lit_cascade.core.search.zoo import Zoo
 from tests.search_oracles import Plain, latent_zoo, least, plain_zoo, points_of, undominated
 
@@ -270,7 +270,7 @@ def test_no_cascade_beats_the_bound_however_many_samples_can_be_put_right(gains,
         costs[1] += torch.arange(n) / n
     scores = torch.stack([torch.arange(n) / n, torch.ones(n)])
     zoo = plain_zoo(scores, correct, costs if varying else costs[:, :1])
-    bound, found = oracle_pairs(zoo), search(zoo, SearchSettings(levels=n)).front
+    bound, found = oracle_pairs(zoo), search_zoo(zoo, SearchSettings(levels=n)).front
     never_beats(found, bound)
     if gains <= 100:
         same_points(bound, points_of(found))  # a perfect score reaches it
@@ -288,7 +288,7 @@ def test_no_cascade_beats_the_bound_however_many_samples_can_be_put_right(gains,
 @pytest.mark.parametrize("seed", SEEDS)
 def test_none_is_better_than_theory_lets_it_be(seed, varying, combine):
     zoo = some_zoo(seed, varying=varying, combine=combine)
-    found = search(zoo, SearchSettings(levels=zoo.n)).front
+    found = search_zoo(zoo, SearchSettings(levels=zoo.n)).front
     singles, _ = zoo.singles()
     neighbours = neighbour_pairs(zoo, zoo.n).front
     shared = shared_threshold(zoo, default_bands(singles)[0])[0].front

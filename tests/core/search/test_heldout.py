@@ -14,7 +14,7 @@ from lit_cascade.core.search.front import (
 )
 from lit_cascade.core.search.heldout import held_out
 from lit_cascade.core.search.points import CascadeFront
-from lit_cascade.core.search.search import SearchSettings, search
+from lit_cascade.core.search.search import SearchSettings, search_zoo
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError
 from tests.search_oracles import (
@@ -70,7 +70,7 @@ def test_the_reported_reduction_equals_loops(seed, interpolated):
 @pytest.mark.parametrize("seed", range(10))
 def test_on_the_same_samples_it_is_the_average_compute_reduction(seed, interpolated):
     zoo = latent_zoo(5, 80, seed)
-    singles, found = zoo.singles()[0], search(zoo).front
+    singles, found = zoo.singles()[0], search_zoo(zoo).front
     for band in default_bands(singles):
         got = held_out_reduction(singles, found, found, band, interpolated=interpolated)
         assert got == average_compute_reduction(singles, found, band, interpolated=interpolated)
@@ -141,7 +141,7 @@ def test_held_out_equals_loops(repeats, change, settings):
     trials, chosen = list(halves(zoo, repeats)), []
 
     def choose(some):
-        chosen.append(search(some, SearchSettings(**settings)))
+        chosen.append(search_zoo(some, SearchSettings(**settings)))
         return chosen[-1]
 
     found = held_out(trials, choose, wide, resamples=3)
@@ -167,9 +167,11 @@ def test_the_interval_is_of_bootstrap_resamples():
     """Drawn again in plain loops, each resample gives its reduction; the middle 95 % remains."""
     zoo = latent_zoo(4, 40, 2)
     ((chosen_on, reported_on),) = halves(zoo, 1)
-    cascades = search(chosen_on)
+    cascades = search_zoo(chosen_on)
     band = default_bands(chosen_on.singles()[0])[0]
-    (found, _) = held_out([(chosen_on, reported_on)], search, default_bands, resamples=40, seed=9)
+    (found, _) = held_out(
+        [(chosen_on, reported_on)], search_zoo, default_bands, resamples=40, seed=9
+    )
     drawn = torch.randint(20, (40, 20), generator=torch.Generator().manual_seed(9))
     values = sorted(
         plain_held_out([(chosen_on, reported_on.rows(rows), cascades)], lambda _: [band])[0][2]
@@ -189,7 +191,7 @@ def test_where_resampling_changes_nothing_the_interval_has_no_width():
     one = plain_zoo(scores, correct, costs)
     other = plain_zoo(scores, torch.ones(2, 20, dtype=torch.bool), costs)
     for reported_on, expected in ((one, 1.0), (other, 0.1)):  # there the cheap one would do
-        (found,) = held_out([(one, reported_on)] * 2, search, lambda _: [Band(0.4, 1.0)])
+        (found,) = held_out([(one, reported_on)] * 2, search_zoo, lambda _: [Band(0.4, 1.0)])
         assert found.interval == pytest.approx((expected, expected), rel=1e-12)
         assert (found.reported, found.spread) == pytest.approx((expected, 0), rel=1e-12)
         assert found.chosen == 1
@@ -203,7 +205,7 @@ def test_an_interval_holds_what_more_samples_say():
         zoo = latent_zoo(4, 2400, seed)
         chosen_on, rest = zoo.rows(torch.arange(300)), zoo.rows(torch.arange(600, 2400))
         reported_on = zoo.rows(torch.arange(300, 600))
-        cascades = search(chosen_on)
+        cascades = search_zoo(chosen_on)
         small, large = (
             held_out([(chosen_on, other)], lambda _, c=cascades: c, default_bands, resamples=r)[0]
             for other, r in ((reported_on, 200), (rest, 1))
@@ -215,8 +217,8 @@ def test_an_interval_holds_what_more_samples_say():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_same_seed_gives_the_same_figures(seed):
     zoo = latent_zoo(4, 60, seed)
-    one, two = (held_out(halves(zoo, 2), search, default_bands, seed=seed) for _ in range(2))
-    other = held_out(halves(zoo, 2), search, default_bands, seed=seed + 1)
+    one, two = (held_out(halves(zoo, 2), search_zoo, default_bands, seed=seed) for _ in range(2))
+    other = held_out(halves(zoo, 2), search_zoo, default_bands, seed=seed + 1)
     assert one == two
     assert [found.reported for found in one] == [found.reported for found in other]
     assert [found.interval for found in one] != [found.interval for found in other]
@@ -226,8 +228,8 @@ def test_the_order_of_the_samples_changes_no_figure():
     zoo = latent_zoo(4, 60, 1)
     ((chosen_on, reported_on),) = halves(zoo, 1)
     mixed = [(part.rows(torch.randperm(30))) for part in (chosen_on, reported_on)]
-    one = held_out([(chosen_on, reported_on)], search, default_bands, resamples=1)
-    two = held_out([(mixed[0], mixed[1])], search, default_bands, resamples=1)
+    one = held_out([(chosen_on, reported_on)], search_zoo, default_bands, resamples=1)
+    two = held_out([(mixed[0], mixed[1])], search_zoo, default_bands, resamples=1)
     for a, b in zip(one, two, strict=True):
         assert (a.chosen, a.reported) == pytest.approx((b.chosen, b.reported))
         assert a.shortfall == pytest.approx(b.shortfall, abs=1e-12)
@@ -246,7 +248,7 @@ def test_nothing_is_chosen_on_the_samples_of_the_report():
     kept = []
 
     def choose(some):
-        kept.append((some, search(some)))
+        kept.append((some, search_zoo(some)))
         return kept[-1][1]
 
     figures = [
@@ -285,8 +287,8 @@ def test_luck_is_taken_for_merit_where_it_is_chosen_and_not_where_it_is_held_out
         chosen_on, reported_on = noise(seed), noise(seed + 1000)
         if len(chosen_on.singles()[0]) < 2:
             continue
-        found = held_out([(chosen_on, reported_on)], search, default_bands, resamples=1)[0]
-        same = held_out([(chosen_on, chosen_on)], search, default_bands, resamples=1)[0]
+        found = held_out([(chosen_on, reported_on)], search_zoo, default_bands, resamples=1)[0]
+        same = held_out([(chosen_on, chosen_on)], search_zoo, default_bands, resamples=1)[0]
         assert same.reported == pytest.approx(same.chosen, rel=1e-12)
         assert same.shortfall == pytest.approx(0, abs=1e-12)
         optimism.append(found.optimism)
@@ -311,7 +313,7 @@ def test_what_is_chosen_beforehand_is_not_flattered():
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(400, generator=generator)
         one, other = zoo.rows(order[:200]), zoo.rows(order[200:])
-        point = search(zoo).points[-1]
+        point = search_zoo(zoo).points[-1]
         plain = Plain(one)
         cost, accuracy = plain.means(plain.point(point.stages, point.thresholds))
         fixed = CascadeFront((point._replace(cost=cost, accuracy=accuracy),))
@@ -344,8 +346,8 @@ def test_a_band_above_every_model_of_a_part_is_its_top():
     zoo = latent_zoo(4, 60, 0)
     ((chosen_on, reported_on),) = halves(zoo, 1)
     top = float(chosen_on.singles()[0].accuracy[-1])
-    beyond = held_out([(chosen_on, reported_on)], search, lambda _: [Band(0.999, 1)])[0]
-    tip = held_out([(chosen_on, reported_on)], search, lambda _: [Band(top - 1e-6, top)])[0]
+    beyond = held_out([(chosen_on, reported_on)], search_zoo, lambda _: [Band(0.999, 1)])[0]
+    tip = held_out([(chosen_on, reported_on)], search_zoo, lambda _: [Band(top - 1e-6, top)])[0]
     assert beyond.band == Band(0.999, 1)
     assert replace(beyond, band=tip.band) == tip
 
@@ -354,4 +356,4 @@ def test_trials_without_a_band_to_report_on_are_an_error():
     zoo = latent_zoo(3, 20, 0)
     best = replace(zoo, correct=torch.ones(3, 20, dtype=torch.bool))
     with pytest.raises(CascadeError, match="nothing to trade off"):
-        held_out([(best, zoo)], search, default_bands)
+        held_out([(best, zoo)], search_zoo, default_bands)

@@ -10,7 +10,7 @@ from lit_cascade.core.search.points import (
     ParetoArchive,
     evaluate_points,
 )
-from lit_cascade.core.search.search import SearchSettings, search
+from lit_cascade.core.search.search import SearchSettings, search_zoo
 from lit_cascade.core.search.triples import add_triples, triple_candidates
 from tests.search_oracles import Plain, latent_zoo, plain_zoo
 
@@ -169,7 +169,9 @@ def test_cascades_do_to_samples_what_loops_do(combine, constant):
 
 def test_cascades_may_meet_other_samples_than_they_were_found_on():
     zoo = latent_zoo(5, 300, 0)
-    points = search(zoo.rows(torch.arange(100)), SearchSettings(stages=3, grid=5, fine=9)).points
+    points = search_zoo(
+        zoo.rows(torch.arange(100)), SearchSettings(stages=3, grid=5, fine=9)
+    ).points
     other = zoo.rows(torch.arange(100, 300))
     judged, plain = evaluate_points(points, other), Plain(other)
     for point, right, cost in zip(points, judged.correct, judged.cost, strict=True):

@@ -11,7 +11,7 @@ from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 from lit_cascade.core.search.front import average_compute_reduction, default_bands
 from lit_cascade.core.search.points import evaluate_points
-from lit_cascade.core.search.search import SearchSettings, search
+from lit_cascade.core.search.search import SearchSettings, search_zoo
 from lit_cascade.core.search.zoo import Zoo
 from lit_cascade.errors import CascadeError, UsageError
 from tests.search_oracles import Plain, latent_zoo, plain_zoo, zoo_of_logits
@@ -63,7 +63,7 @@ def check_points(points, zoo, plain):
 
 def check_against_all(zoo, settings, plain=None):
     plain = plain or Plain(zoo)
-    points = search(zoo, settings).points
+    points = search_zoo(zoo, settings).points
     expected = plain.front(settings.stages, window=settings.window > 0)
     assert [point.accuracy for point in points] == [accuracy for _, accuracy in expected]
     assert [point.cost for point in points] == pytest.approx([c for c, _ in expected], rel=1e-9)
@@ -151,7 +151,7 @@ def test_the_last_models_of_many_take_part(models, second):
     scores[-3, 3:], scores[-3, 2 + second] = 0.5, 0.25
     scores[-2] = torch.tensor([1, 1, 1, 1, 0.5])
     zoo = plain_zoo(scores, correct, torch.arange(models).double()[:, None] + 10)
-    points = search(zoo, everything(5)).points
+    points = search_zoo(zoo, everything(5)).points
     assert [point.stages for point in points] == [
         (0,),
         (models - 3,),
@@ -159,7 +159,7 @@ def test_the_last_models_of_many_take_part(models, second):
     ]
     kept = [0, models - 3, models - 2, models - 1]
     last = plain_zoo(zoo.scores[kept], zoo.correct[kept], zoo.costs[kept])
-    assert [point.stages for point in search(last, everything(5, 3)).points][-1] == (1, 2, 3)
+    assert [point.stages for point in search_zoo(last, everything(5, 3)).points][-1] == (1, 2, 3)
 
 
 # scores of real logits
@@ -236,9 +236,9 @@ def test_a_window_saves_hopeless_samples(window):
         torch.tensor([[False, False, False, True], [False, False, True, True]]),
         torch.tensor([[1.0], [8.0]]).double(),
     )
-    best = search(zoo, everything(4, window=window)).points[-1]
+    best = search_zoo(zoo, everything(4, window=window)).points[-1]
     assert best == ((0, 1), (0.8999999761581421,), (0.5,), 3.0, 0.5)
-    assert search(zoo, everything(4)).points[-1] == (
+    assert search_zoo(zoo, everything(4)).points[-1] == (
         (0, 1),
         (0.8999999761581421,),
         (-math.inf,),
@@ -250,10 +250,12 @@ def test_a_window_saves_hopeless_samples(window):
 @pytest.mark.parametrize("window", [2, 5, 20])
 def test_few_floors_are_exact_and_no_better_than_all(window):
     zoo = random_zoo(50, scores=torch.randn(5, 50))
-    points = search(zoo, everything(50, window=window)).points
+    points = search_zoo(zoo, everything(50, window=window)).points
     check_points(points, zoo, Plain(zoo))
-    check_no_better(points, search(zoo, everything(50, window=51)))
-    check_no_better(search(zoo, everything(50)).points, search(zoo, everything(50, window=window)))
+    check_no_better(points, search_zoo(zoo, everything(50, window=51)))
+    check_no_better(
+        search_zoo(zoo, everything(50)).points, search_zoo(zoo, everything(50, window=window))
+    )
     assert any(max(point.floors, default=-math.inf) > -math.inf for point in points)
     distinct = {}
     for point in points:
@@ -275,9 +277,9 @@ def check_no_better(points, exact):
 def test_few_levels_are_exact_and_no_better_than_all(levels, stages, combine):
     zoo = random_zoo(60, scores=torch.randn(5, 60), combine=combine)
     settings = SearchSettings(stages=stages, levels=levels, grid=levels, fine=2 * levels)
-    found = search(zoo, settings)
+    found = search_zoo(zoo, settings)
     check_points(found.points, zoo, Plain(zoo))
-    check_no_better(found.points, search(zoo, everything(60, stages)))
+    check_no_better(found.points, search_zoo(zoo, everything(60, stages)))
     used = {}
     for point in found.points:
         for model, threshold in zip(point.stages, point.thresholds, strict=False):
@@ -293,22 +295,22 @@ def test_levels_are_used_to_the_full():
     correct = torch.zeros(2, n, dtype=torch.bool)
     correct[1] = True
     zoo = plain_zoo(scores, correct, torch.tensor([[1.0], [100.0]]).double())
-    assert len(search(zoo, SearchSettings(levels=n))) == 1 + n - 1 + 1
-    assert len(search(zoo, SearchSettings(levels=n - 1))) == 1 + n - 2 + 1
+    assert len(search_zoo(zoo, SearchSettings(levels=n))) == 1 + n - 1 + 1
+    assert len(search_zoo(zoo, SearchSettings(levels=n - 1))) == 1 + n - 2 + 1
     assert len(ranks) == n
 
 
 def test_by_default_every_threshold_of_a_small_zoo_is_tried():
     zoo = random_zoo(1500, 3, scores=torch.randn(3, 1500))
-    assert search(zoo).points == search(zoo, SearchSettings(levels=1500)).points
-    assert search(zoo).points != search(zoo, SearchSettings(levels=1000)).points
+    assert search_zoo(zoo).points == search_zoo(zoo, SearchSettings(levels=1500)).points
+    assert search_zoo(zoo).points != search_zoo(zoo, SearchSettings(levels=1000)).points
 
 
 def test_the_second_look_at_three_stages_equals_brute_force():
     zoo = random_zoo(25, scores=torch.randn(5, 25))
     settings = SearchSettings(stages=3, levels=26, grid=3, fine=26, slack=1e9)
     check_against_all(zoo.rows(torch.arange(12)), replace(settings, fine=13))
-    assert search(zoo, settings).points == search(zoo, everything(25, 3)).points
+    assert search_zoo(zoo, settings).points == search_zoo(zoo, everything(25, 3)).points
 
 
 def test_slack_decides_who_gets_a_second_look():
@@ -316,8 +318,8 @@ def test_slack_decides_who_gets_a_second_look():
     coarse, fronts = SearchSettings(stages=3, grid=4, fine=4), []
     for slack in (0.0, 0.05, 1e9):
         settings = SearchSettings(stages=3, grid=4, fine=100, slack=slack)
-        fronts.append(search(zoo, settings))
-    for worse, better in itertools.pairwise([search(zoo, coarse), *fronts]):
+        fronts.append(search_zoo(zoo, settings))
+    for worse, better in itertools.pairwise([search_zoo(zoo, coarse), *fronts]):
         check_no_better(worse.points, better)
     sums = [sum(point.cost for point in found.points) / len(found) for found in fronts]
     assert fronts[0].points != fronts[2].points, sums
@@ -336,16 +338,16 @@ def test_by_default_the_grid_is_what_can_be_afforded(cells, fine, grids, monkeyp
 
     monkeypatch.setattr(searching, "_CELLS", cells)
     monkeypatch.setattr(searching, "add_triples", spy)
-    search(random_zoo(600), SearchSettings(stages=3, levels=2, fine=fine))
+    search_zoo(random_zoo(600), SearchSettings(stages=3, levels=2, fine=fine))
     assert seen == grids
 
 
 def test_a_large_zoo_gets_a_thousand_thresholds(monkeypatch):
     zoo = random_zoo(1500, 3, scores=torch.randn(3, 1500))
     monkeypatch.setattr(searching, "_POINTS", 9 * 1200)
-    assert search(zoo).points == search(zoo, SearchSettings(levels=1200)).points
+    assert search_zoo(zoo).points == search_zoo(zoo, SearchSettings(levels=1200)).points
     monkeypatch.setattr(searching, "_POINTS", 9)
-    assert search(zoo).points == search(zoo, SearchSettings(levels=1000)).points
+    assert search_zoo(zoo).points == search_zoo(zoo, SearchSettings(levels=1000)).points
 
 
 # which models triples are made of
@@ -363,7 +365,7 @@ def test_candidates_are_told_apart_by_many_thresholds(monkeypatch):
         return [1, 2, 4]
 
     monkeypatch.setattr(searching, "triple_candidates", spy)
-    points = search(random_zoo(40), SearchSettings(stages=3, candidates=3)).points
+    points = search_zoo(random_zoo(40), SearchSettings(stages=3, candidates=3)).points
     assert asked == [(3, True)]
     assert {point.stages for point in points if len(point.stages) == 3} <= {(1, 2, 4)}
 
@@ -377,9 +379,9 @@ def test_candidates_are_told_apart_by_many_thresholds(monkeypatch):
 def test_fewer_models_for_triples_lose_little(poor, candidates, least, seed):
     zoo = latent_zoo(14, 600, seed, poor=poor)
     settings = {"stages": 3, "levels": 100, "grid": 12, "fine": 24}
-    pairs = search(zoo, SearchSettings(levels=100))
-    few = search(zoo, SearchSettings(candidates=candidates, **settings))
-    every = search(zoo, SearchSettings(candidates=14, **settings))
+    pairs = search_zoo(zoo, SearchSettings(levels=100))
+    few = search_zoo(zoo, SearchSettings(candidates=candidates, **settings))
+    every = search_zoo(zoo, SearchSettings(candidates=14, **settings))
     singles, _ = zoo.singles()
     for band in default_bands(singles):
         gain = average_compute_reduction(singles, every.front, band)
@@ -401,9 +403,9 @@ def test_fewer_models_for_triples_lose_little(poor, candidates, least, seed):
 def test_the_same_input_gives_the_same_front(stages, combine):
     zoo = random_zoo(50, costs=torch.rand(5, 50), combine=combine)
     settings = SearchSettings(stages=stages, levels=4, grid=4, fine=6)
-    first = search(zoo, settings).points
-    assert first == search(zoo, settings).points
-    assert first == search(replace(zoo, scores=zoo.scores.clone()), settings).points
+    first = search_zoo(zoo, settings).points
+    assert first == search_zoo(zoo, settings).points
+    assert first == search_zoo(replace(zoo, scores=zoo.scores.clone()), settings).points
 
 
 @pytest.mark.parametrize("constant", [True, False])
@@ -414,28 +416,28 @@ def test_permuting_samples_changes_nothing(stages, combine, constant):
         64, values=9, costs=torch.randint(1, 50, (5, 1 if constant else 64)), combine=combine
     )
     for settings in (everything(64, stages), SearchSettings(stages, levels=4, grid=3, fine=6)):
-        assert search(zoo, settings) == search(zoo.rows(torch.randperm(64)), settings)
+        assert search_zoo(zoo, settings) == search_zoo(zoo.rows(torch.randperm(64)), settings)
 
 
 @pytest.mark.parametrize("stages", [2, 3])
 def test_what_scores_say_is_their_order(stages):
     zoo = random_zoo(30)
     other = replace(zoo, scores=zoo.scores.double().exp().float() * 3 - 1)
-    one, two = search(zoo, everything(30, stages)), search(other, everything(30, stages))
+    one, two = search_zoo(zoo, everything(30, stages)), search_zoo(other, everything(30, stages))
     assert [p[:1] + p[3:] for p in one.points] == [p[:1] + p[3:] for p in two.points]
 
 
 def test_doubling_samples_changes_nothing():
     zoo = random_zoo(16)
     twice = zoo.rows(torch.arange(16).repeat(2))
-    assert search(zoo, everything(16, 3)).points == search(twice, everything(32, 3)).points
+    assert search_zoo(zoo, everything(16, 3)).points == search_zoo(twice, everything(32, 3)).points
 
 
 @pytest.mark.parametrize("unit", [1e-12, 3e9, 1e300])
 def test_the_unit_of_cost_does_not_matter(unit):
     zoo = random_zoo(16)
-    points = search(replace(zoo, costs=zoo.costs * unit), everything(16, 3)).points
-    expected = search(zoo, everything(16, 3)).points
+    points = search_zoo(replace(zoo, costs=zoo.costs * unit), everything(16, 3)).points
+    expected = search_zoo(zoo, everything(16, 3)).points
     assert [p[:3] for p in points] == [p[:3] for p in expected]
     assert [p.cost for p in points] == pytest.approx([p.cost * unit for p in expected], rel=1e-12)
 
@@ -443,17 +445,17 @@ def test_the_unit_of_cost_does_not_matter(unit):
 def test_of_equal_points_the_fewest_stages_and_the_first_models_stay():
     scores, correct = torch.rand(1, 20).expand(4, 20), (torch.rand(1, 20) < 0.5).expand(4, 20)
     zoo = plain_zoo(scores, correct, torch.tensor([[1.0], [1.0], [2.0], [2.0]]).double())
-    assert [point.stages for point in search(zoo, everything(20, 3)).points] == [(0,)]
+    assert [point.stages for point in search_zoo(zoo, everything(20, 3)).points] == [(0,)]
     better = correct.clone()
     better[2:] = True
     zoo = plain_zoo(scores, better, zoo.costs)
-    points = search(zoo, everything(20, 3)).points
+    points = search_zoo(zoo, everything(20, 3)).points
     assert {point.stages for point in points} <= {(0,), (0, 2), (2,)}
 
 
 def test_progress_is_told():
     told = []
-    search(random_zoo(10), everything(10, 3), lambda done, of: told.append((done, of)))
+    search_zoo(random_zoo(10), everything(10, 3), lambda done, of: told.append((done, of)))
     assert told == [*((i, 4) for i in range(1, 5)), *((i, 6) for i in range(1, 7))]
 
 
@@ -463,7 +465,7 @@ def test_progress_is_told():
 def test_one_model_is_no_zoo_to_search():
     zoo = Zoo(("a",), torch.rand(1, 3), torch.ones(1, 3).bool(), torch.ones(1, 1).double())
     with pytest.raises(CascadeError, match="at least 2 models, got 1"):
-        search(zoo)
+        search_zoo(zoo)
 
 
 @pytest.mark.parametrize(
@@ -490,4 +492,4 @@ def test_settings_out_of_range_are_named(settings, message):
 def test_the_least_settings_are_fine():
     settings = SearchSettings(stages=3, levels=1, grid=1, fine=1, candidates=3, slack=0.0)
     zoo = random_zoo(10)
-    check_points(search(zoo, settings).points, zoo, Plain(zoo))
+    check_points(search_zoo(zoo, settings).points, zoo, Plain(zoo))
