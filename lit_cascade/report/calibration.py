@@ -15,7 +15,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.core import Curve, OperatingPoint, cheapest
 from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.report.points import point_cells, point_summary
+from lit_cascade.report.points import THAN, point_cells, point_summary
 from lit_cascade.report.text import Column, Table, cost_columns, show
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import counted, percent
@@ -57,7 +57,7 @@ def calibration_summary(result: Calibration) -> dict[str, Any]:
     }
 
 
-_WIDTH = 24
+_WIDTH = 16
 _LEGEND = "█ accuracy up to the confidence   ░ overconfident   ▒ underconfident"
 
 
@@ -80,9 +80,9 @@ def _fits_table(result: Calibration, where: str) -> Table:
     samples = counted(len(result.plan.fitted), "sample")
     table = Table(
         f"Calibration by {result.method} on {where}: fitted on {samples}",
-        "stage", "temperature", "NLL before", "after", "ECE before", "after",
-        Column("mass before", detail=2), Column("after", detail=2),
-        Column("Brier before", detail=1), Column("after", detail=1),
+        "stage", "temperature", "NLL before", "NLL after", "ECE before", "ECE after",
+        Column("mass before", detail=2), Column("mass after", detail=2),
+        Column("Brier before", detail=1), Column("Brier after", detail=1),
     )  # fmt: skip
     for name, stage in result.fitted.items():
         shown = "none" if result.method == "none" else f"{stage.temperature:.4f}"
@@ -100,14 +100,14 @@ def _figures(result: CalibrationMetrics) -> tuple[float, ...]:
 
 
 def _diagram_table(name: str, stage: StageCalibration, *, both: bool) -> Table:
-    columns: list[str | Column] = ["samples", Column("before: accuracy in each bin", left=True)]
-    columns += ["samples", Column("after", left=True)] if both else []
+    columns: list[str | Column] = ["samples", Column("accuracy before", left=True)]
+    columns += ["samples", Column("accuracy after", left=True)] if both else []
     table = Table(f"Reliability of {name!r}", "confidence", *columns)
     before, after = stage.before.diagram, stage.after.diagram
     for k in range(len(before.counts)):
         if before.counts[k] or after.counts[k]:
             cells = [*_bin(before, k), *(_bin(after, k) if both else [])]
-            table.add_row(f"{before.edges[k]:.3f} to {before.edges[k + 1]:.3f}", *cells)
+            table.add_row(f"{before.edges[k]:.3f}-{before.edges[k + 1]:.3f}", *cells)
     return table
 
 
@@ -122,7 +122,7 @@ def _bar(confidence: float, accuracy: float) -> str:
 
     Example:
         >>> _bar(0.5, 0.25)
-        '██████░░░░░░              25 %'
+        '████░░░░          25 %'
     """
     low, high = sorted((round(confidence * _WIDTH), round(accuracy * _WIDTH)))
     gap = ("░" if confidence > accuracy else "▒") * (high - low)
@@ -131,12 +131,11 @@ def _bar(confidence: float, accuracy: float) -> str:
 
 def _cascade_table(result: Calibration, compared: CalibrationEffect) -> Table:
     names = [record.name for record in result.records]
-    last = repr(names[-1])
     samples = counted(len(result.plan.evaluated), "sample")
     table = Table(
         f"The cascade {' → '.join(names)} with and without, {samples}",
-        "", f"{names[0]!r} alone", "over all costs", f"accuracy of {last}: deferred",
-        *cost_columns(result.unit), f"than {last}",
+        "", "first stage alone", "over all costs", "deferred at equal accuracy",
+        *cost_columns(result.unit), THAN,
     )  # fmt: skip
     rows = (
         ("without", compared.before, compared.difference.before),

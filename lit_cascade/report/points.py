@@ -17,16 +17,20 @@ def shown_thresholds(point: OperatingPoint) -> str:
     return readable_threshold(point.threshold, point.below)
 
 
-def point_headings(unit: str, metric: str | None, last: str) -> list[str | Column]:
-    """Headings of `point_cells`; the saving is relative to the last stage."""
+THAN = "than last stage"
+"""Heading of a saving."""
+
+
+def point_headings(unit: str, metric: str | None) -> list[str | Column]:
+    """Headings of `point_cells`."""
     second = [] if metric is None else [metric_label(metric)]
-    return ["deferred", "accuracy", *second, *cost_columns(unit), f"than {last!r}"]
+    return ["deferred", "accuracy", *second, *cost_columns(unit), THAN]
 
 
 def point_cells(point: OperatingPoint | None, unit: str, metric: str | None = None) -> list[str]:
     """Deferral rate, accuracy, second metric, cost and saving; empty cells without a point."""
     if point is None:
-        return [""] * len(point_headings(unit, metric, ""))
+        return [""] * len(point_headings(unit, metric))
     second = [] if metric is None else [metric_figure(metric, point.metric or 0.0)]
     return [
         percent(point.deferral_rate),

@@ -10,7 +10,7 @@ from lit_cascade.analysis import DRAWS, Estimate, FittedHead, ScoreComparison, S
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import point_summary
-from lit_cascade.report.text import Table, columns_csv, data_title, show
+from lit_cascade.report.text import Column, Table, columns_csv, data_title, show
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import counted, percent, times, unit_label
 
@@ -19,17 +19,19 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if isfinite(value) else "undefined"
 
 
-def _with_interval(figure: Estimate, sign: str = "") -> str:
-    if not isfinite(figure.value):
-        return "undefined"
-    return f"{figure.value:{sign}.3f} ({figure.low:{sign}.3f} to {figure.high:{sign}.3f})"
+def _interval(figure: Estimate, sign: str = "") -> str:
+    return f"{figure.low:{sign}.3f} to {figure.high:{sign}.3f}" if isfinite(figure.value) else ""
+
+
+def _value(figure: Estimate, sign: str = "") -> str:
+    return f"{figure.value:{sign}.3f}" if isfinite(figure.value) else "undefined"
 
 
 def _cost(ratio: float) -> str:
     return times(ratio) if ratio < 1 else "none"
 
 
-def _cells(one: ScoreFigures, *, first: bool) -> list[str]:
+def _cells(one: ScoreFigures, *, first: bool, held: bool) -> list[str]:
     chosen = ["none", "", ""]
     if one.chosen is not None:
         chosen = [
@@ -37,39 +39,43 @@ def _cells(one: ScoreFigures, *, first: bool) -> list[str]:
             percent(one.chosen.accuracy, 2),
             times(one.chosen.cost_ratio),
         ]
+    gain = f"{_value(one.gain, '+')} ({_interval(one.gain, '+')})".removesuffix(" ()")
     return [
         one.name,
-        _with_interval(one.area),
-        "" if first else _with_interval(one.gain, sign="+"),
+        _value(one.area),
+        _interval(one.area),
+        "" if first else gain,
         _number(one.aurc.value),
         _cost(one.cost_ratio.value),
-        *chosen,
+        *(chosen if held else []),
     ]
 
 
 def print_scores(result: ScoreComparison, data: Mapping[str, Any], notes: Sequence[str]) -> None:
     """Print the quality of every score on some data."""
     (small, large), first = result.names, result.figures[0].name
-    unit = unit_label(result.unit)
+    unit, held = unit_label(result.unit), bool(result.fitted_on)
     table = Table(
         f"Scores of {small!r} for deferring to {large!r} on {data_title(data)}: "
         f"{counted(result.n, 'sample')}",
-        "score", "area (95 %)", f"less {first}", "AURC", f"{unit} at equal accuracy",
-        "threshold*", "accuracy*", f"{unit}*",
+        "score", "area", Column("95 %", detail=3), f"less {first} (95 %)", Column("AURC", detail=2),
+        Column(f"{unit} at equal accuracy", detail=int(held)),
+        *([Column("threshold*", detail=1), "accuracy*", f"{unit}*"] if held else []),
     )  # fmt: skip
     for number, one in enumerate(result.figures):
-        table.add_row(*_cells(one, first=number == 0))
+        table.add_row(*_cells(one, first=number == 0, held=held))
     table.add_section()
     error = _number(1 - result.accuracy[0])
-    table.add_row("random deferral", "0", "", error, "none", "", "", "")
-    table.add_row("oracle deferral", "1", "", "", _cost(result.bound), "", "", "")
+    blank = ["", "", ""] if held else []
+    table.add_row("random deferral", "0", "", "", error, "none", *blank)
+    table.add_row("oracle deferral", "1", "", "", "", _cost(result.bound), *blank)
     legend = (
         f"Area: 0 is random deferral, 1 the oracle. AURC: of {small!r}, less is better. {unit} at "
         f"equal accuracy: than {large!r} alone ({percent(result.accuracy[1], 2)}), at the cheapest "
         "threshold that keeps its accuracy on these samples, which is optimistic."
     )
     lines = [legend]
-    if result.fitted_on:
+    if held:
         lines.append(
             f"* the cheapest threshold with the accuracy of {large!r} on "
             f"{counted(result.fitted_on, 'other sample')}, and its figures on these."

@@ -16,7 +16,7 @@ from lit_cascade.analysis import (
     least_missed,
 )
 from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.report.text import Table, cost_cells, cost_columns, csv_text, show
+from lit_cascade.report.text import Column, Table, cost_cells, cost_columns, csv_text, show
 from lit_cascade.utilities.drawing import BLACK, BLUE, LIGHT_GREY, quiet
 from lit_cascade.utilities.units import cost_axis, percent, quantity
 
@@ -32,7 +32,8 @@ def print_screen(result: Screening, unit: str, notes: Sequence[str] = ()) -> Non
     """Print the models in order of cost, and the notes."""
     table = Table(
         f"Published models worth recording: {len(result.kept):,}",
-        "model", "image size", "accuracy", *cost_columns(unit), "parameters", "below front",
+        "model", "image size", "accuracy", *cost_columns(unit), Column("parameters", detail=1),
+        "below front",
     )  # fmt: skip
     for kept in result.kept:
         model = kept.model

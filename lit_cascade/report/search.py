@@ -11,6 +11,7 @@ from lit_cascade.core import readable_threshold
 from lit_cascade.core.search import Front, HeldOut
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import (
+    Column,
     Table,
     columns_csv,
     cost_cells,
@@ -155,7 +156,8 @@ def print_frontier(
     table = Table(
         f"The front of {counted(len(result.zoo), 'model')} on {where}",
         "stages", "thresholds", *cost_columns(unit), "accuracy",
-        *(["promised"] if result.apart else []), "saving", "than", "points", "config",
+        *([Column("promised", detail=1)] if result.apart else []), "saving",
+        Column("than", detail=2), Column("points", detail=2), "config",
     )  # fmt: skip
     for pick in result.picks:
         table.add_row(

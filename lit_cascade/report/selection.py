@@ -11,7 +11,7 @@ from lit_cascade.core import OperatingPoint
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.report.points import point_cells, point_summary, shown_thresholds
+from lit_cascade.report.points import THAN, point_cells, point_summary, shown_thresholds
 from lit_cascade.report.text import Table, cost_columns, show
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import counted, percent, quantity, unit_label
@@ -54,10 +54,10 @@ def print_selection(result: Selection, notes: Sequence[str] = ()) -> None:
     table = Table(
         f"{promise.text(result.unit)}: {' → '.join(result.names)} by {result.score}",
         "choice", "threshold" if len(result.names) == 2 else "thresholds", "deferred", "accuracy",
-        "target", *cost_columns(result.unit), f"than {result.names[-1]!r}",
+        "target", *cost_columns(result.unit), THAN,
     )  # fmt: skip
     if promise.confidence is not None:
-        label = f"with {f'{100 * promise.confidence:.3g}'} % confidence"
+        label = f"{f'{100 * promise.confidence:.3g}'} % confidence"
         table.add_row(*_row(label, result.chosen, promise, result.unit))
     table.add_row(*_row("plain empirical", result.empirical, promise, result.unit))
     chosen = [] if result.chosen is None else [policy_line(result), _price(result)]

@@ -39,11 +39,12 @@ def pace_table(title: str, names: Sequence[str], speeds: Sequence[Speed]) -> Any
         title,
         "what", "deferred", "samples/s", Column("time per sample", detail=1),
         Column("of the repeats", detail=2), "speed-up", "ideal", "of the ideal",
+        Column("range", detail=2),
     )  # fmt: skip
     for name, alone in zip(names, speeds[0].stages, strict=True):
         table.add_row(
             f"{name} alone", "", f"{1 / median(alone):,.0f}", _time(median(alone)), _range(alone),
-            _fold(median(speeds[0].stages[-1]) / median(alone)), "", "",
+            _fold(median(speeds[0].stages[-1]) / median(alone)), "", "", "",
         )  # fmt: skip
     for speed in speeds:
         ratio, least, most = speed.of_ideal
@@ -55,7 +56,8 @@ def pace_table(title: str, names: Sequence[str], speeds: Sequence[Speed]) -> Any
             _range(speed.cascade),
             _fold(speed.speedup[0]),
             _fold(speed.ideal_speedup),
-            f"{ratio:.3f} ({least:.3f} to {most:.3f})",
+            f"{ratio:.3f}",
+            f"{least:.3f} to {most:.3f}",
         )
     return table
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,7 +96,7 @@ _INDENT, _GAP = 2, 2
 _NARROW = 12
 """Least number of characters of a shortened name."""
 _CUTS = (0.5, 0.65, 0.35, 0.8, 0.2)
-"""Shares of a shortened name before its ellipsis; the first that keeps names distinct is taken."""
+"""Shares of a shortened name before its ellipsis; the first that keeps names apart is taken."""
 
 
 class Table:
@@ -109,18 +110,18 @@ class Table:
     def __init__(self, title: str, *columns: str | Column) -> None:
         self.title = title
         self.columns = [Column(one) if isinstance(one, str) else one for one in columns]
-        self._rows: list[tuple[str, ...]] = []
+        self.rows: list[tuple[str, ...]] = []
         self._sections: set[int] = set()
 
     def add_row(self, *cells: str) -> None:
         """Add a row, one cell per column; all but the first may have several lines."""
         if len(cells) != len(self.columns):
             raise ValueError(f"expected {len(self.columns)} cells, got {len(cells)}.")
-        self._rows.append(cells)
+        self.rows.append(cells)
 
     def add_section(self) -> None:
         """Put an empty line between the rows so far and those that follow."""
-        self._sections.add(len(self._rows))
+        self._sections.add(len(self.rows))
 
     def fitted(self, width: float = math.inf, *, whole: bool = False) -> tuple[int, list[str]]:
         """Lay the table out for a terminal.
@@ -145,7 +146,7 @@ class Table:
         headings = [[""] * (height - len(one)) + one for one in headings]
         lines = self._lines(headings, layout)
         lines.append(" " + "─" * (sum(layout.values()) + _GAP * (len(places) - 1) + 1))
-        for number, row in enumerate(self._rows):
+        for number, row in enumerate(self.rows):
             lines += [""] if number and number in self._sections else []
             cells = [row[k].split("\n") for k in places]
             cells[0] = _folded(row[0], layout[0], cut)
@@ -174,15 +175,17 @@ class Table:
         """Widths of the columns that are shown, by their place."""
         shortest = math.inf if whole else _NARROW
         cells = [
-            max((cell_len(line) for row in self._rows for line in row[k].split("\n")), default=0)
+            max((cell_len(line) for row in self.rows for line in row[k].split("\n")), default=0)
             for k in self._places
         ]
         heads = [[cell_len(w) for w in one.heading.split(" ")] for one in self.columns]
         natural = [max(cells[k], cell_len(self.columns[k].heading)) for k in self._places]
         narrow = [int(max(cells[k], min(max(heads[k]), shortest))) for k in self._places]
-        first = [row[0] for row in self._rows]
+        first = [row[0] for row in self.rows]
         pieces = max((cell_len(p) for text in first for p in _pieces(text)), default=0)
-        words = max((cell_len(w) for text in first for w in text.split(" ")), default=0)
+        words = max(
+            (cell_len(w) for text in first for p in _pieces(text) for w in _words(p, 0)), default=0
+        )
         head = int(min(max(heads[0]), shortest))
         choices = [self._places] if whole else self._choices()
         for least, some in (
@@ -209,13 +212,13 @@ class Table:
         details = sorted({column.detail for column in self.columns}, reverse=True)
         return [[k for k in self._places if self.columns[k].detail <= most] for most in details]
 
-    def _cut(self, width: int) -> float:
-        """The share before the ellipsis with which different names stay different."""
-        names = {row[0] for row in self._rows}
+    def _cut(self, width: int) -> float | None:
+        """The share before the ellipsis with which different names stay different, if any."""
+        names = {w for row in self.rows for p in _pieces(row[0]) for w in _words(p, width)}
         for cut in _CUTS:
-            if len({tuple(_folded(name, width, cut)) for name in names}) == len(names):
+            if len({_shortened(name, width, cut) for name in names}) == len(names):
                 return cut
-        return _CUTS[0]
+        return None
 
 
 def _pieces(text: str) -> list[str]:
@@ -224,8 +227,10 @@ def _pieces(text: str) -> list[str]:
     return [*(name + _ARROW.rstrip() for name in before), last]
 
 
-def _folded(text: str, width: int, cut: float = _CUTS[0]) -> list[str]:
+def _folded(text: str, width: int, cut: float | None = _CUTS[0]) -> list[str]:
     """Text in lines of at most some characters: folded at arrows, then at spaces, then shortened.
+
+    Without a place to cut, longer words are broken instead.
 
     Example:
         >>> _folded("resnet8 → resnet14", 12), _folded("efficientnet_lite0.ra_in1k", 12)
@@ -233,13 +238,32 @@ def _folded(text: str, width: int, cut: float = _CUTS[0]) -> list[str]:
     """
     lines: list[str] = []
     for piece in _pieces(text):
-        for part in [piece] if cell_len(piece) <= width else piece.split(" "):
-            word = _shortened(part, width, cut)
-            if lines and cell_len(f"{lines[-1]} {word}") <= width:
-                lines[-1] += f" {word}"
-            else:
-                lines.append(word)
+        for word in _words(piece, width):
+            parts = _broken(word, width) if cut is None else [_shortened(word, width, cut)]
+            fits = lines and cell_len(f"{lines[-1]} {parts[0]}") <= width
+            if fits and len(parts) == 1:
+                lines[-1] += f" {parts.pop(0)}"
+            lines += parts
     return lines
+
+
+def _words(piece: str, width: float) -> list[str]:
+    """The words of a piece that is too wide; an arrow stays behind its name."""
+    if cell_len(piece) <= width:
+        return [piece]
+    words = piece.removesuffix(_ARROW.rstrip()).split(" ")
+    return [*words[:-1], words[-1] + piece[len(" ".join(words)) :]]
+
+
+def _broken(text: str, width: int) -> list[str]:
+    """A long name in several lines, broken behind its punctuation where there is some."""
+    lines = [""]
+    for part in re.findall(r".*?(?:[._/-]+(?: →)?|$)", text):
+        if cell_len(lines[-1] + part) <= width:
+            lines[-1] += part
+        else:
+            lines += [part[k : k + width] for k in range(0, len(part), width)]
+    return [line for line in lines if line] or [""]
 
 
 def _shortened(text: str, width: int, cut: float) -> str:

@@ -191,11 +191,11 @@ def validation_summary(result: Validation) -> dict[str, Any]:
     return summary | {"provenance": provenance(result.records)}
 
 
-def _labels(by: str, last: str) -> dict[str, str]:
+def _labels(by: str) -> dict[str, str]:
     """Labels of the operating points by a metric."""
     what, of = metric_label(by), "" if by == "accuracy" else f" of {metric_label(by)}"
     return {
-        f"same_{by}": f"same {what} as {last!r}",
+        f"same_{by}": f"same {what} as last stage",
         f"best_{by}": f"best {what}",
         "drop_0.5": f"at most 0.5 points{of} below",
         "drop_1.0": f"at most 1.0 points{of} below",
@@ -277,10 +277,10 @@ def _stages_table(result: Validation) -> Table:
 
 
 def _points_table(result: Validation) -> Table:
-    metric, unit, last = result.curve.metric, result.unit, result.names[-1]
+    metric, unit = result.curve.metric, result.unit
     table = Table(
         f"The cascade by {result.rule.score}, {_rule_of(result)}",
-        "operating point", "threshold", *point_headings(unit, metric, last),
+        "operating point", "threshold", *point_headings(unit, metric),
     )  # fmt: skip
     curves = [(result.curve, "")]
     if result.uncalibrated is not None:
@@ -288,7 +288,7 @@ def _points_table(result: Validation) -> Table:
     for curve, note in curves:
         for by in result.metrics:
             table.add_section()
-            labels = _labels(by, last)
+            labels = _labels(by)
             for name, point in operating_points(curve, by).items():
                 shown = "none" if point is None else shown_thresholds(point)
                 cells = point_cells(point, unit, curve.metric)

@@ -30,7 +30,7 @@ def test_the_table_names_what_can_be_chosen(validated):
     _, run = validated
     for text in (
         "Stages on digits, split 'validation': 450 samples",
-        "same accuracy as 'large'",
+        "same accuracy as last stage",
         "at most 0.5 points below",
         "the thresholds given",
         "For the accuracy of 'large', defer below",
@@ -145,7 +145,7 @@ def test_calibration_writes_an_overlay_that_validate_takes(records, tmp_path):
             "--out", "both", cwd=tmp_path,
         )
     )  # fmt: skip
-    assert "same accuracy as 'large' (T = 1)" in both.stdout
+    assert "same accuracy as last stage (T = 1)" in both.stdout
     summary = numbers(tmp_path / "both")
     assert summary["temperatures"]["small"] == fits["temperature"]
     assert summary["uncalibrated"]["same_accuracy"]["accuracy"] >= 0.99

@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
+import lit_cascade
+from lit_cascade.records import Record
+from lit_cascade.report.text import Table
 from tests.cli.runs import done, within
 
-CIFAR = "checkpoints/cifar10/calibration"
-PAIR = (f"{CIFAR}/resnet8-w32-s2.safetensors", f"{CIFAR}/resnet14-w64.safetensors")
+LONG = (
+    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k",
+    "vit_base_patch16_clip_224.openai_ft_in12k_in1k",
+)
+"""Names as long as those of timm, different in the middle only."""
+
+
+PAIR = ("--records", *(f"{name}.safetensors" for name in LONG))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, records):
-    """A folder with the records of a pair, and a policy chosen on them."""
+    """A folder with the records of a pair, and the same records and config with long names."""
     here = tmp_path_factory.mktemp("terminal")
     (here / "logits.csv").write_text("a,b\n2,1\n0,3\n", encoding="utf-8")
-    for record in records:
-        (here / record.name).write_bytes(record.read_bytes())
+    config = Path(lit_cascade.__file__).parents[1] / "configs" / "digits_pair.yaml"
+    text = config.read_text(encoding="utf-8")
+    for path, long in zip(records, LONG, strict=True):
+        record = Record.load(path)
+        record.save(here / path.name)
+        costs = {unit: cost * 123_456_789 for unit, cost in record.costs.items()}
+        replace(record, name=long, costs=costs).save(here / f"{long}.safetensors")
+        text = text.replace(f"{record.name}:", f"{long}:")
+    (here / "long.yaml").write_text(text, encoding="utf-8")
+    words = ("--max_accuracy_drop", "0.02", "--out", "chosen")
+    done(within("select", *PAIR, *words, cwd=here))
+    policy = yaml.safe_load((here / "chosen" / "policy.yaml").read_text(encoding="utf-8"))
+    del policy["policy"]["evidence"]["thresholds"]  # else check would refuse the same samples
+    (here / "policy.yaml").write_text(yaml.safe_dump(policy), encoding="utf-8")
     return here
 
 
@@ -91,3 +115,49 @@ def test_quiet_and_json_print_the_summary_alone(folder):
     run = done(within(*words, cwd=folder))
     assert run.stderr == ""
     assert len(json.loads(run.stdout)["records"]) == 2
+
+
+LIVE = ("--config", "long.yaml")
+COMMANDS = [
+    ("validate", *PAIR),
+    ("select", *PAIR, "--max_accuracy_drop", "0.02"),
+    ("check", *PAIR, "--policy", "policy.yaml"),
+    ("calibrate", *PAIR, "--learn_score"),
+    ("compare-scores", *PAIR),
+    ("search", *PAIR, "--repeats", "2", "--compare"),
+    ("import", "--logits", "logits.csv", "--flops", "12e15", "--cost", "usd=1", "--name", LONG[0]),
+    ("record", *LIVE),
+    ("test", *LIVE),
+    ("predict", *LIVE),
+    ("benchmark", *LIVE, "--samples", "64", "--repeats", "1", "--singles", "2"),
+    ("screen", "--results", "results.csv"),
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_tables_fit_a_terminal_and_keep_names_and_numbers(folder, monkeypatch, words):
+    tables, fitted = [], Table.fitted
+
+    def kept(table, *args, **kwargs):
+        tables.append(table)
+        return fitted(table, *args, **kwargs)
+
+    monkeypatch.setattr(Table, "fitted", kept)
+    rows = "".join(f"{name},{80 + k},224,{k + 1}\n" for k, name in enumerate(LONG))
+    (folder / "results.csv").write_text(f"model,top1,img_size,infer_gmacs\n{rows}", "utf-8")
+    within(*words, "--out", f"wide-{words[0]}", cwd=folder)
+    assert tables
+    for table in tables:
+        for width in (80, 100, 200):
+            check_table(table, fitted(table, width)[1], width)
+        check_table(table, fitted(table, whole=True)[1], 10_000)
+
+
+def check_table(table, lines, width):
+    """Every number that decides is whole, and every name is there and different from others."""
+    assert max(map(len, lines)) <= width
+    shown = "\n".join(lines)
+    for cells in table.rows:
+        for column, cell in zip(table.columns[1:], cells[1:], strict=True):
+            assert column.detail or all(line in shown for line in cell.split("\n"))
+        assert cells[0][:6] in shown
