@@ -55,12 +55,13 @@ def print_scores(result: ScoreComparison, data: Mapping[str, Any], notes: Sequen
     """Print the quality of every score on some data."""
     (small, large), first = result.names, result.figures[0].name
     unit, held = unit_label(result.unit), bool(result.fitted_on)
+    chosen: list[str | Column] = [Column("threshold*", detail=1), "accuracy*", f"{unit}*"]
     table = Table(
         f"Scores of {small!r} for deferring to {large!r} on {data_title(data)}: "
         f"{counted(result.n, 'sample')}",
         "score", "area", Column("95 %", detail=3), f"less {first} (95 %)", Column("AURC", detail=2),
         Column(f"{unit} at equal accuracy", detail=int(held)),
-        *([Column("threshold*", detail=1), "accuracy*", f"{unit}*"] if held else []),
+        *(chosen if held else []),
     )  # fmt: skip
     for number, one in enumerate(result.figures):
         table.add_row(*_cells(one, first=number == 0, held=held))

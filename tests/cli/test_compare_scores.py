@@ -110,7 +110,7 @@ def test_every_figure_is_of_the_samples_that_nothing_was_fitted_on(fitted, judge
         assert figures["area"]["value"] == float(row["area"]) == area
         assert figures["area"]["low"] < area < figures["area"]["high"]
         assert figures["aurc"]["value"] == aurc(scores, correct[:, 0])
-        assert f"{area:.3f} (" in printed
+        assert f"{area:.3f}" in printed
         chosen = figures["chosen"]
         deferred = ~answers_here(scores, chosen["threshold"])
         assert chosen["deferral_rate"] == float(deferred.double().mean())
