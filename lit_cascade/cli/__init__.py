@@ -116,7 +116,7 @@ commands:
 options:
   -h, --help     this text; `lit-cascade COMMAND --help` explains a command
   --version      print the version
-  --debug        after a command: show the traceback of an error
+  --debug        show the traceback of an error
 
 Try: lit-cascade validate --config digits_pair.yaml
 """

@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lit_cascade import lit
 from lit_cascade.analysis import check_overlap, official_metric
 from lit_cascade.cli.failures import shortened, unmade
+from lit_cascade.cli.help import tidy
 from lit_cascade.cli.output import printing_for
 from lit_cascade.cli.parsing import flat, options_from
 from lit_cascade.cli.processes import end_with_starter
@@ -88,6 +89,8 @@ class CascadeCLI(LightningCLI):
             )
         elif self._command.model == "LitZoo":  # the config of a cascade is also one of a zoo
             parser.add_argument("--policy", type=Any, help=SUPPRESS)
+        if "--help" in self._words:
+            tidy(parser, self._name, self._command)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words of the command; `sys.argv` keeps what was typed."""

@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_cascade.cli.failures import DEBUG
+from lit_cascade.cli.help import MORE_HELP, data_classes, tidy
 from lit_cascade.cli.processes import alone
 from lit_cascade.cli.refusals import Forgiving, told
 from lit_cascade.errors import UsageError, check_name
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
-_MORE_HELP = "--help_all"
 _POLICY_FILE = "the policy.yaml that `lit-cascade select` wrote"
-_ALONE = ("--help", "-h", _MORE_HELP, "--print_config")
+_ALONE = ("--help", "-h", MORE_HELP, "--print_config")
 """Options that take no word as their value."""
 _TRUTHS = (["true"], ["false"])
 _INPUTS = "--inputs"
 """Option whose values are the words that belong to no other option."""
+_DATA_HELP = "--data.help"
 _OF_MODELS = ("model", "data", "trainer", "seed_everything")
 
 
@@ -226,7 +227,7 @@ def _check_given(name: str, command: Command, words: Sequence[str]) -> None:
     """
     given = {word.partition("=")[0] for word in words}
     instead = {one.partition(" ")[0] for one in command.needs}
-    asks = any(one.endswith((".help", "_config")) or one == _MORE_HELP for one in given)
+    asks = any(one.endswith((".help", "_config")) or one == MORE_HELP for one in given)
     if asks or "--config" in given or (instead and instead <= given):
         return
     known = {*_names(command.options), *_OF_MODELS, "policy", "h", "c"}
@@ -253,14 +254,9 @@ def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> Non
 
 
 def _parser(name: str, command: Command) -> ArgumentParser:
-    more = f" Options of the models, the data and the Trainer: lit-cascade {name} {_MORE_HELP}"
     parser = Forgiving(
         prog=f"lit-cascade {name}",
         description=command.description,
-        epilog=(
-            "FLOPs count one multiply-add as 2. A config named without a path is looked for in the "
-            f"working directory, then among the bundled ones.{more if command.model else ''}"
-        ),
         exit_on_error=False,
         env_prefix="LIT_CASCADE",
         default_env=False,
@@ -292,7 +288,12 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
     words, configs = _resolve(argv, command), list[dict[str, Any]]()
     try:
         if "--help" in words or "-h" in words:
-            _parser(name, command).print_help()
+            parser = _parser(name, command)
+            tidy(parser, name, command)
+            parser.print_help()
+            return
+        if command.model and _without_class(words):
+            sys.stdout.write(f"{data_classes()}\n\nOptions of one: --data.help ImageData\n")
             return
         configs = _configs(words)
         _check_given(name, command, words)
@@ -310,10 +311,16 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
         if str(Path.cwd()) not in sys.path and "" not in sys.path:
             sys.path.append(str(Path.cwd()))  # where the user's own models and data are
         sys.argv = [sys.argv[0], name, *argv]  # Lightning starts further processes with these
-        words = ["--help" if word == _MORE_HELP else word for word in words]
+        words = ["--help" if word == MORE_HELP else word for word in words]
         import_module("lit_cascade.cli.lightning").run(name, command, words)
     except ArgumentError as error:
         raise UsageError(told(error, _typed(words), flat(configs))) from error
+
+
+def _without_class(words: Sequence[str]) -> bool:
+    """Whether `--data.help` stands without the name of a class."""
+    at = words.index(_DATA_HELP) + 1 if _DATA_HELP in words else -1
+    return at > 0 and (at == len(words) or words[at].startswith("-"))
 
 
 def _with_records(command: Command, words: Sequence[str], configs: Sequence[Any]) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_orig
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import register_type
 
+from lit_cascade.cli.help import HelpFormatter
 from lit_cascade.errors import UsageError, listed, nearest
 from lit_cascade.options import Share
 
@@ -69,7 +70,8 @@ class Forgiving(ArgumentParser):
     """A parser whose errors name the option, what it expects, and what the user may have meant."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        defaults = {"allow_abbrev": False, "formatter_class": HelpFormatter}
+        super().__init__(*args, **{**defaults, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise an `ArgumentError` that holds a refusal."""

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -16,7 +17,7 @@ import yaml
 
 from lit_cascade import Record, lit
 from lit_cascade.analysis.curve import curve as curve_of
-from lit_cascade.cli import COMMANDS, main
+from lit_cascade.cli import COMMANDS, main, parsing
 from tests.cli.runs import done, lit_cascade, together, variables, within
 
 ROOT = Path(__file__).parents[2]
@@ -315,7 +316,51 @@ def test_help_loads_no_torch():
     for name, text in zip(COMMANDS, each, strict=True):
         assert text.startswith(f"{name}\n")
         assert f"lit-cascade {name}" in text
-        assert "--out OUT" in text
+        assert "--out FOLDER" in text
+
+
+SAMPLES = {"N": "3", "NUMBER": "0.5", "SHARE": "5%", "FILE": "policy.yaml", "SCORE": "margin"}
+FORM = re.compile(
+    r"^  (?:-\S, )?(--[a-z_]\S*)(?: ([A-Z{\[]\S*(?: \.\.\.)?))?(?:  .*)?$", re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_forms_that_work(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy.yaml").write_text("policy: {score: margin}")
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Example:\n\n  lit-cascade {name} {COMMANDS[name].example}\n" in text
+    assert ("--data.help [CLASS]" in text) == (COMMANDS[name].model is not None)
+    head = text.partition("Example:")[0]
+    assert max(map(len, head.splitlines())) <= 80
+    assert not re.search(r"Union|Optional|Literal|type:|null|list\[", head)
+    forms = FORM.findall(head)
+    own = {f"--{one.name}" for one in fields(COMMANDS[name].options)} - {"--inputs", "--policy"}
+    assert own <= {option for option, _ in forms}
+    parser = parsing._parser(name, COMMANDS[name])
+    for option, value in forms:
+        if option in {"--help", "--print_config", "--debug", "--config"}:
+            continue
+        one, _, several = value.partition(" ")
+        given = SAMPLES.get(one, one.strip("{}").split(",")[-1] or None)
+        words = [option.replace("STAGE", "small")] + [given] * (2 if several else 1) * bool(value)
+        if name == "import" and option != "--name":
+            words += ["--name", "x"]
+        read = parser.parse_args(parsing._resolve(words, COMMANDS[name]))
+        if not value:
+            assert read[option[2:]] is True
+
+
+def test_data_help_lists_the_classes_and_explains_one(tmp_path):
+    listed = within("validate", "--data.help", cwd=tmp_path).stdout
+    for name in ("DigitsData", "ImageData", "TextData", "GlueData", "Datasets"):
+        assert f"  {name} " in listed
+    for words in (["--data.help", "ImageData"], ["--data.help=ImageData"]):
+        run = done(within("validate", *words, cwd=tmp_path))
+        assert "--data.batch_size N     images per batch. (default: 256)" in run.stdout
 
 
 def test_importing_the_package_loads_no_torch_and_the_core_no_lightning(tmp_path):
