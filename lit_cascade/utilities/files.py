@@ -13,13 +13,13 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-import yaml
-
 from lit_cascade.errors import CascadeError, UsageError, nearest
 
 
 def yaml_text(content: Any, comment: str = "") -> str:
     """YAML of plain values, with a comment above."""
+    import yaml
+
     header = "".join(f"# {line}\n" for line in comment.splitlines())
     return header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
@@ -34,6 +34,8 @@ def read_yaml(path: Path, argument: str) -> dict[str, Any]:
     Raises:
         UsageError: no such file, or one that cannot be read as a mapping.
     """
+    import yaml
+
     try:
         content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
