@@ -11,10 +11,12 @@ import torch
 
 from lit_cascade.analysis import (
     CalibrationPlan,
+    calibrate,
     calibrate_record,
     compare_cascades,
     compare_scores,
     outcomes_of,
+    replay,
     search,
 )
 from lit_cascade.analysis.check import check_promise, references
@@ -79,6 +81,9 @@ def results(records, outcomes, tmp_path_factory):
         "Candidates": selection.candidates,
         "Verdict": check_promise(outcomes, promise, [0.9], NAMES, reference),
         "StageCalibration": fit,
+        "Calibration": calibrate(records),
+        "Replay": replay(records, 0.9),
+        "Policy": Policy((0.9, 0.8), temperatures=(1.0, 2.0, 3.0), names=("a" * 30, "b", "c")),
         "CalibrationPlan": plan,
         "ScoreFigures": scores.figures[0],
         "Predictions": Predictions(
@@ -104,10 +109,11 @@ def results(records, outcomes, tmp_path_factory):
 
 
 KINDS = (
-    "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan", "Candidates", "CascadeFront",
-    "Curve", "Execution", "Front", "Ids", "OperatingPoint", "OperatingPoints", "Predictions",
-    "Record", "ReliabilityDiagram", "Samples", "ScoreComparison", "ScoreFigures", "SearchResult",
-    "Selection", "StageCalibration", "StageOutcomes", "Verdict", "Zoo",
+    "Calibration", "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan", "Candidates",
+    "CascadeFront", "Curve", "Execution", "Front", "Ids", "OperatingPoint", "OperatingPoints",
+    "Policy", "Predictions", "Record", "ReliabilityDiagram", "Replay", "Samples", "ScoreComparison",
+    "ScoreFigures", "SearchResult", "Selection", "StageCalibration", "StageOutcomes", "Verdict",
+    "Zoo",
 )  # fmt: skip
 
 
@@ -147,6 +153,7 @@ ROWS = {
     "CascadeFront": len, "SearchResult": lambda result: len(result.cascades), "Candidates": len,
     "Selection": lambda result: len(result.candidates), "OperatingPoints": len,
     "StageCalibration": lambda _: 2, "CalibrationEffect": lambda _: 2, "Verdict": lambda _: 1,
+    "Calibration": lambda _: 1, "Policy": lambda _: 3, "Replay": lambda result: len(result.ids),
     "ReliabilityDiagram": lambda result: len(result.counts),
     "ScoreComparison": lambda result: len(result.figures),
 }  # fmt: skip
@@ -211,6 +218,14 @@ PLOTS = (
     "CalibrationEffect", "CascadeFront", "Curve", "Front", "ReliabilityDiagram", "ScoreComparison",
     "SearchResult", "Selection", "StageCalibration",
 )  # fmt: skip
+
+
+def test_a_calibration_is_drawn_in_panels(results):
+    stage, cascade = results["Calibration"].plot()
+    assert stage.get_title() == "reliability of '<small>'"
+    assert cascade.get_title().startswith("the cascade: ")
+    assert stage.figure is cascade.figure
+    plt.close("all")
 
 
 @pytest.mark.parametrize("kind", PLOTS)

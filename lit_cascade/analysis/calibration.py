@@ -28,8 +28,8 @@ from lit_cascade.core import (
 )
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.records import Record, RecordLike, check_alike, load_records, priced
-from lit_cascade.utilities.drawing import BLUE, VERMILION, axes_of
-from lit_cascade.utilities.tabular import Tabular, described, spanned
+from lit_cascade.utilities.drawing import BLUE, VERMILION, axes_of, axes_row
+from lit_cascade.utilities.tabular import Tabular, described, listed, shortened, spanned
 from lit_cascade.utilities.units import counted
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class CalibrationEffect(Tabular):
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Tabular):
     """Calibration of some stages of a recorded cascade, and whether it helps.
 
     Attributes:
@@ -355,6 +355,50 @@ class Calibration:
         if compared.difference.worse:
             return f"Calibration makes this cascade worse: {moved}; none is recommended."
         return f"Calibration does not help this cascade: {moved}; none is recommended.{same}"
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per stage: its temperature, and metrics before and after."""
+        columns: dict[str, Sequence[Any]] = {
+            "stage": list(self.fitted),
+            "temperature": [stage.temperature for stage in self.fitted.values()],
+        }
+        for metric in ("nll", "ece", "ece_equal_mass", "brier"):
+            for when in ("before", "after"):
+                figures = (getattr(stage, when) for stage in self.fitted.values())
+                columns[f"{metric}_{when}"] = [getattr(one, metric) for one in figures]
+        return columns
+
+    def plot(self, axes: Sequence[Axes] | None = None) -> list[Axes]:
+        """Draw the reliability diagrams of the stages, and the cascade with and without.
+
+        Args:
+            axes: one per calibrated stage, and one for the cascade if anything was fitted; by
+                default those of a new figure.
+
+        Returns:
+            The axes.
+        """
+        compared = self.comparison
+        panels = list(axes_row(len(self.fitted) + (compared is not None)) if axes is None else axes)
+        for panel, (name, stage) in zip(panels, self.fitted.items(), strict=False):
+            stage.plot(panel).set_title(f"reliability of {name!r}", fontsize=10)
+        if compared is not None:
+            low, high = (100 * end for end in compared.difference.interval)
+            gain = f"{100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})"
+            compared.plot(panels[-1]).set_title(f"the cascade: {gain}", fontsize=10)
+        return panels
+
+    def __repr__(self) -> str:
+        fitted = {name: f"{stage.temperature:.4g}" for name, stage in self.fitted.items()}
+        texts = [f"{shortened(name)} {temperature}" for name, temperature in fitted.items()]
+        return described(
+            "Calibration",
+            f"temperature of {listed(texts)}" if self.method != "none" else listed(list(fitted)),
+            f"fitted on {counted(len(self.plan.fitted), 'sample')}",
+            "nothing was compared"
+            if self.comparison is None
+            else f"recommended: {self.comparison.recommended}",
+        )
 
     @property
     def verdict(self) -> dict[str, Any]:

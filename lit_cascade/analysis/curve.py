@@ -37,7 +37,8 @@ from lit_cascade.records import (
     priced,
     stage_answers,
 )
-from lit_cascade.utilities.units import unit_label
+from lit_cascade.utilities.tabular import Tabular, described
+from lit_cascade.utilities.units import counted, unit_label
 
 
 def without_logits(records: Sequence[Record]) -> bool:
@@ -221,7 +222,7 @@ def curve(
 
 
 @dataclass(frozen=True)
-class Replay:
+class Replay(Tabular):
     """Answers of a policy to recorded samples: those that the cascade gives when it runs.
 
     Attributes:
@@ -233,6 +234,7 @@ class Replay:
         correct: whether the answer is right, (N,) bool; None without labels.
         cost: of the stages that ran, (N,) float64.
         point: thresholds, accuracy, deferral rate and mean cost.
+        unit: unit of the cost.
     """
 
     ids: Ids
@@ -243,6 +245,26 @@ class Replay:
     correct: Tensor | None
     cost: Tensor
     point: OperatingPoint
+    unit: str = "flops"
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per sample: `id, prediction, correct, stage, score`, and the cost by its unit.
+
+        What is unknown has no column.
+        """
+        known = {
+            "prediction": self.prediction,
+            "correct": self.correct,
+            "stage": self.stage,
+            "score": self.score,
+            self.unit: self.cost,
+        }
+        columns: dict[str, Sequence[Any]] = {"id": self.ids.tolist()}
+        return columns | {name: part.tolist() for name, part in known.items() if part is not None}
+
+    def __repr__(self) -> str:
+        samples = counted(len(self.ids), "sample")
+        return described("Replay", samples, *self.point.figures(self.unit))
 
 
 def replay(
@@ -295,4 +317,5 @@ def replay(
         correct=None if correct is None else at_stage(correct, stage),
         cost=outcomes.costs_at(thresholds),
         point=outcomes.at(thresholds),
+        unit=unit,
     )

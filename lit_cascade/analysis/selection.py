@@ -172,9 +172,8 @@ class Selection(Tabular):
                     markeredgecolor="white", label=label, zorder=5,
                 )  # fmt: skip
         axes.axvline(1, color=BLACK, linewidth=0.8, alpha=0.5)
-        names, unit = candidates.outcomes.names, candidates.outcomes.unit
-        last = repr(names[-1]) if names else "the last stage"
-        axes.set_xlabel(f"{unit_label(unit)} of the cascade / of {last} alone")
+        last = repr(self.names[-1]) if self.names else "the last stage"
+        axes.set_xlabel(f"{unit_label(self.unit)} of the cascade / of {last} alone")
         axes.set_ylabel("observed accuracy (%)" if of_spending else _AXES[promise.target])
         axes.legend(frameon=False, fontsize=8)
         quiet(axes)
@@ -187,12 +186,11 @@ class Selection(Tabular):
             if promise.confidence is None
             else f"with {100 * promise.confidence:.3g} % confidence"
         )
-        unit = self.candidates.outcomes.unit
-        chosen = ["no policy qualifies"] if self.chosen is None else self.chosen.figures(unit)
+        chosen = ["no policy qualifies"] if self.chosen is None else self.chosen.figures(self.unit)
         certified = "" if promise.confidence is None else f", {self.certified:,} of them certified"
         return described(
             "Selection",
-            f"{promise.text(unit)} {sure}",
+            f"{promise.text(self.unit)} {sure}",
             *chosen,
             counted(self.n, "sample"),
             f"{tested}{certified}",
@@ -200,7 +198,7 @@ class Selection(Tabular):
 
     def _repr_html_(self) -> str:
         choices = {"policy": self.chosen, "plain empirical choice": self.empirical}
-        points = OperatingPoints(choices, self.candidates.outcomes.unit)
+        points = OperatingPoints(choices, self.unit)
         return html_of(repr(self), points.to_pandas())
 
 

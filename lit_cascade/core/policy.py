@@ -26,13 +26,14 @@ from lit_cascade.core.scores import (
 )
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.options import PolicyOptions
+from lit_cascade.utilities.tabular import Tabular, described
 
 _RECORDED = "recorded_scores"
 """Key of the evidence for thresholds that apply to scores which the records hold."""
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(Tabular):
     """Score, thresholds and temperatures of a cascade, checked.
 
     Attributes:
@@ -167,6 +168,39 @@ class Policy:
                     "deferred. Samples are deferred from the floor up to the threshold."
                 )
 
+    def __repr__(self) -> str:
+        """What differs from the defaults; a program that makes the policy, but for heads."""
+        thresholds, scaled = self.thresholds, set(self.temperatures) != {1.0}
+        given = {
+            "score": repr(self.score) if self.score != "max_softmax" else "",
+            "temperatures": _literal(self.temperatures) if scaled else "",
+            "combine": repr(self.combine) if self.combine != "later" else "",
+            "floors": _literal(self.floors) if max(self.floors) > -math.inf else "",
+            "heads": f"<{len(self.heads)} learned>" if self.heads else "",
+            "names": repr(self.names) if self.names else "",
+        }
+        if thresholds is None and not (scaled or self.names):
+            given["stages"] = str(self.stages)
+        parts = [f"{name}={value}" for name, value in given.items() if value]
+        if thresholds is not None:
+            parts.insert(0, _literal(thresholds))
+        return described("Policy", *parts)
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per stage: `stage, threshold, temperature`, and `floor` if there are any.
+
+        What the last stage has none of, and thresholds that are undecided, are NaN.
+        """
+        none = (math.nan,)
+        columns: dict[str, Sequence[Any]] = {
+            "stage": self.names or tuple(f"stage{k}" for k in range(self.stages)),
+            "threshold": (self.thresholds or none * (self.stages - 1)) + none,
+            "temperature": self.temperatures,
+        }
+        if max(self.floors) > -math.inf:
+            columns["floor"] = self.floors + none
+        return columns
+
     @classmethod
     def of(cls, policy: PolicyLike, names: Sequence[str]) -> Policy:
         """The policy of named stages, from any form that a policy is given in.
@@ -219,7 +253,7 @@ class Policy:
 
         Example:
             >>> Policy.from_options(PolicyOptions(thresholds={"small": 0.9}), ["small", "large"])
-            Policy(thresholds=(0.9,), score='max_softmax', temperatures=(1.0, 1.0), ...)
+            Policy(0.9, names=('small', 'large'))
         """
         recorded = recorded or bool((options.evidence or {}).get(_RECORDED))
         if recorded and options.score == LEARNED.name:
@@ -373,6 +407,12 @@ def _numbers(values: Any, argument: str) -> tuple[float, ...]:
             f"{_described(values)}."
         )
     return numbers
+
+
+def _literal(numbers: Sequence[float]) -> str:
+    """Numbers as Python reads them; one stands for itself."""
+    texts = [repr(n) if math.isfinite(n) else f"float('{n}')" for n in numbers]
+    return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
 
 
 def _described(value: Any) -> str:

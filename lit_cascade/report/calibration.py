@@ -156,14 +156,7 @@ def _cascade_table(result: Calibration, compared: CalibrationEffect) -> Table:
 
 def draw_calibration(result: Calibration) -> bytes:
     """Reliability diagrams before and after, and both curves of the cascade, as a PNG."""
-    compared = result.comparison
-    panels = len(result.fitted) + (compared is not None)
+    panels = len(result.fitted) + (result.comparison is not None)
     figure = figure_of(4.4 * panels + 0.4, 4.2)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for panel, (name, stage) in zip(axes, result.fitted.items(), strict=False):
-        stage.plot(panel).set_title(f"reliability of {name!r}", fontsize=10)
-    if compared is not None:
-        low, high = (100 * end for end in compared.difference.interval)
-        gain = f"{100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})"
-        compared.plot(axes[-1]).set_title(f"the cascade: {gain}", fontsize=10)
+    result.plot(figure.subplots(1, panels, squeeze=False)[0])
     return png_of(figure)

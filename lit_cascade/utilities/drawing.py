@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -20,6 +21,17 @@ def axes_of(ax: Axes | None) -> Axes:
     import matplotlib.pyplot as plt  # noqa: PLC0415 - only who draws loads it
 
     return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+
+
+def axes_row(count: int) -> Sequence[Axes]:
+    """The axes of a new pyplot figure, side by side."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    size = (4.4 * count + 0.4, 4.2)
+    axes: Sequence[Axes] = plt.subplots(
+        1, count, squeeze=False, figsize=size, layout="constrained"
+    )[1][0]
+    return axes
 
 
 def quiet(axes: Axes, which: Literal["major", "minor", "both"] = "major") -> None:

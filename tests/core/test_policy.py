@@ -222,3 +222,34 @@ def test_what_is_no_policy_is_refused(text, message, tmp_path):
         path.write_text(text)
     with pytest.raises(UsageError, match=f"policy: .*{message}"):
         Policy.load(path)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(0.9),
+        Policy((-math.inf, math.inf)),
+        Policy(stages=3),
+        Policy(names=("small", "large")),
+        Policy(temperatures=(1.5, 1.0)),
+        Policy(-0.25, "negative_entropy", (2.0, 1.0), "average", -0.5, names=("a", "it's b")),
+    ],
+    ids=str,
+)
+def test_a_repr_is_a_program_that_makes_the_policy(policy):
+    again = eval(repr(policy), {"Policy": Policy})  # noqa: S307
+    assert again == policy
+    assert again.names == policy.names
+    assert repr(Policy(0.9)) == "Policy(0.9)"
+
+
+def test_a_policy_is_a_table_of_its_stages():
+    table = Policy((0.9, 0.8), floors=(0.1, -math.inf), names=("a", "b", "c")).to_pandas()
+    assert list(table) == ["stage", "threshold", "temperature", "floor"]
+    assert table["stage"].tolist() == ["a", "b", "c"]
+    assert table["threshold"].tolist() == pytest.approx([0.9, 0.8, math.nan], nan_ok=True)
+    assert Policy(stages=2).to_pandas()["threshold"].isna().all()
+    head = DeferralHead(0.5, (1.0, 2.0, 3.0, 4.0, 5.0))
+    assert repr(Policy(score="learned", heads=(head,), stages=2)) == (
+        "Policy(score='learned', heads=<1 learned>, stages=2)"
+    )
