@@ -6,6 +6,7 @@ from lit_cascade.data.digits import DigitsData
 from lit_cascade.data.glue import GlueData
 from lit_cascade.data.images import ImageData, UnlabelledImages
 from lit_cascade.data.loading import (
+    Collate,
     DeferredLoader,
     EvaluationData,
     PositionedBatch,
@@ -16,6 +17,7 @@ from lit_cascade.data.splits import (
     STDIN,
     SplitInfo,
     check_split,
+    class_names_of,
     describe,
     has_split,
     shared_ids,
@@ -24,24 +26,8 @@ from lit_cascade.data.splits import (
 from lit_cascade.data.texts import TextData, UnlabelledTexts
 
 __all__ = [
-    "STDIN",
-    "CifarData",
-    "Datasets",
-    "DeferredLoader",
-    "DigitsData",
-    "EvaluationData",
-    "GlueData",
-    "ImageData",
-    "PositionedBatch",
-    "RawSample",
-    "SplitInfo",
-    "TextData",
-    "TrainingData",
-    "UnlabelledImages",
-    "UnlabelledTexts",
-    "check_split",
-    "describe",
-    "has_split",
-    "shared_ids",
-    "split_loader",
+    "STDIN", "CifarData", "Collate", "Datasets", "DeferredLoader", "DigitsData", "EvaluationData",
+    "GlueData", "ImageData", "PositionedBatch", "RawSample", "SplitInfo", "TextData",
+    "TrainingData", "UnlabelledImages", "UnlabelledTexts", "check_split", "class_names_of",
+    "describe", "has_split", "shared_ids", "split_loader",
 ]  # fmt: skip

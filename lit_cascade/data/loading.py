@@ -187,12 +187,54 @@ class _Positioned(Dataset[PositionedBatch]):
             return self._collate(samples)
         if not isinstance(first.input, Views):
             return _collated([(sample.input, sample.label) for sample in samples], self._collate)
-        views = Views()
-        for one in self._preprocessings:
-            key = view_key(one)
-            collate = getattr(one, "collate", default_collate)
-            views[key] = _collated([sample.input[key] for sample in samples], collate)
-        return views, torch.as_tensor(default_collate([sample.label for sample in samples]))
+        views = _views([sample.input for sample in samples], self._preprocessings)
+        return views, _labels(samples)
+
+
+def _views(inputs: Sequence[Views], preprocessings: Preprocessings) -> Views:
+    """A batch of each view."""
+    batch = Views()
+    for one in preprocessings:
+        key = view_key(one)
+        collate = getattr(one, "collate", default_collate)
+        batch[key] = _collated([views[key] for views in inputs], collate)
+    return batch
+
+
+def _labels(samples: Sequence[RawSample]) -> Tensor:
+    return torch.as_tensor(default_collate([sample.label for sample in samples]))
+
+
+class Collate:
+    """Collate function of a plain `DataLoader` of raw samples, such as images or texts.
+
+    It applies the preprocessing of each model, and gives batches of `(Views, labels)`, or of
+    `Views` if the samples are neither pairs of (input, label) nor dicts with an entry `labels`.
+
+    Args:
+        preprocessings: distinct ones of the models; None stands for models without.
+    """
+
+    def __init__(self, preprocessings: Preprocessings) -> None:
+        self._preprocessings = tuple(preprocessings)
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """Make a batch.
+
+        Raises:
+            CascadeError: a sample that could not be read.
+        """
+        for sample in samples:
+            if isinstance(sample, RawSample) and sample.left_out is not None:
+                raise CascadeError(
+                    f"data: {sample.left_out}. A plain data loader cannot leave it out; "
+                    "CascadeTrainer and the commands can."
+                )
+        labelled = isinstance(samples[0], (tuple, list, Mapping))
+        pairs = samples if labelled else [(sample, -1) for sample in samples]
+        prepared = [_prepare(sample, self._preprocessings) for sample in pairs]
+        views = _views([sample.input for sample in prepared], self._preprocessings)
+        return (views, _labels(prepared)) if labelled else views
 
 
 def _ignore_interrupts() -> None:

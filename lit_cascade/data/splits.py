@@ -147,8 +147,18 @@ class SplitDataModule(LightningDataModule):
             num_workers=workers,
             pin_memory=self._pin_memory and torch.cuda.is_available(),
             timeout=self._timeout if workers else 0,
-            **self._batches(split, dataset),
+            **(self._batches(split, dataset) | self._collate()),
         )
+
+    def _collate(self) -> dict[str, Any]:
+        """The collate function of a cascade that a Trainer runs over these data as they are.
+
+        Empty without: `EvaluationData` and `TrainingData` apply preprocessing themselves.
+        """
+        if self.trainer is None or getattr(self.trainer, "datamodule", None) is not self:
+            return {}
+        own = getattr(self.trainer.lightning_module, "collate", None)
+        return {} if own is None else {"collate_fn": own}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of the split `train`."""
@@ -217,16 +227,26 @@ def describe(dataset: Dataset[Any]) -> SplitInfo:
         chosen = [int(i) for i in dataset.indices]
         return replace(whole, n=len(chosen), ids=whole.ids[chosen])
     n = len(cast("Sized", dataset))
-    classes = getattr(dataset, "classes", None)
     return SplitInfo(
         n,
         Ids.of(getattr(dataset, "ids", None), n, f"ids of {type(dataset).__name__}"),
         getattr(dataset, "source", None),
-        tuple(str(c) for c in classes) if isinstance(classes, Sequence) else None,
-        bool(getattr(dataset, "restricts_classes", False)),
+        *class_names_of(dataset),
         tuple(getattr(dataset, "findings", ())),
         getattr(dataset, "metric", None),
     )
+
+
+def class_names_of(dataset: Any) -> tuple[tuple[str, ...] | None, bool]:
+    """Class names of a dataset in label order, looking through `Subset`; None if it has none.
+
+    Also whether models that know more classes are to answer among these only.
+    """
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    classes = getattr(dataset, "classes", None)
+    names = tuple(str(c) for c in classes) if isinstance(classes, Sequence) else None
+    return names, bool(getattr(dataset, "restricts_classes", False))
 
 
 def shuffled(ids: Ids | torch.Tensor, seed: int) -> list[int]:

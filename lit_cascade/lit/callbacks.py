@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_cascade.data import PositionedBatch
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.spool import Columns, Spool
 from lit_cascade.lit.stages import least_by_stage, log_by_loader
 
@@ -178,16 +178,23 @@ class ThresholdMetrics(Callback):
     Args:
         thresholds: on the score; with more than two stages shared by all deferring stages.
         metric: a name in `lit_cascade.core.METRICS`; by default the official one of the data.
+
+    Raises:
+        UsageError: with a module that is no `LitCascade`.
     """
 
-    def __init__(self, thresholds: list[float], metric: str | None = None) -> None:
-        self.thresholds = thresholds
+    def __init__(self, thresholds: list[float] | float, metric: str | None = None) -> None:
+        self.thresholds = [thresholds] if isinstance(thresholds, float) else list(thresholds)
         self.metric = metric
         self._metrics: list[CascadeMetrics] = []  # of each data loader of the loop
         self._device: torch.device | str = "cpu"
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Make the metrics, on the module's device."""
+        if not hasattr(pl_module, "metrics_at"):
+            raise UsageError(
+                f"ThresholdMetrics: needs a LitCascade, got a {type(pl_module).__name__}."
+            )
         data = getattr(trainer, "datamodule", None)
         of_data = getattr(getattr(data, "info", None), "metric", None)
         metric = self.metric or of_data or "accuracy"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cascade.core import Policy, PolicyLike, answers_of, is_right, replay
-from lit_cascade.data import EvaluationData, PositionedBatch
+from lit_cascade.data import Collate, EvaluationData, PositionedBatch, class_names_of
 from lit_cascade.errors import (
     CascadeError,
     UsageError,
@@ -23,6 +23,7 @@ from lit_cascade.lit.stages import (
     StagesModule,
     distinct,
     inputs_and_rows,
+    loader_of,
     log_by_loader,
     unrepeated,
 )
@@ -67,7 +68,8 @@ class LitCascade(StagesModule):
     """Two or more trained classifiers of the same classes, cheapest first, as a cascade.
 
     Any Lightning Trainer runs it over any data loader whose batches the stages take, a batch being
-    `(inputs, labels)` or a dict with an entry `labels`:
+    `(inputs, labels)` or a dict with an entry `labels`. For stages with preprocessing of their own
+    (timm, transformers) give the loader of images or texts `collate_fn=model.collate`.
 
     - `validate` runs every stage on every sample. It logs `val_accuracy/NAME` of each stage alone
       and, if the policy has thresholds, what the cascade would reach at them: `val_accuracy`,
@@ -78,14 +80,15 @@ class LitCascade(StagesModule):
       and `test_flops_ratio`.
     - `predict` returns a dict per batch; see `predict_step`.
 
+    Where the data and a stage name their classes, its logits are put into the data's order.
     With several loaders a name ends in `/dataloader_idx_0` and so on, as always in Lightning. On
     several processes the samples that a `DistributedSampler` repeats are left out, so that the
     figures are those of one process. `state_dict` holds the policy beside the weights.
 
     Args:
         stages: the classifiers as a list, cheapest first, or as a dict by name: modules that return
-            logits, or `Stage`s. In a list they are called `stage0`, `stage1`, ..., unless the
-            policy names them.
+            logits, or `Stage`s. They are put into evaluation mode. In a list they are called
+            `stage0`, `stage1`, ..., unless the policy names them.
         policy: score, temperatures and thresholds, or the thresholds alone, one number if there are
             two stages. Running the cascade needs thresholds.
         channels_last: keep weights in the memory layout in which convolutions on GPUs are fastest.
@@ -157,6 +160,16 @@ class LitCascade(StagesModule):
             )
         loaded: LitCascade = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         return loaded
+
+    @property
+    def collate(self) -> Collate | None:
+        """Collate function for a `DataLoader` of raw samples, such as images or texts.
+
+        It applies the preprocessing of each stage where the data are loaded. None if no stage has
+        any. The data modules of this package find it themselves.
+        """
+        preprocessings = self.preprocessings()
+        return None if preprocessings == [None] else Collate(preprocessings)
 
     @property
     def policy(self) -> Policy:
@@ -279,10 +292,12 @@ class LitCascade(StagesModule):
             CascadeError: stages with different numbers of classes, logits that are not finite, or
                 labels that are no classes.
         """
-        rows = super().validation_step(batch, batch_idx)
         if isinstance(batch, PositionedBatch):
-            return rows
-        rows = unrepeated(rows, self.trainer.val_dataloaders, batch_idx, dataloader_idx)
+            return super().validation_step(batch, batch_idx)
+        loaders = self.trainer.val_dataloaders
+        self._align_with(loaders, batch_idx, dataloader_idx)
+        rows = super().validation_step(batch, batch_idx)
+        rows = unrepeated(rows, loaders, batch_idx, dataloader_idx)
         labels = rows["labels"]
         logits = [rows[f"logits.{name}"] for name in self.names]
         if len(labels):
@@ -349,6 +364,8 @@ class LitCascade(StagesModule):
                 self._stream = SplitStream(self, data, metered=self.metered)
             batches = self.trainer.num_test_batches[0]
             return self._stream.step(batch, last=batch_idx + 1 == batches)
+        loaders = self.trainer.test_dataloaders
+        self._align_with(loaders, batch_idx, dataloader_idx)
         inputs, rows = inputs_and_rows(batch)
         output = self(inputs)
         rows |= _answer_rows(output, None, self.names)
@@ -359,9 +376,7 @@ class LitCascade(StagesModule):
             rows[f"executed_flops.{name}"] = self._with_padding(name, inputs) * ran
         rows["flops_alone"] = self.flops(self.names[-1], inputs)
         alone = self._with_padding(self.names[-1], inputs)
-        own = unrepeated(
-            rows | {"alone": alone}, self.trainer.test_dataloaders, batch_idx, dataloader_idx
-        )
+        own = unrepeated(rows | {"alone": alone}, loaders, batch_idx, dataloader_idx)
         alone = own.pop("alone")
         labels = own["labels"]
         check_labels(labels, len(labels), output.logits.shape[1], "data: a batch")
@@ -369,6 +384,15 @@ class LitCascade(StagesModule):
         columns = _columns(own["prediction"], own["stage"], labels, spent, alone)
         self._means[dataloader_idx].update(columns)
         return own
+
+    def _align_with(self, loaders: Any, batch_idx: int, dataloader_idx: int) -> None:
+        """Before the first batch of a loader, answer among the classes that its data name."""
+        if batch_idx == 0:
+            dataset = getattr(loader_of(loaders, dataloader_idx), "dataset", None)
+            names, restricts = class_names_of(dataset)
+            data = getattr(self.trainer, "datamodule", None)
+            given = getattr(data, "class_names", None)
+            self.align(names if given is None else tuple(map(str, given)), fewer=restricts)
 
     def _with_padding(self, name: str, inputs: Inputs) -> Tensor:
         """FLOPs of a stage on each sample, with the padding of the batch, (N,) float64."""
@@ -404,8 +428,8 @@ class LitCascade(StagesModule):
             batch: `inputs`, `(inputs,)`, `(inputs, labels)`, or a dict, perhaps with an entry
                 `labels`. Labels are dropped. The form decides, never the values: several tensors
                 without labels need `((first, second),)` or a dict.
-            batch_idx: not used.
-            dataloader_idx: not used.
+            batch_idx: number of the batch.
+            dataloader_idx: number of its loader.
 
         Returns:
             Per sample `prediction`, the number of the `stage` that answered, its `score`, and the
@@ -414,7 +438,7 @@ class LitCascade(StagesModule):
         Raises:
             CascadeError: NaN or infinite logits, or a batch of another form.
         """
-        del batch_idx, dataloader_idx
+        self._align_with(self.trainer.predict_dataloaders, batch_idx, dataloader_idx)
         output = self(inputs_of(batch))
         rows = _answer_rows(output, None, self.names)
         del rows["classes"]

@@ -209,13 +209,19 @@ def distinct(preprocessings: Iterable[Preprocessing | None]) -> list[Preprocessi
     return list({None if one is None else one.key: one for one in preprocessings}.values())
 
 
+def loader_of(loaders: Any, dataloader_idx: int) -> Any:
+    """One of a Trainer's data loaders, which may come in any form that it takes."""
+    return CombinedLoader(loaders).flattened[dataloader_idx]
+
+
 def unrepeated(
     rows: Mapping[str, Tensor], loaders: Any, batch_idx: int, dataloader_idx: int = 0
 ) -> dict[str, Tensor]:
     """Rows of a batch without those of samples that a `DistributedSampler` repeats.
 
     It gives every process as many samples by repeating the first ones at the end: of N samples,
-    process r of W reads r, r + W, r + 2 W, ..., and those from N on are repeats.
+    process r of W reads r, r + W, r + 2 W, ..., and those from N on are repeats. Batches of another
+    sampler than torch's own are left as they are: their order is not known.
 
     Args:
         rows: of one batch, along axis 0.
@@ -223,8 +229,7 @@ def unrepeated(
         batch_idx: number of the batch in its loader.
         dataloader_idx: number of its loader.
     """
-    loader = CombinedLoader(loaders).flattened[dataloader_idx]
-    batches: Any = getattr(loader, "batch_sampler", None)
+    batches: Any = getattr(loader_of(loaders, dataloader_idx), "batch_sampler", None)
     sampler: Any = getattr(batches, "sampler", None)
     known = {DistributedSampler.__iter__, DistributedSamplerWrapper.__iter__}
     if type(batches) is not BatchSampler or type(sampler).__iter__ not in known:

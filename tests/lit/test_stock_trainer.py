@@ -355,3 +355,83 @@ def test_a_short_training_reaches_any_logger(tmp_path):
     assert set(first) == {"prediction", "probability"}
     with pytest.raises(UsageError, match=r"network: expected an nn.Module, or a function"):
         LitClassifier("resnet18")
+
+
+class Scaled:
+    """Preprocessing of a number: a tensor of several."""
+
+    def __init__(self, factor):
+        self.factor, self.key = factor, f"scaled-{factor}"
+
+    def __call__(self, sample):
+        assert isinstance(sample, float)
+        return self.factor * torch.tensor([sample, 1 - sample])
+
+
+def scaling(width, seed, factor):
+    net = Net(width, seed)
+    net.preprocessing = Scaled(factor)
+    return net
+
+
+def test_raw_samples_are_preprocessed_where_they_are_loaded():
+    """For data modules of this package, and for a loader with the collate function."""
+    from lit_cascade.data import Datasets
+
+    raw = [(i / 21, i % 3) for i in range(21)]
+    model = LitCascade([scaling(3, 1, 2.0), scaling(8, 2, -1.0)], 0.5)
+    x = torch.tensor([number for number, _ in raw])
+    x = torch.stack([x, 1 - x], dim=1)
+    small, large = (stage.network.layers for stage in model.networks().values())
+    answers = replay([small(2.0 * x), large(-1.0 * x)], model.policy)
+    assert 0 < int(answers.stage.sum()) < 21
+    labels = torch.arange(21) % 3
+    expected = float((answers.prediction == labels).float().mean())
+    data = Datasets(validation=lambda: raw, test=lambda: raw, batch_size=4)
+    mine = DataLoader(raw, batch_size=4, collate_fn=model.collate, num_workers=1)
+    for loop, name in (("validate", "val_accuracy"), ("test", "test_accuracy")):
+        for source in ({"datamodule": data}, {"dataloaders": mine}):
+            (logged,) = getattr(trainer(1), loop)(model, **source, verbose=False)
+            assert logged[name] == pytest.approx(expected)
+    bare = DataLoader([number for number, _ in raw], batch_size=4, collate_fn=model.collate)
+    for source in (bare, mine):
+        predicted = trainer(1).predict(model, source)
+        assert torch.equal(torch.cat([batch["stage"] for batch in predicted]), answers.stage)
+    done = cascade_trainer().execute(model, data)  # which preprocesses by itself
+    assert torch.equal(done.stage, answers.stage)
+    assert LitCascade(nets()).collate is None
+
+
+def test_a_sample_that_cannot_be_read_ends_a_plain_run():
+    from lit_cascade.data import RawSample
+
+    model = LitCascade([scaling(3, 1, 2.0), scaling(8, 2, -1.0)], 0.4)
+    broken = [RawSample(0.0, 0, left_out="cat.png: truncated")]
+    with pytest.raises(CascadeError, match=r"data: cat.png: truncated. A plain data loader"):
+        trainer(1).test(model, DataLoader(broken, collate_fn=model.collate))
+
+
+def test_metrics_at_thresholds_need_a_cascade():
+    with pytest.raises(UsageError, match="needs a LitCascade, got a LitClassifier"):
+        trainer(1, ThresholdMetrics(0.5)).validate(LitClassifier(Net()), loader())
+    (logged,) = trainer(1, ThresholdMetrics(0.5)).validate(LitCascade(nets()), loader())
+    assert "val_accuracy@0.5" in logged
+
+
+@pytest.mark.parametrize("loop", ["validate", "test"])
+def test_stages_answer_among_the_classes_that_the_data_name(loop):
+    orders = (["cat", "dog", "owl"], ["owl", "cat", "dog"])  # the first is that of the data
+    nets = [Net(3, 1), Net(8, 2)]
+    stages = [Stage(net, classes=order) for net, order in zip(nets, orders, strict=True)]
+    (logged,) = getattr(trainer(1), loop)(LitCascade(stages, 0.45), loader(), verbose=False)
+    x, labels = Points(21).x, Points(21).y
+    logits = [nets[0](x), nets[1](x)[:, [1, 2, 0]]]
+    right = (replay(logits, Policy(0.45)).prediction == labels).float().mean()
+    assert logged[f"{loop.replace('validate', 'val')}_accuracy"] == pytest.approx(float(right))
+    predicted = trainer(1).predict(LitCascade(stages, float("inf")), loader())
+    assert torch.equal(
+        torch.cat([batch["prediction"] for batch in predicted]), logits[1].argmax(dim=1)
+    )
+    other = LitCascade([Stage(Net(), classes=["emu", "dog", "owl"]), Net()], 0.45)
+    with pytest.raises(CascadeError, match="'stage0' and the data cannot be aligned"):
+        getattr(trainer(1), loop)(other, loader())
