@@ -19,14 +19,13 @@ _ROOMS = {
     ),
     "lit_cascade.core.guarantee": ("Promise",),
     "lit_cascade.core.search": ("average_compute_reduction",),
-    "lit_cascade.errors": ("CascadeError", "UsageError",),
+    "lit_cascade.errors": ("CascadeError", "UsageError"),
     "lit_cascade.lit": (
         "AURC", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
         "DeferralQuality", "DeferralRate", "LitCascade", "LitClassifier", "LitZoo",
-        "ThresholdMetrics",
-        "fit_cascade",
+        "ThresholdMetrics", "fit_cascade", "load_cascade",
     ),
-    "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops",),
+    "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops"),
     "lit_cascade.models": ("Stage",),
     "lit_cascade.options": ("PolicyOptions",),
     "lit_cascade.records": ("Record",),
@@ -38,8 +37,8 @@ __all__ = [
     "LitCascade", "LitClassifier", "LitZoo", "OperatingPoint", "Policy", "PolicyOptions", "Promise",
     "Record", "Stage", "Stream", "ThresholdMetrics", "UsageError", "__version__", "aurc",
     "average_compute_reduction", "calibrate", "check", "compare_scores", "count_flops", "curve",
-    "deferral_quality", "fit_cascade", "fit_temperature", "operating_points", "replay", "search",
-    "select", "sweep",
+    "deferral_quality", "fit_cascade", "fit_temperature", "load_cascade", "operating_points",
+    "replay", "search", "select", "sweep",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
         LitZoo,
         ThresholdMetrics,
         fit_cascade,
+        load_cascade,
     )
     from lit_cascade.live import Cascade, CascadeOutput, Stream, count_flops
     from lit_cascade.models import Stage

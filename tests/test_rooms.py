@@ -44,7 +44,7 @@ OUTSIDE = {
         "torchvision",
         "transformers",
     },
-    "lit": {"lightning", "pyarrow", "torchmetrics", "rich"},
+    "lit": {"jsonargparse", "lightning", "pyarrow", "torchmetrics", "rich"},
     "report": {"matplotlib", "rich", "yaml"},
     "cli": {"jsonargparse", "lightning", "rich", "yaml"},
     "utilities": {"matplotlib", "pandas", "safetensors", "timm", "yaml"},

@@ -186,6 +186,11 @@ def fit_cascade(
         if not isinstance(stages, Mapping):
             stages = dict(zip([one.name for one in records], stages, strict=False))
     model = LitCascade(stages, _undecided(policy))
+    if records is not None and tuple(one.name for one in records) != model.names:
+        raise UsageError(
+            f"records: they are of {', '.join(one.name for one in records)}; the stages are "
+            f"{', '.join(model.names)}."
+        )
     if records is None:
         data = _data_module(calibration, split, batch_size)
         trainer = trainer or Trainer(
@@ -207,7 +212,7 @@ def fit_cascade(
         return analysis.select(records or (), promise, policy=before, seed=seed).required_policy()
 
     model.policy = chosen() if trainer is None else on_main_process(trainer, chosen)
-    return model
+    return model.eval()
 
 
 def _undecided(policy: PolicyLike) -> PolicyLike:

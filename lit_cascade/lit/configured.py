@@ -1,0 +1,71 @@
+"""A cascade from the config files that the commands take."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from lit_cascade.core import Policy
+from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.lit.cascade import LitCascade, configured_cascade
+from lit_cascade.options import PolicyOptions
+from lit_cascade.utilities.files import find_bundled, read_yaml
+
+
+def load_cascade(
+    config: Path | str, policy: Path | str | Policy | PolicyOptions | None = None
+) -> LitCascade:
+    """Make the cascade that a config file describes, as the commands do.
+
+    Args:
+        config: YAML file with `model` and perhaps `policy`: a path, or a bundled name.
+        policy: the file that `select`, `calibrate` or `Policy.save` has written, whose options
+            replace those of the config one by one; or a policy, which replaces them all.
+
+    Raises:
+        UsageError: a missing file, a config that describes no cascade, or a policy for others.
+        CascadeError: a checkpoint of another architecture.
+
+    Example:
+        >>> cascade = load_cascade("digits_pair.yaml")
+        >>> cascade.names, cascade.policy.thresholds
+        (('small', 'large'), (0.92,))
+    """
+    path = find_bundled(str(config), "configs", "config")
+    content = read_yaml(path, "config")
+    if not isinstance(content.get("model"), dict):
+        raise UsageError(
+            f"config: {str(path)!r} describes no cascade; expected `model` with `stages`, as in "
+            "digits_pair.yaml."
+        )
+    for key in content["model"]:
+        check_name(str(key), ["stages", "channels_last", "compiled"], "config: model")
+    options = content.get("policy")
+    if isinstance(policy, Path | str):
+        file = read_yaml(Path(policy), "policy")
+        options = {**(options or {}), **file.get("policy", file)}
+        policy = None
+    if policy is None and options:
+        policy = PolicyOptions.from_mapping(options, "policy")
+    parser = ArgumentParser(exit_on_error=False)
+    with warnings.catch_warnings():
+        # networks may be functions, which a parser cannot look into
+        warnings.simplefilter("ignore")
+        parser.add_function_arguments(configured_cascade, "model", skip={"policy"})
+        try:
+            parsed = parser.parse_object({"model": content["model"]})
+            model = parser.instantiate_classes(parsed).model
+        except ArgumentError as error:
+            cause = error.__cause__ or error
+            while isinstance(cause, ArgumentError) and cause.__cause__ is not None:
+                cause = cause.__cause__
+            if isinstance(cause, CascadeError):
+                raise cause from error
+            reason = " ".join(str(error).split())
+            raise UsageError(f"config: {str(path)!r}: {reason[:300]}") from error
+    cascade = configured_cascade(**model.as_dict())
+    if policy is not None:
+        cascade.policy = Policy.of(policy, cascade.names)
+    return cascade.eval()
