@@ -24,9 +24,8 @@ from lit_cascade import (
     UsageError,
     aurc,
     deferral_quality,
-    replay,
 )
-from lit_cascade.core import SCORES, answers_of
+from lit_cascade.core import SCORES, answers_of, replay
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.lit.metrics import ClassifierMetric
 from tests.cli.runs import done, modules_together
