@@ -23,6 +23,7 @@ from lit_cascade.analysis.check import check_promise, references
 from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core import Policy, operating_points
 from lit_cascade.core.guarantee import Promise
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.execution import Execution
 from lit_cascade.lit.predicting import Predictions
 from lit_cascade.records import Ids, Record
@@ -288,3 +289,23 @@ def test_a_curve_of_unnamed_stages_counts_them(outcomes):
     curve = type(outcomes)(outcomes.scores, outcomes.correct, outcomes.costs).curve()
     assert "stage0 → stage1" in repr(curve)
     assert list(curve.columns())[-2:] == ["cost", "cost_ratio"]
+
+
+def test_a_row_of_the_front_is_a_policy(results):
+    search = results["SearchResult"]
+    table = search.to_pandas()
+    for row in (1, len(table) // 2):
+        policy = search.policy(row)
+        assert policy.names == table["stages"][row]
+        assert policy.thresholds == table["thresholds"][row]
+        assert policy.evidence["thresholds"]["ids"] == "0..399"
+        point = replay(results["Calibration"].records, policy, allow_overlap=True).point
+        assert (point.accuracy, point.cost) == (
+            table["accuracy"][row], pytest.approx(table["flops"][row])
+        )  # fmt: skip
+    with pytest.raises(CascadeError, match="fitted on"):
+        replay(results["Calibration"].records, search.policy(1))
+    with pytest.raises(UsageError, match="row: 0 is the model '<small>' alone"):
+        search.policy(0)
+    with pytest.raises(UsageError, match=f"from 0 to {len(table) - 1}, got {len(table)}"):
+        search.policy(len(table))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_cascade.analysis.curve import policy_for
+from lit_cascade.analysis.evidence import fitted_on
 from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
-from lit_cascade.core import LEARNED
+from lit_cascade.core import LEARNED, Policy
 from lit_cascade.core.search import (
     Band,
     CascadeFront,
@@ -160,6 +162,40 @@ class SearchResult(Tabular):
             columns[f"chosen_{unit}"] = [point.cost for point in points]
             columns["chosen_accuracy"] = [point.accuracy for point in points]
         return columns
+
+    def policy(self, row: int) -> Policy:
+        """The policy of a cascade on the front, with the evidence for its thresholds.
+
+        Args:
+            row: of the front, as in `to_pandas`.
+
+        Raises:
+            UsageError: no such row, or one of a single model.
+        """
+        points, rule, chosen = self.cascades.points, self.rule, self.protocol.chosen_on
+        if not 0 <= row < len(points):
+            raise UsageError(f"row: expected one from 0 to {len(points) - 1}, got {row}.")
+        point = points[row]
+        names = tuple(self.zoo.names[model] for model in point.stages)
+        if len(names) < 2:
+            raise UsageError(
+                f"row: {row} is the model {names[0]!r} alone, which needs no policy; expected one "
+                "with two or more stages."
+            )
+        records = [chosen.record(chosen.models[model]) for model in point.stages]
+        evidence = fitted_on(records[0])
+        policy = Policy(
+            point.thresholds,
+            score=rule.score,
+            temperatures=[self.temperatures[model] for model in point.stages],
+            combine=rule.combine,
+            floors=point.floors,
+            names=names,
+            evidence=dict.fromkeys(
+                ["thresholds", *(["temperatures"] if rule.calibrate else [])], evidence
+            ),
+        )
+        return policy_for(records, policy)
 
     def plot(self, ax: Axes | None = None, *, published: Front | None = None) -> Axes:
         """Draw accuracy against cost: the front, its baselines and the models.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,7 +15,6 @@ from lit_cascade.analysis import (
     SearchResult,
     Strategy,
     evaluate_strategy,
-    fitted_on,
     published_front,
     search,
     variants,
@@ -71,10 +69,8 @@ def run_files(options: SearchOptions) -> None:
     output.add("frontier.csv", frontier_csv(frontier))
     output.add("frontier.png", draw_frontier(frontier, published))
     output.add_json("summary.json", summary)
-    chosen_on = frontier.protocol.chosen_on
-    evidence = fitted_on(chosen_on.record(chosen_on.models[0])) if configs else {}
     for pick, name in configs.items():
-        output.add_yaml(name, *_config(frontier, pick, evidence, name))
+        output.add_yaml(name, *_config(frontier, pick, name))
     output.write()
 
 
@@ -127,14 +123,12 @@ def _config_name(number: int) -> str:
     return f"cascade-{number}.yaml"
 
 
-def _config(
-    frontier: SearchResult, pick: Pick, evidence: Mapping[str, Any], name: str
-) -> tuple[dict[str, Any], str]:
+def _config(frontier: SearchResult, pick: Pick, name: str) -> tuple[dict[str, Any], str]:
     """A config of a cascade, and a comment with the commands that take it.
 
     It is for `validate`, and for `test` too if the records hold the configs of models and data.
     """
-    protocol, point, rule = frontier.protocol, pick.point, frontier.rule
+    protocol, point = frontier.protocol, pick.point
     chosen, reported = protocol.chosen_on, protocol.reported_on or protocol.chosen_on
     names = [frontier.zoo.names[model] for model in point.stages]
     stages = {chosen.models[k].name: chosen.models[k].model.get("config") for k in point.stages}
@@ -146,19 +140,7 @@ def _config(
         config = {"records": [paths[name] for name in names]}
     if chosen.unit != "flops":
         config["cost"] = chosen.unit
-    policy: dict[str, Any] = {
-        "score": rule.score,
-        "combine": rule.combine,
-        "thresholds": dict(zip(names, point.thresholds, strict=False)),
-        "evidence": {"thresholds": dict(evidence)},
-    }
-    if any(floor > -math.inf for floor in point.floors):
-        policy["floors"] = dict(zip(names, point.floors, strict=False))
-    if rule.calibrate:
-        temperatures = dict(zip(frontier.zoo.names, frontier.temperatures, strict=True))
-        policy["temperatures"] = {name: temperatures[name] for name in names}
-        policy["evidence"]["temperatures"] = dict(evidence)
-    config["policy"] = policy
+    config["policy"] = frontier.policy(frontier.cascades.points.index(point)).to_dict()
     split = reported.data.get("split")
     more = f" --split {split}" if live and split else ""
     more += "" if frontier.apart else " --allow_overlap"  # chosen on the same samples
