@@ -149,6 +149,7 @@ class LitCascade(StagesModule):
             checkpoint_path: a path, a URL, or an open file.
             args: as in `LightningModule.load_from_checkpoint`.
             kwargs: the same, and `stages`: networks of the same architectures, in the same order.
+                Stages in a list get the names in the checkpoint; a `policy` replaces its own.
 
         Raises:
             UsageError: no stages.
@@ -158,7 +159,11 @@ class LitCascade(StagesModule):
                 "stages: a checkpoint holds the weights of the stages and not their architectures; "
                 "use LitCascade.load_from_checkpoint(path, stages=[small, large])."
             )
-        loaded: LitCascade = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        by_name = {"policy": None} if isinstance(kwargs["stages"], Mapping) else {}
+        loaded: LitCascade
+        loaded = super().load_from_checkpoint(checkpoint_path, *args, **(by_name | kwargs))
+        if "policy" in kwargs:
+            loaded.policy = kwargs["policy"]
         return loaded
 
     @property

@@ -232,6 +232,14 @@ def test_a_checkpoint_holds_weights_and_policy(policy, tmp_path):
     assert read.names == model.names == (policy.names or ("stage0", "stage1"))
     assert read.policy.evidence == policy.evidence
     assert trainer(1).validate(read, loader(), verbose=False)[0] == before
+    renamed = LitCascade.load_from_checkpoint(
+        tmp_path / "cascade.ckpt", stages={"s": Net(3), "l": Net(8)}, weights_only=True
+    )
+    assert (renamed.names, renamed.policy) == (("s", "l"), policy)
+    other = LitCascade.load_from_checkpoint(
+        tmp_path / "cascade.ckpt", stages=[Net(3), Net(8)], policy=0.123, weights_only=True
+    )
+    assert other.policy == Policy(0.123)
 
 
 def test_a_state_dict_holds_the_policy_as_it_is_now(tmp_path):
