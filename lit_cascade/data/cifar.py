@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,9 +10,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, TensorDataset
 
+from lit_cascade.data.images import UnlabelledImages, unlabelled_images
 from lit_cascade.data.splits import SplitDataModule
 from lit_cascade.data.tables import load_table
 from lit_cascade.errors import CascadeError, UsageError
+
+_SIDE = 32
+"""Height and width of the images."""
 
 
 class _Images(TensorDataset):
@@ -68,6 +73,10 @@ class CifarData(SplitDataModule):
         """Download, once per machine."""
         for published in ("train", "test"):
             self._read(published)
+
+    def unlabelled(self, inputs: Sequence[str]) -> UnlabelledImages:
+        """Data module of other images, resized and cropped to 32x32."""
+        return unlabelled_images(inputs, self, None, _SIDE)
 
     def _prepared(self) -> dict[str, Dataset[Any]]:
         datasets: dict[str, Dataset[Any]] = {}

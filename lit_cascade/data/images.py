@@ -702,7 +702,7 @@ class ImageData(SplitDataModule):
         classes = self._classes
         if classes == "folders":
             classes = list(self._find(self._read).names or ())
-        return _unlabelled(inputs, self, classes, self._size)
+        return unlabelled_images(inputs, self, classes, self._size)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -883,7 +883,7 @@ class UnlabelledImages(SplitDataModule):
 
     def unlabelled(self, inputs: Sequence[str]) -> UnlabelledImages:
         """Data module of other images: files, or folders of them."""
-        return _unlabelled(inputs, self, self._classes, self._size)
+        return unlabelled_images(inputs, self, self._classes, self._size)
 
     def _prepared(self) -> dict[str, Dataset[Any]]:
         classes = None if self._classes is None else class_list(self._classes, "data.classes")
@@ -927,10 +927,17 @@ def _no_images(folder: Path, files: int) -> str:
     )
 
 
-def _unlabelled(
+def unlabelled_images(
     inputs: Sequence[str], like: SplitDataModule, classes: list[str] | str | None, size: int | None
 ) -> UnlabelledImages:
-    """Data module of images, in batches as those of another."""
+    """Data module of images, in batches as those of another.
+
+    Args:
+        inputs: image files, or folders of them.
+        like: the other data module.
+        classes: as for `UnlabelledImages`.
+        size: as for `ImageData`.
+    """
     data = UnlabelledImages(list(inputs), classes, size, None, like.batch_size, like.num_workers)
     data.argument = "inputs"
     return data

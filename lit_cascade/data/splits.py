@@ -123,7 +123,7 @@ class SplitDataModule(LightningDataModule):
         """
         raise UsageError(
             f"inputs: {type(self).__name__} reads no files of your own, got {inputs[0]!r}; those "
-            "that do are ImageData and UnlabelledImages (images), TextData, GlueData and "
+            "that do are ImageData, CifarData, UnlabelledImages (images), TextData, GlueData, "
             "UnlabelledTexts (texts)."
         )
 

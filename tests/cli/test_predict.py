@@ -96,6 +96,15 @@ def test_a_folder_of_images(place):
         assert shown in run.stdout
 
 
+def test_bundled_weights_answer_an_image(place):
+    """Of any size: the network is for 32x32."""
+    words = ("predict", "photos/00.png", "--config", "cifar10/pair.yaml", "--trainer.accelerator")
+    run = done(within(*words, "cpu", "--top", 10, "--out", "cifar", cwd=place))
+    assert "resnet8-w" in run.stdout
+    for name in ("airplane", "truck"):
+        assert run.stdout.count(name) == 1
+
+
 def test_lines_of_text(place, monkeypatch):
     words = ("predict", "--config", "texts.yaml", "--format", "csv", "--text")
     run = done(within(*words, "--out", "t", "texts.txt", cwd=place))

@@ -227,7 +227,7 @@ def test_lines_of_files_and_of_standard_input(tmp_path, monkeypatch):
     assert UnlabelledTexts(["a.txt", "b.txt"]).dataset("predict").ids[3:5] == ("a.txt:4", "b.txt:1")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"typed\nhere\n")))
     typed = UnlabelledTexts("-").dataset("predict")
-    assert [typed[i].input for i in range(2)] == ["typed", "here"]
+    assert [typed[i].input for i in range(len(typed))] == ["typed", "here"]
     Path("a.txt").write_text("one\n\n\nother")
     assert UnlabelledTexts("a.txt").dataset("predict").source != lines.source
 
