@@ -939,7 +939,7 @@ def unlabelled_images(
         size: as for `ImageData`.
     """
     data = UnlabelledImages(list(inputs), classes, size, None, like.batch_size, like.num_workers)
-    data.argument = "inputs"
+    data.argument = "input"
     return data
 
 

@@ -122,7 +122,7 @@ class SplitDataModule(LightningDataModule):
             UsageError: a path that does not exist, or data that are not read from such files.
         """
         raise UsageError(
-            f"inputs: {type(self).__name__} reads no files of your own, got {inputs[0]!r}; those "
+            f"input: {type(self).__name__} reads no files of your own, got {inputs[0]!r}; those "
             "that do are ImageData, CifarData, UnlabelledImages (images), TextData, GlueData, "
             "UnlabelledTexts (texts)."
         )

@@ -607,11 +607,11 @@ def _unlabelled(
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     for one in inputs:
-        path = Path() if one == STDIN else existing_path(one, "inputs")
+        path = Path() if one == STDIN else existing_path(one, "input")
         if one != STDIN and (path.is_dir() or path.suffix.lower() in IMG_EXTENSIONS):
             what = "is a folder" if path.is_dir() else "is an image by its name"
             raise UsageError(
-                f"inputs: {one!r} {what}; the data of the config are texts: expected files with "
+                f"input: {one!r} {what}; the data of the config are texts: expected files with "
                 "one text per line, or a table (Parquet, CSV, JSON)."
             )
     batches = like.batch_size, like.num_workers or 0

@@ -116,7 +116,7 @@ def test_lines_of_text(place, monkeypatch):
     run = within(*words, "--out", "u", "photos", cwd=place)
     assert run.returncode == 2
     assert run.stderr.endswith(
-        "error: inputs: 'photos' is a folder; the data of the config are texts: expected files "
+        "error: input: 'photos' is a folder; the data of the config are texts: expected files "
         "with one text per line, or a table (Parquet, CSV, JSON).\n"
     )
     assert not (place / "u").exists()
@@ -125,12 +125,12 @@ def test_lines_of_text(place, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["foto"], 2, "inputs: there is no file or folder 'foto'."),
+        (["foto"], 2, "input: there is no file or folder 'foto'."),
         (["photo"], 2, "no file or folder 'photo'. Did you mean 'photos'?"),
         (["photos/deeep/1.png"], 2, "'photos/deeep/1.png'. Did you mean 'photos/deep'?"),
-        (["texts.txt"], 2, "inputs: 'texts.txt' is no image by its name; the data of the config"),
-        (["small"], 2, "inputs: no images in 'small', which holds "),
-        (["-"], 2, "inputs: images are not read from standard input"),
+        (["texts.txt"], 2, "input: 'texts.txt' is no image by its name; the data of the config"),
+        (["small"], 2, "input: no images in 'small', which holds "),
+        (["-"], 2, "input: images are not read from standard input"),
         (["photos", "--split", "test"], 2, "--split: names a split of the config's data"),
         (["photos", "--top", "0"], 2, "top: expected 1 or more classes, got 0"),
         (["photos", "--text"], 2, "text: the samples are no texts"),
