@@ -46,7 +46,7 @@ OUTSIDE = {
     },
     "lit": {"jsonargparse", "lightning", "pyarrow", "torchmetrics", "rich"},
     "report": {"matplotlib", "rich", "yaml"},
-    "cli": {"jsonargparse", "lightning", "rich", "yaml"},
+    "cli": {"jsonargparse", "lightning", "rich", "shtab", "yaml"},
     "utilities": {"matplotlib", "pandas", "safetensors", "timm", "yaml"},
     "errors": set(),
     "options": set(),

@@ -102,6 +102,8 @@ COMMANDS = {
     ),
 }
 
+_COMPLETION = "--print_completion"
+_OPTIONS = ("-h", "--help", "--version", DEBUG, _COMPLETION)
 INTERRUPTED, TERMINATED = 130, 143
 
 _HELP = """\
@@ -117,6 +119,9 @@ options:
   -h, --help     this text; `lit-cascade COMMAND --help` explains a command
   --version      print the version
   --debug        show the traceback of an error
+  --print_completion SHELL
+                 print a script that completes commands, options and names of
+                 configs in bash or zsh
 
 Try: lit-cascade validate --config digits_pair.yaml
 """
@@ -133,18 +138,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        width = max(map(len, COMMANDS))
-        lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-        sys.stdout.write(_HELP.format(commands="\n".join(lines)))
-        return 0
-    if arguments[0] == "--version":
-        sys.stdout.write(f"lit-cascade {__version__}\n")
-        return 0
-    if arguments[0] == DEBUG and len(arguments) > 1:
+    if arguments[:1] == [DEBUG]:
         arguments = [*arguments[1:], DEBUG]
-    name, rest = arguments[0], arguments[1:]
+    name, rest = (arguments or ["--help"])[0], arguments[1:]
     try:
+        if name.startswith("-"):
+            sys.stdout.write(_text_for(name, rest))
+            return 0
         check_name(name, COMMANDS, "command")
         from lit_cascade.cli.parsing import run
 
@@ -168,6 +168,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"lit-cascade {name}: error: {unexpected(error)}\n")
         return 1
     return 0
+
+
+def _text_for(option: str, words: Sequence[str]) -> str:
+    """What an option without a command prints.
+
+    Raises:
+        UsageError: there is no such option, or it needs a value.
+    """
+    option, _, value = option.partition("=")
+    check_name(option, _OPTIONS, "option")
+    if option == "--version":
+        return f"lit-cascade {__version__}\n"
+    if option == _COMPLETION:
+        from lit_cascade.cli.completion import script
+
+        return script(value or "".join(words[:1]), COMMANDS)
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return _HELP.format(commands="\n".join(lines))
 
 
 def _show_traceback(words: Sequence[str]) -> None:

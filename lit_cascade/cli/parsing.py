@@ -233,7 +233,7 @@ def _check_given(name: str, command: Command, words: Sequence[str]) -> None:
     known = {*_names(command.options), *_OF_MODELS, "policy", "h", "c"}
     for word in given:
         if word.startswith("-") and word.strip("-").partition(".")[0] not in known:
-            _parser(name, command).error(f"unrecognized arguments: {word}")
+            parser_of(name, command).error(f"unrecognized arguments: {word}")
     either = ["--config FILE"] * bool(command.model) + [" and ".join(command.needs)] * bool(instead)
     raise UsageError(
         f"expected {' or '.join(either)}; for example\n  lit-cascade {name} {command.example}"
@@ -253,7 +253,8 @@ def _check_stages(argv: Sequence[str], configs: Sequence[dict[str, Any]]) -> Non
             check_name(option.split(".")[2], names, "--model.stages")
 
 
-def _parser(name: str, command: Command) -> ArgumentParser:
+def parser_of(name: str, command: Command) -> ArgumentParser:
+    """The parser of a command's own options, as `--help` shows them."""
     parser = Forgiving(
         prog=f"lit-cascade {name}",
         description=command.description,
@@ -288,7 +289,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
     words, configs = _resolve(argv, command), list[dict[str, Any]]()
     try:
         if "--help" in words or "-h" in words:
-            parser = _parser(name, command)
+            parser = parser_of(name, command)
             tidy(parser, name, command)
             parser.print_help()
             return
@@ -299,7 +300,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
         _check_given(name, command, words)
         if command.model is None or _with_records(command, words, configs):
             alone(name)
-            values = _parser(name, command).parse_args(words)
+            values = parser_of(name, command).parse_args(words)
             module = import_module(command.module)
             from lit_cascade.cli.output import printing_for  # loads torch
 

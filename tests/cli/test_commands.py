@@ -340,7 +340,7 @@ def test_help_shows_forms_that_work(name, tmp_path, monkeypatch, capsys):
     forms = FORM.findall(head)
     own = {f"--{one.name}" for one in fields(COMMANDS[name].options)} - {"--inputs", "--policy"}
     assert own <= {option for option, _ in forms}
-    parser = parsing._parser(name, COMMANDS[name])
+    parser = parsing.parser_of(name, COMMANDS[name])
     for option, value in forms:
         if option in {"--help", "--print_config", "--debug", "--config"}:
             continue
