@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -201,9 +202,12 @@ def _as_option(message: str, command: str) -> str:
         >>> _as_option("split: 'tset' is unknown", "validate")
         "--split: 'tset' is unknown"
     """
-    argument = message.partition(":")[0]
-    known = command in COMMANDS and argument in COMMANDS[command].options.__dataclass_fields__
-    return f"--{message}" if known else message
+    found = re.match(r"(\w+)(\.[\w.]+| of \w+)?:", message)
+    if found is None or command not in COMMANDS:
+        return message
+    own = found[1] in COMMANDS[command].options.__dataclass_fields__
+    group = (found[2] or "").startswith(".") and found[1] in {"data", "model", "policy", "trainer"}
+    return f"--{message}" if own or group else message
 
 
 def _signal_exit_code(stop: BaseException) -> int | None:

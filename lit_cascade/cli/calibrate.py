@@ -79,7 +79,7 @@ def _report(records: Sequence[Record], options: CalibrateOptions, output: Output
         {"policy": _overlay(result)},
         f"{result.recommendation}\n"
         "Fitted by lit-cascade calibrate. Give it after the config of the cascade:\n"
-        "  lit-cascade validate --config PAIR.yaml --config calibration.yaml\n"
+        "  lit-cascade validate --config PAIR.yaml --policy calibration.yaml\n"
         "It removes thresholds, which no longer hold at another calibration.",
     )
     output.add("calibrate.png", draw_calibration(result))

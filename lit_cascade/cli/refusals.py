@@ -334,15 +334,20 @@ def _names_in(module: str, bases: Sequence[type]) -> dict[str, bool]:
     return {
         name: issubclass(one, tuple(bases))
         for name, one in there.items()
-        if inspect.isclass(one) and one not in bases
+        if inspect.isclass(one) and one not in bases and _for_users(one)
     }
+
+
+def _for_users(kind: type) -> bool:
+    """Whether a class is more than a part of another one's machinery."""
+    return not any(base.__name__ == "_PositionedData" for base in kind.__bases__)
 
 
 def _subclasses(bases: Iterable[type]) -> Iterator[type]:
     for base in bases:
         one: type
         for one in base.__subclasses__():
-            if not one.__name__.startswith("_") and not inspect.isabstract(one):
+            if not one.__name__.startswith("_") and not inspect.isabstract(one) and _for_users(one):
                 yield one
             yield from _subclasses((one,))
 

@@ -76,7 +76,7 @@ def _report(
         {"policy": policy.to_dict()},
         f"{policy_line(selection)}\n"
         "Written by lit-cascade select. Give it after the config of the cascade:\n"
-        "  lit-cascade validate --config PAIR.yaml --config policy.yaml\n"
+        "  lit-cascade validate --config PAIR.yaml --policy policy.yaml\n"
         f"  lit-cascade check --policy policy.yaml --records SMALL LARGE{prices}",
     )
     output.add("select.png", draw_selection(selection))
