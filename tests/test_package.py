@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from lit_cascade import Record
+from lit_cascade import Policy, Record, load_cascade
 from lit_cascade.cli import main
+from lit_cascade.data import DigitsData
 from tests.cli.runs import done, within
 
 ROOT = Path(__file__).parents[1]
@@ -164,17 +165,24 @@ def test_the_top_level_holds_only_what_is_customary():
 
 
 def test_the_readme_shows_both_commands_on_its_first_screen():
-    first_screen = README[:1800]
+    first_screen = README[:2600]
     assert "make demo" in first_screen
     assert "make test" in first_screen
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
-    programs = blocks("python")
-    assert programs
+    """With the bundled classifiers in the place of the reader's modules."""
+    (program,) = blocks("python")
+    stages, data = load_cascade("digits_pair.yaml").networks(), DigitsData(batch_size=90)
+    data.setup()
+    images, labels = next(iter(data.val_dataloader()))
+    names = {**stages, "calibration_loader": data.calibration_dataloader(), "images": images}
     monkeypatch.chdir(tmp_path)
-    for program in programs:
-        exec(program, {"__name__": "__main__"})  # noqa: S102
+    exec(program, names)  # noqa: S102
+    assert float((names["answers"].prediction == labels).float().mean()) > 0.97
+    policy = Policy.load("policy.yaml")
+    assert policy == names["cascade"].policy
+    assert policy.evidence["promise"]["limit"] == 0.01
 
 
 def test_the_commands_of_the_readme_run_in_order(tmp_path):
