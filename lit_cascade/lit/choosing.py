@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
@@ -181,26 +184,29 @@ def fit_cascade(
             f"got {temperature_share}."
         )
     records: list[Record] | None = None
-    if isinstance(calibration, Sequence) and calibration and isinstance(calibration[0], Record):
+    recorded: list[str] = []
+    first = calibration[0] if isinstance(calibration, Sequence) and calibration else None
+    if isinstance(first, Record | Path | str):
         records = load_records(calibration)
-        if not isinstance(stages, Mapping):
-            stages = dict(zip([one.name for one in records], stages, strict=False))
+        recorded = [one.name for one in records]
+        if isinstance(stages, Sequence) and len(stages) == len(recorded):
+            stages = dict(zip(recorded, stages, strict=True))
     model = LitCascade(stages, _undecided(policy))
-    if records is not None and tuple(one.name for one in records) != model.names:
+    if records is not None and recorded != list(model.names):
         raise UsageError(
-            f"records: they are of {', '.join(one.name for one in records)}; the stages are "
-            f"{', '.join(model.names)}."
+            f"records: they are of {', '.join(recorded)}; the stages are {', '.join(model.names)}."
         )
     if records is None:
         data = _data_module(calibration, split, batch_size)
-        trainer = trainer or Trainer(
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
-        records = record(trainer, model, data, split)
+        with _silenced() if trainer is None else nullcontext():
+            trainer = trainer or Trainer(
+                devices=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                enable_progress_bar=False,
+            )
+            records = record(trainer, model, data, split)
 
     def chosen() -> Policy:
         before: PolicyLike = model.policy
@@ -213,6 +219,18 @@ def fit_cascade(
 
     model.policy = chosen() if trainer is None else on_main_process(trainer, chosen)
     return model.eval()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep Lightning from telling which devices there are and what else it could do."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _undecided(policy: PolicyLike) -> PolicyLike:

@@ -65,7 +65,7 @@ def test_every_form_of_samples_gives_the_same_policy(stages, samples, expected):
         assert not made.training
 
 
-def test_records_of_the_stages_need_not_run_again(stages, samples, expected):
+def test_records_of_the_stages_need_not_run_again(stages, samples, expected, tmp_path):
     data = Datasets(calibration=TensorDataset(*samples))
     model = fit_cascade({"small": stages[0], "large": stages[1]}, data, deferral_rate=0.4)
     records = trainer().record(model, data, "calibration")
@@ -73,6 +73,13 @@ def test_records_of_the_stages_need_not_run_again(stages, samples, expected):
     assert made.names == ("small", "large")
     assert made.policy == model.policy == select(records, deferral_rate=0.4).policy
     assert made.policy.thresholds == pytest.approx(expected.thresholds, abs=1e-4)
+    paths = []
+    for one in records:
+        one.save(tmp_path / f"{one.name}.safetensors")
+        paths.append(str(tmp_path / f"{one.name}.safetensors"))
+    assert fit_cascade(stages, paths, deferral_rate=0.4).policy == made.policy
+    with pytest.raises(UsageError, match="of small, large; the stages are stage0"):
+        fit_cascade([*stages, stages[1]], records, deferral_rate=0.4)
     with pytest.raises(UsageError, match="records: they are of small, large; the stages are a, b"):
         fit_cascade({"a": stages[0], "b": stages[1]}, records, deferral_rate=0.4)
 
