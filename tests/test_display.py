@@ -24,9 +24,11 @@ from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core import Policy, operating_points
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.lit.execution import Execution
+from lit_cascade.lit.execution import Evaluation, Execution
+from lit_cascade.lit.measuring import Benchmark
 from lit_cascade.lit.predicting import Predictions
-from lit_cascade.records import Ids, Record
+from lit_cascade.live import Latency, Speed
+from lit_cascade.records import Ids, Record, RecordSummary
 from lit_cascade.report import curve_csv, frontier_csv, scores_csv
 from lit_cascade.utilities.tabular import described, html_of, listed
 
@@ -66,6 +68,9 @@ def results(records, outcomes, tmp_path_factory):
     promise = Promise("accuracy_drop", 0.1)
     stage = outcomes.route([0.9])
     ran = torch.arange(2) <= stage[:, None]
+    speed = Speed((0.9,), (1.0, 0.3), stages=((1e-6,), (9e-6,)), cascade=(4e-6,))
+    one = Latency(1e-4, 2e-4)
+    benchmark = Benchmark(NAMES, N, 64, "a device", (speed,), (), (one, one), (one,), data={})
     return {
         "Record": records[0],
         "Ids": records[0].ids,
@@ -87,6 +92,10 @@ def results(records, outcomes, tmp_path_factory):
         "Policy": Policy((0.9, 0.8), temperatures=(1.0, 2.0, 3.0), names=("a" * 30, "b", "c")),
         "CalibrationPlan": plan,
         "ScoreFigures": scores.figures[0],
+        "Benchmark": benchmark,
+        "Evaluation": Evaluation(0.9, 1280.0, N, ("class",) * 1000, {}, {"f1_macro": 0.8}),
+        "RecordSummary": RecordSummary.of(records[0], folder / "0.safetensors", 1000),
+        "RecordedZoo": searched.protocol.chosen_on,
         "Predictions": Predictions(
             n=N, by_stage=(300, 100), left_out=(("a.jpg", "no image"),) * 500, resumed=3
         ),
@@ -110,11 +119,11 @@ def results(records, outcomes, tmp_path_factory):
 
 
 KINDS = (
-    "Calibration", "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan", "Candidates",
-    "CascadeFront", "Curve", "Execution", "Front", "Ids", "OperatingPoint", "OperatingPoints",
-    "Policy", "Predictions", "Record", "ReliabilityDiagram", "Replay", "Samples", "ScoreComparison",
-    "ScoreFigures", "SearchResult", "Selection", "StageCalibration", "StageOutcomes", "Verdict",
-    "Zoo",
+    "Benchmark", "Calibration", "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan",
+    "Candidates", "CascadeFront", "Curve", "Evaluation", "Execution", "Front", "Ids",
+    "OperatingPoint", "OperatingPoints", "Policy", "Predictions", "Record", "RecordSummary",
+    "RecordedZoo", "ReliabilityDiagram", "Replay", "Samples", "ScoreComparison", "ScoreFigures",
+    "SearchResult", "Selection", "StageCalibration", "StageOutcomes", "Verdict", "Zoo",
 )  # fmt: skip
 
 
@@ -154,7 +163,8 @@ ROWS = {
     "CascadeFront": len, "SearchResult": lambda result: len(result.cascades), "Candidates": len,
     "Selection": lambda result: len(result.candidates), "OperatingPoints": len,
     "StageCalibration": lambda _: 2, "CalibrationEffect": lambda _: 2, "Verdict": lambda _: 1,
-    "Calibration": lambda _: 1, "Policy": lambda _: 3, "Replay": lambda result: len(result.ids),
+    "Benchmark": lambda _: 3, "Calibration": lambda _: 1, "Policy": lambda _: 3,
+    "Replay": lambda result: len(result.ids),
     "ReliabilityDiagram": lambda result: len(result.counts),
     "ScoreComparison": lambda result: len(result.figures),
 }  # fmt: skip

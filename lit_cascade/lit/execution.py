@@ -17,7 +17,14 @@ from lit_cascade.lit.training.classifier import LitClassifier
 from lit_cascade.live import GATHER
 from lit_cascade.records import Samples, listed_labels
 from lit_cascade.utilities.tabular import Tabular, described
-from lit_cascade.utilities.units import counted, percent, quantity, times
+from lit_cascade.utilities.units import (
+    counted,
+    metric_figure,
+    metric_label,
+    percent,
+    quantity,
+    times,
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,15 @@ class Evaluation:
     classes: tuple[str, ...] | None
     data: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        metrics = {"accuracy": self.accuracy} | self.metrics
+        return described(
+            "Evaluation",
+            counted(self.n, "sample"),
+            *(f"{metric_label(name)} {metric_figure(name, m)}" for name, m in metrics.items()),
+            f"{quantity(self.flops)} FLOPs",
+        )
 
 
 def execute(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -29,7 +31,8 @@ from lit_cascade.live import (
     throughput,
     time_policies,
 )
-from lit_cascade.utilities.units import counted
+from lit_cascade.utilities.tabular import Tabular, described, listed, shortened
+from lit_cascade.utilities.units import counted, percent
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class SpeedPlan:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Tabular):
     """Result of a benchmark.
 
     Attributes:
@@ -92,6 +95,40 @@ class Benchmark:
     latency: tuple[Latency, ...]
     cascade_latency: tuple[Latency, ...]
     data: dict[str, Any]
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """One row per stage alone, and one per policy of the cascade.
+
+        `what, deferral_rate, seconds_per_sample, speedup, ideal_speedup` in full batches of inputs
+        that are loaded already, medians of the repeats, and `p50` and `p99` of one sample at a time
+        in seconds.
+        """
+        speeds = self.model_only
+        alone = [median(seconds) for seconds in speeds[0].stages]
+        none = [math.nan] * len(alone)
+        latency = (*self.latency, *self.cascade_latency)
+        at = ("cascade at " + listed([f"{t:.4g}" for t in speed.thresholds]) for speed in speeds)
+        return {
+            "what": [*self.names, *at],
+            "deferral_rate": none + [speed.deferral_rate for speed in speeds],
+            "seconds_per_sample": alone + [median(speed.cascade) for speed in speeds],
+            "speedup": [alone[-1] / one for one in alone] + [speed.speedup[0] for speed in speeds],
+            "ideal_speedup": none + [speed.ideal_speedup for speed in speeds],
+            "p50": [one.p50 for one in latency],
+            "p99": [one.p99 for one in latency],
+        }
+
+    def __repr__(self) -> str:
+        fastest = max(self.model_only, key=lambda speed: speed.speedup[0])
+        return described(
+            "Benchmark",
+            listed(self.names, " → "),
+            counted(self.n, "sample"),
+            f"batches of {self.batch_size}",
+            shortened(self.device),
+            f"up to {fastest.speedup[0]:.2f}x as fast as the last stage alone",
+            f"with {percent(fastest.deferral_rate)} deferred",
+        )
 
 
 def benchmark(

@@ -24,7 +24,9 @@ from lit_cascade.records.record import (
     score_and_correct,
 )
 from lit_cascade.utilities.files import bundled
+from lit_cascade.utilities.tabular import described, listed, shortened
 from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT
+from lit_cascade.utilities.units import counted, percent, quantity, unit_label
 
 _UNNAMED = "unnamed"
 
@@ -177,6 +179,13 @@ class RecordedZoo:
             raise UsageError(f"records: a search needs those of at least 2 models, got {got}.")
         self.models = sorted(models.values(), key=lambda model: (model.costs[unit], model.name))
 
+    def __repr__(self) -> str:
+        return described(
+            "RecordedZoo",
+            f"{counted(len(self), 'model')}: {listed(self.names)}",
+            *self.samples.figures(),
+        )
+
     def _load(self, source: Record | Path) -> Record:
         record = source if isinstance(source, Record) else Record.load(source)
         (record,) = with_costs([record], self.unit, self._costs)
@@ -295,6 +304,18 @@ class RecordSummary(RecordedModel):
     top5: float | None
     data: Mapping[str, Any]
     classes: int
+
+    def __repr__(self) -> str:
+        right = [] if self.accuracy is None else [f"accuracy {percent(self.accuracy, 2)}"]
+        costs = [f"{quantity(mean)} {unit_label(unit)}" for unit, mean in self.costs.items()]
+        return described(
+            "RecordSummary",
+            repr(shortened(self.name)),
+            counted(self.n, "sample"),
+            counted(self.classes, "class"),
+            *right,
+            *costs,
+        )
 
     @classmethod
     def of(cls, record: Record, path: Path, size: int, *, kept: bool = False) -> RecordSummary:
