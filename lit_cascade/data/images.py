@@ -875,7 +875,7 @@ class UnlabelledImages(SplitDataModule):
         batch_size: int = 256,
         num_workers: int | None = None,
     ) -> None:
-        self._sources = [source] if isinstance(source, str) else list(source)
+        self._sources = [source] if isinstance(source, str) else list(dict.fromkeys(source))
         super().__init__(
             name or name_of_inputs(self._sources), ("predict",), batch_size, num_workers
         )

@@ -510,7 +510,7 @@ class UnlabelledTexts(SplitDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
     ) -> None:
-        self._sources = [source] if isinstance(source, str) else list(source)
+        self._sources = [source] if isinstance(source, str) else list(dict.fromkeys(source))
         name = name or name_of_inputs(self._sources)
         super().__init__(name, ("predict",), batch_size, num_workers)
         self._published, self._columns = published_split, text_columns

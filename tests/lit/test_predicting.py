@@ -189,7 +189,7 @@ def test_ids_of_several_files_and_folders_are_as_they_are_given(tmp_path, monkey
     images(tmp_path / "photos", 3)
     (tmp_path / "photos" / "list.txt").write_text("")
     monkeypatch.chdir(tmp_path)
-    data = UnlabelledImages(["photos/a", "photos/b/c/0.png", "photos/a/1.png"])
+    data = UnlabelledImages(["photos/a", "photos/b/c/0.png", "photos/a/1.png", "photos/a"])
     samples = data.dataset("predict")
     assert samples.ids == ("photos/a/1.png", "photos/a/broken.jpg", "photos/b/c/0.png")
     assert [samples[i].left_out for i in range(3)] == [
@@ -224,7 +224,8 @@ def test_lines_of_files_and_of_standard_input(tmp_path, monkeypatch):
     assert lines.ids.tolist() == [1, 2, 3, 4]
     pairs = UnlabelledTexts("b.txt", text_columns=["p", "q"]).dataset("predict")
     assert [pairs[i].input for i in range(3)] == [("x", "y"), ("", ""), ("u", "v")]
-    assert UnlabelledTexts(["a.txt", "b.txt"]).dataset("predict").ids[3:5] == ("a.txt:4", "b.txt:1")
+    both = UnlabelledTexts(["a.txt", "b.txt", "a.txt"]).dataset("predict")
+    assert both.ids[3:] == ("a.txt:4", "b.txt:1", "b.txt:2", "b.txt:3")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"typed\nhere\n")))
     typed = UnlabelledTexts("-").dataset("predict")
     assert [typed[i].input for i in range(len(typed))] == ["typed", "here"]
