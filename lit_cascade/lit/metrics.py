@@ -120,22 +120,11 @@ def _scoring(policy: Policy) -> tuple[Any, ...]:
     return policy.score, policy.temperatures, policy.combine, policy.heads
 
 
-class CascadeSums(Metric):
+class _CascadeSums(Metric):
     """Sums over samples that the metrics of a cascade are computed from, at given thresholds.
 
     All of them hold all sums, so that a `MetricCollection` updates them once for all.
-
-    Args:
-        thresholds: T thresholds on the score, which all deferring stages share, or one; a `Policy`
-            among them has thresholds of its own for each stage, and its own score.
-        score: a name in `lit_cascade.core.SCORES`.
-        temperatures: one per stage; by default 1.
-        num_stages: number of stages K.
-        combine: a name in `lit_cascade.core.COMBINATIONS`.
-        heads: one per deferring stage if the score is `learned`.
-
-    Raises:
-        UsageError: a threshold or temperature out of range, or a policy for other stages.
+    Arguments and errors are those of `CascadeAccuracy`.
     """
 
     is_differentiable = False
@@ -247,6 +236,17 @@ class CascadeSums(Metric):
                 self.spent[t] += costs.gather(1, stage.to(costs.device)).sum()
         return answers
 
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add what another metric, or its state, has seen.
+
+        Raises:
+            UsageError: a metric at other thresholds, or of another score.
+        """
+        other = getattr(incoming_state, "setting", self.setting)
+        if not torch.equal(other, self.setting):
+            raise UsageError("merge_state: expected a metric at the same thresholds and score.")
+        super().merge_state(incoming_state)
+
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw the value, or values of several steps, as all metrics of torchmetrics do.
 
@@ -257,10 +257,22 @@ class CascadeSums(Metric):
         return self._plot(val, ax)
 
 
-class CascadeAccuracy(CascadeSums):
+class CascadeAccuracy(_CascadeSums):
     """Share of the samples that a cascade answers rightly, at given thresholds.
 
-    Arguments and errors are those of `CascadeSums`.
+    `update` takes the logits of all stages, and labels.
+
+    Args:
+        thresholds: T thresholds on the score, which all deferring stages share, or one; a `Policy`
+            among them has thresholds of its own for each stage, and its own score.
+        score: a name in `lit_cascade.core.SCORES`.
+        temperatures: one per stage; by default 1.
+        num_stages: number of stages K.
+        combine: a name in `lit_cascade.core.COMBINATIONS`.
+        heads: one per deferring stage if the score is `learned`.
+
+    Raises:
+        UsageError: a threshold or temperature out of range, or a policy for other stages.
 
     Example:
         >>> metric = CascadeAccuracy(0.9)
@@ -279,10 +291,10 @@ class CascadeAccuracy(CascadeSums):
         return self.correct / self.judged.double()
 
 
-class DeferralRate(CascadeSums):
+class DeferralRate(_CascadeSums):
     """Share of the samples that the first stage defers, at given thresholds.
 
-    Arguments and errors are those of `CascadeSums`.
+    `update` takes the logits of all stages. Arguments and errors are those of `CascadeAccuracy`.
 
     Example:
         >>> metric = DeferralRate([0.5, 0.9])
@@ -299,11 +311,11 @@ class DeferralRate(CascadeSums):
         return self.deferred / self.n.double()
 
 
-class CascadeFLOPs(CascadeSums):
+class CascadeFLOPs(_CascadeSums):
     """Mean FLOPs per sample of a cascade, at given thresholds: those of the stages that run.
 
-    Arguments and errors are those of `CascadeSums`, and `relative`: whether to divide by the FLOPs
-    of the last stage alone.
+    `update` takes the logits and the FLOPs of all stages. Arguments and errors are those of
+    `CascadeAccuracy`, and `relative`: whether to divide by the FLOPs of the last stage alone.
 
     Example:
         >>> metric = CascadeFLOPs([0.5, 0.9])
@@ -335,7 +347,7 @@ class CascadeFLOPs(CascadeSums):
         return self.spent / (self.spent_alone if self.relative else self.costed.double())
 
 
-class _CascadeCounts(CascadeSums):
+class _CascadeCounts(_CascadeSums):
     """Another metric of a cascade, from counts by class, at given thresholds.
 
     Args:
@@ -374,7 +386,7 @@ class _CascadeCounts(CascadeSums):
     def update(
         self, logits: Sequence[Tensor], labels: Tensor | None = None, flops: Tensor | None = None
     ) -> None:
-        """Add a batch: see `CascadeSums`.
+        """Add a batch, as to `CascadeAccuracy`.
 
         Raises:
             UsageError: a metric that is not defined for so many classes.

@@ -330,6 +330,7 @@ def test_metrics_at_other_thresholds_never_share_their_sums():
         (lambda x: DeferralRate([Policy(0.5), Policy((0.5, 0.5))]), "for 2 stages, got one for 3"),
         (lambda x: DeferralRate(Policy(stages=2)), "needs a threshold"),
         (lambda x: DeferralRate(1.5), "outside the range"),
+        (lambda x: DeferralRate(0.5).merge_state(DeferralRate(0.6)), "at the same thresholds"),
         (lambda x: AURC("sure"), "'sure' is unknown"),
         (lambda x: AURC(temperature=0), "above 0"),
         (lambda x: DeferralQuality().update(x, x[:, 0].long()), "of two or more stages, as a list"),
