@@ -27,6 +27,7 @@ from lit_cascade.core import (
     ranked_within,
 )
 from lit_cascade.errors import UsageError, check_name
+from lit_cascade.options import Share
 from lit_cascade.records import Record, RecordLike, check_alike, load_records, priced
 from lit_cascade.utilities.drawing import BLUE, VERMILION, axes_of, axes_row
 from lit_cascade.utilities.tabular import Tabular, described, listed, shortened, spanned
@@ -58,7 +59,7 @@ class CalibrationPlan:
     held_out: bool = False
 
     @classmethod
-    def of(cls, n: int, share: float | None = None, seed: int = 0) -> CalibrationPlan:
+    def of(cls, n: int, share: float | str | None = None, seed: int = 0) -> CalibrationPlan:
         """Draw a plan for n samples.
 
         Args:
@@ -79,10 +80,11 @@ class CalibrationPlan:
         """
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         if share is not None:
-            m = round(share * n) if 0 < share < 1 else 0
+            share = Share(share, "share")
+            m = round(share * n)
             if not 0 < m < n:
                 raise UsageError(
-                    f"--share: expected a share between 0 and 1 that leaves some of the {n:,} "
+                    f"share: expected a share between 0 and 1 that leaves some of the {n:,} "
                     f"samples to fit on and some to evaluate on, got {share}."
                 )
             fitted, held_out = order[:m].sort().values, order[m:].sort().values
@@ -427,7 +429,7 @@ def calibrate(
     policy: PolicyLike = None,
     stages: Sequence[str] | None = None,
     method: Method = "temperature",
-    share: float | None = None,
+    share: float | str | None = None,
     seed: int = 0,
     learn_score: bool = False,
     cost: str = "flops",

@@ -29,6 +29,7 @@ from lit_cascade.core import (
     sweep,
 )
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.options import Share
 from lit_cascade.records import Record, RecordLike, load_records, priced
 from lit_cascade.utilities.drawing import (
     BLACK,
@@ -222,7 +223,7 @@ def compare_scores(
     records: Sequence[RecordLike],
     *,
     fit_on: Sequence[RecordLike] | None = None,
-    share: float = 0.5,
+    share: float | str = 0.5,
     seed: int = 0,
     cost: str = "flops",
     allow_overlap: bool = False,
@@ -303,12 +304,13 @@ def compare_scores(
     )
 
 
-def _split(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def _split(n: int, share: float | str, seed: int) -> tuple[Tensor, Tensor]:
     """Draw rows to fit on and rows to report on."""
+    share = Share(share, "share")
     count = round(share * n)
-    if not 0 <= share < 1 or count >= n:
+    if count >= n:
         raise UsageError(
-            f"--share: expected a share from 0 to below 1 that leaves some of the "
+            f"share: expected a share from 0 to below 1 that leaves some of the "
             f"{counted(n, 'sample')} to report on, got {share}."
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))

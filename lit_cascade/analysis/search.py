@@ -33,6 +33,7 @@ from lit_cascade.core.search import (
     shared_threshold,
 )
 from lit_cascade.errors import UsageError
+from lit_cascade.options import Share
 from lit_cascade.records import RecordLike, read_costs
 from lit_cascade.utilities.drawing import BLACK, BLUE, GREEN, GREY, SKY_BLUE, VERMILION, axes_of
 from lit_cascade.utilities.tabular import Tabular, described, listed
@@ -287,7 +288,7 @@ def search(
     bands: Sequence[Band | tuple[float, float]] | None = None,
     levels: int | None = None,
     candidates: int = 96,
-    holdout: float = 0.5,
+    holdout: float | str = 0.5,
     repeats: int = 20,
     seed: int = 0,
     allow_overlap: bool = False,
@@ -340,8 +341,9 @@ def search(
             "max_softmax, margin or negative_entropy. For one cascade: lit-cascade calibrate "
             "--learn_score."
         )
-    if not 0 <= holdout < 1:
-        raise UsageError(f"holdout: expected a share from 0 to below 1, got {holdout}.")
+    holdout = Share(holdout, "holdout")
+    if holdout >= 1.0:
+        raise UsageError("holdout: expected a share from 0 to below 1, got 1.0.")
     if repeats < 1:
         raise UsageError(f"repeats: expected at least 1, got {repeats}.")
     settings = SearchSettings(

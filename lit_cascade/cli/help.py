@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from argparse import SUPPRESS, Action
 from dataclasses import fields
@@ -144,7 +145,15 @@ def data_classes() -> str:
 
     kinds = [one for name in data.__all__ if hasattr(one := getattr(data, name), "unlabelled")]
     width = max(len(kind.__name__) for kind in kinds)
-    lines = (f"  {one.__name__:<{width}}  {(one.__doc__ or '').splitlines()[0]}" for one in kinds)
+    lines = (
+        textwrap.fill(
+            f"{one.__name__:<{width}}  {(one.__doc__ or '').splitlines()[0]}",
+            shutil.get_terminal_size().columns,
+            initial_indent="  ",
+            subsequent_indent=" " * (width + 4),
+        )
+        for one in kinds
+    )
     return "Classes of data, for --data CLASS or a config's data.class_path:\n\n" + "\n".join(lines)
 
 

@@ -317,10 +317,10 @@ def _of_no_class(bases: Sequence[type], kind: Any, message: str, value: str | No
         return f"{name} is no {base}."
     if last and last not in there:
         known = [one for one, suits in there.items() if suits]
-        near = nearest(last, known)
+        near = nearest(last, known, like=0.6)
         where = f"{owner} has no {last!r}" if dot else f"there is no class {name!r}"
         hint = f" Did you mean {near[0]}?" if near else ""
-        some = listed(sorted(known)) or ", ".join(near[1:])
+        some = listed(sorted(known)) or ", ".join(nearest(last, known, like=0.8)[1:])
         return f"{where}.{hint}" + (f"\nClasses derived from {base}: {some}." if some else "")
     return f"expected {_expected(kind)}, got {value!r}."
 

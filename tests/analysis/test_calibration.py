@@ -61,7 +61,7 @@ def test_held_out_samples_are_excluded_from_the_fit(share):
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1, 2, 0.001])
 def test_a_share_that_leaves_nothing_is_refused(share):
-    with pytest.raises(UsageError, match="--share: expected a share between 0 and 1"):
+    with pytest.raises(UsageError, match=r"^share: "):
         CalibrationPlan.of(100, share)
 
 

@@ -354,6 +354,29 @@ def test_help_shows_forms_that_work(name, tmp_path, monkeypatch, capsys):
             assert read[option[2:]] is True
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_print_config_gives_a_config_that_the_command_takes(name, tmp_path):
+    own = {
+        "fit": ["--config", "digits_small.yaml"], "import": ["--name", "x"],
+        "screen": ["--results", "x"], "check": ["--policy.score", "margin", "--records", "x"],
+        "search": ["--records", "x", "--holdout", "30%"], "compare-scores": ["--records", "x"],
+        "select": ["--config", "digits_pair.yaml", "--max_accuracy_drop", "0.5 %"],
+        "benchmark": ["--config", "digits_pair.yaml", "--deferral_rates", "5%", "0.1"],
+    }  # fmt: skip
+    words = own.get(name, ["--config", "digits_pair.yaml"])
+    printed = done(within(name, *words, "--print_config", cwd=tmp_path)).stdout
+    config = yaml.safe_load(printed)
+    shares = {
+        "search": ("holdout", 0.3), "select": ("max_accuracy_drop", 0.005),
+        "benchmark": ("deferral_rates", [0.05, 0.1]),
+    }  # fmt: skip
+    key, value = shares.get(name, ("overwrite", False))
+    assert config[key] == value
+    (tmp_path / "again.yaml").write_text(printed)
+    again = done(within(name, "--config", "again.yaml", "--print_config", cwd=tmp_path)).stdout
+    assert again == printed
+
+
 def test_data_help_lists_the_classes_and_explains_one(tmp_path):
     listed = within("validate", "--data.help", cwd=tmp_path).stdout
     for name in ("DigitsData", "ImageData", "TextData", "GlueData", "Datasets"):
