@@ -51,15 +51,15 @@ from lit_cascade.analysis.search import (
     search,
     variants,
 )
-from lit_cascade.analysis.selection import Selection, select
+from lit_cascade.analysis.selection import HeldOutPolicy, Selection, select
 
 __all__ = [
     "BINS", "DRAWS", "Calibration", "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan",
-    "Criteria", "Estimate", "FittedHead", "Method", "Pick", "PublishedModel", "PublishedTable",
-    "Reduction", "ReliabilityDiagram", "Replay", "ScoreComparison", "ScoreFigures", "ScreenedModel",
-    "Screening", "SearchResult", "Selection", "StageCalibration", "Strategy", "Verdict",
-    "calibrate", "calibrate_record", "check", "check_overlap", "compare_cascades", "compare_scores",
-    "cost_notes", "curve", "evaluate_strategy", "fit_head", "fitted_on", "largest_sizes",
-    "least_missed", "official_metric", "outcomes_of", "policy_for", "published_front",
-    "published_models", "replay", "screen", "search", "select", "variants",
+    "Criteria", "Estimate", "FittedHead", "HeldOutPolicy", "Method", "Pick", "PublishedModel",
+    "PublishedTable", "Reduction", "ReliabilityDiagram", "Replay", "ScoreComparison",
+    "ScoreFigures", "ScreenedModel", "Screening", "SearchResult", "Selection", "StageCalibration",
+    "Strategy", "Verdict", "calibrate", "calibrate_record", "check", "check_overlap",
+    "compare_cascades", "compare_scores", "cost_notes", "curve", "evaluate_strategy", "fit_head",
+    "fitted_on", "largest_sizes", "least_missed", "official_metric", "outcomes_of", "policy_for",
+    "published_front", "published_models", "replay", "screen", "search", "select", "variants",
 ]  # fmt: skip

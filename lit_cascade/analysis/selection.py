@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
-from lit_cascade.analysis.check import references
+from lit_cascade.analysis.check import Verdict, check_promise, references
 from lit_cascade.analysis.curve import outcomes_of, policy_for
 from lit_cascade.analysis.evidence import fitted_on, unused_rows
 from lit_cascade.core import OperatingPoint, OperatingPoints, Policy, PolicyLike, StageOutcomes
+from lit_cascade.core.bootstrap import percentile_interval, resampled_counts
 from lit_cascade.core.guarantee import (
     Candidates,
     Promise,
@@ -24,7 +25,7 @@ from lit_cascade.core.guarantee import (
     samples_needed,
     shared_candidates,
 )
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, RecordLike, load_records, priced
 from lit_cascade.utilities.drawing import BLACK, BLUE, GREY, VERMILION, axes_of, quiet
 from lit_cascade.utilities.tabular import Tabular, described, html_of
@@ -35,6 +36,28 @@ if TYPE_CHECKING:
 
 TUNING_SHARE = 0.3
 """Fraction of the samples used to order the combinations of several thresholds."""
+
+
+_RESAMPLES = 1000
+_AT_ONCE = 2**22  # counts in memory at once
+
+
+@dataclass(frozen=True)
+class HeldOutPolicy:
+    """A selected policy on samples that it was not selected on.
+
+    Attributes:
+        point: accuracy, deferral rate, cost and the value of the target.
+        drop: accuracy of the last stage minus that of the cascade; None without labels.
+        intervals: 95 % bootstrap intervals of `accuracy` and `drop` (with labels),
+            `deferral_rate`, `cost` and `cost_ratio`.
+        verdict: of the promise on these samples.
+    """
+
+    point: OperatingPoint
+    drop: float | None
+    intervals: Mapping[str, tuple[float, float]]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,7 @@ class Selection(Tabular):
             useful candidate is certified.
         score: name of the score that the thresholds apply to.
         left_out: number of samples that were left out, as the policy was fitted on them.
+        held_out: the policy on the samples that were held out; None without any, or a policy.
     """
 
     promise: Promise
@@ -69,6 +93,7 @@ class Selection(Tabular):
     policy: Policy | None = None
     score: str = "max_softmax"
     left_out: int = 0
+    held_out: HeldOutPolicy | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -211,6 +236,7 @@ def select(
     cost: str = "flops",
     seed: int = 0,
     allow_overlap: bool = False,
+    holdout: float = 0.0,
     **target: Unpack[Target],
 ) -> Selection:
     """Select thresholds that keep a promise on new samples.
@@ -226,14 +252,17 @@ def select(
         confidence: probability that the target is kept, over the draw of the samples; None for the
             empirical choice, which has no guarantee.
         cost: unit of the cost, or UNIT=FILE with costs that were measured apart.
-        seed: seed of the draw of samples that order several thresholds.
+        seed: seed of the draw of samples that order several thresholds, and of those held out.
         allow_overlap: select even on samples that the policy was fitted on, which breaks the
             promise.
+        holdout: share of the samples to hold out: the policy is selected on the others, and
+            `held_out` of the result has its figures on these.
         target: one of `max_accuracy_drop`, `min_accuracy`, `max_disagreement` (which needs no
             labels), `deferral_rate`, `max_cost` and `max_cost_ratio`.
 
     Raises:
-        UsageError: no target or several, or a policy for other stages.
+        UsageError: no target or several, a policy for other stages, or a share that leaves no
+            samples on one side.
         CascadeError: records of different samples, or without what the target needs; or a policy
             that was fitted on all of the samples.
 
@@ -260,20 +289,74 @@ def select(
             "samples, and a threshold needs others. Fit on some of them (lit-cascade calibrate "
             "--share 0.5) or add --allow_overlap, which breaks the promise."
         )
-    if len(rows) < len(first):
-        outcomes = outcomes.rows(rows)
-    selection = select_thresholds(outcomes, promise, seed)
-    selected = None
+    left_out = len(first) - len(rows)
+    rows, held_rows = _divided(rows, holdout, seed)
+    selection = select_thresholds(outcomes.rows(rows), promise, seed)
+    selected = held_out = None
     if selection.chosen is not None:
         thresholds = selection.chosen.typed_thresholds
         evidence = _evidence(loaded, rule, selection, unit, rows)
         selected = replace(rule, thresholds=thresholds, evidence=evidence)
+        if len(held_rows):
+            held_out = _on_held_out(outcomes.rows(held_rows), selected, promise, seed)
     return replace(
-        selection,
-        policy=selected,
-        score=rule.score,
-        left_out=len(first) - len(rows),
+        selection, policy=selected, score=rule.score, left_out=left_out, held_out=held_out
     )
+
+
+def _divided(rows: Tensor, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw the rows to hold out of some; the others come first.
+
+    Raises:
+        UsageError: no rows on one side.
+    """
+    n = round(holdout * len(rows))
+    if not 0 <= holdout < 1 or n == len(rows) or (holdout and not n):
+        raise UsageError(
+            f"holdout: expected a share from 0 to below 1 that leaves some of the "
+            f"{counted(len(rows), 'sample')} on both sides, got {float(holdout)}."
+        )
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return rows[order[n:].sort().values], rows[order[:n].sort().values]
+
+
+def _on_held_out(
+    outcomes: StageOutcomes, policy: Policy, promise: Promise, seed: int
+) -> HeldOutPolicy:
+    """Measure a selected policy on other samples."""
+    thresholds = policy.required_thresholds()
+    stage = outcomes.route(thresholds)
+    costs = outcomes.costs.double()
+    ran = torch.arange(costs.shape[1]) <= stage[:, None]
+    columns = {
+        "deferral_rate": (stage > 0).double(),
+        "cost": (costs * ran).sum(dim=1),
+        "last": costs[:, -1],
+    }
+    if outcomes.correct is not None and outcomes.alone is not None:
+        right = outcomes.correct.gather(1, stage[:, None])[:, 0].double()
+        columns |= {"accuracy": right, "drop": outcomes.alone[:, -1].double() - right}
+    drawn = _resampled_means(torch.stack(list(columns.values()), dim=1), seed)
+    means = dict(zip(columns, drawn.unbind(dim=1), strict=True))
+    means["cost_ratio"] = means["cost"] / means.pop("last")
+    verdict = check_promise(
+        outcomes, promise, thresholds, policy.names, policy.evidence["scores"],
+        promise.confidence or 0.95,
+    )  # fmt: skip
+    return HeldOutPolicy(
+        point=replace(outcomes.at(thresholds), value=verdict.value),
+        drop=float(columns["drop"].mean()) if "drop" in columns else None,
+        intervals={name: percentile_interval(mean) for name, mean in means.items()},
+        verdict=replace(verdict, unit=outcomes.unit),
+    )
+
+
+def _resampled_means(values: Tensor, seed: int) -> Tensor:
+    """Means of the columns (N, M) over bootstrap resamples, (R, M)."""
+    generator, n = torch.Generator().manual_seed(seed), len(values)
+    step = max(1, _AT_ONCE // n)
+    sizes = [min(step, _RESAMPLES - start) for start in range(0, _RESAMPLES, step)]
+    return torch.cat([resampled_counts(n, size, generator) @ values / n for size in sizes])
 
 
 def _evidence(

@@ -28,6 +28,7 @@ from lit_cascade.cli.progress import SampleProgress
 from lit_cascade.cli.refusals import Forgiving
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit import CascadeTrainer, Configs
+from lit_cascade.utilities.allocator import keep_memory
 
 if TYPE_CHECKING:
     from lit_cascade.cli import Command
@@ -204,6 +205,7 @@ class CascadeCLI(LightningCLI):
 def run(name: str, command: Command, words: Sequence[str]) -> None:
     """Make the model, the data and the Trainer of a command, and run it."""
     end_with_starter()
+    keep_memory()
     _quieten()
     if name != "fit":
         # Lightning divides the threads of one process among several, and the last bit of a

@@ -260,10 +260,12 @@ class SelectOptions(OutputOptions):
         max_cost_ratio: the mean cost per sample is at most this share of the last stage's.
         confidence: probability that the target holds on new samples, over the draw of these; none
             for the plain empirical choice, which keeps the target on these samples only.
+        holdout: share of the samples to hold out: thresholds are chosen on the others, and the
+            policy is reported on these.
         split: the split to choose on.
         cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
             benchmark.json of benchmark.
-        seed: seed for drawing samples that put several thresholds in order.
+        seed: seed for drawing samples that put several thresholds in order, and those held out.
         allow_overlap: choose even on samples that the validation split has too, or that the
             temperatures were fitted on.
         policy: score and temperatures of the cascade; thresholds in it are replaced.
@@ -277,6 +279,7 @@ class SelectOptions(OutputOptions):
     max_cost: float | None = None
     max_cost_ratio: Share | None = None
     confidence: Share | Literal["none"] = Share(0.95)
+    holdout: Share = Share(0.0)
     split: str = "calibration"
     cost: str = "flops"
     seed: int = 0

@@ -60,6 +60,7 @@ def _report(
         cost=options.cost,
         seed=options.seed,
         allow_overlap=options.allow_overlap,
+        holdout=options.holdout,
     )
     first, prices = records[0], f" --cost {options.cost}" if "=" in options.cost else ""
     costed, unit = priced(records, options.cost)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lit_cascade.analysis import Selection
+from lit_cascade.analysis import HeldOutPolicy, Selection
 from lit_cascade.core import OperatingPoint
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
+from lit_cascade.report.check import verdict_line
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import THAN, point_cells, point_summary, shown_thresholds
 from lit_cascade.report.text import Table, cost_columns, show
@@ -37,7 +38,7 @@ def policy_line(result: Selection) -> str:
     sure = (
         "chosen, not promised"
         if promise.confidence is None
-        else f"with {f'{100 * promise.confidence:.3g}'} % confidence"
+        else f"with {100 * promise.confidence:.3g} % confidence"
     )
     what = promise.text(result.unit)
     return (
@@ -57,11 +58,45 @@ def print_selection(result: Selection, notes: Sequence[str] = ()) -> None:
         "target", *cost_columns(result.unit), THAN,
     )  # fmt: skip
     if promise.confidence is not None:
-        label = f"{f'{100 * promise.confidence:.3g}'} % confidence"
+        label = f"{100 * promise.confidence:.3g} % confidence"
         table.add_row(*_row(label, result.chosen, promise, result.unit))
     table.add_row(*_row("plain empirical", result.empirical, promise, result.unit))
     chosen = [] if result.chosen is None else [policy_line(result), _price(result)]
+    if result.held_out is not None:
+        table.add_section()
+        row = _row("held out", result.held_out.point, promise, result.unit)
+        if result.chosen is not None:
+            row[1] = shown_thresholds(result.chosen)
+        table.add_row(*row)
+        chosen += held_out_lines(result.held_out)
     show(table, *chosen, *notes)
+
+
+def held_out_lines(result: HeldOutPolicy) -> list[str]:
+    """The figures of a policy on held-out samples, and the verdict on its promise."""
+    ends = result.intervals
+
+    def share(name: str, digits: int = 1) -> str:
+        low, high = ends[name]
+        return f"({percent(low, digits)} to {percent(high, digits)})"
+
+    parts = []
+    if result.drop is not None:
+        low, high = (100 * end for end in ends["drop"])
+        parts += [
+            f"accuracy {percent(result.point.accuracy, 2)} {share('accuracy', 2)}",
+            f"drop {100 * result.drop:+.2f} points ({low:+.2f} to {high:+.2f})",
+        ]
+    parts += [
+        f"{percent(result.point.deferral_rate)} deferred {share('deferral_rate')}",
+        f"{percent(result.point.cost_ratio)} of the last stage's cost {share('cost_ratio')}",
+    ]
+    line = verdict_line(result.verdict, result.verdict.unit)
+    figures = (
+        f"Held out, on {counted(result.point.n, 'sample')} that nothing was chosen on: "
+        f"{', '.join(parts)}; 95 % bootstrap intervals."
+    )
+    return [figures, f"There {line}"]
 
 
 def _row(label: str, choice: OperatingPoint | None, promise: Promise, unit: str) -> list[str]:
@@ -103,7 +138,20 @@ def selection_summary(result: Selection, records: Sequence[Record]) -> dict[str,
         "policies_certified": result.certified,
         "chosen": _choice_summary(result, result.chosen),
         "empirical": _choice_summary(result, result.empirical),
+        "held_out": None if result.held_out is None else _held_out_summary(result.held_out),
         "provenance": provenance(records),
+    }
+
+
+def _held_out_summary(result: HeldOutPolicy) -> dict[str, Any]:
+    return {
+        "n": result.point.n,
+        "value": result.point.value,
+        **point_summary(result.point, result.verdict.unit),
+        "accuracy_drop": result.drop,
+        "intervals_95": dict(result.intervals),
+        "outcome": result.verdict.outcome,
+        "drifted": result.verdict.drifted,
     }
 
 

@@ -101,7 +101,7 @@ def within(*words, cwd):
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""),
+        mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="", LIT_CASCADE_MALLOC="default"),
         mock.patch.object(sys, "argv", ["lit-cascade"]),
         mock.patch.object(sys, "path", list(sys.path)),
         warnings.catch_warnings(),

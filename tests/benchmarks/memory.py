@@ -1,0 +1,97 @@
+"""What a run on a CPU gains where the C library keeps the memory of a batch for the next one.
+
+python -m tests.benchmarks.memory [--images 60] [--batch_size 30] [--repeats 5] [--out FILE.json]
+
+The same `lit-cascade record` runs with LIT_CASCADE_MALLOC=default and without, in turn, each in a
+process of its own. Times and the peak of memory are the kernel's, of the process and its workers;
+medians are printed, and ratios of a run to the one before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from lit_cascade.report.text import Table, show
+from lit_cascade.utilities.allocator import SWITCH
+from lit_cascade.utilities.units import quantity
+from tests.benchmarks.sweep import machine
+from tests.images import image_folder
+
+MODELS = ("efficientnet_lite0.ra_in1k", "tf_efficientnet_lite2.in1k")
+FIGURES = ("wall_s", "user_s", "system_s", "page_faults", "peak_mib")
+
+
+def run(folder: Path, out: Path, args: Any, malloc: str | None) -> dict[str, float]:
+    """Figures of one recording."""
+    words = [
+        "record", "--config", "imagenet_zoo.yaml", "--model.timm.models", json.dumps(args.models),
+        "--model.timm.pretrained", "false", "--data.init_args.source", str(folder),
+        "--data.init_args.batch_size", str(args.batch_size), "--out", str(out), "--quiet",
+    ]  # fmt: skip
+    environment = {key: value for key, value in os.environ.items() if key != SWITCH}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} | ({SWITCH: malloc} if malloc else {})
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "lit_cascade", *words], env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"the command ended with {process.returncode}.")
+    return {
+        "wall_s": time.perf_counter() - start,
+        "user_s": usage.ru_utime,
+        "system_s": usage.ru_stime,
+        "page_faults": usage.ru_minflt,
+        "peak_mib": usage.ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    """Run in turn, print medians and write all figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--batch_size", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    runs: dict[str, list[dict[str, float]]] = {"default": [], "kept": []}
+    with tempfile.TemporaryDirectory() as place:
+        folder = image_folder(Path(place) / "images", args.images)
+        for k in range(args.repeats + 1):  # the first, which fills the disk cache, is not counted
+            for name, malloc in (("default", "default"), ("kept", None)):
+                out = Path(place) / f"{name}-{k}"  # records that exist would be kept
+                runs[name].append(run(folder, out, args, malloc))
+    runs = {name: figures[1:] for name, figures in runs.items()}
+    medians = {
+        name: {key: statistics.median(one[key] for one in figures) for key in FIGURES}
+        for name, figures in runs.items()
+    }
+    ratios = {
+        key: statistics.median(
+            kept[key] / before[key]
+            for before, kept in zip(runs["default"], runs["kept"], strict=True)
+        )
+        for key in FIGURES
+    }
+    table = Table(f"{args.images} images in batches of {args.batch_size}", "memory", *FIGURES)
+    for name, row in (*medians.items(), ("ratio", ratios)):
+        table.add_row(name, *(quantity(row[key]) for key in FIGURES))
+    show(table)
+    if args.out:
+        settings = {k: v for k, v in vars(args).items() if k != "out"}
+        content = {"machine": machine(), "settings": settings, "medians": medians}
+        content |= {"median_ratios": ratios, "runs": runs}
+        args.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
