@@ -15,7 +15,7 @@ def test_predict_writes_a_row_per_sample(tmp_path):
     run = done(within("predict", *PAIR, "--format", "csv", "--out", "out", cwd=tmp_path))
     with (tmp_path / "out" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "class", "probability", "stage", "score"]
+    assert list(rows[0]) == ["id", "class", "probability", "stage", "score", "error"]
     told = json.loads((tmp_path / "out" / "predict.json").read_text())
     assert len(rows) == told["n"] == 450
     assert {row["stage"] for row in rows} == {"small", "large"}
