@@ -18,6 +18,7 @@ from lit_cascade.analysis import (
     outcomes_of,
     replay,
     search,
+    select,
 )
 from lit_cascade.analysis.check import check_promise, references
 from lit_cascade.analysis.selection import select_thresholds
@@ -319,3 +320,15 @@ def test_a_row_of_the_front_is_a_policy(results):
         search.policy(0)
     with pytest.raises(UsageError, match=f"from 0 to {len(table) - 1}, got {len(table)}"):
         search.policy(len(table))
+
+
+def test_a_selection_shows_the_samples_that_were_held_out(records):
+    selection = select(records, max_accuracy_drop=0.2, holdout=0.25)
+    held = selection.held_out
+    shown = " ".join(repr(selection).split())
+    assert f"100 samples held out: accuracy {100 * held.point.accuracy:.2f} %" in shown
+    assert f"the promise: {held.verdict.outcome})" in shown
+    assert max(map(len, repr(selection).splitlines())) <= 88
+    assert repr(held).startswith("HeldOutPolicy(100 samples, threshold ")
+    assert len(repr(held).splitlines()) <= 3
+    assert "policy, on samples held out" in selection._repr_html_()

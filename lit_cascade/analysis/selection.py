@@ -59,6 +59,11 @@ class HeldOutPolicy:
     intervals: Mapping[str, tuple[float, float]]
     verdict: Verdict
 
+    def __repr__(self) -> str:
+        samples = counted(self.point.n, "sample")
+        promise = f"the promise: {self.verdict.outcome}"
+        return described("HeldOutPolicy", samples, *self.point.figures(), promise)
+
 
 @dataclass(frozen=True)
 class Selection(Tabular):
@@ -212,6 +217,11 @@ class Selection(Tabular):
             else f"with {100 * promise.confidence:.3g} % confidence"
         )
         chosen = ["no policy qualifies"] if self.chosen is None else self.chosen.figures(self.unit)
+        held_out = []
+        if self.held_out is not None:
+            point, outcome = self.held_out.point, self.held_out.verdict.outcome
+            samples, accuracy = counted(point.n, "sample"), point.figures()[1]
+            held_out = [f"{samples} held out: {accuracy}, the promise: {outcome}"]
         certified = "" if promise.confidence is None else f", {self.certified:,} of them certified"
         return described(
             "Selection",
@@ -219,10 +229,13 @@ class Selection(Tabular):
             *chosen,
             counted(self.n, "sample"),
             f"{tested}{certified}",
+            *held_out,
         )
 
     def _repr_html_(self) -> str:
         choices = {"policy": self.chosen, "plain empirical choice": self.empirical}
+        if self.held_out is not None:
+            choices["policy, on samples held out"] = self.held_out.point
         points = OperatingPoints(choices, self.unit)
         return html_of(repr(self), points.to_pandas())
 
