@@ -13,8 +13,15 @@ from torch import Tensor
 from lit_cascade.analysis.check import Verdict, check_promise, references
 from lit_cascade.analysis.curve import outcomes_of, policy_for
 from lit_cascade.analysis.evidence import fitted_on, unused_rows
-from lit_cascade.core import OperatingPoint, OperatingPoints, Policy, PolicyLike, StageOutcomes
-from lit_cascade.core.bootstrap import percentile_interval, resampled_counts
+from lit_cascade.core import (
+    OperatingPoint,
+    OperatingPoints,
+    Policy,
+    PolicyLike,
+    StageOutcomes,
+    percentile_interval,
+    resampled_counts,
+)
 from lit_cascade.core.guarantee import (
     Candidates,
     Promise,

@@ -122,7 +122,7 @@ COMMANDS = [
     ("validate", *PAIR),
     ("select", *PAIR, "--max_accuracy_drop", "0.02"),
     ("check", *PAIR, "--policy", "policy.yaml"),
-    ("calibrate", *PAIR, "--learn_score"),
+    ("calibrate", *PAIR),
     ("compare-scores", *PAIR),
     ("search", *PAIR, "--repeats", "2", "--compare"),
     ("import", "--logits", "logits.csv", "--flops", "12e15", "--cost", "usd=1", "--name", LONG[0]),
@@ -145,8 +145,8 @@ def test_tables_fit_a_terminal_and_keep_names_and_numbers(folder, monkeypatch, w
     monkeypatch.setattr(Table, "fitted", kept)
     rows = "".join(f"{name},{80 + k},224,{k + 1}\n" for k, name in enumerate(LONG))
     (folder / "results.csv").write_text(f"model,top1,img_size,infer_gmacs\n{rows}", "utf-8")
-    within(*words, "--out", f"wide-{words[0]}", cwd=folder)
-    assert tables
+    run = within(*words, "--out", f"wide-{words[0]}", cwd=folder)
+    assert tables, run.stderr
     for table in tables:
         for width in (80, 100, 200):
             check_table(table, fitted(table, width)[1], width)
