@@ -108,13 +108,15 @@ def check_overlap(
                     "source of one set is unknown, so an overlap cannot be checked."
                 )
             continue
-        shared = sorted(set(ids_from_text(str(fitted["ids"]))) & set(map(_number, ids)))
+        known = set(ids_from_text(str(fitted["ids"])))
+        shared = sorted(one for one in ids if _number(one) in known)
         if not shared:
             continue
+        first = f"{shared[0]!r}" if isinstance(shared[0], str) else f"id {shared[0]}"
         message = (
             f"{len(shared)} of these {counted(len(ids), 'sample')} "
             f"{be(len(shared))} among those that the {part} "
-            f"were fitted on (split {fitted.get('split')!r}; first id {shared[0]})"
+            f"were fitted on (split {fitted.get('split')!r}; first {first})"
         )
         if not allowed:
             raise CascadeError(
