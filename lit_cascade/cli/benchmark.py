@@ -44,7 +44,8 @@ def run_models(cli: CascadeCLI, options: BenchmarkOptions) -> None:
     if not thresholds and not plan.rates:
         raise UsageError("deferral_rates: give at least one, or thresholds by --at or a policy.")
     output = Output("benchmark", options, ["benchmark.json", "benchmark.png"])
-    result = trainer.benchmark(model, cli.datamodule, options.split, plan)
+    progress = None if cli.progress is None else cli.progress.report
+    result = trainer.benchmark(model, cli.datamodule, options.split, plan, progress)
     where = f"{result.device}, precision {trainer.precision}, batches of {result.batch_size}"
     kinds = [("the models alone", "The models alone", result.model_only)]
     if result.end_to_end:

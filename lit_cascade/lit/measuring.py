@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -137,6 +137,7 @@ def benchmark(
     datamodule: LightningDataModule,
     split: str,
     plan: SpeedPlan,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Benchmark:
     """Measure how fast a cascade is, compared with its stages alone, on one process.
 
@@ -146,6 +147,7 @@ def benchmark(
         datamodule: the data.
         split: as for `record`.
         plan: what to measure, and at which thresholds.
+        progress: called with the number of samples that were run on for the throughput, and of all.
 
     Raises:
         UsageError: several processes, or the data has no such split.
@@ -159,14 +161,23 @@ def benchmark(
     first = model.loading(metered=False).first
     data = evaluation_data(trainer, model, datamodule, split, first)
     with explained():
-        return call_in_loop(trainer, lambda: _Measurement(model, data, plan).run(), data, model)
+        return call_in_loop(
+            trainer, lambda: _Measurement(model, data, plan, progress).run(), data, model
+        )
 
 
 class _Measurement:
     """One benchmark, in a step of the Trainer's loop."""
 
-    def __init__(self, model: LitCascade, data: EvaluationData, plan: SpeedPlan) -> None:
+    def __init__(
+        self,
+        model: LitCascade,
+        data: EvaluationData,
+        plan: SpeedPlan,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         self._model, self._data, self._plan = model, data, plan
+        self._progress, self._runs = progress, 0
         self._stream = SplitStream(model, data, metered=False)
         self._preprocessings = [stage.preprocessing for stage in model.networks().values()]
         self._batches: list[list[int]] = []
@@ -185,7 +196,7 @@ class _Measurement:
         alone, together = latencies(
             cascade, index_batch(inputs[0], slice(0, plan.singles)), thresholds
         )
-        model_only = throughput(cascade, inputs, thresholds, plan.repeats, plan.gather)
+        model_only = throughput(cascade, inputs, thresholds, plan.repeats, plan.gather, self._tick)
         del inputs
         return Benchmark(
             names=self._model.names,
@@ -230,4 +241,15 @@ class _Measurement:
             return torch.cat(stages)
 
         stages = [partial(alone, k) for k in range(len(loaders))]
-        return time_policies(cascade, stages, together, thresholds, self._n, self._plan.repeats)
+        return time_policies(
+            cascade, stages, together, thresholds, self._n, self._plan.repeats, self._tick
+        )
+
+    def _tick(self) -> None:
+        """Report the progress after a run over all samples."""
+        self._runs += 1
+        if self._progress is not None:
+            plan = self._plan
+            each = len(self._model.names) + len(plan.thresholds or plan.rates)
+            runs = each * (plan.repeats + 1) * (1 + plan.end_to_end)
+            self._progress(self._runs * self._n, runs * self._n)

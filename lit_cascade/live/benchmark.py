@@ -151,6 +151,7 @@ def time_policies(
     thresholds: Sequence[tuple[float, ...]],
     samples: int,
     repeats: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[Speed]:
     """Time a cascade and its stages side by side, each once per repeat, after one untimed run.
 
@@ -161,6 +162,7 @@ def time_policies(
         thresholds: thresholds of each policy to time.
         samples: number of samples N.
         repeats: number of timed runs of each.
+        tick: called after each run.
 
     Returns:
         One result per policy.
@@ -184,6 +186,7 @@ def time_policies(
             _wait(device)
             if repeat:
                 kept.append((time.perf_counter() - start) / samples)
+            tick()
     paces = [tuple(kept) for kept in seconds]
     alone = tuple(paces[: len(stages)])
     return [
@@ -198,6 +201,7 @@ def throughput(
     thresholds: Sequence[tuple[float, ...]],
     repeats: int,
     gather: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[Speed]:
     """Pace of a cascade and its stages on batches that are on its device, without loading.
 
@@ -207,6 +211,7 @@ def throughput(
         thresholds: thresholds of each policy to time.
         repeats: number of timed runs.
         gather: number of batches whose deferred samples are gathered.
+        tick: called after each run.
 
     Returns:
         One result per policy.
@@ -221,7 +226,7 @@ def throughput(
     stages = [partial(alone, k) for k in range(len(cascade.stages))]
     n = sum(map(batch_size, batches))
     with torch.inference_mode():
-        return time_policies(cascade, stages, together, thresholds, n, repeats)
+        return time_policies(cascade, stages, together, thresholds, n, repeats, tick)
 
 
 def latencies(

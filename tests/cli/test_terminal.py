@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -161,3 +162,49 @@ def check_table(table, lines, width):
         for column, cell in zip(table.columns[1:], cells[1:], strict=True):
             assert column.detail or all(line in shown for line in cell.split("\n"))
         assert cells[0][:6] in shown
+
+
+class Terminal(io.StringIO):
+    """Output that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+DOING = [
+    (("record", "--config", "digits_pair.yaml"), ["Recording small, 1 of 2", "450/450 samples"]),
+    (
+        ("select", "--config", "digits_pair.yaml", "--max_accuracy_drop", "0.02"),
+        ["Recording calibration", "449/449 samples"],
+    ),
+    (("test", "--config", "digits_pair.yaml"), ["Testing on validation", "450/450 samples"]),
+    (("predict", "--config", "digits_pair.yaml"), ["Predicting validation", "450/450 samples"]),
+    (
+        ("benchmark", "--config", "digits_pair.yaml", "--samples", "64", "--repeats", "1"),
+        ["Timing on validation", "768/768 samples"],  # (2 stages, 1 policy), 2 runs, 2 kinds
+    ),
+    (
+        ("fit", "--config", "digits_small.yaml", "--trainer.max_epochs", "1"),
+        ["Training, epoch 1 of 1", "896/896 samples", "Evaluating on calibration"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "texts"), DOING, ids=[words[0] for words, _ in DOING])
+def test_progress_says_what_is_done_and_counts_samples(folder, monkeypatch, words, texts):
+    monkeypatch.setattr("tests.cli.runs.io.StringIO", Terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    run = done(within(*words, "--out", f"bar-{words[0]}", cwd=folder))
+    for text in texts:
+        assert text in run.stderr
+    assert "Validation" not in run.stderr
+    assert "━" not in run.stdout
+
+
+def test_a_log_file_gets_lines_without_control_characters(folder, monkeypatch):
+    monkeypatch.setattr("lit_cascade.cli.progress._EVERY", 0.0)
+    run = done(within("test", "--config", "digits_pair.yaml", "--out", "log", cwd=folder))
+    assert "Testing on validation: 450 of 450 samples." in run.stderr.splitlines()
+    assert run.stderr.isprintable() or run.stderr.replace("\n", "").isprintable()
+    assert "━" not in run.stderr
