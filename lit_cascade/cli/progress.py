@@ -24,6 +24,7 @@ from rich.table import Column
 from rich.text import Text
 
 from lit_cascade.report import inform
+from lit_cascade.utilities.units import counted
 
 _PHRASES = {
     "fit": "Evaluating on {}",
@@ -179,7 +180,7 @@ class SampleProgress(ProgressBar):
             self._bar.update(task, completed=done, total=samples.total, metrics=escape(metrics))
         elif time.monotonic() - self._told > _EVERY:
             self._told = time.monotonic()
-            inform(f"{doing}: {done:,} of {samples.total:,} samples. {metrics}".rstrip())
+            inform(f"{doing}: {done:,} of {counted(samples.total, 'sample')}. {metrics}".rstrip())
 
     def _stop(self) -> None:
         if self._bar is not None:
@@ -236,7 +237,7 @@ class _Done(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The cell."""
-        return Text(f"{int(task.completed):,}/{int(task.total or 0):,} samples")
+        return Text(f"{int(task.completed):,}/{counted(int(task.total or 0), 'sample')}")
 
 
 class _Speed(ProgressColumn):

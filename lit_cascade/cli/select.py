@@ -17,6 +17,7 @@ from lit_cascade.report import (
     print_selection,
     selection_summary,
 )
+from lit_cascade.utilities.units import be, counted
 
 if TYPE_CHECKING:
     from lit_cascade.cli.lightning import CascadeCLI
@@ -67,7 +68,8 @@ def _report(
     notes = data_notes(first.data) + cost_notes(costed, unit)
     if selection.left_out:
         notes.append(
-            f"Note: {selection.left_out:,} of the {len(first):,} samples are left out: the "
+            f"Note: {selection.left_out:,} of the {counted(len(first), 'sample')} "
+            f"{be(selection.left_out)} left out: the "
             "temperatures or the score were fitted on them."
         )
     print_selection(selection, notes)
