@@ -141,6 +141,7 @@ class _CascadeSums(Metric):
     deferred: Tensor
     spent: Tensor
     spent_alone: Tensor
+    setting: Tensor
 
     def __init__(
         self,
@@ -242,7 +243,7 @@ class _CascadeSums(Metric):
         Raises:
             UsageError: a metric at other thresholds, or of another score.
         """
-        other = getattr(incoming_state, "setting", self.setting)
+        other: Any = getattr(incoming_state, "setting", self.setting)
         if not torch.equal(other, self.setting):
             raise UsageError("merge_state: expected a metric at the same thresholds and score.")
         super().merge_state(incoming_state)

@@ -443,3 +443,12 @@ def test_stages_answer_among_the_classes_that_the_data_name(loop):
     other = LitCascade([Stage(Net(), classes=["emu", "dog", "owl"]), Net()], 0.45)
     with pytest.raises(CascadeError, match="'stage0' and the data cannot be aligned"):
         getattr(trainer(1), loop)(other, loader())
+
+
+def test_a_network_with_preprocessing_is_not_trained_on_raw_images(tmp_path):
+    from lit_cascade.data import ImageData
+
+    model, data = LitClassifier(scaling(3, 1, 2.0)), ImageData(str(tmp_path))
+    data.prepare_data, data.setup = (lambda: None), (lambda stage: None)
+    with pytest.raises(UsageError, match=r"of ImageData are raw, .* CascadeTrainer.train\(model"):
+        trainer(1, max_epochs=1).fit(model, datamodule=data)

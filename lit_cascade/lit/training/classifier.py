@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lit_cascade.core import answers_of, probabilities_of
-from lit_cascade.data import SplitInfo
+from lit_cascade.data import ImageData, SplitInfo, TextData
 from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_labels, check_name
 from lit_cascade.lit.metrics import ClassifierMetric
 from lit_cascade.lit.stages import inputs_and_rows, unrepeated
@@ -112,6 +112,21 @@ class LitClassifier(LightningModule):
     def preprocessings(self) -> list[Preprocessing | None]:
         """Preprocessing of the network; None without."""
         return [getattr(self.network, "preprocessing", None)]
+
+    def setup(self, stage: str) -> None:
+        """Refuse data whose samples this network preprocesses, unless they come preprocessed.
+
+        Raises:
+            UsageError: images or texts as a data module of this package gives them.
+        """
+        del stage
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, (ImageData, TextData)) and self.preprocessings() != [None]:
+            raise UsageError(
+                f"data: the samples of {type(data).__name__} are raw, and the network has "
+                "preprocessing of its own: train with CascadeTrainer.train(model, data) or "
+                "`lit-cascade fit`, which apply it where the data are loaded."
+            )
 
     def make_ready(
         self, train: SplitInfo | None, judged: SplitInfo | None, classes: Sequence[str] | None
