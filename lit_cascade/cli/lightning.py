@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from lit_cascade.cli import Command
 
 
+_MOST_PER_CORE = 8
+"""Processes on a CPU core beyond which a number of devices is a slip of the hand."""
+
+
 class _Parser(Forgiving, LightningArgumentParser):
     """LightningCLI's parser with this project's messages."""
 
@@ -173,7 +177,7 @@ class CascadeCLI(LightningCLI):
         if (
             started
             and isinstance(trainer.accelerator, CPUAccelerator)
-            and trainer.num_devices > cores
+            and trainer.num_devices > _MOST_PER_CORE * cores
         ):
             raise UsageError(
                 f"--trainer.devices: {trainer.num_devices} processes on a CPU with {cores} cores "

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from lit_cascade.data.splits import SplitDataModule
+from lit_cascade.errors import UsageError
 
 DatasetFactory = Callable[[], Dataset]  # type: ignore[type-arg] # as users annotate theirs
 
@@ -52,8 +53,18 @@ class Datasets(SplitDataModule):
         self.class_names: Sequence[str] | None = class_names
 
     def dataset(self, split: str) -> Dataset[Any]:
-        """Dataset of a split, made when it is first asked for."""
+        """Dataset of a split, made when it is first asked for.
+
+        Raises:
+            UsageError: there is no such split, or it is no dataset.
+        """
         if split in self._factories and split not in self._datasets:
-            factory = self._factories[split]
-            self._datasets[split] = factory if isinstance(factory, Dataset) else factory()
+            made: Any = self._factories[split]
+            made = made() if callable(made) and not isinstance(made, Dataset) else made
+            if not hasattr(made, "__getitem__") or not hasattr(made, "__len__"):
+                raise UsageError(
+                    f"data.{split}: expected a dataset with __getitem__ and __len__, or a function "
+                    f"that makes one, got {type(made).__name__}."
+                )
+            self._datasets[split] = made
         return super().dataset(split)

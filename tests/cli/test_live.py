@@ -105,7 +105,10 @@ def test_benchmark_measures_and_its_costs_can_be_judged_by(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--deferral_rates", "[1.5]", "--policy.thresholds", "null"), "expected shares between"),
+        (
+            ("--deferral_rates", "[1.5]", "--policy.thresholds", "null"),
+            "deferral_rates: 1.5 is not a share",
+        ),
         (("--samples", "0"), "samples: expected at least 1, got 0"),
         (("--threads", "0"), "threads: expected at least 1, got 0"),
         (("--gather", "0"), "gather: expected at least 1, got 0"),

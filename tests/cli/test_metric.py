@@ -278,7 +278,7 @@ def test_the_metric_of_a_data_set_reaches_test_validate_and_the_logger():
     assert told["provenance"]["data"]["metric"] == "f1_macro"
     assert told["policy"]["f1_macro"] == ran["f1_macro"]
     (log,) = Path("logs").glob("**/metrics.csv")
-    assert float(rows_of(log)[0]["f1_macro@0.5"]) == pytest.approx(told["policy"]["f1_macro"])
+    assert float(rows_of(log)[0]["val_f1_macro@0.5"]) == pytest.approx(told["policy"]["f1_macro"])
 
     for stage in stages.values():  # of which nothing may be asked
         stage["network"]["class_path"] = "tests.toys.BadNet"

@@ -330,7 +330,7 @@ def test_a_model_that_fails_on_the_main_process_is_passed_over_by_all(record, tm
     [
         ({}, "model.stages: expected at least 1 model"),
         ({"a/b": net()}, "'a/b' cannot name a file"),
-        ({"a": net(wide=3)}, "tests.toys.Net has no option 'wide'"),
+        ({"a": net(wide=3)}, "wide: Net has no such option. Did you mean width"),
         ({"a": net() | {"checkpoint": "none.pt"}}, "no file 'none.pt'"),
     ],
 )

@@ -25,6 +25,13 @@ def test_shared_ids_are_found_by_source_and_by_dataset():
     assert shared_ids(apart, "calibration", "test") == []
 
 
+def test_a_list_of_samples_is_a_dataset():
+    data = Datasets(validation=[(1, 0), (2, 1)], train=3)
+    assert list(data.val_dataloader().dataset) == [(1, 0), (2, 1)]
+    with pytest.raises(UsageError, match=r"data\.train: expected a dataset .*, got int"):
+        data.train_dataloader()
+
+
 def test_splits_of_a_data_module_made_from_datasets():
     parts = {"val_dataset": Points(6), "predict_dataset": Points(4)}
     data = LightningDataModule.from_datasets(**parts, batch_size=2)
