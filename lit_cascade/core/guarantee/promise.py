@@ -126,12 +126,12 @@ class Promise:
             unit: of the cost.
 
         Example:
-            >>> Promise("accuracy_drop", 0.005).text()
-            'accuracy drop <= 0.5 points'
+            >>> Promise("accuracy_drop", 0.005).text(), Promise("accuracy_drop", 0.01).text()
+            ('accuracy drop <= 0.5 points', 'accuracy drop <= 1 point')
         """
         share = f"{100 * self.limit:.3g}"
         return {
-            "accuracy_drop": f"accuracy drop <= {share} points",
+            "accuracy_drop": f"accuracy drop <= {share} point{'' if share == '1' else 's'}",
             "accuracy": f"accuracy >= {share} %",
             "disagreement": f"disagreement <= {share} %",
             "deferral_rate": f"deferral rate <= {share} %",
