@@ -307,20 +307,20 @@ def printing(*, wide: bool = False, quiet: bool = False, json: bool = False) -> 
 def show(*parts: Table | str) -> None:
     """Print tables and sentences to stdout; progress and logs go to stderr.
 
-    Sentences are folded by the terminal alone. Tables are fitted to its width, or to COLUMNS, and
+    In a terminal sentences are folded at spaces. Tables are fitted to its width, or to COLUMNS, and
     a line tells which columns are left out; where the output is no terminal, none are.
     """
     if _terminal.quiet or _terminal.json:
         return
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    whole, width = _terminal.wide, math.inf
+    whole, width, one_line = _terminal.wide, math.inf, not sys.stdout.isatty()
     if not whole:
         known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
         whole, width = not known, get_terminal_size().columns if known else _PIPED
     gone: list[str] = []
     for number, part in enumerate(parts):
         if isinstance(part, Table):
-            console.print(Text(f"{part.title}\n", style="bold"), soft_wrap=True)
+            console.print(Text(f"{part.title}\n", style="bold"), soft_wrap=one_line)
             height, lines = part.fitted(width, whole=whole)
             gone += part.left_out(width, whole=whole)
             for place, line in enumerate(lines):
@@ -328,10 +328,10 @@ def show(*parts: Table | str) -> None:
                 console.print(Text(line, style=style), soft_wrap=True, crop=False)
             console.print()
         else:
-            console.print(part, soft_wrap=True)
+            console.print(part, soft_wrap=one_line)
         if gone and not any(isinstance(one, Table) for one in parts[number + 1 :]):
             names = ", ".join(dict.fromkeys(gone))
-            console.print(f"More columns with --wide: {names}.", soft_wrap=True)
+            console.print(f"More columns with --wide: {names}.", soft_wrap=one_line)
             gone = []
 
 

@@ -5,6 +5,7 @@ What a reader is told of the data and the models, word by word.
 
 from __future__ import annotations
 
+import io
 import math
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ import torch
 
 from lit_cascade.core.contract import answers_here
 from lit_cascade.core.curve import readable_threshold
-from lit_cascade.report.text import data_notes, model_notes
+from lit_cascade.report.text import data_notes, model_notes, show
 from lit_cascade.utilities.units import percent, quantity, times
 
 
@@ -171,3 +172,17 @@ def test_each_thing_has_a_note_of_its_own(data, notes):
 )  # fmt: skip
 def test_models_that_know_more_classes_are_counted(models, notes):
     assert model_notes(models) == [f"Note: {note}." for note in notes]
+
+
+@pytest.mark.parametrize("tty", [True, False])
+def test_sentences_are_folded_at_spaces_in_a_terminal_alone(tty, monkeypatch):
+    sentence = " ".join(f"word{number}" for number in range(30)) + "."
+    output = io.StringIO()
+    monkeypatch.setattr(output, "isatty", lambda: tty, raising=False)
+    monkeypatch.setattr("sys.stdout", output)
+    monkeypatch.setenv("COLUMNS", "50")
+    show(sentence)
+    lines = output.getvalue().splitlines()
+    assert (len(lines) > 1) == tty
+    assert max(map(len, lines)) <= 50 or not tty
+    assert " ".join(line.strip() for line in lines) == sentence
