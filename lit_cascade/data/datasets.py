@@ -61,7 +61,8 @@ class Datasets(SplitDataModule):
         if split in self._factories and split not in self._datasets:
             made: Any = self._factories[split]
             made = made() if callable(made) and not isinstance(made, Dataset) else made
-            if not hasattr(made, "__getitem__") or not hasattr(made, "__len__"):
+            listed = hasattr(made, "__getitem__") and hasattr(made, "__len__")
+            if not isinstance(made, Dataset) and not listed:
                 raise UsageError(
                     f"data.{split}: expected a dataset with __getitem__ and __len__, or a function "
                     f"that makes one, got {type(made).__name__}."

@@ -163,8 +163,7 @@ def answer(
         unfinished_predictions(folder).remove()  # so that the same command reads them again
         first = min(unread)
         raise CascadeError(
-            f"none of the {counted(len(order), 'sample')} could be read; first {ids[first]}: "
-            f"{unread[first]}."
+            f"no sample could be read, of {len(order):,}; first {ids[first]}: {unread[first]}."
         )
     summary = files.join(windows, model.names, ids, in_order=order == sorted(order))
     old = (batch for i, batch in enumerate(data.batches) if i // gather in done)

@@ -276,8 +276,8 @@ def _output(trainer: Trainer, data: EvaluationData, collector: Collector) -> Spl
     left_out = {position for position, _ in collector.notes.left_out}
     if left_out and not len(rows["positions"]):
         raise CascadeError(
-            f"none of the {counted(len(left_out), 'sample')} of the split {data.split!r} could be "
-            f"read; first: {collector.notes.left_out[0][1]}."
+            f"no sample of the split {data.split!r} could be read, of {len(left_out):,}; "
+            f"first: {collector.notes.left_out[0][1]}."
         )
     read = rows["positions"].tolist()
     dealt = [position for position in data.positions if position not in left_out]

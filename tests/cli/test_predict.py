@@ -134,7 +134,7 @@ def test_lines_of_text(place, monkeypatch):
         (["photos", "--split", "test"], 2, "--split: names a split of the config's data"),
         (["photos", "--top", "0"], 2, "top: expected 1 or more classes, got 0"),
         (["photos", "--text"], 2, "text: the samples are no texts"),
-        (["photos/broken.jpg"], 1, "none of the 1 samples could be read; first photos/broken.jpg"),
+        (["photos/broken.jpg"], 1, "no sample could be read, of 1; first photos/broken.jpg"),
     ],
 )
 def test_inputs_that_do_not_fit(place, words, code, message):

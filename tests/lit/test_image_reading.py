@@ -162,7 +162,7 @@ def test_all_images_unreadable_is_an_error(tmp_path):
     root = write(tmp_path / "pets", broken=range(N))
     with pytest.raises(
         CascadeError,
-        match=r"none of the 14 samples .*'validation' could be read; first: cat/00.png: ",
+        match=r"no sample .*'validation' could be read, of 14; first: cat/00.png: ",
     ):
         trainer().record(pair(), images(root))
 
