@@ -13,6 +13,7 @@ _ROOMS = {
     "lit_cascade.analysis": (
         "calibrate", "check", "compare_scores", "curve", "replay", "search", "select",
     ),
+    "lit_cascade.cli.configured": ("load_cascade",),
     "lit_cascade.core": (
         "Curve", "DeferralHead", "OperatingPoint", "Policy", "aurc", "deferral_quality",
         "fit_temperature", "operating_points", "sweep",
@@ -23,7 +24,7 @@ _ROOMS = {
     "lit_cascade.lit": (
         "AURC", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
         "DeferralQuality", "DeferralRate", "LitCascade", "LitClassifier", "LitZoo",
-        "ThresholdMetrics", "fit_cascade", "load_cascade",
+        "ThresholdMetrics", "fit_cascade",
     ),
     "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops"),
     "lit_cascade.models": ("Stage",),
@@ -43,6 +44,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lit_cascade.analysis import calibrate, check, compare_scores, curve, replay, search, select
+    from lit_cascade.cli.configured import load_cascade
     from lit_cascade.core import (
         Curve,
         DeferralHead,
@@ -70,7 +72,6 @@ if TYPE_CHECKING:
         LitZoo,
         ThresholdMetrics,
         fit_cascade,
-        load_cascade,
     )
     from lit_cascade.live import Cascade, CascadeOutput, Stream, count_flops
     from lit_cascade.models import Stage

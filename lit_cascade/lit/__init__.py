@@ -3,7 +3,6 @@
 from lit_cascade.lit.callbacks import ThresholdMetrics
 from lit_cascade.lit.cascade import LitCascade, configured_cascade
 from lit_cascade.lit.choosing import fit_cascade
-from lit_cascade.lit.configured import load_cascade
 from lit_cascade.lit.execution import Evaluation, Execution
 from lit_cascade.lit.failures import explained
 from lit_cascade.lit.measuring import Benchmark, SpeedPlan
@@ -27,6 +26,6 @@ __all__ = [
     "AURC", "Benchmark", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
     "Configs", "DeferralQuality", "DeferralRate", "Evaluation", "Execution", "LitCascade",
     "LitClassifier", "LitZoo", "Predictions", "SpeedPlan", "ThresholdMetrics", "TimmModels",
-    "Training", "ZooRecords", "configured_cascade", "explained", "fit_cascade", "load_cascade",
-    "not_reported", "unfinished_predictions",
+    "Training", "ZooRecords", "configured_cascade", "explained", "fit_cascade", "not_reported",
+    "unfinished_predictions",
 ]  # fmt: skip

@@ -79,7 +79,8 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
     pattern = {"configs": "*.yaml", "checkpoints": "*.safetensors"}[kind]
     known = [path.relative_to(bundled(kind)) for path in sorted(bundled(kind).rglob(pattern))]
     beside = here.parent if here.parent.is_dir() else Path()
-    near = nearest_files(name, [*sorted(beside.glob(pattern)), *known], like=0.0)
+    visible = [path for path in sorted(beside.glob(pattern)) if not path.name.startswith(".")]
+    near = nearest_files(name, [*visible, *known], like=0.0)
     raise UsageError(
         f"{argument}: there is no file {name!r}, neither from the working directory nor among the "
         f"bundled {kind}.\nNearest: {', '.join(near) or 'none'}."

@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
+from lit_cascade.cli.failures import unmade
+from lit_cascade.cli.parsing import flat
+from lit_cascade.cli.refusals import Forgiving, told
 from lit_cascade.core import Policy
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.lit.cascade import LitCascade, configured_cascade
+from lit_cascade.lit import LitCascade, configured_cascade
 from lit_cascade.options import PolicyOptions
 from lit_cascade.utilities.files import find_bundled, read_yaml
 
@@ -40,8 +43,6 @@ def load_cascade(
             f"config: {str(path)!r} describes no cascade; expected `model` with `stages`, as in "
             "digits_pair.yaml."
         )
-    for key in content["model"]:
-        check_name(str(key), ["stages", "channels_last", "compiled"], "config: model")
     options = content.get("policy")
     if isinstance(policy, Path | str):
         file = read_yaml(Path(policy), "policy")
@@ -49,22 +50,22 @@ def load_cascade(
         policy = None
     if policy is None and options:
         policy = PolicyOptions.from_mapping(options, "policy")
-    parser = ArgumentParser(exit_on_error=False)
+    for key in content["model"]:
+        check_name(str(key), ["stages", "channels_last", "compiled"], f"{path.name}: model")
+    parser = Forgiving(exit_on_error=False)
+    given = flat({"model": content["model"]})
     with warnings.catch_warnings():
-        # networks may be functions, which a parser cannot look into
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of a parser that cannot look into functions
         parser.add_function_arguments(configured_cascade, "model", skip={"policy"})
         try:
             parsed = parser.parse_object({"model": content["model"]})
             model = parser.instantiate_classes(parsed).model
         except ArgumentError as error:
-            cause = error.__cause__ or error
-            while isinstance(cause, ArgumentError) and cause.__cause__ is not None:
-                cause = cause.__cause__
-            if isinstance(cause, CascadeError):
-                raise cause from error
-            reason = " ".join(str(error).split())
-            raise UsageError(f"config: {str(path)!r}: {reason[:300]}") from error
+            raise UsageError(f"{path.name}: {told(error, {}, given).removeprefix('--')}") from error
+        except CascadeError:
+            raise
+        except Exception as error:  # of a class in the config
+            raise unmade(error, (), given) from error
     cascade = configured_cascade(**model.as_dict())
     if policy is not None:
         cascade.policy = Policy.of(policy, cascade.names)
