@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from lit_cascade.cli.help import MORE_HELP, metavar, tidy
+from lit_cascade.cli.help import MORE_HELP, metavar, simplify
 from lit_cascade.cli.parsing import parser_of
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.utilities.files import bundled
@@ -71,7 +71,7 @@ def script(shell: str, commands: Mapping[str, Command]) -> str:
     below = top.add_subparsers()
     for name, command in commands.items():
         whole = parser_of(name, command)
-        tidy(whole, name, command)
+        simplify(whole, name, command)
         parser = below.add_parser(name, help=command.summary.replace("%", "%%"))
         _add_options(parser, whole)
         if command.model is not None:

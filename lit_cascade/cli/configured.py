@@ -7,9 +7,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError
 
-from lit_cascade.cli.failures import unmade
+from lit_cascade.cli.failures import instantiation_error
 from lit_cascade.cli.parsing import flat
-from lit_cascade.cli.refusals import Forgiving, told
+from lit_cascade.cli.refusals import Forgiving, refusal_message
 from lit_cascade.core import Policy
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.lit import LitCascade, configured_cascade
@@ -61,11 +61,13 @@ def load_cascade(
             parsed = parser.parse_object({"model": content["model"]})
             model = parser.instantiate_classes(parsed).model
         except ArgumentError as error:
-            raise UsageError(f"{path.name}: {told(error, {}, given).removeprefix('--')}") from error
+            raise UsageError(
+                f"{path.name}: {refusal_message(error, {}, given).removeprefix('--')}"
+            ) from error
         except CascadeError:
             raise
         except Exception as error:  # of a class in the config
-            raise unmade(error, (), given) from error
+            raise instantiation_error(error, (), given) from error
     cascade = configured_cascade(**model.as_dict())
     if policy is not None:
         cascade.policy = Policy.of(policy, cascade.names)

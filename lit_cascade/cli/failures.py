@@ -30,7 +30,7 @@ def unexpected(error: BaseException) -> str:
     return f"{type_and_text(error)}{own or package}\n{HINT}"
 
 
-def unmade(
+def instantiation_error(
     error: Exception, noted: Sequence[tuple[str, Exception]], config: Mapping[str, str]
 ) -> CascadeError:
     """An error that names the object of a config that cannot be made, and why.
@@ -72,7 +72,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def type_and_text(error: BaseException) -> str:
-    """Type and text of an error, shortened to its first line, or a worker's last one."""
+    """Type and text of an error, cut to its first line, or a worker's last one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
     if not lines:
@@ -81,10 +81,10 @@ def type_and_text(error: BaseException) -> str:
         text = lines[-1]
     else:
         text = f"{name}: {lines[0] if len(lines[0]) > 20 else ' '.join(lines)}"
-    return shortened(text)
+    return cut(text)
 
 
-def shortened(text: str) -> str:
+def cut(text: str) -> str:
     """A text of at most a few sentences, cut after one of them where that is possible."""
     if len(text) <= _LONGEST:
         return text

@@ -157,7 +157,7 @@ def data_classes() -> str:
     return "Classes of data, for --data CLASS or a config's data.class_path:\n\n" + "\n".join(lines)
 
 
-def tidy(parser: ArgumentParser, name: str, command: Command) -> None:
+def simplify(parser: ArgumentParser, name: str, command: Command) -> None:
     """Arrange a parser's options for reading: the command's own first, what nobody types hidden."""
     parser.usage, parser.epilog = usage(name, command), epilog(name, command)
     parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")

@@ -19,8 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cascade import lit
 from lit_cascade.analysis import check_overlap, official_metric
-from lit_cascade.cli.failures import shortened, unmade
-from lit_cascade.cli.help import tidy
+from lit_cascade.cli.failures import cut, instantiation_error
+from lit_cascade.cli.help import simplify
 from lit_cascade.cli.output import printing_for
 from lit_cascade.cli.parsing import flat, options_from
 from lit_cascade.cli.processes import end_with_starter
@@ -95,7 +95,7 @@ class CascadeCLI(LightningCLI):
         elif self._command.model == "LitZoo":  # the config of a cascade is also one of a zoo
             parser.add_argument("--policy", type=Any, help=SUPPRESS)
         if "--help" in self._words:
-            tidy(parser, self._name, self._command)
+            simplify(parser, self._name, self._command)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words of the command; `sys.argv` keeps what was typed."""
@@ -151,7 +151,7 @@ class CascadeCLI(LightningCLI):
         except CascadeError:
             raise
         except Exception as error:
-            raise unmade(error, self._unmade, flat(self.config_dict())) from error
+            raise instantiation_error(error, self._unmade, flat(self.config_dict())) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with a progress bar on stderr: stdout is for results.
@@ -199,7 +199,7 @@ class CascadeCLI(LightningCLI):
             named or [name for name, value in given.items() if str(value) in text] or list(given)
         )
         options = ", ".join(f"--trainer.{name} {given[name]}" for name in named)
-        message = f"{options or '--trainer'}: {shortened(' '.join(text.split()))}"
+        message = f"{options or '--trainer'}: {cut(' '.join(text.split()))}"
         if "accelerator" in named:
             kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
             message += f"\nThis machine has: {', '.join(['cpu', *(k for k in kinds if kinds[k])])}."

@@ -16,9 +16,9 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_cascade.cli.failures import DEBUG
-from lit_cascade.cli.help import MORE_HELP, data_classes, tidy
+from lit_cascade.cli.help import MORE_HELP, data_classes, simplify
 from lit_cascade.cli.processes import alone
-from lit_cascade.cli.refusals import Forgiving, told
+from lit_cascade.cli.refusals import Forgiving, refusal_message
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.options import PolicyOptions, Share
 from lit_cascade.utilities.files import find_bundled, nearest_files, read_yaml
@@ -290,7 +290,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
     try:
         if "--help" in words or "-h" in words:
             parser = parser_of(name, command)
-            tidy(parser, name, command)
+            simplify(parser, name, command)
             parser.print_help()
             return
         if command.model and _without_class(words):
@@ -315,7 +315,7 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
         words = ["--help" if word == MORE_HELP else word for word in words]
         import_module("lit_cascade.cli.lightning").run(name, command, words)
     except ArgumentError as error:
-        raise UsageError(told(error, _typed(words), flat(configs))) from error
+        raise UsageError(refusal_message(error, _typed(words), flat(configs))) from error
 
 
 def _without_class(words: Sequence[str]) -> bool:

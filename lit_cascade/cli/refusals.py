@@ -78,7 +78,9 @@ class Forgiving(ArgumentParser):
         raise ArgumentError(None, _refusal(self, message).marked()) from ex
 
 
-def told(error: ArgumentError, typed: Mapping[str, str], configured: Mapping[str, str]) -> str:
+def refusal_message(
+    error: ArgumentError, typed: Mapping[str, str], configured: Mapping[str, str]
+) -> str:
     """The message for a refusal.
 
     Args:
