@@ -46,6 +46,7 @@ def place(tmp_path_factory):
     for name, colour in COLOURS.items():
         for i in range(20):
             write(here / "photos" / name / f"{i:02d}.png", colour)
+            write(here / "outer" / "all" / name / f"{i:02d}.png", colour)
         for i in range(4):
             write(here / "new_photos" / "2026" / f"{i}-{name}.png", colour)
     (here / "new_photos" / "broken.jpg").write_bytes(b"no image")
@@ -94,6 +95,7 @@ def test_a_training_with_augmentation_goes_on_as_if_nothing_had_happened(place):
     [
         ("photo", "is neither a folder of images by class, nor Parquet, CSV or JSON"),
         ("photo", "Did you mean 'photos' or"),
+        ("outer", "training needs two or more classes, got all. Of a folder of images the classes"),
         ("photos/red", "the images in 'photos/red' have no classes: expected one folder per class"),
     ],
 )

@@ -142,10 +142,15 @@ class LitClassifier(LightningModule):
             classes: names in label order; None if the data do not name them.
 
         Raises:
-            UsageError: a teacher, and training samples without positions; or data without class
-                names, and a network that waits for them.
+            UsageError: fewer than two classes; a teacher, and training samples without positions;
+                or data without class names, and a network that waits for them.
             CascadeError: other classes than the network's, or a teacher that does not fit the data.
         """
+        if classes is not None and len(classes) < 2:
+            raise UsageError(
+                f"data: training needs two or more classes, got {', '.join(classes) or 'none'}. "
+                "Of a folder of images the classes are the folders in it."
+            )
         if getattr(self.network, "undecided", False):
             if classes is None:
                 raise UsageError(
