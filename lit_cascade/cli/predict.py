@@ -22,6 +22,8 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
     model, policy, data, configs = cli.model, cli.model.cascade.policy, cli.datamodule, cli.configs
     if options.inputs:
         data = _unlabelled(cli, options)
+        if cli.progress is not None:
+            cli.progress.doing = f"Predicting {data.name}"
         inputs = [str(Path(one).absolute()) for one in options.inputs]
         configs = replace(configs, data={**(configs.data or {}), "inputs": inputs})
     split = options.split
