@@ -110,7 +110,11 @@ class Endless(IterableDataset):
         ((torch.zeros(3, 4), torch.zeros(2)), {}, "3 inputs need as many labels, got 2"),
         (DataLoader(Endless()), {}, "an iterable dataset cannot be read"),
         (Datasets(validation=[]), {}, "'calibration' is unknown"),
-        ((torch.zeros(3, 4), torch.zeros(3)), {"max_cost": -1}, "cost: expected"),
+        (
+            (torch.zeros(3, 4), torch.zeros(3)),
+            {"max_cost": -1},
+            "max_cost: expected a number of at least 0, got -1",
+        ),
         ((torch.zeros(3, 4), torch.zeros(3)), {"temperature_share": 1.0}, "temperature_share"),
     ],
 )

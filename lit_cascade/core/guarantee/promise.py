@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
@@ -86,12 +86,13 @@ class Promise:
         if len(target) != 1:
             got = " and ".join(target) or "none"
             raise UsageError(f"expected one target of {', '.join(known)}; got {got}.")
-        ((name, limit),) = target.items()
-        for prefix in ("max_", "min_"):
-            name = name.removeprefix(prefix)
-        if isinstance(limit, bool) or not isinstance(limit, int | float):
-            raise UsageError(f"{name}: expected a number, got {limit!r}.")
-        return cls(name, float(limit), confidence)
+        ((name, value),) = target.items()
+        limit: Any = value
+        if name != "max_cost":
+            limit = Share(limit, name)
+        elif isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0:
+            raise UsageError(f"{name}: expected a number of at least 0, got {limit!r}.")
+        return cls(name.removeprefix("max_").removeprefix("min_"), float(limit), confidence)
 
     def __post_init__(self) -> None:
         """Check every number."""
