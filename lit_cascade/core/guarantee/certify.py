@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from scipy.special import bdtrc
+from scipy.special import bdtrc, ndtri
 from torch import Tensor
 
 from lit_cascade.core import StageOutcomes
@@ -21,6 +21,8 @@ from lit_cascade.core.guarantee.candidates import Candidates
 from lit_cascade.core.guarantee.promise import Promise
 
 _MOST = 1000
+_EXACT = 200_000
+"""Samples up to which the number that would do is found by the exact test."""
 
 
 def certified(candidates: Candidates, times: float = 1.0) -> int:
@@ -30,10 +32,15 @@ def certified(candidates: Candidates, times: float = 1.0) -> int:
         candidates: of a promise with a confidence.
         times: multiplicity of each sample, to estimate the result of a larger number of them.
     """
+    return _leading(len(candidates), _test(candidates, times))
+
+
+def _test(candidates: Candidates, times: float) -> Callable[[int, int], bool]:
+    """Whether all candidates of a range pass their tests; False if that cannot be told at once."""
     promise, n = candidates.promise, round(times * len(candidates.outcomes))
     delta = 1 - (promise.confidence or 0.0)
     if candidates.lost is None or candidates.won is None:
-        return _leading(len(candidates), _cost_test(candidates, delta, times))
+        return _cost_test(candidates, delta, times)
     lost, won = ((times * part).round().long() for part in (candidates.lost, candidates.won))
 
     def passes(start: int, end: int) -> bool:
@@ -43,7 +50,7 @@ def certified(candidates: Candidates, times: float = 1.0) -> int:
             return paired_p_value(worst, best, n, promise.limit) <= delta
         return binomial_p_value(worst, n, _loss_limit(promise)) <= delta
 
-    return _leading(len(candidates), passes)
+    return passes
 
 
 def broken_p_value(candidates: Candidates) -> float:
@@ -63,17 +70,34 @@ def broken_p_value(candidates: Candidates) -> float:
 def samples_needed(candidates: Candidates) -> int | None:
     """Estimate how many samples would certify a useful candidate, if these were representative.
 
+    The first useful candidate is certified if all up to it pass. With many samples the number that
+    one of them takes is that of a normal approximation, z^2 v / g^2, where v is the variance of its
+    loss and g the distance of its mean from the limit; the exact test would take seconds.
+
     Args:
         candidates: none of which is both useful and certified.
 
     Returns:
         Number of samples; None if a thousand times as many would not be enough.
     """
+    useful, promise = candidates.useful.nonzero().flatten(), candidates.promise
+    if len(useful) == 0:
+        return None
+    count, n = int(useful[0]) + 1, len(candidates.outcomes)
+    if not bool(promise.keeps(candidates.value[:count]).all()):
+        return None  # more such samples are stronger evidence against it
+    high = 1.25
+    if promise.target == "accuracy_drop":
+        least = _normal_estimate(candidates, count) / n
+        if least > _MOST:
+            return None
+        if least * n > _EXACT:
+            return math.ceil(least * n)
+        high = max(high, least / 2)
 
     def enough(times: float) -> bool:
-        return bool(candidates.useful[: certified(candidates, times)].any())
+        return _leading(count, _test(candidates, times)) == count
 
-    n, high = len(candidates.outcomes), 1.25
     while not enough(high):
         high *= 1.25
         if high > _MOST:
@@ -83,6 +107,18 @@ def samples_needed(candidates: Candidates) -> int | None:
         middle = (low + high) / 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return math.ceil(n * high)
+
+
+def _normal_estimate(candidates: Candidates, count: int) -> float:
+    """Number of samples that the first candidates take by a normal approximation of their drops."""
+    n, promise = len(candidates.outcomes), candidates.promise
+    if candidates.lost is None or candidates.won is None:
+        return math.inf
+    lost, won = (part[:count].double() / n for part in (candidates.lost, candidates.won))
+    gap = promise.limit - (lost - won)
+    variance = lost + won - (lost - won).square()
+    z = float(ndtri(promise.confidence))
+    return float(torch.where(gap > 0, z * z * variance / gap.square(), math.inf).max())
 
 
 def _loss_limit(promise: Promise) -> float:

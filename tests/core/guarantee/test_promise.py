@@ -8,6 +8,7 @@ import torch
 from lit_cascade import CascadeError, UsageError
 from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core.contract import route
+from lit_cascade.core.guarantee import certify
 from lit_cascade.core.guarantee.bounds import binomial_p_value, paired_p_value
 from lit_cascade.core.guarantee.candidates import (
     _Grid,
@@ -147,6 +148,37 @@ def test_the_number_of_samples_needed_is_about_enough():
     assert select_thresholds(many, promise).chosen is not None
     less = few.rows(torch.arange(60).repeat(max(1, times // 2)))
     assert select_thresholds(less, promise).chosen is None
+
+
+@pytest.mark.parametrize(
+    ("gap", "low", "high"), [(3e-4, 1e6, 2e6), (2e-3, 2e4, 5e4), (-1e-4, 0, 0)]
+)
+def test_a_refusal_tests_no_numbers_that_take_seconds(gap, low, high, monkeypatch):
+    """The limit is a little above, or below, the drop of the first useful candidate."""
+    n, sizes = 12_000, []
+    right = torch.ones(n, 2, dtype=torch.bool)
+    right[: round(0.051 * n), 0] = False
+    right[-round(0.001 * n) :, 1] = False
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    costs = torch.tensor([[8.0, 9.0]]).expand(n, 2)
+    outcomes = StageOutcomes(order.float()[:, None] / n, right, costs)
+    first = shared_candidates(outcomes, Promise("accuracy_drop", 0.05))
+    limit = float(first.value[first.useful.nonzero()[0, 0]]) + gap
+    candidates = shared_candidates(outcomes, Promise("accuracy_drop", limit))
+    exact = certify.paired_p_value
+
+    def counted(lost, won, size, bound):
+        sizes.append(size)
+        return exact(lost, won, size, bound)
+
+    monkeypatch.setattr(certify, "paired_p_value", counted)
+    needed = samples_needed(candidates)
+    assert max(sizes, default=0) <= 400_000
+    assert len(sizes) < 500
+    assert (needed is None) if high == 0 else low < needed < high
+    if high == 5e4:  # where the exact test is used, the estimate is near it
+        monkeypatch.setattr(certify, "_EXACT", 0)
+        assert samples_needed(candidates) == pytest.approx(needed, rel=0.3)
 
 
 def test_a_limit_that_no_sample_can_prove_needs_no_number():
