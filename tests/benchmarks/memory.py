@@ -13,21 +13,18 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from lit_cascade.report.text import Table, show
 from lit_cascade.utilities.allocator import SWITCH
 from lit_cascade.utilities.units import quantity
+from tests.benchmarks import commands
 from tests.benchmarks.sweep import machine
 from tests.images import image_folder
 
 MODELS = ("efficientnet_lite0.ra_in1k", "tf_efficientnet_lite2.in1k")
-FIGURES = ("wall_s", "user_s", "system_s", "page_faults", "peak_mib")
 
 
 def run(folder: Path, out: Path, args: Any, malloc: str | None) -> dict[str, float]:
@@ -39,19 +36,7 @@ def run(folder: Path, out: Path, args: Any, malloc: str | None) -> dict[str, flo
     ]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != SWITCH}
     environment |= {"CUDA_VISIBLE_DEVICES": ""} | ({SWITCH: malloc} if malloc else {})
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "lit_cascade", *words], env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"the command ended with {process.returncode}.")
-    return {
-        "wall_s": time.perf_counter() - start,
-        "user_s": usage.ru_utime,
-        "system_s": usage.ru_stime,
-        "page_faults": usage.ru_minflt,
-        "peak_mib": usage.ru_maxrss / 1024,
-    }
+    return commands.run(words, environment)
 
 
 def main() -> None:
@@ -72,7 +57,7 @@ def main() -> None:
                 runs[name].append(run(folder, out, args, malloc))
     runs = {name: figures[1:] for name, figures in runs.items()}
     medians = {
-        name: {key: statistics.median(one[key] for one in figures) for key in FIGURES}
+        name: {key: statistics.median(one[key] for one in figures) for key in commands.FIGURES}
         for name, figures in runs.items()
     }
     ratios = {
@@ -80,11 +65,13 @@ def main() -> None:
             kept[key] / before[key]
             for before, kept in zip(runs["default"], runs["kept"], strict=True)
         )
-        for key in FIGURES
+        for key in commands.FIGURES
     }
-    table = Table(f"{args.images} images in batches of {args.batch_size}", "memory", *FIGURES)
+    table = Table(
+        f"{args.images} images in batches of {args.batch_size}", "memory", *commands.FIGURES
+    )
     for name, row in (*medians.items(), ("ratio", ratios)):
-        table.add_row(name, *(quantity(row[key]) for key in FIGURES))
+        table.add_row(name, *(quantity(row[key]) for key in commands.FIGURES))
     show(table)
     if args.out:
         settings = {k: v for k, v in vars(args).items() if k != "out"}
