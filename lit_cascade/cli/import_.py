@@ -22,8 +22,9 @@ def run_files(options: ImportOptions) -> None:
     file = f"{options.name}.safetensors"
     output = Output("import", options, [file])
     record, notes = _of_scores(options) if kind == "score" else _of_logits(options, kind)
-    content = record.to_bytes()
-    made = [RecordSummary.of(record, output.folder / file, len(content))]
+    content = record.pieces()
+    size = sum(len(piece) for piece in content)
+    made = [RecordSummary.of(record, output.folder / file, size)]
     print_records(made, notes, "imported")
     output.summarise(records_summary(made) | {"notes": notes})
     output.add(file, content)

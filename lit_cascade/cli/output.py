@@ -12,6 +12,7 @@ from typing import Any
 from lit_cascade.cli.options import OutputOptions
 from lit_cascade.report import inform, json_text, printing, show, show_summary
 from lit_cascade.utilities.files import (
+    Content,
     main_process,
     prepare_folder,
     remove_temporary_files,
@@ -56,14 +57,14 @@ class Output:
         self._command = command if options.out is None else None
         self.folder = folder_of(command, options.out)
         self._announced = names
-        self._files: dict[str, bytes] = {}
+        self._files: dict[str, Content] = {}
         self._summary: dict[str, Any] = {}
         self._overwrite = options.overwrite
         if main_process():
             prepare_folder(self.folder, names, overwrite=options.overwrite)
 
-    def add(self, name: str, content: bytes | str) -> None:
-        """Add a file."""
+    def add(self, name: str, content: Content | str) -> None:
+        """Add a file: text, bytes, or pieces of them."""
         self._files[name] = content.encode() if isinstance(content, str) else content
 
     def add_json(self, name: str, content: Any) -> None:

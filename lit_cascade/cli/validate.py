@@ -77,5 +77,5 @@ def _report(records: Sequence[Record], options: ValidateOptions, output: Output)
     output.add_json("summary.json", validation_summary(validation) | {"notes": notes})
     if options.save_records:
         for record in records:
-            output.add(f"{record.name}.safetensors", record.to_bytes())
+            output.add(f"{record.name}.safetensors", record.pieces())
     output.write()

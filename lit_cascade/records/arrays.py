@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ _LOG_FLOOR = float(torch.finfo(torch.float32).tiny)
 
 _TOLERANCE = 1e-2
 """Largest deviation from 1 of a row of probabilities; allows for three decimals of ten classes."""
+
+_BLOCK_ELEMENTS = 2**20
 
 _TRUTH = {"0": 0, "1": 1, "false": 0, "true": 1}
 
@@ -78,31 +80,47 @@ def probabilities_from(text: str) -> tuple[Tensor, tuple[str, ...], list[str]]:
         raise CascadeError(
             f"--probabilities: {reason}. If these are logits, give them as --logits."
         )
-    zeros = int((probabilities < _LOG_FLOOR).sum())
-    notes = []
+    zeros, notes = 0, []
+    logits = torch.empty(probabilities.shape)
+    for rows, some in _blocks(probabilities):
+        zeros += int((some < _LOG_FLOOR).sum())
+        logits[rows] = some.double().clamp_min_(_LOG_FLOOR).log_().float()
     if zeros:
         notes.append(
             f"Note: {zeros:,} probabilities are 0; their logarithm is taken as "
             f"{math.log(_LOG_FLOOR):.1f}."
         )
-    return probabilities.double().clamp_min(_LOG_FLOOR).log().float(), names, notes
+    return logits, names, notes
 
 
 def _improbable(numbers: Tensor) -> str | None:
     """Why rows cannot be probabilities; None if they can."""
-    outside = ((numbers < 0) | (numbers > 1 + 1e-6)).nonzero()
-    if len(outside):
-        row, column = outside[0].tolist()
-        return (
-            f"expected numbers from 0 to 1, got {float(numbers[row, column]):.6g} in row {row}, "
-            f"column {column}"
-        )
-    sums = numbers.double().sum(dim=1)
-    off = ((sums - 1).abs() > _TOLERANCE).nonzero()
-    if len(off):
-        row = int(off[0, 0])
-        return f"expected rows that sum to 1, got {float(sums[row]):.6g} in row {row}"
-    return None
+    wrong_sum = None
+    for rows, some in _blocks(numbers):
+        outside = ((some < 0) | (some > 1 + 1e-6)).nonzero()
+        if len(outside):
+            row, column = outside[0].tolist()
+            return (
+                f"expected numbers from 0 to 1, got {float(some[row, column]):.6g} in row "
+                f"{rows.start + row}, column {column}"
+            )
+        sums = some.double().sum(dim=1)
+        off = ((sums - 1).abs() > _TOLERANCE).nonzero()
+        if len(off) and wrong_sum is None:
+            row = int(off[0, 0])
+            wrong_sum = (
+                f"expected rows that sum to 1, got {float(sums[row]):.6g} in row {rows.start + row}"
+            )
+    return wrong_sum
+
+
+def _blocks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows of a matrix (N, C), and their places: what is computed of them stays small."""
+    n, width = matrix.shape
+    size = max(1, _BLOCK_ELEMENTS // max(1, width))
+    for start in range(0, n, size):
+        rows = slice(start, start + size)
+        yield rows, matrix[rows]
 
 
 def labels_from(text: str, classes: Sequence[str] | None, n: int) -> Tensor:
@@ -277,11 +295,12 @@ def _read_matrix(text: str, argument: str) -> tuple[Tensor, tuple[str, ...]]:
         raise CascadeError(
             f"{argument}: expected shape (samples, classes), got {tuple(values.shape)}."
         )
-    rows = (~values.float().isfinite()).any(dim=1).nonzero()
-    if len(rows):
+    finite = [some.float().isfinite().all(dim=1) for _, some in _blocks(values)]
+    wrong = (~torch.cat(finite)).nonzero() if finite else []
+    if len(wrong):
         raise CascadeError(
-            f"{argument}: numbers that are NaN, infinite or too large for float32 in {len(rows)} "
-            f"of {counted(len(values), 'row')}, first in row {int(rows[0, 0])}."
+            f"{argument}: numbers that are NaN, infinite or too large for float32 in {len(wrong)} "
+            f"of {counted(len(values), 'row')}, first in row {int(wrong[0, 0])}."
         )
     return values, names
 
@@ -347,7 +366,8 @@ def _unreadable(path: Path, argument: str, reason: object) -> CascadeError:
 
 def _array(path: Path, picked: str | None, argument: str) -> Any:
     if path.suffix == ".npy":
-        array = np.load(path, allow_pickle=False)
+        # mapped, and what is written to it stays here: torch takes no read-only memory
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
         if not isinstance(array, np.ndarray):  # numpy goes by the content, not by the name
             raise CascadeError(f"{argument}: {path.name!r} holds several arrays: call it .npz.")
         return array
@@ -395,7 +415,7 @@ def _as_column(values: Any, argument: str) -> Column:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     native = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch reads no other
-    return torch.from_numpy(np.array(native))
+    return torch.from_numpy(np.require(native, requirements=["WRITEABLE"]))
 
 
 def _lines(path: Path, argument: str) -> tuple[str, ...]:

@@ -251,7 +251,8 @@ class Record(Tabular):
         """
         if self.logits is None:
             raise CascadeError(f"record {self.name!r} holds no logits to convert.")
-        check_dtype_range(float(self.logits.abs().max()), dtype, self.name)
+        largest = max(map(abs, torch.stack(self.logits.aminmax()).tolist()))
+        check_dtype_range(largest, dtype, self.name)
         return replace(self, logits=self.logits.to(getattr(torch, dtype)))
 
     def save(self, path: Path | str) -> None:
@@ -260,13 +261,14 @@ class Record(Tabular):
         Raises:
             UsageError: a place that cannot be written to.
         """
-        write_atomically(Path(path), self._pieces())
+        write_atomically(Path(path), self.pieces())
 
     def to_bytes(self) -> bytes:
         """Content of the record's file; the same for the same record."""
-        return b"".join(self._pieces())
+        return b"".join(self.pieces())
 
-    def _pieces(self) -> list[bytes | memoryview]:
+    def pieces(self) -> list[bytes | memoryview]:
+        """Content of the record's file in pieces, of which those of tensors are no copies."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         tensors = {name: column for name, column in columns.items() if column is not None}
         tensors |= self.ids.to_tensors()

@@ -23,6 +23,7 @@ def run(
     words: Sequence[str],
     environment: Mapping[str, str] | None = None,
     accepted: Collection[int] = (0,),
+    checkout: Path | None = None,
 ) -> dict[str, float]:
     """Run `lit-cascade` with some words; figures of the process and its children.
 
@@ -30,6 +31,7 @@ def run(
         words: command and options.
         environment: of the process; by default that of this one.
         accepted: exit codes other than those of a failure.
+        checkout: whose code runs; by default this one's. Paths in `words` must be absolute.
 
     Raises:
         SystemExit: the command failed.
@@ -38,6 +40,7 @@ def run(
     process = subprocess.Popen(
         [sys.executable, "-m", "lit_cascade", *words],
         env=dict(os.environ if environment is None else environment),
+        cwd=checkout or Path(__file__).parents[2],  # python -m looks there first
         stdout=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(process.pid, 0)

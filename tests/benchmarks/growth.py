@@ -125,14 +125,11 @@ class Place:
     def measure(self, command: str, tree: Path | None, repeats: int) -> dict[str, float]:
         """Medians of the figures of a command, run with some checkout."""
         words = COMMANDS[command](self.records, self.folder)
-        environment = dict(os.environ)
-        if tree is not None:
-            environment["PYTHONPATH"] = str(tree)
         runs = []
         for _ in range(repeats):
             out = self.folder / "out"
             accepted = (0, 1) if command in REFUSED | {"check"} else (0,)
-            runs.append(run([*words, "--out", str(out), "--quiet"], environment, accepted))
+            runs.append(run([*words, "--out", str(out), "--quiet"], None, accepted, tree))
             shutil.rmtree(out, ignore_errors=True)
         figures = {key: statistics.median(one[key] for one in runs) for key in runs[0]}
         return figures | {"cpu_s": figures["user_s"] + figures["system_s"]}
