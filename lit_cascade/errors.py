@@ -8,12 +8,16 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from lit_cascade.utilities.text import single_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
 _LONGEST_LIST = 180
+_LONGEST_NAME, _LONGEST_FILE_NAME = 1000, 255
+_LONGEST_SUFFIX = ".safetensors"
 
 
 class CascadeError(Exception):
@@ -72,12 +76,35 @@ def check_file_name(name: str, argument: str) -> None:
     """Check that a stage's name can name its record and checkpoint.
 
     Raises:
-        UsageError: an empty name, a leading dot, or a slash.
+        UsageError: an empty name, a leading dot, a slash, a hidden character, or too long a name.
     """
-    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+    if not name or name.startswith(".") or set(name) & set("/\\") or single_line(name) != name:
         raise UsageError(
-            f"{argument}: {name!r} cannot name a file; leave out slashes and leading dots."
+            f"{argument}: {name!r} cannot name a file; leave out slashes, leading dots and hidden "
+            "characters."
         )
+    size, most = len(name.encode()), _LONGEST_FILE_NAME - len(_LONGEST_SUFFIX)
+    if size > most:
+        raise UsageError(
+            f"{argument}: {name[:20] + '...'!r} has {size} bytes; a file system takes "
+            f"{_LONGEST_FILE_NAME}, which leaves {most} before {_LONGEST_SUFFIX}."
+        )
+
+
+def name_fault(name: object) -> str:
+    r"""What keeps a name of a model or a class from being shown and told from others; or nothing.
+
+    Example:
+        >>> name_fault("resnet8"), name_fault("a\nb")
+        ('', "'a\\nb' has line breaks or other hidden characters")
+    """
+    if not isinstance(name, str) or not name.strip():
+        return f"expected a text, got {name!r}"
+    if len(name) > _LONGEST_NAME:
+        return f"{name[:20] + '...'!r} is longer than {_LONGEST_NAME:,} characters"
+    if single_line(name) != name:
+        return f"{name!r} has line breaks or other hidden characters"
+    return ""
 
 
 def check_logits(logits: Tensor, what: str) -> None:

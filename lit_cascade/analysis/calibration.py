@@ -29,7 +29,7 @@ from lit_cascade.core import (
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.options import Share
 from lit_cascade.records import Record, RecordLike, check_alike, load_records, priced
-from lit_cascade.utilities.drawing import BLUE, VERMILION, axes_of, axes_row
+from lit_cascade.utilities.drawing import BLUE, VERMILION, axes_of, axes_row, literal
 from lit_cascade.utilities.tabular import Tabular, described, listed, shortened, spanned
 from lit_cascade.utilities.units import counted
 
@@ -383,7 +383,7 @@ class Calibration(Tabular):
         compared = self.comparison
         panels = list(axes_row(len(self.fitted) + (compared is not None)) if axes is None else axes)
         for panel, (name, stage) in zip(panels, self.fitted.items(), strict=False):
-            stage.plot(panel).set_title(f"reliability of {name!r}", fontsize=10)
+            stage.plot(panel).set_title(literal(f"reliability of {name!r}"), fontsize=10)
         if compared is not None:
             low, high = (100 * end for end in compared.difference.interval)
             gain = f"{100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})"

@@ -18,6 +18,7 @@ import torch
 
 from lit_cascade.core.search import Front
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.utilities.text import from_cell
 from lit_cascade.utilities.units import counted, unit_label
 
 _Columns = Mapping[str, Callable[[float], float]]
@@ -163,7 +164,7 @@ def _rows(path: str, argument: str) -> list[dict[str, str]]:
         raise CascadeError(
             f"{argument}: {path!r} needs a header with a column 'model' and at least one row."
         )
-    return rows
+    return [row | {"model": from_cell(row["model"] or "")} for row in rows]
 
 
 def _number(row: Mapping[str, str], columns: _Columns) -> float | None:

@@ -35,7 +35,16 @@ from lit_cascade.core.search import (
 from lit_cascade.errors import UsageError
 from lit_cascade.options import Share
 from lit_cascade.records import RecordLike, read_costs
-from lit_cascade.utilities.drawing import BLACK, BLUE, GREEN, GREY, SKY_BLUE, VERMILION, axes_of
+from lit_cascade.utilities.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    SKY_BLUE,
+    VERMILION,
+    axes_of,
+    literal,
+)
 from lit_cascade.utilities.tabular import Tabular, described, listed
 from lit_cascade.utilities.units import counted, unit_label
 
@@ -238,7 +247,7 @@ class SearchResult(Tabular):
         named = range(len(cost)) if len(cost) <= _LABELLED else self.zoo.singles()[1]
         for model in named:
             axes.annotate(
-                self.zoo.names[model],
+                literal(self.zoo.names[model]),
                 (cost[model], accuracy[model]),
                 textcoords="offset points",
                 xytext=(5, -9),

@@ -34,7 +34,7 @@ from lit_cascade.core.guarantee import (
 )
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, RecordLike, load_records, priced
-from lit_cascade.utilities.drawing import BLACK, BLUE, GREY, VERMILION, axes_of, quiet
+from lit_cascade.utilities.drawing import BLACK, BLUE, GREY, VERMILION, axes_of, literal, quiet
 from lit_cascade.utilities.tabular import Tabular, described, html_of
 from lit_cascade.utilities.units import counted, unit_label
 
@@ -209,7 +209,7 @@ class Selection(Tabular):
                     markeredgecolor="white", label=label, zorder=5,
                 )  # fmt: skip
         axes.axvline(1, color=BLACK, linewidth=0.8, alpha=0.5)
-        last = repr(self.names[-1]) if self.names else "the last stage"
+        last = literal(repr(self.names[-1])) if self.names else "the last stage"
         axes.set_xlabel(f"{unit_label(self.unit)} of the cascade / of {last} alone")
         axes.set_ylabel("observed accuracy (%)" if of_spending else _AXES[promise.target])
         axes.legend(frameon=False, fontsize=8)

@@ -14,6 +14,7 @@ from lit_cascade.cli import options
 from lit_cascade.cli.failures import DEBUG, unexpected
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.files import main_process
+from lit_cascade.utilities.text import printable
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -154,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_traceback(rest)
         # wrong usage is wrong in every process, and one reports it; other errors may be one's own
         if not isinstance(error, UsageError) or main_process():
-            sys.stderr.write(f"lit-cascade {name}: error: {_as_option(str(error), name)}\n")
+            _complain(name, f"error: {_as_option(str(error), name)}")
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
         code = _signal_exit_code(stop)
@@ -162,13 +163,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if main_process():
             how = "interrupted" if code == INTERRUPTED else "stopped by SIGTERM"
-            sys.stderr.write(f"lit-cascade {name}: {how}\n")
+            _complain(name, how)
         return code
     except Exception as error:  # noqa: BLE001 - of a user's network, a library, or a defect here
         _show_traceback(rest)
-        sys.stderr.write(f"lit-cascade {name}: error: {unexpected(error)}\n")
+        _complain(name, f"error: {unexpected(error)}")
         return 1
     return 0
+
+
+def _complain(command: str, text: str) -> None:
+    """Say on stderr why a command ends."""
+    sys.stderr.write(f"{printable(f'lit-cascade {command}: {text}')}\n")
 
 
 def _text_for(option: str, words: Sequence[str]) -> str:

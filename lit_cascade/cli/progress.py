@@ -24,6 +24,7 @@ from rich.table import Column
 from rich.text import Text
 
 from lit_cascade.report import inform
+from lit_cascade.utilities.text import printable
 from lit_cascade.utilities.units import counted
 
 _PHRASES = {
@@ -167,7 +168,7 @@ class SampleProgress(ProgressBar):
                 self._bar.start()
             if loop in self._tasks:
                 self._bar.remove_task(self._tasks[loop][0] or TaskID(0))
-            task = self._bar.add_task(escape(doing), total=samples.total, metrics="")
+            task = self._bar.add_task(escape(printable(doing)), total=samples.total, metrics="")
         self._tasks[loop] = task, doing, samples
 
     def _count(self, loop: str, batch: int) -> None:

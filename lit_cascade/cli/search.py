@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -142,7 +143,7 @@ def _config(frontier: SearchResult, pick: Pick, name: str) -> tuple[dict[str, An
         config["cost"] = chosen.unit
     config["policy"] = frontier.policy(frontier.cascades.points.index(point)).to_dict()
     split = reported.data.get("split")
-    more = f" --split {split}" if live and split else ""
+    more = f" --split {quote(str(split))}" if live and split else ""
     more += "" if frontier.apart else " --allow_overlap"  # chosen on the same samples
     commands = ("validate", "test") if live else ("validate",)
     lines = [f"  lit-cascade {command} --config {name}{more}" for command in commands]

@@ -41,6 +41,7 @@ from lit_cascade.utilities.class_names import readable_names
 from lit_cascade.utilities.files import open_atomically, write_atomically
 from lit_cascade.utilities.resume import UnfinishedRun
 from lit_cascade.utilities.tabular import described, listed
+from lit_cascade.utilities.text import as_cell
 from lit_cascade.utilities.units import counted
 
 PARTS = "predictions.parts"
@@ -470,6 +471,16 @@ class _ParquetWriter(pq.ParquetWriter):  # type: ignore[misc] # pyarrow has no t
         pass
 
 
+def _in_cells(table: Any) -> Any:
+    """A table whose texts no spreadsheet runs as formulas."""
+    for number, kind in enumerate(table.schema):
+        if pa.types.is_string(kind.type):
+            texts = table.column(number).to_pylist()
+            safe = [None if text is None else as_cell(text) for text in texts]
+            table = table.set_column(number, kind, pa.array(safe, kind.type))
+    return table
+
+
 def _write_all(tables: Iterator[Any], file: Any, name: str) -> None:
     """Write tables of one schema, one after the other."""
     kind = _ParquetWriter if name.endswith(".parquet") else pa_csv.CSVWriter
@@ -477,6 +488,6 @@ def _write_all(tables: Iterator[Any], file: Any, name: str) -> None:
     for table in tables:
         writer = writer or kind(file, table.schema)
         if len(table):
-            writer.write_table(table)
+            writer.write_table(table if kind is _ParquetWriter else _in_cells(table))
     if writer is not None:
         writer.close()

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.tensors import load_tensors
+from lit_cascade.utilities.text import from_cell
 from lit_cascade.utilities.units import counted
 
 Column = Tensor | tuple[str, ...]
@@ -458,6 +459,8 @@ def _read_frame(
     _check_header(names, path, argument)
     chosen = _chosen(names, picked, path, argument, several=several)
     columns = [_values(table.column(name), name, argument) for name in chosen]
+    if path.suffix == ".csv" and not several and columns[0].dtype.kind == "U":
+        return np.array([from_cell(text) for text in columns[0]]), ()
     if not several or (len(columns) == 1 and columns[0].ndim == 2):
         return columns[0], ()
     for name, column in zip(chosen, columns, strict=True):

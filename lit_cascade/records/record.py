@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lit_cascade.core import Policy, answers_of, is_right, likeliest_labels, score_and_answer
-from lit_cascade.errors import CascadeError, UsageError, check_logits
+from lit_cascade.errors import CascadeError, UsageError, check_logits, name_fault
 from lit_cascade.records.samples import Ids, Samples, listed_labels, whole_numbers
 from lit_cascade.utilities.files import write_atomically
 from lit_cascade.utilities.tabular import Tabular, described, shortened
@@ -58,7 +60,7 @@ class Record(Tabular):
 
     Raises:
         CascadeError: tensors that do not fit each other, NaN or infinite logits, labels out of
-            range, repeated ids, negative costs.
+            range, repeated ids, negative costs or parameters, names that cannot be shown.
     """
 
     name: str
@@ -77,6 +79,8 @@ class Record(Tabular):
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
         object.__setattr__(self, "ids", Ids(self.ids))
+        if fault := name_fault(self.name):
+            raise CascadeError(f"record: its name: {fault}.")
         what = f"record {self.name!r}"
         if self.logits is not None:
             if self.logits.dtype not in {torch.float16, torch.float32}:
@@ -96,6 +100,12 @@ class Record(Tabular):
         for part in _DETAILS:
             if not isinstance(getattr(self, part), Mapping):
                 raise CascadeError(f"{what}: {part} must be a mapping of names to values.")
+        whole = isinstance(self.parameters, Integral) and not isinstance(self.parameters, bool)
+        if not whole or not 0 <= self.parameters < 2**63:
+            raise CascadeError(
+                f"{what}: parameters must be a whole number of at least 0, got "
+                f"{shortened(repr(self.parameters))}."
+            )
 
     @classmethod
     def from_arrays(
@@ -388,11 +398,18 @@ def check_format(path: Path, header: Mapping[str, str], hint: str = "") -> None:
     Raises:
         CascadeError: a file of another format; the message ends with the hint.
     """
-    if header.get("format") != FORMAT:
+    found = header.get("format")
+    if found == FORMAT:
+        return
+    if re.fullmatch(FORMAT.replace("1", r"\d+"), found or ""):
         raise CascadeError(
-            f"records: {str(path)!r} is not a record: its header says format "
-            f"{header.get('format')!r}, expected {FORMAT!r}.{hint}"
+            f"records: {str(path)!r} was written by a newer version: its format is {found!r}, and "
+            f"this version reads {FORMAT!r}; upgrade lit-cascade."
         )
+    raise CascadeError(
+        f"records: {str(path)!r} is not a record: its header says format {found!r}, expected "
+        f"{FORMAT!r}.{hint}"
+    )
 
 
 def _per_sample(cost: Any, n: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cascade.errors import CascadeError, check_labels
+from lit_cascade.errors import CascadeError, check_labels, name_fault
 from lit_cascade.utilities.tabular import described, shortened
 from lit_cascade.utilities.units import counted
 
@@ -202,11 +202,13 @@ class Samples:
         Raises:
             CascadeError: labels out of range; repeated or missing ids or class names.
         """
-        named = all(isinstance(name, str) for name in self.classes)
         classes = len(self.classes) if classes is None else classes
         if self.labels is not None:
             check_labels(self.labels, n, classes, what)
-        if not named or not len(self.classes) == len(set(self.classes)) == classes:
+        fault = next(filter(None, map(name_fault, self.classes)), None)
+        if fault:
+            raise CascadeError(f"{what}: class names: {fault}.")
+        if not len(self.classes) == len(set(self.classes)) == classes:
             raise CascadeError(
                 f"{what}: {classes} logits per sample need as many distinct class names, "
                 f"got {len(self.classes)}."

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lit_cascade.utilities.text import in_markdown
 from lit_cascade.utilities.units import metric_figure, metric_label, percent, quantity
 
 
@@ -110,17 +111,18 @@ class Card:
             [
                 f"| {' | '.join(self.columns)} |",
                 f"|{'---|' * len(self.columns)}",
-                *(f"| {' | '.join(row)} |" for row in self.rows),
+                *(f"| {' | '.join(map(in_markdown, row))} |" for row in self.rows),
             ]
         )
         recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False)
+        command = self.command.replace("\n", "\n    ")
         return f"""\
 ---
 {yaml.safe_dump(self.summary, sort_keys=False, allow_unicode=True)}---
 
-# {self.name}
+# {in_markdown(self.name)}
 
-Trained on the training split of {self.data}. {quantity(self.flops)} FLOPs per sample
+Trained on the training split of {in_markdown(self.data)}. {quantity(self.flops)} FLOPs per sample
 ({quantity(self.flops / 2)} MACs), {quantity(self.parameters)} parameters.
 
 {table}
@@ -129,7 +131,7 @@ Trained on the training split of {self.data}. {quantity(self.flops)} FLOPs per s
 
 Made by
 
-    {self.command}
+    {command}
 
 with the recipe
 

@@ -12,6 +12,7 @@ from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import point_summary
 from lit_cascade.report.text import Column, Table, columns_csv, data_title, show
 from lit_cascade.report.validation import provenance
+from lit_cascade.utilities.drawing import literal
 from lit_cascade.utilities.units import counted, percent, times, unit_label
 
 
@@ -149,5 +150,5 @@ def draw_scores(result: ScoreComparison, data: Mapping[str, Any]) -> bytes:
     figure = figure_of(6.4, 4.2)
     axes = result.plot(figure.add_subplot())
     where = f"{data_title(data)} ({counted(result.n, 'sample')})"
-    axes.set_title(f"{' → '.join(result.names)} on {where}", fontsize=10)
+    axes.set_title(literal(f"{' → '.join(result.names)} on {where}"), fontsize=10)
     return png_of(figure)

@@ -17,7 +17,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import Column, Table, cost_cells, cost_columns, csv_text, show
-from lit_cascade.utilities.drawing import BLACK, BLUE, LIGHT_GREY, quiet
+from lit_cascade.utilities.drawing import BLACK, BLUE, LIGHT_GREY, literal, quiet
 from lit_cascade.utilities.units import cost_axis, percent, quantity
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _name(figure: Figure, axes: Axes, on_front: Sequence[ScreenedModel]) -> None
     for place in order:
         model = on_front[place].model
         text = axes.annotate(
-            model.name.partition(".")[0],
+            literal(model.name.partition(".")[0]),
             (model.cost, 100 * model.accuracy),
             textcoords="offset points",
             xytext=(-4, 2),  # above a rising front there is room

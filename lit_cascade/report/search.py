@@ -19,6 +19,8 @@ from lit_cascade.report.text import (
     data_title,
     show,
 )
+from lit_cascade.utilities.drawing import literal
+from lit_cascade.utilities.text import as_cell
 from lit_cascade.utilities.units import counted, percent, unit_label
 
 
@@ -30,7 +32,7 @@ def frontier_csv(result: SearchResult) -> str:
     columns = result.columns()
     for name in ("stages", "thresholds", "floors"):
         if name in columns:
-            columns[name] = [";".join(map(str, values)) for values in columns[name]]
+            columns[name] = [";".join(as_cell(str(one)) for one in row) for row in columns[name]]
     return columns_csv(columns)
 
 
@@ -259,5 +261,5 @@ def draw_frontier(result: SearchResult, published: Front | None = None) -> bytes
     where = result.protocol.reported_on or result.protocol.chosen_on
     models, samples = counted(len(result.zoo), "model"), counted(result.zoo.n, "sample")
     title = f"{models} on {data_title(where.data)} ({samples})"
-    axes.set_title(title, fontsize=10)
+    axes.set_title(literal(title), fontsize=10)
     return png_of(figure)

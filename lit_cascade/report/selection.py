@@ -15,6 +15,7 @@ from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import THAN, point_cells, point_summary, shown_thresholds
 from lit_cascade.report.text import Table, cost_columns, show
 from lit_cascade.report.validation import provenance
+from lit_cascade.utilities.drawing import literal
 from lit_cascade.utilities.units import counted, percent, quantity, unit_label
 
 
@@ -170,5 +171,5 @@ def draw_selection(result: Selection) -> bytes:
     figure = figure_of(6.4, 4.2)
     axes = result.plot(figure.add_subplot())
     title = f"{result.promise.text(result.unit)}: {' → '.join(result.names)}"
-    axes.set_title(f"{title} ({counted(result.n, 'sample')})", fontsize=10)
+    axes.set_title(literal(f"{title} ({counted(result.n, 'sample')})"), fontsize=10)
     return png_of(figure)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lit_cascade.live import Latency, Speed
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import Column, Table
-from lit_cascade.utilities.drawing import BLUE, GREY, VERMILION
+from lit_cascade.utilities.drawing import BLUE, GREY, VERMILION, literal
 from lit_cascade.utilities.units import counted, percent
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def draw_speed(title: str, kinds: Sequence[tuple[str, Sequence[Speed]]]) -> byte
     for axes, (kind, speeds) in zip(panels, kinds, strict=True):
         _panel(axes, kind, sorted(speeds, key=lambda speed: speed.deferral_rate))
     panels[0].legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(literal(title), fontsize=10)
     return png_of(figure)
 
 

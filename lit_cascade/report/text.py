@@ -21,6 +21,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from lit_cascade.utilities.text import as_cell, in_json, printable, single_line
 from lit_cascade.utilities.units import (
     be,
     counted,
@@ -30,14 +31,15 @@ from lit_cascade.utilities.units import (
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """The content of a CSV file.
+    """The content of a CSV file; text is written by `as_cell`.
 
     Example:
         >>> csv_text(["stage", "accuracy"], [["small", 0.5]]).splitlines()
         ['stage,accuracy', 'small,0.5']
     """
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    safe = ([as_cell(one) if isinstance(one, str) else one for one in row] for row in rows)
+    csv.writer(buffer, lineterminator="\n").writerows([header, *safe])
     return buffer.getvalue()
 
 
@@ -108,16 +110,20 @@ class Table:
     """
 
     def __init__(self, title: str, *columns: str | Column) -> None:
-        self.title = title
+        self.title = printable(title)
         self.columns = [Column(one) if isinstance(one, str) else one for one in columns]
         self.rows: list[tuple[str, ...]] = []
         self._sections: set[int] = set()
 
     def add_row(self, *cells: str) -> None:
-        """Add a row, one cell per column; all but the first may have several lines."""
+        """Add a row, one cell per column; all but the first may have several lines.
+
+        Hidden characters are escaped.
+        """
         if len(cells) != len(self.columns):
             raise ValueError(f"expected {len(self.columns)} cells, got {len(cells)}.")
-        self.rows.append(cells)
+        first, *others = cells
+        self.rows.append((single_line(first), *map(printable, others)))
 
     def add_section(self) -> None:
         """Put an empty line between the rows so far and those that follow."""
@@ -328,7 +334,7 @@ def show(*parts: Table | str) -> None:
                 console.print(Text(line, style=style), soft_wrap=True, crop=False)
             console.print()
         else:
-            console.print(part, soft_wrap=one_line)
+            console.print(printable(part), soft_wrap=one_line)
         if gone and not any(isinstance(one, Table) for one in parts[number + 1 :]):
             names = ", ".join(dict.fromkeys(gone))
             console.print(f"More columns with --wide: {names}.", soft_wrap=one_line)
@@ -338,7 +344,7 @@ def show(*parts: Table | str) -> None:
 def inform(text: str) -> None:
     """Print a line to stderr, on what a command does."""
     if not _terminal.quiet:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{printable(text)}\n")
         sys.stderr.flush()
 
 
@@ -349,8 +355,9 @@ def show_summary(content: Any) -> None:
 
 
 def json_text(content: Any) -> str:
-    """The content of a JSON file; see `plain` for what it may hold."""
-    return json.dumps(plain(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    """The content of a JSON file without hidden characters; see `plain` for what it may hold."""
+    text = json.dumps(plain(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return in_json(text)
 
 
 def cost_columns(unit: str) -> list[str | Column]:
@@ -385,7 +392,7 @@ def data_notes(data: Mapping[str, Any]) -> list[str]:
     notes = []
     if data.get("limited_to"):
         notes.append(f"Note: only {data['limited_to']} of the split were read.")
-    gone = Counter(str(reason) for _, reason in data.get("left_out", []))
+    gone = Counter(single_line(str(reason)) for _, reason in data.get("left_out", []))
     if gone:
         n = gone.total()
         reasons = [

@@ -35,7 +35,7 @@ from lit_cascade.report.text import (
     data_title,
     show,
 )
-from lit_cascade.utilities.drawing import BLACK, GREY, VERMILION
+from lit_cascade.utilities.drawing import BLACK, GREY, VERMILION, literal
 from lit_cascade.utilities.units import (
     counted,
     metric_figure,
@@ -325,9 +325,9 @@ def draw_curve(result: Validation) -> bytes:
             f"({counted(curve.n, 'sample')})"
         )
         if len(metrics) == 1:
-            panels[0].set_title(title, fontsize=10)
+            panels[0].set_title(literal(title), fontsize=10)
         else:
-            figure.suptitle(title, fontsize=10)
+            figure.suptitle(literal(title), fontsize=10)
     return png_of(figure)
 
 

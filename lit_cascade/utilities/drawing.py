@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from lit_cascade.utilities.text import single_line
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -40,9 +42,20 @@ def quiet(axes: Axes, which: Literal["major", "minor", "both"] = "major") -> Non
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def literal(text: str) -> str:
+    r"""Text that matplotlib shows as it is: names may hold dollars, which begin formulas.
+
+    Example:
+        >>> print(literal("a$b$c"))
+        a\$b\$c
+    """
+    return single_line(text).replace("$", r"\$")
+
+
 def mark(axes: Axes, name: str, point: tuple[float, float], side: str = "center") -> None:
     """Draw a dot for a model, with its name below it, aligned to a side."""
     axes.plot(*point, "o", color=BLACK, markersize=6, zorder=5)
     axes.annotate(
-        name, point, textcoords="offset points", xytext=(0, -8), ha=side, va="top", fontsize=9
-    )
+        literal(name), point,
+        textcoords="offset points", xytext=(0, -8), ha=side, va="top", fontsize=9,
+    )  # fmt: skip

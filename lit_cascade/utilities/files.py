@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from lit_cascade.errors import CascadeError, UsageError, nearest
+from lit_cascade.utilities.text import printable
 
 
 def yaml_text(content: Any, comment: str = "") -> str:
     """YAML of plain values, with a comment above."""
     import yaml
 
-    header = "".join(f"# {line}\n" for line in comment.splitlines())
+    header = "".join(f"# {line}\n" for line in printable(comment).splitlines())
     return header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 

@@ -68,8 +68,9 @@ def _joined(header: dict, rest: bytes, size: int | None = None) -> bytes:
 
 
 _STRANGE = (
-    None, 0, -1, 1, 2**31, 2**63 - 1, 2**64, 1e308, "", "x", "\x00", "nan", "I64", "F16", "BOOL",
-    [], [0], [0, 0], [-1, 5], [2**62, 2**62], {}, {"a": 1}, True, "[" * 2000, "9" * 400,
+    None, 0, -1, 1, 2**31, 2**63 - 1, 2**64, 1e308, "", "x", "\x00", "\x1b[31m", "nan", "I64",
+    "F16", "BOOL", [], [0], [0, 0], [-1, 5], [2**62, 2**62], {}, {"a": 1}, True, "[" * 2000,
+    "9" * 400,
 )  # fmt: skip
 _SHAPES = (
     lambda shape: [1, *shape],
@@ -189,6 +190,9 @@ def check_sound(record: Record) -> None:
         if column is not None:
             assert [type(one) for one in column.tolist()] == [kind] * n, "scores"
             assert all(one < math.inf for one in column.tolist()), "scores"
+    assert type(record.parameters) is int, "parameters"
+    assert 0 <= record.parameters < 2**63, "parameters"
+    assert all(one.strip() and "\x1b" not in one for one in (record.name, *record.classes)), "names"
     for part in (record.data, record.model, record.info):
         assert isinstance(part, dict), "descriptions"
 

@@ -437,3 +437,13 @@ def test_a_window_of_which_nothing_can_be_read(tmp_path, place):
     assert (
         str(pq.read_schema(tmp_path / "out" / "predictions.parquet").field("id").type) == "string"
     )
+
+
+def test_texts_in_csv_files_are_no_formulas_and_scores_stay_numbers():
+    texts = ["=1+1", None, "- a film", "plain", "'@a"]
+    columns = {"id": texts, "score": [-0.5, 0.0, 1.0, float("-inf"), -1.0]}
+    file = io.BytesIO()
+    answers._write_all(iter([pa.table(columns)]), file, "predictions.csv")
+    found = pa_csv.read_csv(io.BytesIO(file.getvalue())).to_pydict()
+    assert found["id"] == ["'=1+1", "", "'- a film", "plain", "''@a"]
+    assert found["score"] == columns["score"]

@@ -660,3 +660,47 @@ def test_types_of_logits():
         record(logits=torch.full((6, 3), -7e4)).with_dtype("float16")
     with pytest.raises(CascadeError, match="'api' holds no logits to convert"):
         scored().with_dtype("float32")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "  ", "a\nb", "\x1b[31mred", "a\tb", "\x9b0m", "abc\u202egnp.exe", "x" * 1001, 5, None],
+)
+def test_names_that_cannot_be_shown_are_refused_when_they_are_made_and_when_read(tmp_path, name):
+    with pytest.raises(CascadeError, match="record: its name: "):
+        record(name=name)
+    with pytest.raises(CascadeError, match="class names: "):
+        record(classes=("cat", name, "owl"))
+    if isinstance(name, str):
+        one, path = record(), tmp_path / "net.safetensors"
+        object.__setattr__(one, "name", name)  # as another program writes it
+        one.save(path)
+        with pytest.raises(CascadeError, match="record: its name: "):
+            Record.load(path)
+
+
+@pytest.mark.parametrize("name", ["[bold]x[/bold][/]", "a$b$c", "=1+1", "größer 猫 🐈", "x" * 1000])
+def test_names_that_can_be_shown_are_taken(tmp_path, name):
+    path = tmp_path / "net.safetensors"
+    record(name=name, classes=("cat", name, "owl")).save(path)
+    assert Record.load(path).name == Record.load(path).classes[1] == name
+
+
+@pytest.mark.parametrize("parameters", [-5, 2.5, "7", True, None, 2**63, 10**400])
+def test_a_number_of_parameters_is_a_whole_number_of_at_least_0(tmp_path, parameters):
+    with pytest.raises(CascadeError, match="parameters must be a whole number of at least 0, got"):
+        record(parameters=parameters)
+    one, path = record(), tmp_path / "net.safetensors"
+    object.__setattr__(one, "parameters", parameters)
+    one.save(path)
+    if parameters != "7":  # as text in a header it is a number
+        with pytest.raises(CascadeError):
+            Record.load(path)
+    assert record(parameters=np.int64(7)).parameters == 7
+
+
+def test_a_record_of_a_newer_version_says_so(tmp_path):
+    one, path = record(), tmp_path / "net.safetensors"
+    path.write_bytes(one.to_bytes().replace(FORMAT.encode(), b"lit-cascade-record/2"))
+    with pytest.raises(CascadeError, match=r"written by a newer version.*upgrade lit-cascade"):
+        Record.load(path)
