@@ -297,7 +297,7 @@ def _read_matrix(text: str, argument: str) -> tuple[Tensor, tuple[str, ...]]:
             f"{argument}: expected shape (samples, classes), got {tuple(values.shape)}."
         )
     finite = [some.float().isfinite().all(dim=1) for _, some in _blocks(values)]
-    wrong = (~torch.cat(finite)).nonzero() if finite else []
+    wrong = (~torch.cat([torch.ones(0).bool(), *finite])).nonzero()
     if len(wrong):
         raise CascadeError(
             f"{argument}: numbers that are NaN, infinite or too large for float32 in {len(wrong)} "
@@ -452,24 +452,41 @@ def _read_frame(
     names.
     """
     try:
-        table = pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.read_table(path)
-        names = [name for name in table.column_names if not name.startswith(_INDEX)]
+        source = pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.ParquetFile(path)
+        names = source.schema.names if path.suffix == ".csv" else source.schema_arrow.names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, argument, _first_line(error).rstrip(".")) from error
+    names = [name for name in names if not name.startswith(_INDEX)]
     _check_header(names, path, argument)
     chosen = _chosen(names, picked, path, argument, several=several)
-    columns = [_values(table.column(name), name, argument) for name in chosen]
-    if path.suffix == ".csv" and not several and columns[0].dtype.kind == "U":
-        return np.array([from_cell(text) for text in columns[0]]), ()
-    if not several or (len(columns) == 1 and columns[0].ndim == 2):
-        return columns[0], ()
-    for name, column in zip(chosen, columns, strict=True):
+
+    if not chosen:
+        raise _unreadable(path, argument, "it has no columns")
+
+    def values(name: str) -> Any:
+        try:
+            column = source.read([name])[name] if path.suffix == ".parquet" else source[name]
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, argument, _first_line(error).rstrip(".")) from error
+        return _values(column, name, argument)
+
+    column = values(chosen[0])
+    if path.suffix == ".csv" and not several and column.dtype.kind == "U":
+        return np.array([from_cell(text) for text in column]), ()
+    if not several or (len(chosen) == 1 and column.ndim == 2):
+        return column, ()
+    # one column at a time: all of a large file beside their copy would take twice the memory
+    matrix = np.empty((len(column), len(chosen)), column.dtype)
+    for number, name in enumerate(chosen):
+        column = values(name)
         if column.dtype.kind not in "biuf" or column.ndim != 1:
             raise CascadeError(
                 f"{argument}: column {name!r} of {path.name!r} holds no numbers; "
                 f"pick those that do as {path.name}:{','.join(chosen[:2])},..."
             )
-    return np.stack(columns, axis=1), tuple(chosen)
+        matrix = matrix.astype(np.result_type(matrix, column), copy=False)
+        matrix[:, number] = column
+    return matrix, tuple(chosen)
 
 
 def _check_header(names: Sequence[str], path: Path, argument: str) -> None:
