@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LONGEST_LIST = 180
-_LONGEST_NAME, _LONGEST_FILE_NAME = 1000, 255
+_LONGEST_NAME = 1000
+LONGEST_FILE_NAME = 255
+"""Bytes of a file's name that the usual file systems take."""
 _LONGEST_SUFFIX = ".safetensors"
 
 
@@ -83,11 +85,11 @@ def check_file_name(name: str, argument: str) -> None:
             f"{argument}: {name!r} cannot name a file; leave out slashes, leading dots and hidden "
             "characters."
         )
-    size, most = len(name.encode()), _LONGEST_FILE_NAME - len(_LONGEST_SUFFIX)
+    size, most = len(name.encode()), LONGEST_FILE_NAME - len(_LONGEST_SUFFIX)
     if size > most:
         raise UsageError(
             f"{argument}: {name[:20] + '...'!r} has {size} bytes; a file system takes "
-            f"{_LONGEST_FILE_NAME}, which leaves {most} before {_LONGEST_SUFFIX}."
+            f"{LONGEST_FILE_NAME}, which leaves {most} before {_LONGEST_SUFFIX}."
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from lit_cascade import __version__
 from lit_cascade.cli import options
-from lit_cascade.cli.failures import DEBUG, unexpected
+from lit_cascade.cli.failures import DEBUG, too_long, unexpected
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.files import main_process
 from lit_cascade.utilities.text import printable
@@ -167,8 +167,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except Exception as error:  # noqa: BLE001 - of a user's network, a library, or a defect here
         _show_traceback(rest)
-        _complain(name, f"error: {unexpected(error)}")
-        return 1
+        long_path = too_long(error)
+        _complain(name, f"error: {long_path or unexpected(error)}")
+        return UsageError.exit_code if long_path else 1
     return 0
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.errors import LONGEST_FILE_NAME, CascadeError, UsageError
+from lit_cascade.utilities.tabular import shortened
 
 DEBUG = "--debug"
 """Option of every command, for tracebacks."""
@@ -28,6 +30,16 @@ def unexpected(error: BaseException) -> str:
     """
     own, package = _places(error)
     return f"{type_and_text(error)}{own or package}\n{HINT}"
+
+
+def too_long(error: BaseException) -> str:
+    """What is wrong with a path that no file system takes; empty for other errors."""
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return ""
+    return (
+        f"the path {shortened(str(error.filename))!r} is too long: a name in it may have "
+        f"{LONGEST_FILE_NAME} bytes, and all of it about 4,000."
+    )
 
 
 def instantiation_error(
@@ -57,6 +69,8 @@ def instantiation_error(
         known = f"{key}.init_args.{message.partition(':')[0]}" in config
         return type(cause)(f"--{key}.init_args.{message}") if known else cause
     place, _ = _places(cause)
+    if text := too_long(cause):
+        return UsageError(f"--{key}: {text}" if key else text)
     where = f"--{key}: {name}: " if key else ""
     return UsageError(f"{where}{type_and_text(cause)}{place}\n{HINT}")
 

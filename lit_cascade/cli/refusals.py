@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentError, ArgumentParser
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_loader
 from jsonargparse.typing import register_type
 
 from lit_cascade.cli.help import HelpFormatter
 from lit_cascade.errors import UsageError, listed, nearest
 from lit_cascade.options import Share
+from lit_cascade.utilities.files import load_yaml
+from lit_cascade.utilities.tabular import shortened
 
 _MARK = re.compile("\x02([0-9a-f]+)\x03")
 _KEY = re.compile(r'Parser key "([^"]+)"')
@@ -352,6 +355,22 @@ def _subclasses(bases: Iterable[type]) -> Iterator[type]:
             if not one.__name__.startswith("_") and not inspect.isabstract(one) and _for_users(one):
                 yield one
             yield from _subclasses((one,))
+
+
+def _load(text: str) -> Any:
+    """YAML as jsonargparse reads it, also from files that a config or an option names."""
+    if "*" in text:
+        try:
+            load_yaml(text)
+        except yaml.MarkedYAMLError:  # no YAML: the type of the option decides what to do
+            raise
+        except yaml.YAMLError as error:
+            raise UsageError(f"the YAML {shortened(text)!r} cannot be read: {error}.") from error
+    return _LOAD(text)
+
+
+_LOAD = get_loader("yaml")
+set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 
 
 def _share(value: Any) -> Share:

@@ -42,6 +42,8 @@ _TRUTH = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 _MATRICES = (".npy", ".npz", ".csv", ".parquet", ".safetensors", ".pt")
 _COLUMNS = (*_MATRICES, ".txt")
+_MOST_COLUMNS = 100_000
+"""Columns of a .csv; pyarrow takes 10 kB of memory for each, before any number."""
 _INDEX = "__index_level_"  # pandas' name of an unnamed index in a Parquet file
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
 _PADDED = re.compile(r"0\d+")  # 007 is a name
@@ -452,8 +454,9 @@ def _read_frame(
     names.
     """
     try:
-        source = pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.ParquetFile(path)
-        names = source.schema.names if path.suffix == ".csv" else source.schema_arrow.names
+        csv = path.suffix == ".csv"
+        source = _read_csv(path, argument) if csv else pa.parquet.ParquetFile(path)
+        names = source.schema.names if csv else source.schema_arrow.names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, argument, _first_line(error).rstrip(".")) from error
     names = [name for name in names if not name.startswith(_INDEX)]
@@ -489,8 +492,27 @@ def _read_frame(
     return matrix, tuple(chosen)
 
 
+def _read_csv(path: Path, argument: str) -> Any:
+    """A table of a .csv whose rows may be longer than pyarrow's blocks, which hold 1 MB."""
+    with path.open("rb") as file:
+        columns = file.readline().count(b",") + 1
+    if columns > _MOST_COLUMNS:
+        raise CascadeError(
+            f"{argument}: {path.name!r} has {columns:,} columns, and a .csv is read up to "
+            f"{_MOST_COLUMNS:,}; write the numbers as .npy."
+        )
+    size, most = 2**20, 2**31 - 1
+    while True:
+        try:
+            return pa.csv.read_csv(path, read_options=pa.csv.ReadOptions(block_size=size))
+        except pa.ArrowInvalid as error:
+            if "block" not in str(error) or size > min(path.stat().st_size, most - 1):
+                raise
+        size = min(8 * size, most)
+
+
 def _check_header(names: Sequence[str], path: Path, argument: str) -> None:
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise CascadeError(f"{argument}: {path.name!r} has two columns {twice[0]!r}.")
     if "" in names:

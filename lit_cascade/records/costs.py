@@ -14,6 +14,7 @@ import yaml
 
 from lit_cascade.errors import UsageError
 from lit_cascade.records.record import Record
+from lit_cascade.utilities.files import load_yaml
 
 ModelCosts = Mapping[str, float]
 """Cost per sample of each model, by name."""
@@ -46,7 +47,7 @@ def read_costs(cost: str) -> tuple[str, ModelCosts]:
 
 def _read(path: Path, unit: str) -> dict[str, float]:
     try:
-        content: Any = yaml.safe_load(path.read_text())  # JSON is YAML too
+        content: Any = load_yaml(path.read_text())  # JSON is YAML too
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n", maxsplit=1)[0]
         raise UsageError(f"--cost: cannot read {str(path)!r}: {reason}.") from error

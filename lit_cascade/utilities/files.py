@@ -13,8 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from lit_cascade.errors import CascadeError, UsageError, nearest
+from lit_cascade.errors import LONGEST_FILE_NAME, CascadeError, UsageError, nearest
 from lit_cascade.utilities.text import printable
+
+_MOST_BY_ALIASES = 100_000
+"""Values that the aliases of a YAML document may stand for beside those that are written."""
 
 
 def yaml_text(content: Any, comment: str = "") -> str:
@@ -23,6 +26,55 @@ def yaml_text(content: Any, comment: str = "") -> str:
 
     header = "".join(f"# {line}\n" for line in printable(comment).splitlines())
     return header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values of a YAML document.
+
+    Raises:
+        yaml.YAMLError: text that is no YAML, or of which few characters stand for very many values:
+            aliases within what they refer to, or many times of many.
+    """
+    import yaml
+
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_aliases(node)
+        return loader.construct_document(node)
+    except (ValueError, RecursionError) as error:  # such as a date that there is none of
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise yaml.YAMLError(str(reason)) from error
+    finally:
+        loader.dispose()
+
+
+def _check_aliases(root: Any) -> None:
+    """Check how many values a composed document holds, those of an alias counted each time."""
+    import yaml
+
+    sizes: dict[int, int] = {}
+    inside: set[int] = set()
+
+    def size(node: Any) -> int:
+        key = id(node)
+        if key in inside:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"an alias refers to what it is part of, in line {line}")
+        if key not in sizes:
+            inside.add(key)
+            parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+            if isinstance(node, yaml.MappingNode):
+                parts = [part for pair in parts for part in pair]
+            sizes[key] = 1 + sum(map(size, parts))
+            inside.remove(key)
+        return sizes[key]
+
+    repeated = size(root) - len(sizes)
+    if repeated > _MOST_BY_ALIASES:
+        raise yaml.YAMLError(f"its aliases stand for {repeated:.3g} values")
 
 
 def read_yaml(path: Path, argument: str) -> dict[str, Any]:
@@ -38,7 +90,7 @@ def read_yaml(path: Path, argument: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+        content = load_yaml(path.expanduser().read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" in line {mark.line + 1}" if mark else ""
@@ -179,7 +231,8 @@ def _replacing(path: Path, folder: Path) -> Iterator[IO[bytes]]:
     temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", delete=False) as file:
+        prefix = f".{_start_of(path.name)}."
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, delete=False) as file:
             temporary = Path(file.name)
             yield file
         temporary.replace(path)
@@ -194,9 +247,15 @@ def _replacing(path: Path, folder: Path) -> Iterator[IO[bytes]]:
 
 def remove_temporary_files(folder: Path, names: Collection[str]) -> None:
     """Remove the temporary files of these names that killed runs left behind."""
+    starts = set(map(_start_of, names))
     for path in folder.glob(".*"):
-        if re.fullmatch(r"\.[a-z0-9_]{8}", path.suffix) and path.stem[1:] in names:
+        if re.fullmatch(r"\.[a-z0-9_]{8}", path.suffix) and path.stem[1:] in starts:
             path.unlink(missing_ok=True)
+
+
+def _start_of(name: str) -> str:
+    """So much of a file's name that its temporary name is not too long: ten bytes less."""
+    return os.fsencode(name)[: LONGEST_FILE_NAME - 10].decode(errors="ignore")
 
 
 def _sync(file: Any) -> None:

@@ -348,3 +348,23 @@ def test_a_mistake_is_one_clear_message(here, capsys, changes, code, says):
     assert "Traceback" not in error
     assert re.search(says, error), error
     assert not (here / "o").exists()
+
+
+def test_rows_of_any_length_are_read_from_csv(here):
+    header = ",".join(f"a class with a name of some length: {k}" for k in range(30_000))
+    assert len(header) > 2**20, "longer than a block"
+    rows = [",".join("1" if k == row else "0" for k in range(30_000)) for row in range(2)]
+    (here / "wide.csv").write_text("\n".join([header, *rows]) + "\n")
+    (here / "two.txt").write_text("0\n1\n")
+    record = imported(logits="wide.csv", labels="two.txt")
+    assert record.logits.shape == (2, 30_000)
+    assert record.logits.argmax(dim=1).tolist() == [0, 1]
+    (here / "long.csv").write_text(f"id\n{'x' * 3_000_000}\ny\n")
+    record = imported("--overwrite", logits="wide.csv", labels="two.txt", ids="long.csv")
+    assert [len(one) for one in record.ids] == [3_000_000, 1]
+
+
+def test_a_csv_of_too_many_columns_is_refused_by_their_number(here, capsys):
+    (here / "wide.csv").write_text(",".join(map(str, range(1_000_000))) + "\n")
+    assert main(words(logits="wide.csv")) == 1
+    assert "has 1,000,000 columns, and a .csv is read up to 100,000" in capsys.readouterr().err

@@ -95,3 +95,37 @@ def test_messages_hold_no_codes_for_the_terminal(tmp_path):
         run = within(*words, cwd=tmp_path)
         assert run.returncode == 2
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", run.stderr), run.stderr
+
+
+LONG = "y" * 300
+TOO_LONG = [
+    ["validate", "--records", LONG, LONG],
+    ["validate", "--records", "a", "b", "--out", LONG],
+    ["validate", "--config", LONG],
+    ["validate", "--config", "digits_pair.yaml", "--out", LONG],
+    ["validate", "--config", "digits_pair.yaml", "--model.stages.small.checkpoint", LONG],
+    ["check", "--policy", LONG, "--records", "a", "b"],
+    ["search", "--records", LONG],
+    ["import", "--name", "y" * 251, "--logits", "a.npy", "--flops", "1"],
+    ["import", "--name", "net", "--logits", LONG, "--flops", "1"],
+    ["fit", "--config", "digits_small.yaml", "--model.name", "y" * 251],
+]
+
+
+@pytest.mark.parametrize("words", TOO_LONG, ids=" ".join)
+def test_a_name_that_is_too_long_is_one_message_before_any_work(tmp_path, words):
+    run = within(*words, cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert "Traceback" not in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert re.search("'y{18,20}.*255", run.stderr) or "there is no file" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_aliases_of_files_that_an_option_names_are_counted(tmp_path):
+    (tmp_path / "model.yaml").write_text("stages: &s\n  small: *s\n")
+    words = ["validate", "--config", "digits_pair.yaml", "--model", "model.yaml"]
+    run = within(*words, cwd=tmp_path)
+    assert run.returncode == 2
+    assert "cannot be read: an alias refers to what it is part of, in line 1." in run.stderr
