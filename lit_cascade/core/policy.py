@@ -30,6 +30,7 @@ from lit_cascade.utilities.tabular import Tabular, described
 
 _RECORDED = "recorded_scores"
 """Key of the evidence for thresholds that apply to scores which the records hold."""
+_NOT_OF_LOGITS = (RECORDED.name, LEARNED.name)
 
 
 @dataclass(frozen=True)
@@ -378,7 +379,7 @@ class Policy(Tabular):
         """
         if stage < len(self.heads):
             return self.heads[stage].scores(logits), answers_of(logits)
-        score = "max_softmax" if self.score in {RECORDED.name, LEARNED.name} else self.score
+        score = "max_softmax" if self.score in _NOT_OF_LOGITS else self.score
         return score_and_answer(logits, score, self.temperatures[stage])
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:

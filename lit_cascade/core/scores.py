@@ -46,7 +46,7 @@ def _max_softmax(shifted: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG001 - 
 def _margin(shifted: Tensor, answers: Tensor) -> Tensor:
     weights = shifted.exp_()
     total = weights.sum(dim=1)
-    second = weights.scatter_(1, answers[:, None], -1.0).amax(dim=1)
+    second = weights.scatter_(1, answers.unsqueeze(1), -1.0).amax(dim=1)
     return (1 - second).div_(total)
 
 
@@ -189,7 +189,7 @@ def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
     for rows in row_blocks(logits):
         weights = _shift(rows, temperature)[0].exp_()
         blocks.append(weights / weights.sum(dim=1, keepdim=True))
-    return torch.cat(blocks)
+    return _joined(blocks)
 
 
 def answers_of(logits: Tensor) -> Tensor:
@@ -201,4 +201,9 @@ def answers_of(logits: Tensor) -> Tensor:
     Returns:
         Shape (N,) int64.
     """
-    return torch.cat([rows.max(dim=1).indices for rows in row_blocks(logits)])
+    return _joined([rows.max(dim=1).indices for rows in row_blocks(logits)])
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    """Concatenate the results of blocks; that of a single one as it is."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)

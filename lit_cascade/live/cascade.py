@@ -42,20 +42,21 @@ class Step(NamedTuple):
 
     Attributes:
         output: answers if the cascade stopped here.
-        deferred: whether each sample is deferred to the next stage, (N,) bool.
+        deferred: whether each sample is deferred to the next stage, (N,) bool; None after the last
+            stage, and of samples taken to the next one.
         memory: state that later answers are combined with: the sum of the probabilities (N, C), or
             the highest score so far (N,); None where the later answer counts alone.
     """
 
     output: CascadeOutput
-    deferred: Tensor
+    deferred: Tensor | None = None
     memory: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> Step:
-        """Select some of the samples."""
+        """Select some of the samples, for the next stage."""
         memory = None if self.memory is None else self.memory[rows]
         output = CascadeOutput(*(tensor[rows] for tensor in self.output))
-        return Step(output, self.deferred[rows], memory)
+        return Step(output, memory=memory)
 
 
 def named_stages(
@@ -184,11 +185,11 @@ class Cascade(nn.Module):
         """
         batch_size(inputs)  # raises for inputs that are no batch
         step = self.step(0, inputs)
-        out, rows = step.output, None
-        for k in range(1, self._policy.stages):
-            deferred = _deferred_rows(step.deferred)
+        out, rows, k = step.output, None, 0
+        while step.deferred is not None:
+            deferred, k = _deferred_rows(step.deferred), k + 1
             if deferred is not None:
-                if len(deferred) == 0:
+                if deferred.numel() == 0:
                     break
                 if rows is None:  # a copy, since later answers are written into it
                     out, rows = CascadeOutput(*(column.clone() for column in out)), deferred
@@ -223,13 +224,11 @@ class Cascade(nn.Module):
             )
         score, answer = policy.score_and_answer(k, logits)
         stage = torch.full_like(answer, k)
-        output = CascadeOutput(logits, answer, stage, score, chosen=stage)
-        if k == policy.stages - 1:
-            deferred = torch.zeros_like(answer, dtype=torch.bool)
-        else:
-            deferred = ~answers_here(
-                score, policy.required_thresholds(self.names)[k], policy.floors[k]
-            )
+        output = CascadeOutput(logits, answer, stage, score, stage)
+        deferred = None
+        if k < policy.stages - 1:
+            threshold = policy.required_thresholds(self.names)[k]
+            deferred = answers_here(score, threshold, policy.floors[k]).logical_not_()
         if policy.combine == "later":
             return Step(output, deferred)
         return self._combined(k, Step(output, deferred), before)
@@ -290,10 +289,13 @@ class Cascade(nn.Module):
         return step._replace(output=output, memory=best)
 
 
+_NO_ROWS = torch.empty(0, dtype=torch.int64)
+
+
 def _deferred_rows(deferred: Tensor) -> Tensor | None:
     """Row numbers of the deferred samples; None if all are deferred."""
-    if deferred.shape[0] == 1 and deferred:  # a shortcut for the latency of single samples
-        return None
+    if deferred.shape[0] == 1:  # a shortcut for the latency of single samples
+        return None if deferred else _NO_ROWS
     rows = deferred.nonzero().squeeze(1)
     return None if len(rows) == len(deferred) else rows
 
@@ -303,7 +305,7 @@ def _log_of(mean: Tensor, answer: Tensor) -> Tensor:
 
     Probabilities may underflow, and their logarithms may round to the same number.
     """
-    logs = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
-    best = logs.gather(1, answer[:, None])
+    logs, answer = mean.clamp(min=torch.finfo(mean.dtype).tiny).log(), answer.unsqueeze(1)
+    best = logs.gather(1, answer)
     below = best.detach().nextafter(torch.full_like(best, -math.inf))
-    return logs.minimum(below).scatter(1, answer[:, None], best)
+    return logs.minimum(below).scatter(1, answer, best)

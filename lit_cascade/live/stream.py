@@ -152,8 +152,7 @@ def _joined(parts: Sequence[WindowPart]) -> WindowPart:
         memories = [one.memory for one in befores if one.memory is not None]
         before = Step(
             CascadeOutput(*map(torch.cat, zip(*(one.output for one in befores), strict=True))),
-            torch.cat([one.deferred for one in befores]),
-            torch.cat(memories) if memories else None,
+            memory=torch.cat(memories) if memories else None,
         )
     inputs = None if parts[0].inputs is None else join_batches([part.inputs for part in parts])
     return WindowPart(torch.cat([part.rows for part in parts]), inputs, before)
@@ -341,7 +340,7 @@ class Stream:
             window.first.append(step.output)
         else:
             window.later.append((part.rows, step.output))
-        if k == self._stages - 1:  # the last stage never defers
+        if step.deferred is None:
             return
         window.running[k] += 1
         mask, event = _on_host(step.deferred)
@@ -368,7 +367,7 @@ class Stream:
         inputs = None if launched.k + 1 in self._fetched else part.inputs
         if len(rows) == len(part.rows):
             return WindowPart(part.rows, inputs, step)
-        index = rows.to(step.deferred.device, non_blocking=True)
+        index = rows.to(step.output.stage.device, non_blocking=True)
         if inputs is not None:
             inputs = index_batch(inputs, index)
         return WindowPart(part.rows[rows], inputs, step.take(index))
