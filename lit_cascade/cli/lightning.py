@@ -21,7 +21,7 @@ from lit_cascade import lit
 from lit_cascade.analysis import check_overlap, official_metric
 from lit_cascade.cli.failures import cut, instantiation_error
 from lit_cascade.cli.help import simplify
-from lit_cascade.cli.output import printing_for
+from lit_cascade.cli.output import running
 from lit_cascade.cli.parsing import flat, options_from
 from lit_cascade.cli.processes import end_with_starter
 from lit_cascade.cli.progress import SampleProgress
@@ -216,7 +216,7 @@ def run(name: str, command: Command, words: Sequence[str]) -> None:
         # convolution on a CPU depends on their number
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     cli = CascadeCLI(name, command, words)
-    with lit.explained(), printing_for(cli.options):
+    with lit.explained(), running(cli.options):
         import_module(command.module).run_models(cli, cli.options)
 
 

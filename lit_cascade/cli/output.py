@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,20 @@ from lit_cascade.utilities.files import (
     write_together,
     yaml_text,
 )
+from lit_cascade.utilities.locks import held, new_folder
 from lit_cascade.utilities.resume import UnfinishedRun
 
 _RUNS = Path("runs")
 
 
+_folders = ExitStack()
+"""Closed at the end of a command: it frees the files that it holds, and removes empty folders."""
+
+
 @contextmanager
-def printing_for(options: OutputOptions) -> Iterator[None]:
-    """Print, in a `with` block, what a command's options ask for."""
-    with warnings.catch_warnings():
+def running(options: OutputOptions) -> Iterator[None]:
+    """Run a command in a `with` block: print what its options ask for, and hold its files."""
+    with warnings.catch_warnings(), _folders:
         if options.quiet:
             warnings.simplefilter("ignore")
         with printing(wide=options.wide, quiet=options.quiet, json=options.json):
@@ -36,8 +41,31 @@ def printing_for(options: OutputOptions) -> Iterator[None]:
 
 
 def folder_of(command: str, out: str | None) -> Path:
-    """The folder of a command's results: the given one, or a new one under `runs`."""
-    return unused_folder(_RUNS, command) if out is None else Path(out)
+    """The folder of a command's results: the given one, or a new one under `runs`, which is made.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    if out is not None or not main_process():
+        return unused_folder(_RUNS, command) if out is None else Path(out)
+    prepare_folder(_RUNS, [], overwrite=True)
+    while True:
+        folder = unused_folder(_RUNS, command)
+        with suppress(FileExistsError):  # another run has just taken it
+            _folders.enter_context(new_folder(folder, exist_ok=False))
+            return folder
+
+
+def hold(folder: Path, names: Collection[str]) -> None:
+    """Make a folder, and hold the files that the command may write into it until it ends.
+
+    Raises:
+        UsageError: the folder cannot be written to, or another run is writing one of the files.
+    """
+    if main_process():
+        prepare_folder(folder, [], overwrite=True)
+        _folders.enter_context(new_folder(folder))
+        _folders.enter_context(held(folder, names))
 
 
 class Output:
@@ -50,16 +78,17 @@ class Output:
         names: the files that may be written.
 
     Raises:
-        UsageError: the folder cannot be written to, or holds results already.
+        UsageError: the folder cannot be written to, holds results already, or is written to by
+            another run.
     """
 
     def __init__(self, command: str, options: Any, names: list[str]) -> None:
-        self._command = command if options.out is None else None
         self.folder = folder_of(command, options.out)
         self._announced = names
         self._files: dict[str, Content] = {}
         self._summary: dict[str, Any] = {}
         self._overwrite = options.overwrite
+        hold(self.folder, names)
         if main_process():
             prepare_folder(self.folder, names, overwrite=options.overwrite)
 
@@ -89,8 +118,6 @@ class Output:
         Raises:
             UsageError: a file that was not announced exists already, or one cannot be written.
         """
-        if self._command is not None and not beside:
-            self.folder = unused_folder(_RUNS, self._command)  # another run may have taken it
         prepare_folder(self.folder, list(self._files), overwrite=self._overwrite)
         write_together({self.folder / name: content for name, content in self._files.items()})
         for name in set(self._announced) - {*self._files, *beside}:

@@ -302,10 +302,10 @@ def run(name: str, command: Command, argv: Sequence[str]) -> None:
             alone(name)
             values = parser_of(name, command).parse_args(words)
             module = import_module(command.module)
-            from lit_cascade.cli.output import printing_for  # loads torch
+            from lit_cascade.cli.output import running  # loads torch
 
             options = options_from(values, command.options)
-            with printing_for(options):
+            with running(options):
                 module.run_files(options)
             return
         _check_stages(words, configs)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import RecordOptions
-from lit_cascade.cli.output import folder_of
+from lit_cascade.cli.output import folder_of, hold
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import RecordSummary
 from lit_cascade.report import (
@@ -25,6 +25,7 @@ from lit_cascade.utilities.units import counted
 def run_models(cli: CascadeCLI, options: RecordOptions) -> None:
     """Run the models one after the other and write their records."""
     folder = folder_of("record", options.out)
+    hold(folder, [f"{name}.safetensors" for name in options.only or cli.model.stages])
 
     def announce(number: int, total: int, name: str, kept: bool) -> None:  # noqa: FBT001 - as called
         if number == 1:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lit_cascade.lit.predicting import PARTS
+from lit_cascade.utilities.locks import LOCK
 from tests.cli.runs import done, together, within
 from tests.cli.signalled import Ending, end
 
@@ -50,7 +51,9 @@ def predicting(words, out="o", form="parquet"):
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+    """Content of files by name; a killed run leaves its lock, which holds nothing."""
+    there = (path for path in Path(folder).iterdir() if path.is_file() and path.name != LOCK)
+    return {path.name: path.read_bytes() for path in there}
 
 
 def whole(folder, words, form="parquet"):
