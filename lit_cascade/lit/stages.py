@@ -109,7 +109,7 @@ class StagesModule(LightningModule):
         """Describe a stage that was just built, then apply `channels_last` and `compiled`."""
         parameters, model = count_parameters(stage), describe_network(stage)
         self._info[name] = {"parameters": parameters, "model": model}
-        self._meters[name], self._forwards[name] = FlopMeter(stage), AdaptiveForward()
+        self._meters[name], self._forwards[name] = FlopMeter(stage, name), AdaptiveForward()
         if self.channels_last:
             stage.network.to(memory_format=torch.channels_last)
         if self.compiled:
