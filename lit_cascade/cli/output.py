@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lit_cascade.utilities.locks import held, new_folder
 from lit_cascade.utilities.resume import UnfinishedRun
 
 _RUNS = Path("runs")
+_PACKAGE = Path(__file__).parents[1]
 
 
 _folders = ExitStack()
@@ -36,8 +38,25 @@ def running(options: OutputOptions) -> Iterator[None]:
     with warnings.catch_warnings(), _folders:
         if options.quiet:
             warnings.simplefilter("ignore")
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
         with printing(wide=options.wide, quiet=options.quiet, json=options.json):
             yield
+
+
+def _show_warning(
+    show_other: Callable[..., None],
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    *where: Any,
+    **options: Any,
+) -> None:
+    """Print a warning of this package on one line, without the line of code that it came from."""
+    if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+        if main_process():
+            inform(f"Warning: {message}")
+    else:
+        show_other(message, category, filename, *where, **options)
 
 
 def folder_of(command: str, out: str | None) -> Path:
