@@ -109,36 +109,6 @@ def name_fault(name: object) -> str:
     return ""
 
 
-def check_logits(logits: Tensor, what: str) -> None:
-    """Check that `logits` are finite floating point numbers of shape (N, C) with N >= 1, C >= 2.
-
-    Args:
-        logits: the tensor to check.
-        what: owner of the logits, for the message.
-
-    Raises:
-        CascadeError: other logits; the message names the first offending sample.
-    """
-    if logits.ndim != 2 or not logits.is_floating_point():
-        raise CascadeError(
-            f"{what}: logits must be a floating point tensor of shape (samples, classes), "
-            f"got {logits.dtype} of shape {tuple(logits.shape)}."
-        )
-    n, classes = logits.shape
-    if n == 0:
-        raise CascadeError(f"{what}: no samples: the data set or split is empty.")
-    if classes < 2:
-        raise CascadeError(f"{what}: a classifier needs at least 2 classes, got {classes}.")
-    low, high = logits.aminmax()  # one pass without a temporary; NaN propagates
-    if not (low.isfinite() and high.isfinite()):
-        rows = (~logits.isfinite()).any(dim=1).nonzero().flatten()
-        raise CascadeError(
-            f"{what}: NaN or infinite logits in {len(rows)} of {n} samples, "
-            f"first at row {int(rows[0])}. "
-            "A model in half precision may overflow: try --trainer.precision 32."
-        )
-
-
 def check_labels(labels: Tensor, n: int, classes: int, what: str) -> None:
     """Check that `labels` are integers in [0, classes), one or several per sample.
 

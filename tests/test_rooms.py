@@ -25,14 +25,14 @@ ARROWS = {
 ARROWS["report"] = ARROWS["lit"] | {"lit"}
 ARROWS["cli"] = ARROWS["report"] | {"report"}
 
-USED_BY_CORE = {"drawing", "files", "tabular", "units"}
+USED_BY_CORE = {"drawing", "files", "mapped", "tabular", "units"}
 
 # What each room may load from outside, beside the standard library, torch and numpy.
 OUTSIDE = {
     "core": {"scipy"},
     "records": {"safetensors", "pyarrow", "yaml"},
     "live": set(),
-    "analysis": {"scipy", "sklearn", "torchmetrics"},
+    "analysis": {"scipy", "sklearn"},
     "models": {"safetensors", "timm", "torchvision", "transformers", "PIL"},
     "data": {
         "PIL",

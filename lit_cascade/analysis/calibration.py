@@ -22,6 +22,7 @@ from lit_cascade.core import (
     PolicyLike,
     StageOutcomes,
     cheapest,
+    cross_fit,
     fit_temperature,
     paired_difference,
     ranked_within,
@@ -40,6 +41,8 @@ Method = Literal["temperature", "none"]
 METHODS: tuple[Method, ...] = ("temperature", "none")
 
 FOLDS = 5
+
+_BLOCK_ELEMENTS = 2**24
 
 _PURPOSES = {"temperature": "a temperature", "none": "a calibration error"}
 
@@ -93,7 +96,8 @@ class CalibrationPlan:
         if n == 1:  # no other sample to evaluate on
             return cls(everything, ((everything, everything),))
         parts = [part.sort().values for part in order.tensor_split(min(FOLDS, n))]
-        folds = ((everything[~torch.isin(everything, part)], part) for part in parts)
+        others = [torch.ones(n, dtype=torch.bool).index_fill_(0, part, False) for part in parts]  # noqa: FBT003
+        folds = zip((everything[other] for other in others), parts, strict=True)
         return cls(everything, tuple(folds))
 
     @property
@@ -212,28 +216,28 @@ def calibrate_record(
     check_name(method, METHODS, "method")
     logits, labels = record.logits_for(_PURPOSES[method])
     plan = plan or CalibrationPlan.of(len(record))
-
-    def fit(rows: Tensor) -> tuple[float, bool]:
-        if method == "none":
-            return 1.0, False
-        fitted = fit_temperature(logits[rows], labels[rows])
-        return fitted.temperature, fitted.at_bound
-
-    temperature, at_bound = fit(plan.fitted)
-    folds = tuple(
-        temperature if torch.equal(fitted, plan.fitted) else fit(fitted)[0]
-        for fitted, _ in plan.folds
-    )
-    raw, truth = logits[plan.evaluated].double(), labels[plan.evaluated]
-    pairs = zip(folds, plan.folds, strict=True)
-    scaled = torch.cat([logits[rows].double() / fold for fold, (_, rows) in pairs])
+    temperature, at_bound = 1.0, False
+    folds = (temperature,) * len(plan.folds)
+    if method == "temperature":
+        fit = fit_temperature(logits, labels, rows=plan.fitted)
+        temperature, at_bound = fit.temperature, fit.at_bound
+        parts = [fitted for fitted, _ in plan.folds]
+        if all(torch.equal(part, plan.fitted) for part in parts):
+            folds = (temperature,) * len(parts)
+        else:
+            folds = cross_fit(logits, labels, parts, temperature)
+    # in the order of the file
+    order = plan.evaluated.argsort()
+    rows = plan.evaluated[order]
+    sizes = torch.tensor([len(evaluated) for _, evaluated in plan.folds])
+    divisors = torch.tensor(folds, dtype=torch.float64).repeat_interleave(sizes)[order]
     return StageCalibration(
         temperature=temperature,
         at_bound=at_bound,
         folds=folds,
         n=len(plan.fitted),
-        before=calibration_metrics(raw, truth),
-        after=calibration_metrics(scaled, truth),
+        before=calibration_metrics(logits, labels, 1.0, rows),
+        after=calibration_metrics(logits, labels, divisors, rows),
     )
 
 
@@ -570,14 +574,18 @@ def _by_folds(
     records: Sequence[Record], rules: Sequence[Policy], plan: CalibrationPlan, unit: str
 ) -> StageOutcomes:
     """Outcomes on the evaluated rows of all folds, each by the fold's rule; scores are ranks."""
-    tables = {rule: outcomes_of(records, rule, unit) for rule in dict.fromkeys(rules)}
-    parts = [tables[rule].rows(rows) for rule, (_, rows) in zip(rules, plan.folds, strict=True)]
+    size = max(1, _BLOCK_ELEMENTS // len(records[0].classes or "?"))
+    parts = [
+        outcomes_of([record.rows(some) for record in records], rule, unit)
+        for rule, (_, rows) in zip(rules, plan.folds, strict=True)
+        for some in rows.split(size)
+    ]
     scores = torch.cat([part.scores for part in parts])
-    sizes = [len(part) for part in parts]
+    sizes = [len(rows) for _, rows in plan.folds]
     columns = zip(*((*part.labelled("a comparison"), part.costs) for part in parts), strict=True)
     correct, alone, costs = map(torch.cat, columns)
     ranks = ranked_within(scores, torch.arange(len(scores)).split(sizes))
     return replace(
-        next(iter(tables.values())),
+        parts[0],
         scores=ranks, correct=correct, costs=costs, alone=alone, agrees=None, answers=None,
     )  # fmt: skip

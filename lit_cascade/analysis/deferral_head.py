@@ -56,7 +56,9 @@ class FittedHead:
         }
 
 
-def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> FittedHead:
+def fit_head(
+    logits: Tensor, correct_here: Tensor, correct_later: Tensor, rows: Tensor | None = None
+) -> FittedHead:
     """Fit a logistic regression that predicts where deferring puts an answer right.
 
     A post-hoc deferral rule (Jitkrittum et al., arXiv:2307.02764). Features are standardised. The
@@ -65,8 +67,9 @@ def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> Fit
 
     Args:
         logits: logits of the stage, (N, C).
-        correct_here: whether the cascade is right if it stops at the stage, (N,) bool.
-        correct_later: whether it is right if it continues to the last stage, (N,) bool.
+        correct_here: whether the cascade is right if it stops at the stage, (M,) bool.
+        correct_later: whether it is right if it continues to the last stage, (M,) bool.
+        rows: positions of the M samples to fit on in the logits; by default all.
 
     Raises:
         CascadeError: too few samples are put right, or too few are not.
@@ -85,7 +88,7 @@ def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> Fit
             f"the last stage puts {count} of {n} answers right: a learned score needs at least "
             f"{FEWEST} such samples and {FEWEST} others. Fit on more samples, or use another score."
         )
-    features, answers = features_of(logits)
+    features, answers = features_of(logits, rows)
     classes = logits.shape[1] if logits.shape[1] <= MOST_CLASSES else 0
     shown = [(answers == c).double() for c in range(classes)]
     table = torch.stack([*features, *shown], dim=1)
@@ -103,7 +106,7 @@ def fit_head(logits: Tensor, correct_here: Tensor, correct_later: Tensor) -> Fit
         head=head,
         n=n,
         fixed=count,
-        area=deferral_quality(head.scores(logits), correct_here, correct_later),
+        area=deferral_quality(head.scores(logits, rows), correct_here, correct_later),
         area_before=deferral_quality(features[0], correct_here, correct_later),
         strength=strength,
     )
@@ -152,7 +155,7 @@ def fit_heads(
     for k, record in enumerate(records[:-1]):
         logits, _ = record.logits_for("a learned score")
         try:
-            heads[record.name] = fit_head(logits[chosen], correct[chosen, k], correct[chosen, -1])
+            heads[record.name] = fit_head(logits, correct[chosen, k], correct[chosen, -1], rows)
         except CascadeError as error:
             raise CascadeError(f"stage {record.name!r}: {error}") from error
     return heads

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss, one_hot
 
+from lit_cascade.core import softmax_blocks
 from lit_cascade.utilities.drawing import BLACK, BLUE, axes_of, quiet
 from lit_cascade.utilities.tabular import Tabular, described
 from lit_cascade.utilities.units import counted
@@ -120,15 +120,23 @@ class CalibrationMetrics:
         )
 
 
-def calibration_metrics(logits: Tensor, labels: Tensor) -> CalibrationMetrics:
-    """Compute calibration metrics of softmax(logits) in double precision.
+def calibration_metrics(
+    logits: Tensor,
+    labels: Tensor,
+    temperatures: float | Tensor = 1.0,
+    rows: Tensor | None = None,
+) -> CalibrationMetrics:
+    """Compute calibration metrics of `softmax(logits / T)` in double precision.
 
     The expected calibration error (Guo et al., arXiv:1706.04599) over bins of equal width is that
-    of torchmetrics; bins of equal mass have quantiles as edges, as in netcal.
+    of torchmetrics; bins of equal mass have quantiles as edges, as in netcal. Logits are read block
+    by block.
 
     Args:
-        logits: (N, C), calibrated or not.
+        logits: (N, C).
         labels: (N,) int64.
+        temperatures: T, one for all rows or one for each row that is read, (M,) float64.
+        rows: positions of the rows to read; by default all.
 
     Example:
         >>> logits, labels = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
@@ -136,40 +144,56 @@ def calibration_metrics(logits: Tensor, labels: Tensor) -> CalibrationMetrics:
         >>> round(metrics.confidence, 3), metrics.accuracy, round(metrics.ece, 3)
         (0.982, 0.75, 0.232)
     """
-    # imported here: torchmetrics takes seconds to import
-    from torchmetrics.functional.classification import binary_calibration_error  # noqa: PLC0415
-
-    logits = logits.double()
-    probabilities = logits.softmax(dim=1)
-    top, answer = probabilities.max(dim=1)
+    truth = labels if rows is None else labels[rows]
+    n = len(truth)
+    top, brier, nll = torch.empty(3, n, dtype=torch.float64)
+    right = torch.empty(n, dtype=torch.bool)
+    for some, z, p, losses in softmax_blocks(logits, labels, temperatures, rows):
+        target = truth[some]
+        # sum over the classes of (p - [class = label])^2
+        hit = p.gather(1, target[:, None]).squeeze(1)
+        brier[some] = p.square().sum(dim=1) - 2 * hit + 1
+        top[some], nll[some] = p.amax(dim=1), losses
+        right[some] = torch.from_numpy(z.numpy().argmax(axis=1)) == target  # torch takes longer
     # a confidence of exactly 1 would be a bin of its own
-    confidence, right = top.clamp(max=1 - torch.finfo(torch.float64).eps), answer == labels
-    truth = one_hot(labels, logits.shape[1]).double()
+    confidence = top.clamp(max=1 - torch.finfo(torch.float64).eps)
     equal = np.linspace(0, 1, BINS + 1)
     inner = np.quantile(confidence.numpy(), equal)[1:-1]
+    by_width = _diagram(confidence, right, equal)
     by_mass = _diagram(confidence, right, np.unique([0, *inner, 1]))  # fewer bins on ties
-    counts = np.array(by_mass.counts)
-    gaps = np.abs(np.array(by_mass.confidence) - np.array(by_mass.accuracy))
     return CalibrationMetrics(
-        nll=float(-logits.log_softmax(dim=1).gather(1, labels[:, None]).mean()),
-        ece=float(binary_calibration_error(confidence, right.long(), n_bins=BINS, norm="l1")),
-        ece_equal_mass=float(gaps[counts > 0] @ counts[counts > 0] / counts.sum()),
-        brier=float(mse_loss(probabilities, truth, reduction="sum")) / len(logits),
-        accuracy=int(right.sum()) / len(right),
+        nll=float(nll.mean()),
+        ece=_calibration_error(by_width),
+        ece_equal_mass=_calibration_error(by_mass),
+        brier=max(float(brier.mean()), 0.0),
+        accuracy=int(right.sum()) / n,
         confidence=float(top.mean()),
-        diagram=_diagram(confidence, right, equal),
+        diagram=by_width,
     )
 
 
 def _diagram(confidence: Tensor, right: Tensor, edges: np.ndarray) -> ReliabilityDiagram:
-    from scipy.stats import binned_statistic  # noqa: PLC0415 - takes a second
-
-    x, y = confidence.numpy(), right.double().numpy()
-    means = binned_statistic(x, [x, y], statistic="mean", bins=edges).statistic
-    counts = binned_statistic(x, x, statistic="count", bins=edges).statistic
+    inner = torch.from_numpy(edges[1:-1])
+    place, bins = torch.bucketize(confidence, inner, right=True), len(edges) - 1
+    counts = place.bincount(minlength=bins)
+    sums = torch.zeros(2, bins, dtype=torch.float64)
+    for total, values in zip(sums, (confidence, right.double()), strict=True):
+        total.scatter_add_(0, place, values)
+    means = sums / counts
     return ReliabilityDiagram(
         edges=tuple(edges.tolist()),
-        counts=tuple(int(count) for count in counts),
+        counts=tuple(counts.tolist()),
         confidence=tuple(means[0].tolist()),
         accuracy=tuple(means[1].tolist()),
     )
+
+
+def _calibration_error(diagram: ReliabilityDiagram) -> float:
+    """Mean distance of confidence and accuracy, each bin weighted by its samples."""
+    confidence, accuracy, counts = (
+        # with a bin more, that of a confidence of 1 in torchmetrics: sums agree to the last digit
+        torch.tensor([*values, 0], dtype=torch.float64)
+        for values in (diagram.confidence, diagram.accuracy, diagram.counts)
+    )
+    gaps = (accuracy - confidence).abs().nan_to_num()  # NaN in empty bins
+    return float((gaps * (counts / counts.sum())).sum())

@@ -285,7 +285,7 @@ def compare_scores(
     else:
         for tables, (record, some) in ((here, (records[0], rows)), (there, (fitting[0], fit_rows))):
             logits, _ = record.logits_for("a learned score")
-            scores = learned.head.scores(logits[some])[:, None]
+            scores = learned.head.scores(logits, some)[:, None]
             tables[LEARNED.name] = replace(next(iter(tables.values())), scores=scores)
     first = next(iter(here.values()))
     correct, _ = first.labelled("a comparison of scores")
@@ -338,7 +338,7 @@ def _learned(
     if len(fit_rows) == 0:
         raise CascadeError("there are no samples to fit it on")
     correct, _ = next(iter(there.values())).labelled("a learned score")
-    return fit_head(logits[fit_rows], correct[:, 0], correct[:, 1])
+    return fit_head(logits, correct[:, 0], correct[:, 1], fit_rows)
 
 
 def _figures(

@@ -1,7 +1,7 @@
 """The mathematics of a cascade: scores, the contract, curves, metrics and calibration."""
 
 from lit_cascade.core.bootstrap import percentile_interval, resampled_counts
-from lit_cascade.core.calibration import fit_temperature
+from lit_cascade.core.calibration import cross_fit, fit_temperature, softmax_blocks
 from lit_cascade.core.combination import COMBINATIONS, answers_after, prefer_later
 from lit_cascade.core.contract import (
     StageOutputs,
@@ -43,6 +43,7 @@ from lit_cascade.core.scores import (
     RECORDED,
     SCORES,
     answers_of,
+    check_logits,
     probabilities_of,
     score_and_answer,
     score_named,
@@ -52,10 +53,11 @@ __all__ = [
     "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "SCORES", "AccuracyDifference",
     "Answers", "Counts", "Curve", "DeferralHead", "OperatingPoint", "OperatingPoints", "Policy",
     "PolicyLike", "Quality", "StageOutcomes", "StageOutputs", "above_floor", "answers_after",
-    "answers_here", "answers_of", "at_stage", "aurc", "cheapest", "check_countable", "count",
-    "deferral_quality", "departures", "features_of", "fit_temperature", "is_among_best", "is_right",
-    "likeliest_labels", "measure", "operating_points", "oracle_deferral", "paired_difference",
-    "percentile_interval", "prefer_later", "probabilities_of", "quality_of", "ranked_within",
-    "readable_threshold", "replay", "resampled_counts", "route", "score_and_answer", "score_named",
+    "answers_here", "answers_of", "at_stage", "aurc", "cheapest", "check_countable", "check_logits",
+    "count", "cross_fit", "deferral_quality", "departures", "features_of", "fit_temperature",
+    "is_among_best", "is_right", "likeliest_labels", "measure", "operating_points",
+    "oracle_deferral", "paired_difference", "percentile_interval", "prefer_later",
+    "probabilities_of", "quality_of", "ranked_within", "readable_threshold", "replay",
+    "resampled_counts", "route", "score_and_answer", "score_named", "softmax_blocks",
     "stage_outputs", "sweep",
 ]  # fmt: skip

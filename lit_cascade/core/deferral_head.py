@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cascade.core.scores import SCORES, answers_of, row_blocks
+from lit_cascade.core.scores import SCORES, row_blocks
 from lit_cascade.errors import CascadeError, UsageError, check_name
 
 FEATURES = ("max_softmax", "margin", "negative_entropy", "gap", "log_odds")
@@ -24,14 +24,15 @@ second; `log_odds`, the logarithm of p / (1 - p) for the largest class probabili
 differs where p itself is rounded to 1."""
 
 
-def features_of(logits: Tensor) -> tuple[list[Tensor], Tensor]:
+def features_of(logits: Tensor, rows: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
     """Features and answer of every row of logits.
 
     Args:
         logits: shape (N, C), floating point, any precision; computed in float32.
+        rows: positions of the M rows to read; by default all.
 
     Returns:
-        One tensor (N,) float64 per name in `FEATURES`, and the answers (N,) int64.
+        One tensor (M,) float64 per name in `FEATURES`, and the answers (M,) int64.
 
     Example:
         >>> features, answers = features_of(torch.tensor([[0.0, 2.0, 0.0]]))
@@ -39,17 +40,17 @@ def features_of(logits: Tensor) -> tuple[list[Tensor], Tensor]:
         ([0.787, 0.68, -0.666, 2.0, 1.307], [1])
     """
     columns: list[list[Tensor]] = []
-    for rows in row_blocks(logits):
-        best, answer = rows.max(dim=1, keepdim=True)
-        shifted, answer = rows - best, answer.squeeze(1)
+    for block in row_blocks(logits, rows):
+        best, answer = block.max(dim=1, keepdim=True)
+        shifted, answer = block - best, answer.squeeze(1)
         scores = [score.function(shifted.clone(), answer) for score in SCORES.values()]
         others = shifted.scatter(1, answer[:, None], -math.inf)
         second = others.amax(dim=1)
         # relative to the second: relative to the answer, classes far below it would round to 0
         rest = (others - second[:, None]).exp_().sum(dim=1)
-        columns.append([*scores, -second, -(second + rest.log())])
-    features = [torch.cat(parts).double() for parts in zip(*columns, strict=True)]
-    return features, answers_of(logits)
+        columns.append([*scores, -second, -(second + rest.log()), answer])
+    *features, answers = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    return [feature.double() for feature in features], answers
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ class DeferralHead:
         by_answer = {"by_answer": list(self.by_answer)} if self.by_answer else {}
         return {"bias": self.bias} | weights | by_answer
 
-    def scores(self, logits: Tensor) -> Tensor:
-        """Scores (N,) float32 of logits (N, C).
+    def scores(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Scores (N,) float32 of logits (N, C), or those of the rows at some positions.
 
         A row with NaN or +inf has a score of NaN, which reaches no threshold.
 
@@ -143,7 +144,7 @@ class DeferralHead:
                 f"the learned score was fitted for {len(self.by_answer)} classes, got logits of "
                 f"shape {tuple(logits.shape)}."
             )
-        features, answers = features_of(logits)
+        features, answers = features_of(logits, rows)
         total = torch.full_like(features[0], self.bias)
         for weight, feature in zip(self.weights, features, strict=True):
             total = total + weight * feature  # even at weight 0: NaN must stay NaN

@@ -18,7 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_cascade.core.scores import row_blocks
 from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.utilities.mapped import row_slices
+
+_BLOCK_ELEMENTS = 2**20
 
 
 def is_right(answers: Tensor, labels: Tensor) -> Tensor:
@@ -60,7 +64,9 @@ def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if labels.ndim == 1:
         return labels
-    values = logits.gather(1, labels.clamp(min=0)).float()
+    size = max(1, _BLOCK_ELEMENTS // logits.shape[1])
+    pairs = zip(row_slices(logits, size), labels.clamp(min=0).split(size), strict=True)
+    values = torch.cat([some.gather(1, of).float() for some, of in pairs])
     # on a tie the first class, as in the answers
     ordered = labels.masked_fill(labels < 0, logits.shape[1]).sort(dim=1)
     values = values.gather(1, ordered.indices).masked_fill(
@@ -84,7 +90,7 @@ def is_among_best(logits: Tensor, labels: Tensor, k: int = 5) -> Tensor:
         >>> is_among_best(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([2]), k=2)
         tensor([True])
     """
-    best = logits.topk(k, dim=1).indices
+    best = torch.cat([some.topk(k, dim=1).indices for some in row_blocks(logits)])
     several = labels[:, None] if labels.ndim == 1 else labels
     return (best[:, :, None] == several[:, None, :]).any(dim=2).any(dim=1)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, check_name
+from lit_cascade.utilities.mapped import row_slices
 
 # Rows are handled in blocks of about a megabyte, which stay in the cache of one core.
 _BLOCK_ELEMENTS = 2**18
@@ -86,8 +87,12 @@ LEARNED = Score("learned", -1.0, 0.0, _not_of_logits)
 _KNOWN = SCORES | {score.name: score for score in (RECORDED, LEARNED)}
 
 
-def row_blocks(logits: Tensor) -> Iterator[Tensor]:
+def row_blocks(logits: Tensor, rows: Tensor | None = None) -> Iterator[Tensor]:
     """Blocks of rows in float32, small enough that sums over a row do not depend on the batch.
+
+    Args:
+        logits: shape (N, C).
+        rows: positions of the rows to read; by default all.
 
     Raises:
         CascadeError: logits that are not of shape (N, C).
@@ -98,8 +103,40 @@ def row_blocks(logits: Tensor) -> Iterator[Tensor]:
         )
     classes = logits.shape[1]
     # torch may split one long row over threads, but several rows by row, and rounds differently
-    rows = 1 if classes > _LONG_ROW else max(1, _BLOCK_ELEMENTS // classes)
-    return (block.float().contiguous() for block in logits.split(rows))
+    size = 1 if classes > _LONG_ROW else max(1, _BLOCK_ELEMENTS // classes)
+    return (block.float().contiguous() for block in row_slices(logits, size, rows))
+
+
+def check_logits(logits: Tensor, what: str) -> None:
+    """Check that `logits` are finite floating point numbers of shape (N, C) with N >= 1, C >= 2.
+
+    Args:
+        logits: the tensor to check.
+        what: owner of the logits, for the message.
+
+    Raises:
+        CascadeError: other logits; the message names the first offending sample.
+    """
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise CascadeError(
+            f"{what}: logits must be a floating point tensor of shape (samples, classes), "
+            f"got {logits.dtype} of shape {tuple(logits.shape)}."
+        )
+    n, classes = logits.shape
+    if n == 0:
+        raise CascadeError(f"{what}: no samples: the data set or split is empty.")
+    if classes < 2:
+        raise CascadeError(f"{what}: a classifier needs at least 2 classes, got {classes}.")
+    size = max(1, _BLOCK_ELEMENTS // classes)
+    # without a temporary; NaN propagates
+    ends = [torch.stack(block.aminmax()) for block in row_slices(logits, size)]
+    if not bool(torch.stack(ends).isfinite().all()):
+        rows = (~logits.isfinite()).any(dim=1).nonzero().flatten()
+        raise CascadeError(
+            f"{what}: NaN or infinite logits in {len(rows)} of {n} samples, "
+            f"first at row {int(rows[0])}. "
+            "A model in half precision may overflow: try --trainer.precision 32."
+        )
 
 
 def score_named(name: str) -> Score:

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from lit_cascade.core import Policy, PolicyLike, answers_of, is_right, replay
+from lit_cascade.core import Policy, PolicyLike, answers_of, check_logits, is_right, replay
 from lit_cascade.data import Collate, EvaluationData, PositionedBatch, class_names_of
 from lit_cascade.errors import (
     CascadeError,
     UsageError,
     check_file_name,
     check_labels,
-    check_logits,
 )
 from lit_cascade.lit.metrics import CascadeMetrics, SampleMeans
 from lit_cascade.lit.stages import (

@@ -35,8 +35,6 @@ _MEMORY = 2**30
 
 _MIN_CLASSES_TOP5 = 10
 
-_ROWS = 4096
-
 
 def find_records(places: Sequence[RecordLike]) -> dict[str, list[Record | Path]]:
     """Records and record files by the split that they are of.
@@ -340,7 +338,4 @@ def _top5(record: Record) -> float | None:
     logits, labels = record.logits, record.labels
     if logits is None or labels is None or logits.shape[1] < _MIN_CLASSES_TOP5:
         return None
-    # in pieces: the logits may lie on disk
-    pieces = zip(logits.split(_ROWS), labels.split(_ROWS), strict=True)
-    right = sum(int(is_among_best(some.float(), of).sum()) for some, of in pieces)
-    return right / len(record)
+    return int(is_among_best(logits, labels).sum()) / len(record)

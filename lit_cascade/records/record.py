@@ -20,10 +20,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lit_cascade.core import Policy, answers_of, is_right, likeliest_labels, score_and_answer
-from lit_cascade.errors import CascadeError, UsageError, check_logits, name_fault
+from lit_cascade.core import (
+    Policy,
+    answers_of,
+    check_logits,
+    is_right,
+    likeliest_labels,
+    score_and_answer,
+)
+from lit_cascade.errors import CascadeError, UsageError, name_fault
 from lit_cascade.records.samples import Ids, Samples, listed_labels, whole_numbers
 from lit_cascade.utilities.files import write_atomically
+from lit_cascade.utilities.mapped import mapped_tensor
 from lit_cascade.utilities.tabular import Tabular, described, shortened
 from lit_cascade.utilities.tensors import safetensors_pieces
 from lit_cascade.utilities.units import counted, percent, quantity, unit_label
@@ -301,7 +309,7 @@ class Record(Tabular):
 
     @classmethod
     def load(cls, path: Path | str) -> Record:
-        """Read a record file.
+        """Read a record file. Its logits stay there until they are read, block by block.
 
         Raises:
             UsageError: no such file.
@@ -312,7 +320,10 @@ class Record(Tabular):
             raise UsageError(f"records: there is no file {str(path)!r}.")
         with opened(path) as (file, header):
             check_format(path, header)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {
+                key: _logits(path, file) if key == "logits" else file.get_tensor(key)
+                for key in file.keys()  # noqa: SIM118
+            }
             classes, costs = json.loads(header["classes"]), json.loads(header["costs"])
             numbers = (int, float, type(None))
             if not isinstance(costs, dict) or any(type(c) not in numbers for c in costs.values()):
@@ -390,6 +401,16 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
         raise CascadeError(
             f"records: {str(path)!r} cannot be read as a record: {error}."
         ) from error
+
+
+def _logits(path: Path, file: Any) -> Tensor:
+    """Logits of an opened record, in their file; of a malformed one, as they are."""
+    rows = file.get_slice("logits")
+    dtype = {"F16": torch.float16, "F32": torch.float32}.get(rows.get_dtype())
+    if dtype is None or 0 in rows.get_shape():
+        tensor: Tensor = file.get_tensor("logits")
+        return tensor
+    return mapped_tensor(path, "logits", dtype)
 
 
 def check_format(path: Path, header: Mapping[str, str], hint: str = "") -> None:
