@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_cascade.analysis.curve import outcomes_of, policy_for
 from lit_cascade.analysis.deferral_head import FittedHead, fit_heads
-from lit_cascade.analysis.evidence import fitted_on
+from lit_cascade.analysis.evidence import chosen_stages, fitted_on
 from lit_cascade.analysis.reliability import CalibrationMetrics, calibration_metrics
 from lit_cascade.core import (
     LEARNED,
@@ -485,14 +485,15 @@ def calibrate(
     comparison = None
     if method != "none":
         comparison = compare_cascades(loaded, rule, fitted, plan, method, unit)
+    old, samples = rule.evidence, fitted_on(loaded, plan.fitted)
     evidence: dict[str, Any] = {"calibration": _verdict(method, plan, comparison)}
-    old = rule.evidence
+    evidence |= chosen_stages(old)
     kept = zip(names, rule.temperatures, strict=True)
     if "temperatures" in old and any(t != 1 and name not in fitted for name, t in kept):
         evidence["earlier temperatures"] = old["temperatures"]
     if method == "temperature":
         fits = {name: stage.summary() for name, stage in fitted.items()}
-        evidence["temperatures"] = fitted_on(first, plan.fitted) | {"fits": fits}
+        evidence["temperatures"] = samples | {"fits": fits}
     new = {name: stage.temperature for name, stage in fitted.items()}
     calibrated = replace(
         with_temperatures(rule, names, new), floors=(-math.inf,) * (len(names) - 1)
@@ -503,7 +504,7 @@ def calibrate(
         learned = tuple(head.head for head in heads.values())
         calibrated = replace(calibrated, score=LEARNED.name, heads=learned)
         fits = {name: head.summary() for name, head in heads.items()}
-        evidence["heads"] = fitted_on(first, plan.fitted) | {"fits": fits}
+        evidence["heads"] = samples | {"fits": fits}
     elif "heads" in old:
         evidence["heads"] = old["heads"]
     return Calibration(

@@ -217,7 +217,7 @@ def curve(
     """
     loaded, unit = priced(load_records(records), cost)
     rule = policy_for(loaded, policy, undecided=True)
-    check_overlap(rule.evidence, loaded[0].samples, loaded[0].data, allowed=allow_overlap)
+    check_overlap(rule.evidence, loaded[0].samples, loaded[0].data, loaded, allowed=allow_overlap)
     return outcomes_of(loaded, rule, unit, metric).curve()
 
 
@@ -298,7 +298,7 @@ def replay(
     loaded, unit = priced(load_records(records), cost)
     rule = policy_for(loaded, policy)
     first, thresholds = loaded[0], rule.required_thresholds()
-    check_overlap(rule.evidence, first.samples, first.data, allowed=allow_overlap)
+    check_overlap(rule.evidence, first.samples, first.data, loaded, allowed=allow_overlap)
     outcomes = outcomes_of(loaded, rule, unit, metric, need_labels=False)
     stage, prediction = outcomes.route(thresholds), None
     logits = [record.logits for record in loaded if record.logits is not None]

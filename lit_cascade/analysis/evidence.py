@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lit_cascade.analysis.content import Contents
+from lit_cascade.core import Policy
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Ids, Record, Samples
 from lit_cascade.utilities.units import be, counted
+
+STAGES = "stages"
+"""Part of the evidence: samples that a search has chosen the stages on."""
 
 
 def _number(value: int | str) -> int:
@@ -53,40 +59,102 @@ def ids_from_text(text: str) -> list[int]:
     return numbers
 
 
-def fitted_on(record: Record, rows: Tensor | None = None) -> dict[str, Any]:
+def fitted_on(records: Sequence[Record], rows: Tensor | None = None) -> dict[str, Any]:
     """Evidence of the samples that a policy was fitted on.
 
     Args:
-        record: a record of these samples and perhaps others.
-        rows: positions of these samples in the record, (M,) int64; by default all.
+        records: of the policy's stages, on these samples and perhaps others.
+        rows: positions of these samples in the records, (M,) int64; by default all.
     """
-    ids = record.ids if rows is None else record.ids[rows]
+    first = records[0]
+    ids = first.ids if rows is None else first.ids[rows]
     return {
-        "data": record.data.get("name"),
-        "split": record.data.get("split"),
-        "source": record.data.get("source"),
+        "data": first.data.get("name"),
+        "split": first.data.get("split"),
+        "source": first.data.get("source"),
         "n": len(ids),
-        "fingerprint": record.samples.fingerprint,
+        "fingerprint": first.samples.fingerprint,
         "ids": ids_to_text(ids),
+        "content": Contents.of(records, rows).to_plain(),
     }
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    """Samples that are among those of a part of the evidence.
+
+    Attributes:
+        rows: whether each sample is, (N,) bool; None if this cannot be told.
+        certain: whether there are any for sure. Samples with equal logits may be duplicates.
+        by: what identified the samples; or why nothing can.
+    """
+
+    rows: Tensor | None
+    certain: bool
+    by: str
+
+
+def _overlap(
+    fitted: Mapping[str, Any],
+    samples: Samples | Ids,
+    data: Mapping[str, Any],
+    records: Sequence[Record],
+) -> _Overlap:
+    """Compare samples with those of a part of the evidence, by ids or else by content."""
+    ids = samples.ids if isinstance(samples, Samples) else samples
+    sources = fitted.get("source"), data.get("source")
+    same_set = isinstance(samples, Samples) and fitted.get("fingerprint") == samples.fingerprint
+    if same_set or (sources[0] and sources[0] == sources[1]):
+        known = set(ids_from_text(str(fitted["ids"])))
+        rows = torch.tensor([_number(one) in known for one in ids], dtype=torch.bool)
+        return _Overlap(rows, bool(rows.any()), "ids")
+    content, n = fitted.get("content"), fitted.get("n")
+    if not records:
+        why = "their logits were not recorded"
+    elif not isinstance(content, Mapping) or not isinstance(n, int):
+        why = "the policy was written without hashes of their logits"
+    else:
+        found = Contents.from_plain(content, n).find(records)
+        if found is not None:
+            return _Overlap(*found, "logits")
+        why = "their recorded logits do not tell samples apart"
+    if all(sources):  # named otherwise, and nothing says that they are not other samples
+        return _Overlap(torch.zeros(len(ids), dtype=torch.bool), certain=False, by="sources")
+    return _Overlap(None, certain=False, by=f"a source is unknown, and {why}")
+
+
+def _parts(evidence: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """The parts of the evidence that name samples."""
+    return {
+        part: fitted
+        for part, fitted in (evidence or {}).items()
+        if isinstance(fitted, Mapping) and fitted.get("ids")
+    }
+
+
+def _were(part: str) -> str:
+    return f"{part} were {'chosen' if part == STAGES else 'fitted'} on"
 
 
 def check_overlap(
     evidence: Mapping[str, Any] | None,
     samples: Samples | Ids,
     data: Mapping[str, Any],
+    records: Sequence[Record] = (),
     *,
     allowed: bool,
 ) -> list[str]:
     """Check that a policy was not fitted on the samples that its metrics are reported on.
 
-    Ids are compared if both sets come from the same source. If a source is unknown, as with
-    imported arrays, only an identical set is recognised, by its fingerprint.
+    Samples of one source, and identical sets, are compared by ids. Others are compared by the
+    logits that their records hold (see `Contents`): a sample that was imported twice is recognised
+    whatever it is called.
 
     Args:
         evidence: that of a policy.
         samples: the samples to report on, or their ids if nothing else is known of them yet.
         data: their name, split and source.
+        records: of the policy's stages on these samples, if there are any.
         allowed: whether an overlap is a note instead of an error.
 
     Returns:
@@ -96,27 +164,33 @@ def check_overlap(
         CascadeError: the sets overlap, unless this is allowed.
     """
     ids = samples.ids if isinstance(samples, Samples) else samples
-    fingerprint = samples.fingerprint if isinstance(samples, Samples) else None
     notes = []
-    for part, fitted in (evidence or {}).items():
-        if not isinstance(fitted, Mapping) or not fitted.get("ids"):
-            continue
-        if not _comparable(fitted, data, fingerprint):
-            if fingerprint is not None and not (fitted.get("source") and data.get("source")):
+    for part, fitted in _parts(evidence).items():
+        overlap = _overlap(fitted, samples, data, records)
+        if overlap.rows is None:
+            if isinstance(samples, Samples):
                 notes.append(
-                    f"Note: the {part} were fitted on {_size(fitted)}. The "
-                    "source of one set is unknown, so an overlap cannot be checked."
+                    f"Note: the {_were(part)} {_size(fitted)}. Whether these are among them "
+                    f"cannot be checked: {overlap.by}."
                 )
             continue
-        known = set(ids_from_text(str(fitted["ids"])))
-        shared = sorted(one for one in ids if _number(one) in known)
+        shared = int(overlap.rows.sum())
         if not shared:
             continue
-        first = f"{shared[0]!r}" if isinstance(shared[0], str) else f"id {shared[0]}"
+        if not overlap.certain:
+            notes.append(
+                f"Note: {shared:,} of these {counted(len(ids), 'sample')} "
+                f"{'has' if shared == 1 else 'have'} the logits of samples that the "
+                f"{_were(part)}: duplicates, or the same samples."
+            )
+            continue
+        one = ids[int(overlap.rows.nonzero()[0, 0])]
+        first = f"{one!r}" if isinstance(one, str) else f"id {one}"
+        told = "" if overlap.by == "ids" else ", told by their logits"
         message = (
-            f"{len(shared)} of these {counted(len(ids), 'sample')} "
-            f"{be(len(shared))} among those that the {part} "
-            f"were fitted on (split {fitted.get('split')!r}; first {first})"
+            f"{shared} of these {counted(len(ids), 'sample')} "
+            f"{be(shared)} among those that the {_were(part)} "
+            f"(split {fitted.get('split')!r}; first {first}{told})"
         )
         if not allowed:
             raise CascadeError(
@@ -132,25 +206,99 @@ def _size(evidence: Mapping[str, Any]) -> str:
     return counted(n, "sample") if isinstance(n, int) else "some samples"
 
 
-def _comparable(
-    evidence: Mapping[str, Any], data: Mapping[str, Any], fingerprint: str | None
-) -> bool:
-    """Whether the ids of two sets come from one source, or the sets are identical."""
-    same_source = evidence.get("source") and evidence["source"] == data.get("source")
-    same_set = fingerprint is not None and evidence.get("fingerprint") == fingerprint
-    return bool(same_source or same_set)
+def chosen_stages(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the evidence that outlives thresholds: what a search has chosen the stages on."""
+    searched = None if "promise" in evidence else evidence.get("thresholds")
+    origin = evidence.get(STAGES, searched)
+    return {} if origin is None else {STAGES: origin}
 
 
-def unused_rows(evidence: Mapping[str, Any] | None, record: Record) -> Tensor:
-    """Rows of a record that nothing but a policy's thresholds was fitted on, (M,) int64."""
-    used: set[int] = set()
-    for part, fitted in (evidence or {}).items():
-        if (
-            part != "thresholds"
-            and isinstance(fitted, Mapping)
-            and fitted.get("ids")
-            and _comparable(fitted, record.data, record.samples.fingerprint)
-        ):
-            used.update(ids_from_text(str(fitted["ids"])))
-    rows = [row for row, one in enumerate(record.ids) if _number(one) not in used]
-    return torch.tensor(rows).long()
+@dataclass(frozen=True)
+class UnusedRows:
+    """Rows of records that nothing which thresholds build on was fitted on.
+
+    Attributes:
+        rows: positions of the rows, (M,) int64.
+        used_by: parts of the policy that were fitted on the others.
+        caveats: sentences on what a promise from these rows depends on.
+    """
+
+    rows: Tensor
+    used_by: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """Why the others are used, in words."""
+        fitted = " and ".join(f"the {part}" for part in self.used_by if part != STAGES)
+        clauses = [f"{fitted} were fitted on them"] if fitted else []
+        clauses += ["the stages were chosen on them"] * (STAGES in self.used_by)
+        return ", and ".join(clauses)
+
+
+def unused_rows(policy: Policy, records: Sequence[Record], *, allowed: bool = False) -> UnusedRows:
+    """Rows to select thresholds on: those that nothing else of a policy was fitted on.
+
+    Thresholds of an earlier selection are replaced, so that its samples are not left out. Those of
+    a search are replaced too, but the samples have chosen the stages.
+
+    Args:
+        policy: with evidence.
+        records: of its stages, cheapest first.
+        allowed: whether all rows are to be used, which is then a caveat.
+    """
+    first, used_by, caveats = records[0], [], []
+    used = torch.zeros(len(first), dtype=torch.bool)
+    for name, fitted in _parts(policy.evidence).items():
+        overlap = _overlap(fitted, first.samples, first.data, records)
+        earlier = name == "thresholds" and "promise" in policy.evidence
+        part = STAGES if name == "thresholds" else name
+        shared = 0 if overlap.rows is None else int(overlap.rows.sum())
+        if earlier:
+            if shared:
+                caveats.append(
+                    f"An earlier selection used {shared:,} of these samples: each guarantee "
+                    "holds by itself, the best of several may not."
+                )
+        elif overlap.rows is None:
+            caveats.append(
+                "The guarantee holds only if none of these samples is among the "
+                f"{_size(fitted)} that the {_were(part)}. This cannot be checked: {overlap.by}."
+            )
+        elif shared and not allowed:
+            used |= overlap.rows
+            used_by.append(part)
+        elif shared:
+            caveats.append(
+                f"The guarantee does not hold: {shared:,} of these "
+                f"{counted(len(first), 'sample')} {be(shared)} among those that the {_were(part)}."
+            )
+    caveats += [
+        f"The guarantee holds only if the {part} were set without these samples: the policy does "
+        "not say how."
+        for part in _by_hand(policy)
+    ]
+    return UnusedRows((~used).nonzero()[:, 0], tuple(dict.fromkeys(used_by)), tuple(caveats))
+
+
+def _by_hand(policy: Policy) -> list[str]:
+    """Parts of a policy that its evidence does not explain."""
+    parts = _parts(policy.evidence)
+    origins = [part for name, part in parts.items() if name.endswith("temperatures")]
+    fits = [part.get("fits") for part in origins]
+    known = {
+        fit.get("temperature")
+        for some in fits
+        if isinstance(some, Mapping)
+        for fit in some.values()
+        if isinstance(fit, Mapping)
+    }
+    explained = known if all(fits) else set(policy.temperatures)  # a search notes no fits
+    found = []
+    if not {1.0, *explained} >= set(policy.temperatures):
+        found.append("temperatures")
+    if policy.heads and "heads" not in parts:
+        found.append("heads")
+    if max(policy.floors) > -float("inf") and not {"thresholds", STAGES} & set(parts):
+        found.append("floors")
+    return found

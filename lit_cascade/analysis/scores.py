@@ -271,9 +271,9 @@ def compare_scores(
             )
         if records[0].classes != fitting[0].classes:
             raise UsageError("fit_on: its records have other classes than those of records.")
-        evidence = {"learned score and thresholds": fitted_on(fitting[0])}
+        evidence = {"learned score and thresholds": fitted_on(fitting)}
         samples, data = records[0].samples, records[0].data
-        notes += check_overlap(evidence, samples, data, allowed=allow_overlap)
+        notes += check_overlap(evidence, samples, data, records, allowed=allow_overlap)
         fit_rows, rows = (torch.arange(len(some[0])) for some in (fitting, records))
     here = _tables(records, rows, unit)
     there = _tables(fitting, fit_rows, unit)

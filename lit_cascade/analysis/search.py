@@ -193,7 +193,7 @@ class SearchResult(Tabular):
                 "with two or more stages."
             )
         records = [chosen.record(chosen.models[model]) for model in point.stages]
-        evidence = fitted_on(records[0])
+        evidence = fitted_on(records)
         policy = Policy(
             point.thresholds,
             score=rule.score,

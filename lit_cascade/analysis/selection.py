@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_cascade.analysis.check import Verdict, check_promise, references
 from lit_cascade.analysis.curve import outcomes_of, policy_for
-from lit_cascade.analysis.evidence import fitted_on, unused_rows
+from lit_cascade.analysis.evidence import STAGES, chosen_stages, fitted_on, unused_rows
 from lit_cascade.core import (
     OperatingPoint,
     OperatingPoints,
@@ -36,7 +36,7 @@ from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record, RecordLike, load_records, priced
 from lit_cascade.utilities.drawing import BLACK, BLUE, GREY, VERMILION, axes_of, literal, quiet
 from lit_cascade.utilities.tabular import Tabular, described, html_of
-from lit_cascade.utilities.units import counted, unit_label
+from lit_cascade.utilities.units import be, counted, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,6 +92,8 @@ class Selection(Tabular):
         score: name of the score that the thresholds apply to.
         left_out: number of samples that were left out, as the policy was fitted on them.
         held_out: the policy on the samples that were held out; None without any, or a policy.
+        caveats: sentences on what the guarantee depends on that could not be checked.
+        notes: what else to know about the samples.
     """
 
     promise: Promise
@@ -106,6 +108,8 @@ class Selection(Tabular):
     score: str = "max_softmax"
     left_out: int = 0
     held_out: HeldOutPolicy | None = None
+    caveats: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -237,6 +241,7 @@ class Selection(Tabular):
             counted(self.n, "sample"),
             f"{tested}{certified}",
             *held_out,
+            *(caveat.rstrip(".") for caveat in self.caveats),
         )
 
     def _repr_html_(self) -> str:
@@ -262,8 +267,9 @@ def select(
     """Select thresholds that keep a promise on new samples.
 
     Of the policies that keep the promise the cheapest is selected, or the most accurate if the
-    promise limits a cost. Samples that the temperatures or the score of the policy were fitted on
-    are left out.
+    promise limits a cost. Samples that the temperatures or the score of the policy were fitted on,
+    or that a search chose its stages on, are left out. They are known by their ids or else by their
+    logits; what cannot be checked is among the `caveats` of the result and of its policy.
 
     Args:
         records: one per stage, cheapest first, on a calibration set; or their files.
@@ -302,26 +308,41 @@ def select(
     rule = policy_for(loaded, policy, undecided=True)
     outcomes = outcomes_of(loaded, rule, unit, need_labels=False)
     first = loaded[0]
-    rows = torch.arange(len(first)) if allow_overlap else unused_rows(rule.evidence, first)
-    if len(rows) == 0:
-        raise CascadeError(
-            f"this policy's temperatures or score were fitted on all of these {len(first)} "
-            "samples, and a threshold needs others. Fit on some of them (lit-cascade calibrate "
-            "--share 0.5) or add --allow_overlap, which breaks the promise."
+    unused = unused_rows(rule, loaded, allowed=allow_overlap)
+    if len(unused.rows) == 0:
+        what, remedy = (
+            ("stages were chosen", "Select on samples that the search did not read")
+            if STAGES in unused.used_by
+            else (
+                "temperatures or score were fitted",
+                "Fit on some of them (lit-cascade calibrate --share 0.5)",
+            )
         )
-    left_out = len(first) - len(rows)
-    rows, held_rows = _divided(rows, holdout, seed)
+        raise CascadeError(
+            f"this policy's {what} on all of these {len(first)} samples, and a threshold needs "
+            f"others. {remedy} or add --allow_overlap, which breaks the promise."
+        )
+    left_out = len(first) - len(unused.rows)
+    note = (
+        f"Note: {left_out:,} of the {counted(len(first), 'sample')} {be(left_out)} left out: "
+        f"{unused.reason}."
+    )
+    caveats = unused.caveats if promise.confidence is not None else ()
+    rows, held_rows = _divided(unused.rows, holdout, seed)
     selection = select_thresholds(outcomes.rows(rows), promise, seed)
     selected = held_out = None
     if selection.chosen is not None:
         thresholds = selection.chosen.typed_thresholds
         evidence = _evidence(loaded, rule, selection, unit, rows)
+        if caveats:
+            evidence["promise"]["caveats"] = list(caveats)
         selected = replace(rule, thresholds=thresholds, evidence=evidence)
         if len(held_rows):
             held_out = _on_held_out(outcomes.rows(held_rows), selected, promise, seed)
     return replace(
-        selection, policy=selected, score=rule.score, left_out=left_out, held_out=held_out
-    )
+        selection, policy=selected, score=rule.score, left_out=left_out, held_out=held_out,
+        caveats=caveats, notes=(note,) if left_out else (),
+    )  # fmt: skip
 
 
 def _divided(rows: Tensor, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -391,7 +412,8 @@ def _evidence(
     accuracy = None if math.isnan(chosen.accuracy) else chosen.accuracy
     return {
         **rule.evidence,
-        "thresholds": fitted_on(records[0], rows),
+        **chosen_stages(rule.evidence),
+        "thresholds": fitted_on(records, rows),
         "promise": {
             **asdict(selection.promise),
             "cost": unit,

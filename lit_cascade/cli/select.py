@@ -17,7 +17,6 @@ from lit_cascade.report import (
     print_selection,
     selection_summary,
 )
-from lit_cascade.utilities.units import be, counted
 
 if TYPE_CHECKING:
     from lit_cascade.cli.lightning import CascadeCLI
@@ -63,24 +62,23 @@ def _report(
         allow_overlap=options.allow_overlap,
         holdout=options.holdout,
     )
-    first, prices = records[0], f" --cost {options.cost}" if "=" in options.cost else ""
+    prices = f" --cost {options.cost}" if "=" in options.cost else ""
     costed, unit = priced(records, options.cost)
-    notes = data_notes(first.data) + cost_notes(costed, unit)
-    if selection.left_out:
-        notes.append(
-            f"Note: {selection.left_out:,} of the {counted(len(first), 'sample')} "
-            f"{be(selection.left_out)} left out: the "
-            "temperatures or the score were fitted on them."
-        )
+    notes = data_notes(records[0].data) + cost_notes(costed, unit) + list(selection.notes)
     print_selection(selection, notes)
     policy = selection.required_policy()
     output.add_yaml(
         "policy.yaml",
         {"policy": policy.to_dict()},
-        f"{policy_line(selection)}\n"
-        "Written by lit-cascade select. Give it after the config of the cascade:\n"
-        "  lit-cascade validate --config PAIR.yaml --policy policy.yaml\n"
-        f"  lit-cascade check --policy policy.yaml --records SMALL LARGE{prices}",
+        "\n".join(
+            [
+                policy_line(selection),
+                *selection.caveats,
+                "Written by lit-cascade select. Give it after the config of the cascade:",
+                "  lit-cascade validate --config PAIR.yaml --policy policy.yaml",
+                f"  lit-cascade check --policy policy.yaml --records SMALL LARGE{prices}",
+            ]
+        ),
     )
     output.add("select.png", draw_selection(selection))
     summary = selection_summary(selection, records)

@@ -63,7 +63,7 @@ def _report(records: Sequence[Record], options: ValidateOptions, output: Output)
     check_alike(records)
     first = records[0]
     notes = check_overlap(
-        options.policy.evidence, first.samples, first.data, allowed=options.allow_overlap
+        options.policy.evidence, first.samples, first.data, records, allowed=options.allow_overlap
     )
     notes += data_notes(first.data)
     notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])

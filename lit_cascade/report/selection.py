@@ -62,7 +62,7 @@ def print_selection(result: Selection, notes: Sequence[str] = ()) -> None:
         label = f"{100 * promise.confidence:.3g} % confidence"
         table.add_row(*_row(label, result.chosen, promise, result.unit))
     table.add_row(*_row("plain empirical", result.empirical, promise, result.unit))
-    chosen = [] if result.chosen is None else [policy_line(result), _price(result)]
+    chosen = [] if result.chosen is None else [policy_line(result), *result.caveats, _price(result)]
     if result.held_out is not None:
         table.add_section()
         row = _row("held out", result.held_out.point, promise, result.unit)
@@ -137,6 +137,8 @@ def selection_summary(result: Selection, records: Sequence[Record]) -> dict[str,
         "tested_on": result.n,
         "policies_tested": len(result.candidates),
         "policies_certified": result.certified,
+        "left_out": result.left_out,
+        "caveats": list(result.caveats),
         "chosen": _choice_summary(result, result.chosen),
         "empirical": _choice_summary(result, result.empirical),
         "held_out": None if result.held_out is None else _held_out_summary(result.held_out),

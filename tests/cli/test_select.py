@@ -188,6 +188,44 @@ def test_samples_that_temperatures_were_fitted_on_are_left_out(pair, capsys):
     assert evidence["temperatures"]["ids"] == "0..599"
 
 
+def test_fitted_samples_without_a_source_are_left_out_or_said(tmp_path, capsys):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    everything = made(N, 0, source=None)
+    part = [
+        Record.from_arrays(one.name, one.logits[300:], one.labels[300:], flops=one.cost()[300:])
+        for one in everything
+    ]
+    words = ["--learn_score", "--share", "0.5", "--out", "c"]
+    assert main(["calibrate", "--records", *saved(part, "a"), *words]) == 0
+    pair = saved(everything, "b")
+    words = ["--policy.score", "learned", "--max_accuracy_drop", 0.03]
+    assert select(pair, "--config", "c/calibration.yaml", *words) == 0
+    printed = capsys.readouterr().out
+    assert "450 of the 1,200 samples are left out" in printed
+    assert "calibrated on 750" in printed
+    assert json_in("o/summary.json")["left_out"] == 450
+    assert json_in("o/summary.json")["caveats"] == []
+    # a policy that older versions wrote holds no logits to compare with
+    overlay = yaml.safe_load(Path("c/calibration.yaml").read_text())
+    for fitted in ("temperatures", "heads"):
+        del overlay["policy"]["evidence"][fitted]["content"]
+    Path("old.yaml").write_text(yaml.safe_dump(overlay))
+    assert select(pair, "--config", "old.yaml", *words, out="old") == 0
+    caveats = json_in("old/summary.json")["caveats"]
+    assert len(caveats) == 2
+    assert "the 450 samples that the heads were fitted on" in " ".join(caveats)
+    printed, written = capsys.readouterr().out, Path("old/policy.yaml").read_text()
+    for caveat in caveats:
+        assert caveat in printed.replace("\n", " ")
+        assert f"# {caveat}" in written
+    assert policy_in("old")["evidence"]["promise"]["caveats"] == caveats
+    assert main(["validate", "--config", "old/policy.yaml", "--records", *pair, "--out", "v"]) == 1
+    assert main(["select", "--records", *pair, "--policy.temperatures", "[1.5, 1]",
+                 "--max_accuracy_drop", "0.03", "--out", "typed"]) == 0  # fmt: skip
+    assert "only if the temperatures were set without these samples" in capsys.readouterr().out
+
+
 def test_agreement_is_promised_without_labels(tmp_path, capsys):
     (tmp_path / "a").mkdir()
     blind = saved(made(N, 0, labelled=False), "a")
