@@ -234,7 +234,10 @@ class ScoreOrder(NamedTuple):
             >>> ScoreOrder.of(torch.tensor([0.5, 0.2, 0.5])).sums(torch.tensor([1, 10, 100]))
             tensor([  0,  10, 111])
         """
-        sums = values[..., self.order].cumsum(-1)[..., self.ends]
+        # gather: an index of the last dimension alone takes five times as long
+        sums = values.gather(-1, self.order.expand(*values.shape[:-1], -1)).cumsum(-1)
+        if len(self.ends) < len(self.order):
+            sums = sums.gather(-1, self.ends.expand(*values.shape[:-1], -1))
         return torch.cat([sums.new_zeros(*sums.shape[:-1], 1), sums], dim=-1)
 
 

@@ -31,16 +31,59 @@ def mean_accuracy(outcomes: StageOutcomes, weights: Tensor) -> Tensor:
     Raises:
         CascadeError: there are no labels.
     """
-    correct, _ = outcomes.labelled("the mean accuracy")
-    order = departures(outcomes.scores)
+    return _Steps.of(outcomes).mean_accuracy(weights)
 
-    def sums(change: Tensor) -> Tensor:
-        return order.sums((weights[:, :, None] * change).flatten(1))
 
-    start = weights @ correct[:, 0].double()
-    gained, spent = sums(correct.double().diff(dim=1)), sums(outcomes.costs.double()[:, 1:])
-    area = ((start[:, None] + gained[:, :-1]) * spent.diff(dim=1)).sum(dim=1)
-    return area / spent[:, -1].clamp(min=1e-300) / weights.sum(dim=1)
+@dataclass(frozen=True)
+class _Steps:
+    """A curve as E steps, in each of which a sample leaves a stage for the next.
+
+    Attributes:
+        sample: whose step it is, (E,) int64.
+        gain: 1 where the next stage is right and the stage was wrong, -1 the other way round, else
+            0, (E,) float64.
+        cost: of the next stage, (E,) float64.
+        begin: number of steps before those at the same threshold, (E,) int64; None where no two
+            steps share one.
+        right: whether the first stage is right, (N,) float64.
+    """
+
+    sample: Tensor
+    gain: Tensor
+    cost: Tensor
+    begin: Tensor | None
+    right: Tensor
+
+    @classmethod
+    def of(cls, outcomes: StageOutcomes) -> _Steps:
+        correct, _ = outcomes.labelled("the mean accuracy")
+        order, ends, _ = departures(outcomes.scores)
+        begin = None
+        if len(ends) < len(order):
+            sizes = ends.diff(prepend=ends.new_tensor([-1]))
+            begin = (ends + 1 - sizes).repeat_interleave(sizes)
+        return cls(
+            sample=order // outcomes.scores.shape[1],
+            gain=correct.double().diff(dim=1).flatten()[order],
+            cost=outcomes.costs.double()[:, 1:].flatten()[order],
+            begin=begin,
+            right=correct[:, 0].double(),
+        )
+
+    def mean_accuracy(self, weights: Tensor) -> Tensor:
+        """As the function, for weights (R, N)."""
+        # gather: an index of the last dimension alone takes five times as long
+        drawn = weights.gather(1, self.sample.expand(len(weights), -1))
+        gained = drawn.new_zeros(len(drawn), drawn.shape[1] + 1)
+        torch.cumsum(drawn * self.gain, dim=1, out=gained[:, 1:])
+        if self.begin is None:
+            before = gained[:, :-1]
+        else:
+            before = gained.gather(1, self.begin.expand(len(drawn), -1))
+        before += (weights @ self.right)[:, None]
+        spent = drawn.mul_(self.cost)
+        whole = spent.sum(dim=1).clamp(min=1e-300)
+        return before.mul_(spent).sum(dim=1) / whole / weights.sum(dim=1)
 
 
 def ranked_within(scores: Tensor, groups: Sequence[Tensor]) -> Tensor:
@@ -130,12 +173,14 @@ def paired_difference(
     ones = torch.ones(1, n, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     rows = max(1, _AT_ONCE // n)
-    differences = []
+    curves, differences = [_Steps.of(outcomes) for outcomes in (before, after)], []
     for start in range(0, resamples, rows):
         weights = resampled_counts(n, min(rows, resamples - start), generator)
-        differences.append(mean_accuracy(after, weights) - mean_accuracy(before, weights))
+        one, other = (curve.mean_accuracy(weights) for curve in curves)
+        differences.append(other - one)
+    first, second = (float(curve.mean_accuracy(ones)) for curve in curves)
     return AccuracyDifference(
-        before=float(mean_accuracy(before, ones)),
-        after=float(mean_accuracy(after, ones)),
+        before=first,
+        after=second,
         interval=percentile_interval(torch.cat(differences)),
     )
