@@ -83,7 +83,7 @@ def _mkldnn_recurrent(x: Tensor, *weights: Any, **_: Any) -> int:
 
 def _quantized_recurrent(x: Tensor, *args: Any, **_: Any) -> int:
     """Each direction of a layer has two packed matrices, for the input and for the state."""
-    cells = next(arg for arg in args if isinstance(arg, list) and not isinstance(arg[0], Tensor))
+    [cells] = [arg for arg in args if isinstance(arg, list) and not isinstance(arg[0], Tensor)]
     packed = [weight for cell in cells for weight in cell.__getstate__()[0][-1]]
     return _recurrent(x, (torch.ops.quantized.linear_unpack(weight)[0] for weight in packed))
 
@@ -169,7 +169,10 @@ _MULTIPLIES = re.compile(
 _HARMLESS = re.compile(
     r"norm|cross|powsum|check|prepack|_unpack$|reorder|convert|upsample|flatten|_thnn_fused"
 )
-_NAMESPACES = {"aten", "prim", "prims", "torchvision", "quantized"}  # others may multiply matrices
+# operators of other libraries may multiply matrices
+_NAMESPACES = {"aten", "prim", "prims", "torchvision", "quantized", "profiler"}
+# what formulas raise where arguments have no shapes: packed in another way, or nested
+_NO_SHAPES = (RuntimeError, AttributeError, IndexError, TypeError, ValueError, AssertionError)
 _LEAVING = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.tolist}
 
 
@@ -285,12 +288,17 @@ class FlopCounter(TorchDispatchMode):
         elif role == "unknown":
             self._unknown.add(func._schema.name)  # noqa: SLF001 - without overload
         if self._unread and role != "view":
-            self._read(args)
+            self._read((*args, *kwargs.values()))
         return out
 
-    def _count(self, name: Any, formula: Any, out: Any, args: Any, kwargs: Any) -> None:
+    def _count(self, operator: Any, formula: Any, out: Any, args: Any, kwargs: Any) -> None:
         is_complex = any(isinstance(arg, Tensor) and arg.is_complex() for arg in args)
-        self._flops[name] += formula(*args, **kwargs, out_val=out) * (4 if is_complex else 1)
+        try:
+            flops = formula(*args, **kwargs, out_val=out)
+        except _NO_SHAPES:
+            self._unknown.add(str(operator))
+        else:
+            self._flops[operator] += flops * (4 if is_complex else 1)
 
     def _read(self, args: Iterable[Any]) -> None:
         """Note which matrices an operator reads."""
@@ -302,6 +310,7 @@ class FlopCounter(TorchDispatchMode):
     def _higher_order(self, operator: Any, args: Any, kwargs: Any) -> Any:
         """Count the functions that an operator calls, such as the taken branch of `torch.cond`."""
         name, functions = operator.name(), [arg for arg in args if callable(arg)]
+        self._read(args)
         if name in _FORMULAS:
             out = operator(*args, **kwargs)
             self._count(operator, _FORMULAS[name], out, args, kwargs)
@@ -376,7 +385,7 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int:
         1280
     """
     total, reasons = _count(model, inputs)
-    _warn(type(getattr(model, "_orig_mod", model)).__name__, reasons)
+    _warn(_kind(model), reasons)
     return total
 
 
@@ -407,6 +416,11 @@ def _count(model: nn.Module, inputs: Inputs) -> tuple[int, list[str]]:
     return total, reasons if reasons or total else ["it counts 0"]
 
 
+def _kind(model: nn.Module) -> str:
+    """Class of a model, or of the one that it was compiled from."""
+    return type(getattr(model, "_orig_mod", model)).__name__
+
+
 def _warn(name: str, reasons: Iterable[str]) -> None:
     if reasons:
         warnings.warn(
@@ -435,7 +449,7 @@ class FlopMeter:
     """
 
     def __init__(self, model: nn.Module, name: str | None = None) -> None:
-        self._model, self._name = model, name or type(model).__name__
+        self._model, self._name = model, name or _kind(model)
         self._warned: set[str] = set()
         self._known: dict[tuple[Any, ...], int] = {}
 

@@ -146,20 +146,21 @@ def test_linear_algebra_without_a_formula_warns(work, operator):
     assert f"no formula for {operator}." in warned(work)
 
 
-def dynamic(module, kind):
+def dynamic(module, kind, dtype=torch.qint8):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated, and still used
-        return torch.ao.quantization.quantize_dynamic(nn.Sequential(module), {kind})[0]
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(module), {kind}, dtype)[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_dynamically_quantized_layers(layers):
+def test_dynamically_quantized_layers(layers, dtype):
     steps, wide = 8, 16
-    lstm = dynamic(nn.LSTM(8, wide, layers, batch_first=True, bidirectional=True), nn.LSTM)
+    lstm = dynamic(nn.LSTM(8, wide, layers, batch_first=True, bidirectional=True), nn.LSTM, dtype)
     inputs = [8] + [2 * wide] * (layers - 1)
     expected = sum(2 * 2 * steps * 4 * wide * (size + wide) for size in inputs)
     assert counted(lambda m, x: m.lstm(x.view(1, 8, 8)), lstm=lstm) == expected
-    linear = dynamic(nn.Linear(64, 5), nn.Linear)
+    linear = dynamic(nn.Linear(64, 5), nn.Linear, dtype)
     assert counted(lambda m, x: m.linear(x), linear=linear) == 2 * 64 * 5
 
 
@@ -233,6 +234,29 @@ def test_flex_attention_without_a_compiler():
     assert counted(work) == 2 * 2 * 4 * 2 * 3 * 8
 
 
+def test_flex_attention_reads_parameters():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def work(m, x):
+        k = x.view(1, 2, 4, 8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks for a compiler
+            return flex_attention(m.w0.detach(), k, k)
+
+    assert counted(work, some(1, 2, 3, 8)) == 2 * 2 * 2 * 3 * 4 * 8
+
+
+def test_nested_tensors_of_no_one_shape_warn():
+    def work(m, x):
+        rows = x.view(8, 8)
+        nested = torch.nested.nested_tensor([rows[:3], rows[3:]])
+        return torch.bmm(nested, nested.transpose(1, 2)).to_padded_tensor(0.0)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*nested tensors is in prototype.*")
+        assert "no formula for aten.bmm." in warned(work)
+
+
 def test_nested_tensors_are_counted_by_their_values():
     def work(m, x):
         rows = x.view(8, 8)
@@ -257,8 +281,8 @@ def test_numbers_that_leave_torch_warn(work):
     assert "numbers leave torch" in warned(work, some(64, 3))
 
 
-def test_lengths_may_leave_torch():
-    assert counted(lambda m, x: x * len(torch.arange(3).tolist()) * x.sum().item()) == 0
+def test_whole_and_single_numbers_may_leave_torch():
+    assert counted(lambda m, x: x * len(torch.arange(3).tolist()) * x.sum().numpy().item()) == 0
 
 
 def test_a_matrix_that_no_operator_reads_warns():
