@@ -132,8 +132,12 @@ def _parts(evidence: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _were(part: str) -> str:
-    return f"{part} were {'chosen' if part == STAGES else 'fitted'} on"
+def _were(*parts: str) -> str:
+    """The end of "samples that the ..."; parts that were chosen come last."""
+    fitted = [part for part in parts if part != STAGES]
+    clauses = [f"{' and the '.join(fitted)} were fitted on"] if fitted else []
+    clauses += [f"{STAGES} were chosen on"] * (len(fitted) < len(parts))
+    return " or the ".join(clauses)
 
 
 def check_overlap(
@@ -230,10 +234,7 @@ class UnusedRows:
     @property
     def reason(self) -> str:
         """Why the others are used, in words."""
-        fitted = " and ".join(f"the {part}" for part in self.used_by if part != STAGES)
-        clauses = [f"{fitted} were fitted on them"] if fitted else []
-        clauses += ["the stages were chosen on them"] * (STAGES in self.used_by)
-        return ", and ".join(clauses)
+        return f"the {_were(*self.used_by)} them"
 
 
 def unused_rows(policy: Policy, records: Sequence[Record], *, allowed: bool = False) -> UnusedRows:
@@ -247,7 +248,7 @@ def unused_rows(policy: Policy, records: Sequence[Record], *, allowed: bool = Fa
         records: of its stages, cheapest first.
         allowed: whether all rows are to be used, which is then a caveat.
     """
-    first, used_by, caveats = records[0], [], []
+    first, used_by, sentences = records[0], [], dict[str, list[str]]()
     used = torch.zeros(len(first), dtype=torch.bool)
     for name, fitted in _parts(policy.evidence).items():
         overlap = _overlap(fitted, first.samples, first.data, records)
@@ -256,23 +257,26 @@ def unused_rows(policy: Policy, records: Sequence[Record], *, allowed: bool = Fa
         shared = 0 if overlap.rows is None else int(overlap.rows.sum())
         if earlier:
             if shared:
-                caveats.append(
+                sentences[
                     f"An earlier selection used {shared:,} of these samples: each guarantee "
                     "holds by itself, the best of several may not."
-                )
+                ] = []
         elif overlap.rows is None:
-            caveats.append(
+            sentence = (
                 "The guarantee holds only if none of these samples is among the "
-                f"{_size(fitted)} that the {_were(part)}. This cannot be checked: {overlap.by}."
+                f"{_size(fitted)} that the {{}}. This cannot be checked: {overlap.by}."
             )
+            sentences.setdefault(sentence, []).append(part)
         elif shared and not allowed:
             used |= overlap.rows
             used_by.append(part)
         elif shared:
-            caveats.append(
+            sentence = (
                 f"The guarantee does not hold: {shared:,} of these "
-                f"{counted(len(first), 'sample')} {be(shared)} among those that the {_were(part)}."
+                f"{counted(len(first), 'sample')} {be(shared)} among those that the {{}}."
             )
+            sentences.setdefault(sentence, []).append(part)
+    caveats = [sentence.format(_were(*parts)) for sentence, parts in sentences.items()]
     caveats += [
         f"The guarantee holds only if the {part} were set without these samples: the policy does "
         "not say how."
