@@ -163,6 +163,18 @@ def test_core_loads_torch_numpy_and_scipy_alone():
     assert set(done.stdout.split()) == {"lit_cascade"}
 
 
+def test_commands_over_records_load_nothing_that_runs_models():
+    """Lightning alone takes longer to load than most of them to work."""
+    modules = [f"lit_cascade.cli.{name}" for name in ("calibrate", "check", "search", "validate")]
+    code = f"import sys, {', '.join(modules)}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {
+        "datasets", "lightning", "lit_cascade.live", "pandas", "sklearn", "timm", "torchmetrics",
+        "torchvision", "transformers", "triton",
+    }  # fmt: skip
+    assert not heavy & set(done.stdout.split())
+
+
 def test_the_arrows_have_no_cycle():
     done = set()
     while len(done) < len(ARROWS):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.live import Latency, Speed
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import Column, Table
 from lit_cascade.utilities.drawing import BLUE, GREY, VERMILION, literal
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from lit_cascade.lit import Benchmark
+    from lit_cascade.live import Latency, Speed
 
 
 def _time(seconds: float) -> str:
