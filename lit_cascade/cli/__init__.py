@@ -15,6 +15,7 @@ from lit_cascade.cli.failures import DEBUG, too_long, unexpected
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.utilities.files import main_process
 from lit_cascade.utilities.text import printable
+from lit_cascade.utilities.threads import share_cores
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -148,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(_text_for(name, rest))
             return 0
         check_name(name, COMMANDS, "command")
+        share_cores()
         from lit_cascade.cli.parsing import run
 
         run(name, COMMANDS[name], rest)
