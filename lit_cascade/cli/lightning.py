@@ -173,6 +173,7 @@ class CascadeCLI(LightningCLI):
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except Exception as error:
             raise UsageError(self._refused_by_trainer(error)) from error
+        trainer._signal_connector = lit.Signals(trainer)  # noqa: SLF001 - Lightning has no option
         cores, started = os.cpu_count() or 1, trainer.strategy.launcher is not None
         if (
             started

@@ -4,7 +4,7 @@ from lit_cascade.lit.callbacks import ThresholdMetrics
 from lit_cascade.lit.cascade import LitCascade, configured_cascade
 from lit_cascade.lit.choosing import fit_cascade
 from lit_cascade.lit.execution import Evaluation, Execution
-from lit_cascade.lit.failures import explained
+from lit_cascade.lit.failures import Signals, explained
 from lit_cascade.lit.measuring import Benchmark, SpeedPlan
 from lit_cascade.lit.metrics import (
     AURC,
@@ -25,7 +25,7 @@ from lit_cascade.lit.zoo import LitZoo, TimmModels
 __all__ = [
     "AURC", "Benchmark", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
     "Configs", "DeferralQuality", "DeferralRate", "Evaluation", "Execution", "LitCascade",
-    "LitClassifier", "LitZoo", "Predictions", "SpeedPlan", "ThresholdMetrics", "TimmModels",
-    "Training", "ZooRecords", "configured_cascade", "explained", "fit_cascade", "not_reported",
-    "unfinished_predictions",
+    "LitClassifier", "LitZoo", "Predictions", "Signals", "SpeedPlan", "ThresholdMetrics",
+    "TimmModels", "Training", "ZooRecords", "configured_cascade", "explained", "fit_cascade",
+    "not_reported", "unfinished_predictions",
 ]  # fmt: skip

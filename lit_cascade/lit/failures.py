@@ -14,8 +14,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.memory import is_oom_error
 
 from lit_cascade.errors import CascadeError
@@ -26,7 +29,30 @@ _ALLOCATION = ("out of memory", "can't allocate memory", "_ALLOC_FAILED", "Unabl
 _SHARED = ("Bus error", "shared memory", "</torch_")
 _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 _WORKER = re.compile(r"DataLoader worker \(pid (\d+)\) (.*?)(?:\. Details|\. It is|\.? *$)")
+_PORT = re.compile(r"port: (\d+).*EADDRINUSE", re.DOTALL)
 _ENDED = (None, 0, -signal.SIGTERM)  # exit codes of workers that ended as they should
+
+
+class Signals(_SignalConnector):
+    """A Trainer's signals: SIGTERM is passed on to the processes that this one has started.
+
+    Lightning's own also broadcasts it within the signal handler, where the others may be in another
+    collective, so that all of them wait for each other.
+    """
+
+    received = False
+    """Whether SIGTERM has reached this process."""
+
+    def register_signal_handlers(self) -> None:
+        """Begin to listen."""
+        Signals.received = False
+        super().register_signal_handlers()
+
+    def _sigterm_notifier_fn(self, signum: Any, _: Any) -> None:
+        launcher: Any = self.trainer.strategy.launcher
+        if launcher is not None and not self.received_sigterm:
+            launcher.kill(signum)
+        self.received_sigterm = Signals.received = True
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -46,6 +72,7 @@ def explained(then: str = "") -> Iterator[None]:
     Raises:
         CascadeError: a worker died, memory ran out, or another process was lost.
         KeyboardInterrupt: an interrupt caused the error.
+        SIGTERMException: SIGTERM has ended another process, which this one was waiting for.
     """
     try:
         with _silent_deaths():
@@ -53,6 +80,8 @@ def explained(then: str = "") -> Iterator[None]:
     except (RuntimeError, MemoryError, OSError, EOFError, pickle.UnpicklingError) as error:
         if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
             raise KeyboardInterrupt from error  # it broke whatever was in progress
+        if Signals.received and _is_lost_process(error):
+            raise SIGTERMException from error
         try:
             message = _message(error)
         except RuntimeError as late:  # from torch's signal handler, which only now saw the worker
@@ -99,6 +128,11 @@ def _message(error: BaseException) -> str | None:
         message = f"{first_line(error)}: raise the limit with `ulimit -n`, or try {_FEWER}."
     elif is_out_of_memory(error):
         message = f"out of memory: {first_line(error)}: try {_SMALLER}."
+    elif port := _PORT.search(text):
+        message = (
+            f"the port {port[1]}, at which the processes of this run meet, is in use: set "
+            "MASTER_PORT to a free one (--master-port of torchrun), or on one machine leave it out."
+        )
     elif _is_lost_process(error):
         message = (
             f"another process of this run was lost, or cannot be reached ({first_line(error)}). "

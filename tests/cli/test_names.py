@@ -129,3 +129,15 @@ def test_aliases_of_files_that_an_option_names_are_counted(tmp_path):
     run = within(*words, cwd=tmp_path)
     assert run.returncode == 2
     assert "cannot be read: an alias refers to what it is part of, in line 1." in run.stderr
+
+
+def test_policies_that_the_commands_write_are_taken_by_the_others(two):
+    records = ["--records", "small.safetensors", "large.safetensors", "--allow_overlap"]
+    done(within("calibrate", *records, "--learn_score", "--share", "0.5", "--out", "c", cwd=two))
+    done(within("select", *records, "--max_accuracy_drop", "0.2", "--out", "s", cwd=two))
+    done(within("search", *records, "--out", "f", cwd=two))
+    made = ["c/calibration.yaml", "s/policy.yaml", "f/cascade-1.yaml"]
+    for command in (["select", "--max_accuracy_drop", "0.2"], ["validate"], ["calibrate"]):
+        for policy in made:
+            run = within(*command, *records, "--policy", policy, "--quiet", cwd=two)
+            assert run.returncode == 0, (command, policy, run.stderr)

@@ -1,12 +1,17 @@
 """Failures of the machine, as one error."""
 
 import errno
+import signal
 import sys
+from unittest import mock
 
 import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_cascade import CascadeError, UsageError
-from lit_cascade.lit.failures import explained
+from lit_cascade.lit.failures import Signals, explained
 
 
 @pytest.mark.parametrize(
@@ -102,3 +107,54 @@ def test_what_an_interrupt_breaks_is_the_interrupt():
 
     with pytest.raises(KeyboardInterrupt), explained():
         breaking()
+
+
+def test_a_port_in_use_is_told_as_that():
+    error = RuntimeError(
+        "The server socket has failed to listen on any local network address. port: 41993, "
+        "useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use"
+    )
+    says = r"^the port 41993, at which .* is in use"
+    with pytest.raises(CascadeError, match=says) as told, explained():
+        raise error
+    assert "MASTER_PORT" in str(told.value)
+    assert "memory" not in str(told.value)
+
+
+LOST = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:99")
+
+
+def test_what_sigterm_breaks_is_told_as_sigterm(monkeypatch):
+    monkeypatch.setattr(Signals, "received", True)
+    with pytest.raises(SIGTERMException), explained():
+        raise LOST
+    with pytest.raises(CascadeError, match="out of memory"), explained():
+        raise MemoryError
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    signals = Signals(trainer)
+    try:
+        signals.register_signal_handlers()
+        with pytest.raises(CascadeError, match="another process of this run was lost"), explained():
+            raise LOST
+    finally:
+        signals.teardown()
+
+
+def test_sigterm_is_passed_on_once_and_without_a_collective(monkeypatch):
+    monkeypatch.setattr(Signals, "received", False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        torch.distributed, "broadcast", lambda *_, **__: pytest.fail("the others may not take part")
+    )
+    launcher = mock.Mock()
+    trainer = mock.Mock(strategy=mock.Mock(launcher=launcher), world_size=2)
+    signals = Signals(trainer)
+    signals.register_signal_handlers()
+    try:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signals.teardown()
+    launcher.kill.assert_called_once_with(signal.SIGTERM)
+    assert signals.received_sigterm
+    assert Signals.received
