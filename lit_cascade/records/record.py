@@ -108,11 +108,12 @@ class Record(Tabular):
         for part in _DETAILS:
             if not isinstance(getattr(self, part), Mapping):
                 raise CascadeError(f"{what}: {part} must be a mapping of names to values.")
-        whole = isinstance(self.parameters, Integral) and not isinstance(self.parameters, bool)
-        if not whole or not 0 <= self.parameters < 2**63:
+        given: Any = self.parameters
+        whole = isinstance(given, Integral) and not isinstance(given, bool)
+        if not whole or not 0 <= given < 2**63:
             raise CascadeError(
                 f"{what}: parameters must be a whole number of at least 0, got "
-                f"{shortened(repr(self.parameters))}."
+                f"{shortened(repr(given))}."
             )
 
     @classmethod
