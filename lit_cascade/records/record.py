@@ -108,6 +108,7 @@ class Record(Tabular):
         for part in _DETAILS:
             if not isinstance(getattr(self, part), Mapping):
                 raise CascadeError(f"{what}: {part} must be a mapping of names to values.")
+        _check_details(self.data, self.model, what)
         given: Any = self.parameters
         whole = isinstance(given, Integral) and not isinstance(given, bool)
         if not whole or not 0 <= given < 2**63:
@@ -467,6 +468,24 @@ def _check_costs(costs: Mapping[str, Tensor], n: int, what: str) -> None:
                 f"{what}: {unit} must be {n} finite numbers of at least 0, one per sample, "
                 f"got {cost.dtype} of shape {tuple(cost.shape)}."
             )
+
+
+def _check_details(data: Mapping[str, Any], model: Mapping[str, Any], what: str) -> None:
+    """Check the types of those details that are read: the others are of whoever wrote them."""
+    pairs = data.get("left_out") or []
+    remarks, findings = data.get("remarks") or {}, data.get("findings") or []
+    known = model.get("known_classes", 0)
+    sound = {
+        "data.left_out": isinstance(pairs, Sequence)
+        and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs),
+        "data.remarks": isinstance(remarks, Mapping)
+        and all(isinstance(count, int) for count in remarks.values()),
+        "data.findings": isinstance(findings, Sequence),
+        "model.known_classes": isinstance(known, int),
+    }
+    for name, well_formed in sound.items():
+        if not well_formed:
+            raise CascadeError(f"{what}: {name} is malformed.")
 
 
 def check_dtype_range(largest: float, dtype: str, name: str) -> None:

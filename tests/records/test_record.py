@@ -704,3 +704,18 @@ def test_a_record_of_a_newer_version_says_so(tmp_path):
     path.write_bytes(one.to_bytes().replace(FORMAT.encode(), b"lit-cascade-record/2"))
     with pytest.raises(CascadeError, match=r"written by a newer version.*upgrade lit-cascade"):
         Record.load(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("data", "left_out", 5), ("data", "left_out", [["a", "b", "c"]]),
+        ("data", "left_out", ["ab"]),
+        ("data", "remarks", [1]), ("data", "remarks", {"blurred": "many"}), ("data", "findings", 5),
+        ("model", "known_classes", "ten"),
+    ],
+)  # fmt: skip
+def test_details_that_are_read_have_their_types(part, key, value):
+    with pytest.raises(CascadeError, match=f"{part}.{key} is malformed"):
+        record(**{part: {key: value}})
+    assert record(**{part: {key: None if part == "data" else 7, "other": value}})
