@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lit_cascade.core.combination import answers_after
 from lit_cascade.core.policy import Policy
+from lit_cascade.core.scores import answers_of, row_blocks
 from lit_cascade.errors import CascadeError
 
 
@@ -121,8 +122,20 @@ def stage_outputs(logits: Sequence[Tensor], policy: Policy) -> StageOutputs:
         raise CascadeError(f"the policy is for {policy.stages} stages, got {len(logits)}.")
     pairs = [policy.score_and_answer(k, stage) for k, stage in enumerate(logits)]
     scores, alone = [score for score, _ in pairs], [answer for _, answer in pairs]
-    probabilities = (policy.probabilities(k, stage) for k, stage in enumerate(logits))
-    return StageOutputs(scores, alone, answers_after(policy.combine, scores, alone, probabilities))
+    if policy.combine != "average":
+        return StageOutputs(scores, alone, answers_after(policy.combine, scores, alone))
+    # block by block: the probabilities of all samples take more memory than their logits
+    blocks = zip(*(row_blocks(stage) for stage in logits), strict=True)
+    parts = [
+        answers_after(
+            "average",
+            scores,
+            [answers_of(block[0])],
+            (policy.probabilities(k, stage) for k, stage in enumerate(block)),
+        )
+        for block in blocks
+    ]
+    return StageOutputs(scores, alone, [torch.cat(part) for part in zip(*parts, strict=True)])
 
 
 class Replay(NamedTuple):

@@ -13,7 +13,7 @@ from lit_cascade.core.curve import departures
 from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.errors import CascadeError
 
-_AT_ONCE = 2**22  # weights in memory at once
+_AT_ONCE = 2**21  # weights in memory at once
 
 
 def mean_accuracy(outcomes: StageOutcomes, weights: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ from torch import Tensor
 _FILES: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """Mapped files by the address of the storage that lies in them; a freed tensor leaves no entry."""
 
+_AROUND = 2**16
+"""Bytes around a page that Linux maps with it (fault_around_bytes)."""
+
 
 def mapped_tensor(path: Path, name: str, dtype: torch.dtype) -> Tensor:
     """Map one tensor of a safetensors file.
@@ -77,6 +80,8 @@ def _give_back(block: Tensor) -> None:
     if content is None or block.is_inference() or block._version:  # noqa: SLF001 - no other name
         return
     page = mmap.PAGESIZE
-    first = (block.data_ptr() - start + start % page) // page * page
+    first = block.data_ptr() - start + start % page
+    last = min(first + block.nbytes + _AROUND, len(content))
+    first = max(first - _AROUND, 0) // page * page
     if hasattr(content, "madvise"):  # not on Windows
-        content.madvise(mmap.MADV_DONTNEED, first, block.nbytes + page)
+        content.madvise(mmap.MADV_DONTNEED, first, last - first)

@@ -122,3 +122,23 @@ def test_one_sample_and_equal_confidences():
     assert one.ece == one.ece_equal_mass == pytest.approx(1 - one.confidence)
     same = calibration_metrics(torch.tensor([[2.0, 0.0]] * 10), torch.tensor([0] * 7 + [1] * 3))
     assert same.ece == same.ece_equal_mass == pytest.approx(abs(same.confidence - 0.7))
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_blocks_rows_and_temperatures_give_the_figures_of_a_copy(case, monkeypatch):
+    """The copies: double precision, a one-hot matrix and the softmax of all rows at once."""
+    logits, labels = CASES[case]
+    rows = torch.arange(len(labels))[::3]
+    temperatures = 0.5 + torch.rand(len(rows), dtype=torch.float64)
+    monkeypatch.setattr("lit_cascade.core.calibration._BLOCK_ELEMENTS", 17 * logits.shape[1])
+    found = calibration_metrics(logits, labels, temperatures, rows)
+    scaled, truth = logits[rows].double() / temperatures[:, None], labels[rows]
+    probabilities = scaled.softmax(dim=1)
+    errors = probabilities - torch.nn.functional.one_hot(truth, logits.shape[1])
+    assert found.brier == pytest.approx(float(errors.square().sum()) / len(rows), rel=1e-12)
+    nll = torch.nn.functional.cross_entropy(scaled, truth)
+    assert found.nll == pytest.approx(float(nll), rel=1e-12)
+    assert found.confidence == pytest.approx(float(probabilities.amax(dim=1).mean()), rel=1e-13)
+    whole = calibration_metrics(scaled, truth)
+    assert found.diagram.counts == whole.diagram.counts
+    assert (found.ece, found.ece_equal_mass) == (whole.ece, whole.ece_equal_mass)

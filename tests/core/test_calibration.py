@@ -11,6 +11,7 @@ from lit_cascade.core.calibration import (
     HIGHEST,
     LOWEST,
     _derivatives,
+    cross_fit,
     fit_temperature,
     negative_log_likelihood,
 )
@@ -220,3 +221,67 @@ def test_bad_logits_and_labels_are_named():
     logits[2, 1] = math.nan
     with pytest.raises(CascadeError, match=r"temperature fit: NaN .* in 1 of 5 samples, .* row 2"):
         fit_temperature(logits, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [1, 16])
+def test_a_fit_on_some_rows_is_that_of_a_copy(dtype, share, monkeypatch):
+    monkeypatch.setattr("lit_cascade.core.calibration._ENOUGH", 2000)
+    logits, labels = drawn(10, 3.0, 0, n=4000)
+    logits, rows = logits.to(dtype), torch.arange(0, 4000, share)
+    assert fit_temperature(logits, labels, rows=rows) == fit_temperature(logits[rows], labels[rows])
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0, 30.0])
+@pytest.mark.parametrize("classes", [2, 50])
+def test_a_start_at_few_rows_ends_at_the_optimum_of_all(classes, scale, monkeypatch):
+    """The optimum is that of scipy in double precision, over a softmax without blocks."""
+    logits, labels = drawn(classes, scale, 5, n=5000)
+    once = fit_temperature(logits, labels)
+    monkeypatch.setattr("lit_cascade.core.calibration._ENOUGH", 1000)
+    fit = fit_temperature(logits, labels)
+
+    def nll(inverse):
+        return float(torch.nn.functional.cross_entropy(logits.double() * inverse, labels))
+
+    best = minimize_scalar(nll, bracket=(0.5 / scale, 1 / scale), options={"xtol": 1e-9})
+    assert nll(1 / fit.temperature) - best.fun < 1e-12
+    assert fit.nll_after == pytest.approx(best.fun, abs=1e-12)
+    assert fit.temperature == pytest.approx(once.temperature, rel=1e-12)
+
+
+def test_few_rows_that_are_all_right_do_not_decide_for_all(monkeypatch):
+    monkeypatch.setattr("lit_cascade.core.calibration._ENOUGH", 10)
+    logits = torch.tensor([[4.0, 0.0]] * 320)
+    labels = torch.ones(320).long()
+    labels[::16] = labels[1::16] = labels[2::16] = 0  # every 16th row is right
+    # 13 of 16 are wrong: the likelihood would like the reverse order, and ends at the bound
+    fit = fit_temperature(logits, labels)
+    assert (fit.at_bound, fit.temperature) == (True, pytest.approx(HIGHEST))
+    labels = torch.zeros(320).long()
+    labels[3::16] = 1
+    fit = fit_temperature(logits, labels)
+    assert (fit.at_bound, fit.temperature) == (False, pytest.approx(4 / math.log(15), rel=1e-9))
+
+
+@pytest.mark.parametrize("margin", [1.0, 5.0, 20.0, 1000.0])
+def test_an_exponentially_small_slope_is_followed_to_the_bound(margin):
+    logits, labels = torch.tensor([[margin, 0.0]] * 50), torch.zeros(50).long()
+    fit = fit_temperature(logits, labels, steps=20)
+    assert (fit.at_bound, fit.temperature) == (True, pytest.approx(LOWEST))
+
+
+@pytest.mark.parametrize(("classes", "scale", "seed"), CASES)
+def test_fits_of_folds_are_those_of_their_rows(classes, scale, seed):
+    logits, labels = drawn(classes, scale, seed)
+    whole = fit_temperature(logits, labels)
+    parts = [torch.arange(500)[torch.arange(500) % 5 != k] for k in range(5)]
+    found = cross_fit(logits, labels, parts, whole.temperature)
+    alone = [fit_temperature(logits[rows], labels[rows]).temperature for rows in parts]
+    assert found == pytest.approx(alone, rel=1e-9)
+
+
+def test_a_fold_may_end_at_a_bound_where_the_whole_does_not():
+    logits, labels = torch.tensor([[4.0, 0.0]] * 10), torch.tensor([0] * 9 + [1])
+    near = fit_temperature(logits, labels).temperature
+    assert cross_fit(logits, labels, [torch.arange(9)], near) == pytest.approx((LOWEST,))
