@@ -16,6 +16,10 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError
 from lit_cascade.records import Record
+from lit_cascade.utilities.mapped import row_slices
+
+_ROWS = 512
+"""Samples of which logits are read at once."""
 
 _COLUMNS = 4
 """Logits per stage that are hashed: classes at equal distances."""
@@ -154,7 +158,8 @@ def _hashes(records: Sequence[Record], bits: int) -> NDArray[np.uint32]:
     for record in records:
         values = record.score[:, None] if record.logits is None else record.logits  # type: ignore[index] # a record has one of both
         classes = values.shape[1]
-        some = values[:, torch.linspace(0, classes - 1, min(classes, _COLUMNS)).round().long()]
+        columns = torch.linspace(0, classes - 1, min(classes, _COLUMNS)).round().long()
+        some = torch.cat([block[:, columns] for block in row_slices(values, _ROWS)])
         spared = 24 - bits
         whole = (some.half() if spared else some).float().numpy().view(np.uint32)
         if spared:

@@ -31,7 +31,7 @@ from lit_cascade.core import (
 from lit_cascade.errors import CascadeError, UsageError, name_fault
 from lit_cascade.records.samples import Ids, Samples, listed_labels, whole_numbers
 from lit_cascade.utilities.files import write_atomically
-from lit_cascade.utilities.mapped import mapped_tensor
+from lit_cascade.utilities.mapped import mapped_tensor, taken
 from lit_cascade.utilities.tabular import Tabular, described, shortened
 from lit_cascade.utilities.tensors import safetensors_pieces
 from lit_cascade.utilities.units import counted, percent, quantity, unit_label
@@ -259,7 +259,10 @@ class Record(Tabular):
         """The record of some of the samples, by their positions."""
         chosen = torch.as_tensor(rows)
         columns: dict[str, Any] = {name: getattr(self, name) for name in _COLUMNS}
-        columns = {name: None if one is None else one[chosen] for name, one in columns.items()}
+        chosen = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen
+        columns = {
+            name: None if one is None else taken(one, chosen) for name, one in columns.items()
+        }
         costs = {unit: cost[chosen] for unit, cost in self.costs.items()}
         return replace(self, ids=self.ids[chosen], costs=costs, **columns)
 

@@ -15,6 +15,9 @@ from torch import Tensor
 _FILES: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """Mapped files by the address of the storage that lies in them; a freed tensor leaves no entry."""
 
+_TAKEN = 2**20
+"""Numbers that are copied at once."""
+
 _AROUND = 2**16
 """Bytes around a page that Linux maps with it (fault_around_bytes)."""
 
@@ -68,6 +71,23 @@ def row_slices(matrix: Tensor, size: int, rows: Tensor | None = None) -> Iterato
         if _FILES and len(some):
             first, last = some.aminmax()
             _give_back(matrix[int(first) : int(last) + 1])
+
+
+def taken(matrix: Tensor, rows: Tensor) -> Tensor:
+    """Copy rows of a matrix, in the memory of the copy.
+
+    Args:
+        matrix: (N, C).
+        rows: positions of the rows, (M,) integers.
+
+    Returns:
+        (M, C).
+    """
+    copy, start = matrix.new_empty(len(rows), *matrix.shape[1:]), 0
+    for block in row_slices(matrix, max(1, _TAKEN // max(1, matrix[:1].numel())), rows):
+        copy[start : start + len(block)] = block
+        start += len(block)
+    return copy
 
 
 def _give_back(block: Tensor) -> None:

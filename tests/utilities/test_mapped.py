@@ -15,7 +15,7 @@ from lit_cascade.utilities.mapped import mapped_tensor, row_slices
 @pytest.fixture(params=[torch.float16, torch.float32])
 def pair(request, tmp_path):
     """A matrix of several pages, and the same in a file after other tensors."""
-    matrix = torch.randn(3000, 7, generator=torch.Generator().manual_seed(0)).to(request.param)
+    matrix = torch.randn(3000, 70, generator=torch.Generator().manual_seed(0)).to(request.param)
     path = tmp_path / "record.safetensors"
     save_file({"ids": torch.arange(5), "logits": matrix, "z": torch.ones(3)}, path)
     return matrix, mapped_tensor(path, "logits", request.param)
@@ -50,8 +50,8 @@ def test_pages_are_given_back_after_each_block(pair, rows):
     whole = resident(there)
     total = sum(float(block.double().sum()) for block in row_slices(there, 500, rows))
     assert total == pytest.approx(float(matrix.double().sum()))
-    assert whole >= 40
-    assert resident(there) == 0
+    assert whole >= 400
+    assert resident(there) <= 64  # what Linux maps around the last page
 
 
 def test_what_was_written_to_a_mapped_tensor_stays(pair):
