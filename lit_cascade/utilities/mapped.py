@@ -18,8 +18,8 @@ _FILES: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 _TAKEN = 2**20
 """Numbers that are copied at once."""
 
-_AROUND = 2**16
-"""Bytes around a page that Linux maps with it (fault_around_bytes)."""
+_AROUND = 2**21
+"""Bytes before a page that Linux may map with it, again after they were given back."""
 
 
 def mapped_tensor(path: Path, name: str, dtype: torch.dtype) -> Tensor:
@@ -101,7 +101,7 @@ def _give_back(block: Tensor) -> None:
         return
     page = mmap.PAGESIZE
     first = block.data_ptr() - start + start % page
-    last = min(first + block.nbytes + _AROUND, len(content))
+    last = min(first + block.nbytes, len(content))
     first = max(first - _AROUND, 0) // page * page
     if hasattr(content, "madvise"):  # not on Windows
         content.madvise(mmap.MADV_DONTNEED, first, last - first)

@@ -51,7 +51,7 @@ def test_pages_are_given_back_after_each_block(pair, rows):
     total = sum(float(block.double().sum()) for block in row_slices(there, 500, rows))
     assert total == pytest.approx(float(matrix.double().sum()))
     assert whole >= 400
-    assert resident(there) <= 64  # what Linux maps around the last page
+    assert resident(there) <= 64
 
 
 def test_what_was_written_to_a_mapped_tensor_stays(pair):
