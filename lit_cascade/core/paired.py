@@ -173,14 +173,16 @@ def paired_difference(
     ones = torch.ones(1, n, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     rows = max(1, _AT_ONCE // n)
-    curves, differences = [_Steps.of(outcomes) for outcomes in (before, after)], []
-    for start in range(0, resamples, rows):
-        weights = resampled_counts(n, min(rows, resamples - start), generator)
+    curves = [_Steps.of(outcomes) for outcomes in (before, after)]
+    # filled in place: small results among large temporaries would fragment the memory
+    differences = torch.empty(resamples, dtype=torch.float64)
+    for some in differences.split(rows):
+        weights = resampled_counts(n, len(some), generator)
         one, other = (curve.mean_accuracy(weights) for curve in curves)
-        differences.append(other - one)
+        some.copy_(other - one)
     first, second = (float(curve.mean_accuracy(ones)) for curve in curves)
     return AccuracyDifference(
         before=first,
         after=second,
-        interval=percentile_interval(torch.cat(differences)),
+        interval=percentile_interval(differences),
     )
