@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from lit_cascade.core import percentile_interval, resampled_counts
 from lit_cascade.core.search.front import (
@@ -15,10 +17,10 @@ from lit_cascade.core.search.front import (
     average_compute_reduction,
     held_out_reduction,
 )
-from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate_points
+from lit_cascade.core.search.points import CascadeFront, CascadePoint
 from lit_cascade.core.search.zoo import Zoo
 
-_AT_ONCE = 64  # cascades whose samples are held in memory at once
+_CELLS = 2**22  # sums over cells that are held in memory at once
 _EXACT_FLOAT = 2**24  # float32 holds every integer up to here
 
 
@@ -141,27 +143,109 @@ def _means(counts: Tensor, values: Tensor) -> Tensor:
 
 
 def _resampled_points(points: Sequence[CascadePoint], zoo: Zoo, counts: Tensor) -> Front:
-    """Return costs and accuracies of P cascades by each row of counts, (1 + R, P); not fronts."""
-    costs, accuracies = [], []
-    for start in range(0, len(points), _AT_ONCE):
-        some = points[start : start + _AT_ONCE]
-        results = evaluate_points(some, zoo)
-        accuracies.append(_means(counts, results.correct))
-        if zoo.constant:
-            costs.append(_stage_costs(some, results.stage, zoo, counts))
-        else:
-            costs.append(_means(counts, results.cost))
-    return Front(torch.cat(costs, dim=1), torch.cat(accuracies, dim=1))
+    """Return costs and accuracies of P cascades by each row of counts, (1 + R, P); not fronts.
+
+    Cascades of the same stages differ in thresholds alone. Between two neighbouring thresholds all
+    of them treat the samples alike, so sums over such cells serve all of them.
+    """
+    drawn = counts.t().contiguous()
+    cost = torch.empty(len(counts), len(points), dtype=torch.float64)
+    accuracy = torch.empty_like(cost)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for column, point in enumerate(points):
+        groups.setdefault(point.stages, []).append(column)
+    for stages, columns in groups.items():
+        first, right = stages[0], zoo.correct[stages[0]]
+        total = (counts @ right.to(counts.dtype)).double()[:, None]
+        spent = zoo.costs[first][:, None]
+        if not zoo.constant:
+            spent = _means(counts, zoo.costs[first][None])
+        cells = _Cells.of([points[column] for column in columns], zoo)
+        for k in range(1, len(stages)):
+            later = zoo.correct_after(stages[:k], [stages[k]])[0]
+            gain = later.to(drawn.dtype) - right.to(drawn.dtype)
+            total = total + cells.sums(drawn, gain, k)
+            if zoo.constant:
+                deferred = cells.sums(drawn, torch.ones_like(gain), k)
+                spent = spent + deferred / zoo.n * zoo.costs[stages[k]]
+            else:
+                spent = spent + cells.sums(drawn.double(), zoo.costs[stages[k]], k) / zoo.n
+            right = later
+        accuracy[:, columns], cost[:, columns] = total / zoo.n, spent
+    return Front(cost, accuracy)
 
 
-def _stage_costs(points: Sequence[CascadePoint], stage: Tensor, zoo: Zoo, counts: Tensor) -> Tensor:
-    """Return mean costs where each model costs the same on every sample, (1 + R, P)."""
-    total = zoo.costs[[point.stages[0] for point in points], 0].expand(len(counts), -1)
-    for k in range(1, max(len(point.stages) for point in points)):
-        # no sample reaches stage k of a cascade with fewer stages
-        models = [point.stages[k] if k < len(point.stages) else 0 for point in points]
-        total = total + _means(counts, stage >= k) * zoo.costs[models, 0]
-    return total
+@dataclass(frozen=True)
+class _Cells:
+    """Cells of samples between neighbouring thresholds of P cascades of the same K stages.
+
+    Attributes:
+        place: of the score of each sample among the thresholds and floors of each deferring stage,
+            (N,) int64 each: the number of them that it reaches.
+        sizes: number of thresholds and floors of each deferring stage.
+        floors: place of the floor of each cascade, (P,) int64 for each deferring stage.
+        thresholds: the same of the thresholds.
+    """
+
+    place: list[Tensor]
+    sizes: list[int]
+    floors: list[Tensor]
+    thresholds: list[Tensor]
+
+    @classmethod
+    def of(cls, points: Sequence[CascadePoint], zoo: Zoo) -> _Cells:
+        """Divide the samples of a zoo by the thresholds of cascades of the same stages."""
+        cells = cls([], [], [], [])
+        for k, model in enumerate(points[0].stages[:-1]):
+            scores = zoo.scores[model]
+            ends = [
+                [point.floors[k] for point in points],
+                [point.thresholds[k] for point in points],
+            ]
+            # in the precision of the scores, as the contract compares them
+            values, inverse = torch.tensor(ends, dtype=scores.dtype).unique(return_inverse=True)
+            cells.place.append(torch.bucketize(scores, values, right=True))
+            cells.sizes.append(len(values) + 1)
+            cells.floors.append(inverse[0])
+            cells.thresholds.append(inverse[1].maximum(inverse[0]))
+        return cells
+
+    def sums(self, drawn: Tensor, weight: Tensor, k: int) -> Tensor:
+        """Sum a weight over the samples that reach stage k of each cascade.
+
+        Args:
+            drawn: multiplicity of each sample in each resample, (N, 1 + R).
+            weight: of each sample, (N,), in the dtype of `drawn`.
+            k: number of the stage, from 1.
+
+        Returns:
+            (1 + R, P) float64.
+        """
+        sizes = self.sizes[:k]
+        cell, total = torch.zeros_like(self.place[0]), 1
+        for place, size in zip(self.place[:k], sizes, strict=True):
+            cell, total = cell * size + place, total * size
+        ordered, order = cell.sort()
+        starts = torch.searchsorted(ordered, torch.arange(total))
+        weight = weight[order]
+        parts = []
+        for some in drawn.split(max(1, _CELLS // max(total, len(drawn))), dim=1):
+            sums = embedding_bag(
+                order, some.contiguous(), starts, mode="sum", per_sample_weights=weight
+            ).view(*sizes, -1)
+            for dimension in range(k):
+                sums = sums.cumsum(dim=dimension)
+            parts.append(self._within(sums.double(), k))
+        return torch.cat(parts, dim=1).t()
+
+    def _within(self, sums: Tensor, k: int) -> Tensor:
+        """Differences of running sums (*sizes, R) between floors and thresholds, (P, R)."""
+        found = torch.zeros(())
+        for ends in itertools.product((True, False), repeat=k):
+            pairs = zip(ends, self.thresholds[:k], self.floors[:k], strict=True)
+            index = tuple(above if high else below for high, above, below in pairs)
+            found = found + (-1) ** ends.count(False) * sums[index]
+        return found
 
 
 def _resampled_singles(zoo: Zoo, counts: Tensor) -> Front:
