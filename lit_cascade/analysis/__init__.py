@@ -47,7 +47,7 @@ from lit_cascade.analysis.search import (
     Reduction,
     SearchResult,
     Strategy,
-    evaluate_strategy,
+    evaluate_strategies,
     search,
     variants,
 )
@@ -59,7 +59,7 @@ __all__ = [
     "PublishedTable", "Reduction", "ReliabilityDiagram", "Replay", "ScoreComparison",
     "ScoreFigures", "ScreenedModel", "Screening", "SearchResult", "Selection", "StageCalibration",
     "Strategy", "Verdict", "calibrate", "calibrate_record", "check", "check_overlap",
-    "compare_cascades", "compare_scores", "cost_notes", "curve", "evaluate_strategy", "fit_head",
+    "compare_cascades", "compare_scores", "cost_notes", "curve", "evaluate_strategies", "fit_head",
     "fitted_on", "largest_sizes", "least_missed", "official_metric", "outcomes_of", "policy_for",
     "published_front", "published_models", "replay", "screen", "search", "select", "variants",
 ]  # fmt: skip

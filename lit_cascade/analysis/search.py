@@ -17,6 +17,7 @@ from lit_cascade.core.search import (
     Band,
     CascadeFront,
     CascadePoint,
+    Choose,
     Front,
     HeldOut,
     Progress,
@@ -25,7 +26,7 @@ from lit_cascade.core.search import (
     average_compute_reduction,
     default_bands,
     evaluate_points,
-    held_out,
+    held_out_each,
     neighbour_pairs,
     oracle_pairs,
     random_pairs,
@@ -409,19 +410,14 @@ def frontier_of(
     bands_of = _bands_of_parts(bands, singles)
 
     name = f"cascades of up to {settings.stages}{', window' if settings.window else ''}"
-    choices: dict[str, Callable[[Zoo], CascadeFront]] = {
-        name: lambda zoo: search_zoo(zoo, settings)
-    }
+    choices: dict[str, Choose] = {name: lambda zoo: search_zoo(zoo, settings)}
     if settings.stages > 2 or settings.window:
         pairs = f"cascades of up to 2{', no window' if settings.window else ''}"
         choices[pairs] = lambda zoo: search_zoo(zoo, SearchSettings(levels=settings.levels))
     choices["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, levels)
     choices[_SHARED] = lambda zoo: shared_threshold(zoo, bands_of(zoo.singles()[0])[0])[0]
     known = {name: cascades, _SHARED: with_shared}
-    strategies = [
-        evaluate_strategy(name, protocol, rule, choose, bands, zoos, known.get(name))
-        for name, choose in choices.items()
-    ]
+    strategies = evaluate_strategies(choices, protocol, rule, bands, zoos, known)
     unchosen = {"random deferral": random_pairs, "oracle deferral (bound)": oracle_pairs}
     strategies += [
         Strategy(name, front(reported_on), _reductions(chosen_on, front(chosen_on), bands))
@@ -444,36 +440,53 @@ def frontier_of(
     )
 
 
-def evaluate_strategy(
-    name: str,
+def evaluate_strategies(
+    choices: Mapping[str, Choose],
     protocol: SearchProtocol,
     rule: DecisionRule,
-    choose: Callable[[Zoo], CascadeFront],
     bands: Bands,
     zoos: tuple[Zoo, Zoo] | None = None,
-    cascades: CascadeFront | None = None,
-) -> Strategy:
-    """Compute the points and the compute reductions of a strategy.
+    known: Mapping[str, CascadeFront] | None = None,
+) -> list[Strategy]:
+    """Compute the points and the compute reductions of strategies.
 
     Args:
-        name: name in tables.
+        choices: by name in tables, how the strategy chooses cascades from a zoo.
         protocol: the records.
         rule: how the cascades decide.
-        choose: chooses cascades from a zoo.
         bands: maps the single models' front to bands.
         zoos: `protocol.zoos(rule)`, if it is known.
-        cascades: `choose` of the first of them, if it is known.
+        known: what some strategies choose from the first of them, by name.
     """
-    chosen_on, reported_on = zoos = zoos or protocol.zoos(rule)
-    chosen = cascades or choose(chosen_on)
+    chosen_on, _ = zoos = zoos or protocol.zoos(rule)
+    known = known or {}
+    chosen = {name: known.get(name) or choose(chosen_on) for name, choose in choices.items()}
+
+    def remembered(name: str, choose: Choose) -> Choose:
+        return lambda zoo: chosen[name] if zoo is chosen_on else choose(zoo)
+
     repeated = protocol.reported_on is None and protocol.holdout > 0
-    results = held_out(
+    results = held_out_each(
         protocol.trials(rule, zoos),
-        lambda zoo: chosen if zoo is chosen_on else choose(zoo),
+        [remembered(*choice) for choice in choices.items()],
         _bands_of_parts(bands, chosen_on.singles()[0]),
         resamples=_RESAMPLES if repeated else _RESAMPLES_ALONE,
         seed=protocol.seed,
     )
+    return [
+        _strategy(name, front, zoos, bands, result)
+        for (name, front), result in zip(chosen.items(), results, strict=True)
+    ]
+
+
+def _strategy(
+    name: str,
+    chosen: CascadeFront,
+    zoos: tuple[Zoo, Zoo],
+    bands: Bands,
+    results: Sequence[HeldOut],
+) -> Strategy:
+    chosen_on, reported_on = zoos
     points = chosen.front
     if reported_on is not chosen_on:  # in the order of the choice
         each = [evaluate_points([point], reported_on) for point in chosen.points]

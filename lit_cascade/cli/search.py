@@ -15,7 +15,7 @@ from lit_cascade.analysis import (
     Pick,
     SearchResult,
     Strategy,
-    evaluate_strategy,
+    evaluate_strategies,
     published_front,
     search,
     variants,
@@ -93,8 +93,9 @@ def _compare(frontier: SearchResult) -> list[Strategy]:
     for name, (rule, settings) in variants(frontier.settings).items():
         choose = partial(search_zoo, settings=settings)
         try:
-            one = evaluate_strategy(name, frontier.protocol, rule, choose, frontier.bands)
-            strategies.append(one)
+            strategies += evaluate_strategies(
+                {name: choose}, frontier.protocol, rule, frontier.bands
+            )
         except CascadeError as error:  # records without logits allow only some of them
             inform(f"not compared: {name}: {error}")
     return strategies

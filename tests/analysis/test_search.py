@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
-from lit_cascade.analysis.search import evaluate_strategy, frontier_of, variants
+from lit_cascade.analysis.search import evaluate_strategies, frontier_of, variants
 from lit_cascade.core.search.front import Band, default_bands
 from lit_cascade.core.search.points import CascadeFront, CascadePoint
 from lit_cascade.core.search.search import SearchSettings, search_zoo
@@ -122,8 +122,9 @@ def test_points_are_reported_in_the_order_of_the_choice():
 
     def points(reported, **options):
         protocol = SearchProtocol(None, **options)
-        parts = (DecisionRule(), lambda _: found, lambda _: [Band(0.4, 0.5)])
-        return evaluate_strategy("x", protocol, *parts, (zoo, reported)).points
+        parts = (DecisionRule(), lambda _: [Band(0.4, 0.5)], (zoo, reported))
+        (strategy,) = evaluate_strategies({"x": lambda _: found}, protocol, *parts)
+        return strategy.points
 
     reported = points(other, reported_on="another split")
     assert reported.cost.tolist() == [1, 11]
@@ -186,10 +187,12 @@ def test_a_contest_is_the_same_whatever_is_at_hand(tmp_path, way):
     protocol = protocol_of([write(tmp_path, "test")], repeats=2)
     rule = DecisionRule(combine=way, calibrate=True)
     zoos = protocol.zoos(rule)
-    one = evaluate_strategy("x", protocol, rule, search_zoo, default_bands)
-    two = evaluate_strategy(
-        "x", protocol, rule, search_zoo, default_bands, zoos, search_zoo(zoos[0])
+    choices = {"x": search_zoo, "y": search_zoo}
+    one, same = evaluate_strategies(choices, protocol, rule, default_bands)
+    (two,) = evaluate_strategies(
+        {"x": search_zoo}, protocol, rule, default_bands, zoos, {"x": search_zoo(zoos[0])}
     )
+    assert one.reductions == same.reductions
     assert one.reductions == two.reductions
     assert one.points.cost.equal(two.points.cost)
     assert one.reductions[0].held_out.repeats == 2

@@ -6,11 +6,12 @@ import itertools
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lit_cascade.core.search.front import Band, Front, average_compute_reduction
-from lit_cascade.core.search.pairs import add_pairs, pair_sums
+from lit_cascade.core.search.pairs import PairSums, add_pairs, pair_sums
 from lit_cascade.core.search.points import CascadeFront, ParetoArchive
 from lit_cascade.core.search.zoo import Zoo
 
@@ -42,14 +43,16 @@ def shared_threshold(zoo: Zoo, band: Band) -> tuple[CascadeFront, float]:
     Returns:
         The front and the threshold.
     """
-    values = zoo.scores.flatten().sort().values
-    some = torch.linspace(0, len(values) - 1, _SHARED, dtype=torch.float64).long()
+    values = zoo.scores.flatten()
+    some = torch.linspace(0, len(values) - 1, _SHARED, dtype=torch.float64).long().numpy()
+    shared = torch.from_numpy(np.partition(values.numpy(), some)[some])
     ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
-    thresholds = torch.cat([ends[:1], values[some].double().unique(), ends[1:]])
+    thresholds = torch.cat([ends[:1], shared.double().unique(), ends[1:]])
     archives = [ParetoArchive.of_singles(zoo) for _ in thresholds[1:-1]]
-    for sums in pair_sums(zoo, thresholds):
-        for row, archive in enumerate(archives, start=1):
-            sums.offer_to(archive, row, row + 1)
+    # all pairs at once: an archive takes as long for one point as for thousands
+    sums = PairSums.joined(list(pair_sums(zoo, thresholds)))
+    for row, archive in enumerate(archives, start=1):
+        sums.offer_to(archive, row, row + 1)
     fronts = [archive.front() for archive in archives]
     singles, _ = zoo.singles()
     reached = band.within(singles)

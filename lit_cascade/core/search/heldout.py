@@ -55,47 +55,65 @@ class HeldOut:
         return self.chosen - self.reported
 
 
+Choose = Callable[[Zoo], CascadeFront]
+"""Chooses cascades from a zoo."""
+
+
 def held_out(
     trials: Iterable[tuple[Zoo, Zoo]],
-    choose: Callable[[Zoo], CascadeFront],
+    choose: Choose,
     bands: Callable[[Front], Sequence[Band]],
     *,
     resamples: int = 100,
     seed: int = 0,
 ) -> list[HeldOut]:
+    """As `held_out_each`, for one way to choose: one result per band."""
+    return held_out_each(trials, [choose], bands, resamples=resamples, seed=seed)[0]
+
+
+def held_out_each(
+    trials: Iterable[tuple[Zoo, Zoo]],
+    choices: Sequence[Choose],
+    bands: Callable[[Front], Sequence[Band]],
+    *,
+    resamples: int = 100,
+    seed: int = 0,
+) -> list[list[HeldOut]]:
     """Choose cascades on one zoo of each trial and report on the other.
 
     Args:
         trials: pairs of a zoo to choose on and a zoo of the same models to report on.
-        choose: function that chooses cascades.
+        choices: ways to choose, each of which is reported on the same resamples.
         bands: maps the single models' front on the samples of the choice to bands.
         resamples: bootstrap resamples of the reported samples, per trial.
         seed: seed of the resamples.
 
     Returns:
-        One result per band.
+        For each way to choose one result per band.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows: list[list[list[float]]] = []
+    rows: list[list[list[list[float]]]] = [[] for _ in choices]
     first: Sequence[Band] = ()
     for chosen_on, reported_on in trials:
         singles, _ = chosen_on.singles()
         wanted = bands(singles)
         first = first or wanted
-        cascades = choose(chosen_on)
         # each sample once, and then as often as each resample draws it; float32 for fast products,
         # which are exact sums of ones
         dtype = torch.float32 if reported_on.n <= _EXACT_FLOAT else torch.float64
         drawn = resampled_counts(reported_on.n, resamples, generator, dtype)
         counts = torch.cat([drawn.new_ones(1, reported_on.n), drawn])
-        reported = _resampled_points(cascades.points, reported_on, counts)
         models = reported_on.singles()[0], _resampled_singles(reported_on, counts)
-        bands_within = (band.within(singles, cascades.front) for band in wanted)
-        rows.append(
-            [_trial(band, singles, models, cascades.front, reported) for band in bands_within]
-        )
+        for choose, results in zip(choices, rows, strict=True):
+            cascades = choose(chosen_on)
+            reported = _resampled_points(cascades.points, reported_on, counts)
+            within = (band.within(singles, cascades.front) for band in wanted)
+            results.append(
+                [_trial(band, singles, models, cascades.front, reported) for band in within]
+            )
     return [
-        _summary(band, column) for band, column in zip(first, zip(*rows, strict=True), strict=True)
+        [_summary(*pair) for pair in zip(first, zip(*results, strict=True), strict=True)]
+        for results in rows
     ]
 
 

@@ -8,7 +8,7 @@ over blocks serve all second models at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,6 @@ from lit_cascade.core.search.zoo import Zoo
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and their total."""
 
-_AT_ONCE = 16
 _EXACT_HALF = 2048  # float16 holds every integer up to here
 _SHRINK_EVERY = 32
 
@@ -56,15 +55,24 @@ def cuts_of(scores: Tensor, levels: int | Tensor) -> Iterator[Cuts]:
         >>> cuts.at
         tensor([0, 1, 3])
     """
-    for some in scores.split(_AT_ONCE):
-        ordered, orders = some.sort(dim=1)
-        for values, order in zip(ordered, orders, strict=True):
-            if isinstance(levels, Tensor):
-                # in the precision of the scores, as the contract compares them
-                at, thresholds = torch.searchsorted(values, levels.to(values.dtype)), levels
-            else:
-                at, thresholds = _distinct(values, levels)
-            yield Cuts(order, at, thresholds)
+    for values, order in zip(*scores.sort(dim=1), strict=True):
+        yield _cuts(values, order, levels)
+
+
+def zoo_cuts(zoo: Zoo, models: Iterable[int], levels: int | Tensor) -> Iterator[Cuts]:
+    """Yield the thresholds of some models of a zoo, as `cuts_of`."""
+    ordered, orders = zoo.by_score
+    for model in models:
+        yield _cuts(ordered[model], orders[model], levels)
+
+
+def _cuts(values: Tensor, order: Tensor, levels: int | Tensor) -> Cuts:
+    if isinstance(levels, Tensor):
+        # in the precision of the scores, as the contract compares them
+        at, thresholds = torch.searchsorted(values, levels.to(values.dtype)), levels
+    else:
+        at, thresholds = _distinct(values, levels)
+    return Cuts(order, at, thresholds)
 
 
 def _distinct(values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -124,21 +132,35 @@ def running_sums(table: Tensor, order: Tensor, at: Tensor) -> Tensor:
 
 
 class PairSums(NamedTuple):
-    """Cascades of one first model with J second ones, at T thresholds.
+    """J cascades of two models, at T thresholds.
 
     Attributes:
-        first: number of the first model.
+        firsts: numbers of the first models, (J,) int64.
         seconds: numbers of the second models, (J,) int64.
         thresholds: (T,) float64, from -inf to +inf.
         correct: numbers of correct answers, (T, J) int32.
         cost: mean cost per sample, (T, J) float64.
     """
 
-    first: int
+    firsts: Tensor
     seconds: Tensor
     thresholds: Tensor
     correct: Tensor
     cost: Tensor
+
+    @property
+    def first(self) -> int:
+        """Number of the first model, where it is one."""
+        return int(self.firsts[0])
+
+    @classmethod
+    def joined(cls, parts: Sequence[PairSums]) -> PairSums:
+        """Join the cascades of parts with the same thresholds."""
+        columns = zip(
+            *((one.firsts, one.seconds, one.correct, one.cost) for one in parts), strict=True
+        )
+        firsts, seconds, correct, cost = (torch.cat(column, dim=-1) for column in columns)
+        return cls(firsts, seconds, parts[0].thresholds, correct, cost)
 
     def offer_to(
         self, archive: ParetoArchive, start: int, stop: int | None = None, floor: int = 0
@@ -158,9 +180,9 @@ class PairSums(NamedTuple):
 
         def describe(rows: Tensor) -> tuple[Tensor, Tensor]:
             thresholds = self.thresholds[start + rows // len(self.seconds)]
-            seconds = self.seconds[rows % len(self.seconds)]
+            pair = rows % len(self.seconds)
             floors = torch.full_like(thresholds, float(self.thresholds[floor]))
-            stages = torch.stack([torch.full_like(seconds, self.first), seconds], dim=1)
+            stages = torch.stack([self.firsts[pair], self.seconds[pair]], dim=1)
             return stages, torch.stack([thresholds, floors], dim=1)
 
         archive.offer(correct, cost, describe)
@@ -190,7 +212,7 @@ def pair_sums(
         else by_beginning(pairs)
     )
     shared = zoo.combine == "later" and pairs is None  # one table serves several first models
-    every_cut = cuts_of(zoo.scores[[first for (first,) in groups]], levels)
+    every_cut = zoo_cuts(zoo, [first for (first,) in groups], levels)
     for ((first,), seconds), cuts in zip(groups.items(), every_cut, strict=True):
         if not shared or first % _SHRINK_EVERY == 0:
             base, table = first, zoo.correct_after([first], seconds).t().half().contiguous()
@@ -203,10 +225,10 @@ def pair_sums(
             costs = zoo.costs[seconds].t().contiguous()
             spent = running_sums(costs, cuts.order, cuts.at) / zoo.n
         yield PairSums(
-            first=first,
+            firsts=torch.full((len(seconds),), first),
             seconds=torch.tensor(seconds),
             thresholds=cuts.thresholds,
-            correct=gain + int(own.sum()),
+            correct=gain + int(zoo.right[first]),
             cost=spent + float(zoo.mean_cost[first]),
         )
 

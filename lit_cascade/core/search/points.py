@@ -101,7 +101,7 @@ class ParetoArchive:
         archive = cls(zoo.n)
         front, models = zoo.singles()
         stages = torch.tensor(models)[:, None]
-        archive._add(zoo.correct.sum(dim=1)[models], front.cost, stages, torch.zeros(len(front), 0))
+        archive._add(zoo.right[models], front.cost, stages, torch.zeros(len(front), 0))
         return archive
 
     def compare(self, correct: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:

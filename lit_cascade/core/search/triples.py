@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +18,8 @@ from lit_cascade.core.search.pairs import (
     Progress,
     block_sums,
     by_beginning,
-    cuts_of,
     pair_sums,
+    zoo_cuts,
 )
 from lit_cascade.core.search.points import ParetoArchive
 from lit_cascade.core.search.zoo import Zoo
@@ -46,17 +47,21 @@ def add_triples(
     """
     by_pair = by_beginning(triples)
     models = sorted({model for pair in by_pair for model in pair})
-    cuts = dict(zip(models, cuts_of(zoo.scores[models], levels), strict=True))
+    cuts = dict(zip(models, zoo_cuts(zoo, models, levels), strict=True))
     cells = {}  # number of the block between two cuts that each sample lies in, (N,)
+    orders = {}  # samples by these numbers; numpy sorts two bytes in a tenth of the time of eight
     for model, cut in cuts.items():
         block = torch.searchsorted(cut.at, torch.arange(zoo.n), right=True) - 1
         cells[model] = torch.empty_like(block).scatter_(0, cut.order, block)
+        orders[model] = _sorted(cells[model], len(cut.at))
     ratios: dict[tuple[int, ...], float] = {}
     for done, (pair, thirds) in enumerate(by_pair.items(), start=1):
         one, two = pair
         columns = len(cuts[two].at) - 1
         shape = (len(cuts[one].at) - 1, columns)
-        correct, cost = _grid(zoo, pair, thirds, cells[one] * columns + cells[two], shape)
+        order = orders[two][_sorted(cells[one][orders[two]], shape[0])]
+        cell = cells[one] * columns + cells[two]
+        correct, cost = _grid(zoo, pair, thirds, cell, order, shape)
         ratio = _offer(archive, correct, cost, pair, thirds, (cuts[one], cuts[two]))
         ratios |= {(*pair, third): r for third, r in zip(thirds, ratio.tolist(), strict=True)}
         if progress is not None:
@@ -64,17 +69,36 @@ def add_triples(
     return ratios
 
 
+def _sorted(numbers: Tensor, count: int) -> Tensor:
+    """Order of numbers from 0 to below a count, (N,) int64; equal ones stay in order."""
+    kind = np.int16 if count <= np.iinfo(np.int16).max else np.int64
+    return torch.from_numpy(numbers.numpy().astype(kind).argsort(kind="stable"))
+
+
 def _grid(
-    zoo: Zoo, pair: tuple[int, ...], thirds: list[int], cell: Tensor, shape: tuple[int, int]
+    zoo: Zoo,
+    pair: tuple[int, ...],
+    thirds: list[int],
+    cell: Tensor,
+    order: Tensor,
+    shape: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the J cascades that begin with a pair, at A x B pairs of thresholds.
 
-    Returns numbers of correct answers, (A, B, J) int32, and mean costs per sample, float64. Cells
-    are numbered row by row.
+    Args:
+        zoo: models in order of cost.
+        pair: the first two models.
+        thirds: the third models.
+        cell: number of each sample's cell, row by row, (N,) int64.
+        order: samples by cell, (N,) int64.
+        shape: A and B.
+
+    Returns:
+        Numbers of correct answers, (A, B, J) int32, and mean costs per sample, float64.
     """
     one, two = pair
     counts = torch.bincount(cell, minlength=shape[0] * shape[1])
-    starts, order = counts.cumsum(0) - counts, cell.sort(stable=True).indices
+    starts = counts.cumsum(0) - counts
 
     def deferred(table: Tensor) -> Tensor:
         return _rectangles(block_sums(table.contiguous(), order, starts).view(*shape, -1))
@@ -143,7 +167,7 @@ def triple_candidates(zoo: Zoo, archive: ParetoArchive, count: int, levels: int)
     """
     if len(zoo) <= count:
         return list(range(len(zoo)))
-    points = (zoo.correct.sum(dim=1).int()[None], zoo.mean_cost[None])
+    points = (zoo.right.int()[None], zoo.mean_cost[None])
     _, alone = ParetoArchive.of_singles(zoo).compare(*points)
     _, distance = archive.compare(*points)
     for sums in pair_sums(zoo, levels):

@@ -97,10 +97,21 @@ class Zoo:
         """Mean cost per sample of each model, (M,) float64."""
         return self.costs.mean(dim=1)
 
+    @functools.cached_property
+    def right(self) -> Tensor:
+        """Number of correct answers of each model, (M,) int64."""
+        return self.correct.sum(dim=1)
+
     @property
     def accuracy(self) -> Tensor:
         """Fraction of correct answers of each model, (M,) float64."""
-        return self.correct.sum(dim=1).double() / self.n
+        return self.right.double() / self.n
+
+    @functools.cached_property
+    def by_score(self) -> tuple[Tensor, Tensor]:
+        """Scores of each model in rising order, (M, N), and the samples in that order, int64."""
+        ordered, order = self.scores.sort(dim=1)
+        return ordered, order
 
     def singles(self) -> tuple[Front, list[int]]:
         """Return the Pareto front of the single models and their numbers, cheapest first."""
