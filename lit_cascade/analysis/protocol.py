@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_cascade.core.search import Zoo
+from lit_cascade.core.search import Progress, Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import ModelCosts, RecordedZoo, RecordLike, find_records
 from lit_cascade.utilities.units import be, counted
@@ -56,19 +57,37 @@ class SearchProtocol:
         """Whether `trials` report on other samples than they choose on."""
         return self.reported_on is not None or self.holdout > 0
 
-    def temperatures(self, rule: DecisionRule, rows: Tensor | None = None) -> tuple[float, ...]:
+    def temperatures(
+        self,
+        rule: DecisionRule,
+        rows: Tensor | None = None,
+        read: Callable[[], None] | None = None,
+    ) -> tuple[float, ...]:
         """Return one temperature per model, fitted on the samples of the choice or some of them."""
         if not rule.calibrate:
             return (1.0,) * len(self.chosen_on)
-        return self.chosen_on.temperatures(rows)
+        return self.chosen_on.temperatures(rows, read)
 
-    def zoos(self, rule: DecisionRule) -> tuple[Zoo, Zoo]:
-        """Return the zoo to choose on and the zoo to report on, which may be the same."""
-        temperatures = self.temperatures(rule)
-        chosen = self.chosen_on.zoo(rule.score, rule.combine, temperatures)
-        if self.reported_on is None:
+    def zoos(self, rule: DecisionRule, reading: Progress | None = None) -> tuple[Zoo, Zoo]:
+        """Return the zoo to choose on and the zoo to report on, which may be the same.
+
+        Args:
+            rule: how the cascades decide.
+            reading: called with the number of records that are read, and of all.
+        """
+        chosen_on, reported_on = self.chosen_on, self.reported_on
+        total = (1 + rule.calibrate + (reported_on is not None)) * len(chosen_on)
+        numbers = itertools.count(1)
+
+        def read() -> None:
+            if reading is not None:
+                reading(next(numbers), total)
+
+        temperatures = self.temperatures(rule, read=read)
+        chosen = chosen_on.zoo(rule.score, rule.combine, temperatures, read)
+        if reported_on is None:
             return chosen, chosen
-        return chosen, self.reported_on.zoo(rule.score, rule.combine, temperatures)
+        return chosen, reported_on.zoo(rule.score, rule.combine, temperatures, read)
 
     def trials(
         self, rule: DecisionRule, zoos: tuple[Zoo, Zoo] | None = None

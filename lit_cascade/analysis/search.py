@@ -303,6 +303,7 @@ def search(
     seed: int = 0,
     allow_overlap: bool = False,
     progress: Progress | None = None,
+    reading: Progress | None = None,
 ) -> SearchResult:
     """Search the Pareto front of accuracy against cost of all cascades of recorded models.
 
@@ -329,6 +330,7 @@ def search(
         seed: seed of the draws.
         allow_overlap: report even on samples that are chosen on.
         progress: called during the search with the number of models that are done, and of all.
+        reading: called before it with the number of records that are read, and of all.
 
     Raises:
         UsageError: an option out of range, or splits that leave several choices.
@@ -373,7 +375,8 @@ def search(
         seed=seed,
     )
     rule = DecisionRule(score, combine, calibrate)
-    return frontier_of(protocol, rule, settings, (lambda _: wanted) if wanted else None, progress)
+    ranges = (lambda _: wanted) if wanted else None
+    return frontier_of(protocol, rule, settings, ranges, progress, reading)
 
 
 def frontier_of(
@@ -382,6 +385,7 @@ def frontier_of(
     settings: SearchSettings | None = None,
     bands: Bands | None = None,
     progress: Progress | None = None,
+    reading: Progress | None = None,
 ) -> SearchResult:
     """Search the front of recorded models and compare it with its baselines.
 
@@ -391,6 +395,7 @@ def frontier_of(
         settings: extent and resolution of the search.
         bands: maps the single models' front on the samples of the choice to bands.
         progress: called during the first search.
+        reading: called before it, while records are read.
 
     Raises:
         UsageError: a band lies above every model.
@@ -398,7 +403,7 @@ def frontier_of(
     """
     rule, settings = rule or DecisionRule(), settings or SearchSettings()
     bands = bands or default_bands
-    zoos = protocol.zoos(rule)
+    zoos = protocol.zoos(rule, reading)
     chosen_on, reported_on = zoos
     singles, _ = chosen_on.singles()
     wanted = bands(singles)

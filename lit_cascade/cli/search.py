@@ -9,6 +9,7 @@ from shlex import quote
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from lit_cascade.analysis import (
@@ -56,8 +57,8 @@ def run_files(options: SearchOptions) -> None:
     output = Output("search", options, names)
     bands = [Band(*accuracy_range(text, "--bands"), text) for text in options.bands or ()]
     same = {name: getattr(options, name) for name in _PASSED}
-    with _progress(show=not options.quiet) as progress:
-        frontier = search(options.records, bands=bands, progress=progress, **same)
+    with _progress(show=not options.quiet) as (reading, progress):
+        frontier = search(options.records, bands=bands, reading=reading, progress=progress, **same)
         strategies = _compare(frontier) if options.compare else []
     cascades = [pick for pick in frontier.picks if len(pick.point.stages) > 1]
     configs = {pick: _config_name(number) for number, pick in enumerate(cascades, start=1)}
@@ -76,16 +77,18 @@ def run_files(options: SearchOptions) -> None:
 
 
 @contextmanager
-def _progress(*, show: bool) -> Iterator[Progress]:
-    """A bar on stderr: stdout is for results."""
+def _progress(*, show: bool) -> Iterator[tuple[Progress, Progress]]:
+    """A bar on stderr, first of the records that are read: stdout is for results."""
     console = Console(stderr=True)
-    with Bar(console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
-        task = bar.add_task("searching")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    shown = show and console.is_terminal
+    with Bar(*columns, console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task("reading records", total=None)
 
-        def tick(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def tick(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
 
-        yield tick
+        yield partial(tick, "reading records"), partial(tick, "searching")
 
 
 def _compare(frontier: SearchResult) -> list[Strategy]:

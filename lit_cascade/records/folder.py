@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -219,11 +219,14 @@ class RecordedZoo:
             )
         self.models = [self.models[self.names.index(name)] for name in names]
 
-    def temperatures(self, rows: Tensor | None = None) -> tuple[float, ...]:
+    def temperatures(
+        self, rows: Tensor | None = None, read: Callable[[], None] | None = None
+    ) -> tuple[float, ...]:
         """Fit a temperature per model.
 
         Args:
             rows: positions of the samples to fit to; by default all.
+            read: called after each record.
 
         Raises:
             CascadeError: a record without logits.
@@ -231,9 +234,9 @@ class RecordedZoo:
         temperatures = []
         for model in self.models:
             logits, labels = self.record(model).logits_for("a temperature")
-            if rows is not None:
-                logits, labels = logits[rows], labels[rows]
-            temperatures.append(fit_temperature(logits, labels).temperature)
+            temperatures.append(fit_temperature(logits, labels, rows=rows).temperature)
+            if read is not None:
+                read()
         return tuple(temperatures)
 
     def zoo(
@@ -241,6 +244,7 @@ class RecordedZoo:
         score: str = "max_softmax",
         combine: str = "later",
         temperatures: Sequence[float] | None = None,
+        read: Callable[[], None] | None = None,
     ) -> Zoo:
         """Reduce the records to what a search needs.
 
@@ -248,6 +252,7 @@ class RecordedZoo:
             score: a name in `lit_cascade.core.scores.SCORES`; ignored for records without logits.
             combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
             temperatures: one per model; by default 1.
+            read: called after each record.
 
         Raises:
             CascadeError: a temperature or an average for a record without logits.
@@ -261,6 +266,8 @@ class RecordedZoo:
             scores[k], correct[k] = score_and_correct(record, score, temperature)
             cost = record.cost(self.unit)
             costs.append(cost[:1] if bool((cost == cost[0]).all()) else cost)
+            if read is not None:
+                read()
         constant = all(len(cost) == 1 for cost in costs)
 
         def probabilities(model: int) -> Tensor:

@@ -224,13 +224,20 @@ class Samples:
             >>> one.difference(two)
             'labels, first at position 1: 0 against 1'
         """
-        for what, mine, theirs in (
-            ("class order", list(self.classes), list(other.classes)),
-            ("ids", self.ids.tolist(), other.ids.tolist()),
-            ("labels", _listed(self.labels), _listed(other.labels)),
-        ):
-            if mine == theirs:
+        parts: tuple[tuple[str, Any, Any], ...] = (
+            ("class order", self.classes, other.classes),
+            ("ids", self.ids.values, other.ids.values),
+            ("labels", self.labels, other.labels),
+        )
+        for what, *pair in parts:
+            one, two = pair
+            if one is two or (
+                torch.equal(one, two)
+                if isinstance(one, Tensor) and isinstance(two, Tensor)
+                else one == two
+            ):
                 continue
+            mine, theirs = map(_listed, pair)
             for position, (a, b) in enumerate(zip(mine, theirs, strict=False)):
                 if a != b:
                     return f"{what}, first at position {position}: {a!r} against {b!r}"
@@ -255,8 +262,10 @@ def listed_labels(labels: Tensor) -> list[Any]:
     return [tuple(label for label in some if label >= 0) for some in labels.tolist()]
 
 
-def _listed(labels: Tensor | None) -> list[Any]:
-    return [] if labels is None else labels.tolist()
+def _listed(part: Tensor | Sequence[str] | None) -> list[Any]:
+    if isinstance(part, Tensor):
+        return part.tolist()
+    return list(part or ())
 
 
 def whole_numbers(values: Any, what: str) -> Tensor:

@@ -305,3 +305,18 @@ def test_what_costs_nothing_is_searched_too(tmp_path):
     low = float(found.singles.accuracy[0])
     cheap = found_in(str(tmp_path), bands=lambda _: [Band(low - 0.1, low)])
     assert cheap.strategies[0].reductions[0].chosen == 1
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_progress_counts_the_records_that_are_read_and_then_the_models(tmp_path, calibrate):
+    places = [write(tmp_path / "c", "calibration", first=100), write(tmp_path / "t", "test")]
+    read, searched = [], []
+    searching.search(
+        places,
+        calibrate=calibrate,
+        reading=lambda *tick: read.append((*tick, len(searched))),
+        progress=lambda *tick: searched.append(tick),
+    )
+    total = (3 if calibrate else 2) * 4
+    assert read == [(done, total, 0) for done in range(1, total + 1)]
+    assert searched[-1] == (3, 3)
