@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.utilities.mapped import mapped_numbers, row_slices
 from lit_cascade.utilities.tensors import load_tensors
 from lit_cascade.utilities.text import from_cell
 from lit_cascade.utilities.units import counted
@@ -119,11 +120,10 @@ def _improbable(numbers: Tensor) -> str | None:
 
 def _blocks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of rows of a matrix (N, C), and their places: what is computed of them stays small."""
-    n, width = matrix.shape
-    size = max(1, _BLOCK_ELEMENTS // max(1, width))
-    for start in range(0, n, size):
-        rows = slice(start, start + size)
-        yield rows, matrix[rows]
+    start = 0
+    for block in row_slices(matrix, max(1, _BLOCK_ELEMENTS // max(1, matrix.shape[1]))):
+        yield slice(start, start + len(block)), block
+        start += len(block)
 
 
 def labels_from(text: str, classes: Sequence[str] | None, n: int) -> Tensor:
@@ -371,8 +371,12 @@ def _array(path: Path, picked: str | None, argument: str) -> Any:
     if path.suffix == ".npy":
         # mapped, and what is written to it stays here: torch takes no read-only memory
         array = np.load(path, mmap_mode="c", allow_pickle=False)
-        if not isinstance(array, np.ndarray):  # numpy goes by the content, not by the name
+        if not isinstance(array, np.memmap):  # numpy goes by the content, not by the name
             raise CascadeError(f"{argument}: {path.name!r} holds several arrays: call it .npz.")
+        plain = array.dtype.isnative and array.flags.c_contiguous and array.dtype.kind in "iuf"
+        if plain and array.size and array.dtype.itemsize <= 8:
+            kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+            return mapped_numbers(path, array.offset, array.shape, kind)
         return array
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:

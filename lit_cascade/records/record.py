@@ -31,12 +31,15 @@ from lit_cascade.core import (
 from lit_cascade.errors import CascadeError, UsageError, name_fault
 from lit_cascade.records.samples import Ids, Samples, listed_labels, whole_numbers
 from lit_cascade.utilities.files import write_atomically
-from lit_cascade.utilities.mapped import mapped_tensor, taken
+from lit_cascade.utilities.mapped import mapped_tensor, row_slices, taken
 from lit_cascade.utilities.tabular import Tabular, described, shortened
 from lit_cascade.utilities.tensors import safetensors_pieces
 from lit_cascade.utilities.units import counted, percent, quantity, unit_label
 
 FORMAT = "lit-cascade-record/1"
+
+_AT_ONCE = 2**20
+"""Logits that are converted at once."""
 
 _COLUMNS = ("logits", "labels", "score", "correct")
 _DETAILS = ("data", "model", "info")
@@ -274,9 +277,16 @@ class Record(Tabular):
         """
         if self.logits is None:
             raise CascadeError(f"record {self.name!r} holds no logits to convert.")
-        largest = max(map(abs, torch.stack(self.logits.aminmax()).tolist()))
+        kind, classes = getattr(torch, dtype), self.logits.shape[1]
+        if kind == self.logits.dtype:
+            return self
+        logits, start, largest = torch.empty(self.logits.shape, dtype=kind), 0, 0.0
+        for block in row_slices(self.logits, max(1, _AT_ONCE // classes)):
+            largest = max(largest, *map(abs, torch.stack(block.aminmax()).tolist()))
+            logits[start : start + len(block)] = block
+            start += len(block)
         check_dtype_range(largest, dtype, self.name)
-        return replace(self, logits=self.logits.to(getattr(torch, dtype)))
+        return replace(self, logits=logits)
 
     def save(self, path: Path | str) -> None:
         """Write the record, whole or not at all.

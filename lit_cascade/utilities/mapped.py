@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -35,12 +36,23 @@ def mapped_tensor(path: Path, name: str, dtype: torch.dtype) -> Tensor:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entry: dict[str, Any] = json.loads(file.read(length))[name]
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
-        before = start % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page
-        content = mmap.mmap(
-            file.fileno(), end - start + before, access=mmap.ACCESS_COPY, offset=start - before
-        )
-    tensor = torch.frombuffer(content, dtype=dtype, offset=before).view(entry["shape"])
+    return mapped_numbers(path, 8 + length + entry["data_offsets"][0], entry["shape"], dtype)
+
+
+def mapped_numbers(path: Path, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Map numbers that lie in a file, as `mapped_tensor`.
+
+    Args:
+        path: of the file.
+        start: first byte of the numbers.
+        shape: of the tensor, which holds at least one number.
+        dtype: type of the numbers.
+    """
+    before = start % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page
+    size = before + math.prod(shape) * dtype.itemsize
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=start - before)
+    tensor = torch.frombuffer(content, dtype=dtype, offset=before).view(list(shape))
     _FILES[tensor.untyped_storage().data_ptr()] = content
     return tensor
 
