@@ -244,7 +244,7 @@ def check(
         )
     loaded = _priced_as_promised(loaded, cost, unit)
     first = loaded[0]
-    notes = check_overlap(evidence, first.samples, first.data, loaded, allowed=False)
+    notes = check_overlap(evidence, first.samples, first.data, loaded, allowed=None)
     chosen_for = evidence.get("models") or {}
     notes += [
         f"Note: stage {record.name!r} has other weights than the policy was chosen for."

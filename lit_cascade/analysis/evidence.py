@@ -146,7 +146,7 @@ def check_overlap(
     data: Mapping[str, Any],
     records: Sequence[Record] = (),
     *,
-    allowed: bool,
+    allowed: bool | None,
 ) -> list[str]:
     """Check that a policy was not fitted on the samples that its metrics are reported on.
 
@@ -159,7 +159,7 @@ def check_overlap(
         samples: the samples to report on, or their ids if nothing else is known of them yet.
         data: their name, split and source.
         records: of the policy's stages on these samples, if there are any.
-        allowed: whether an overlap is a note instead of an error.
+        allowed: whether an overlap is a note instead of an error; None if it cannot be allowed.
 
     Returns:
         Notes for the reader.
@@ -197,9 +197,9 @@ def check_overlap(
             f"(split {fitted.get('split')!r}; first {first}{told})"
         )
         if not allowed:
+            other = "." if allowed is None else ", or add --allow_overlap."
             raise CascadeError(
-                f"{message}: the figures would be optimistic. Use another split, or add "
-                "--allow_overlap."
+                f"{message}: the figures would be optimistic. Use another split{other}"
             )
         notes.append(f"Note: {message}; the figures are optimistic.")
     return notes
