@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cascade.core import OperatingPoint, StageOutcomes, departures, sweep
+from lit_cascade.core import OperatingPoint, StageOutcomes, at_stage, departures, sweep
 from lit_cascade.core.guarantee.promise import Promise
 from lit_cascade.utilities.tabular import Tabular, described
 from lit_cascade.utilities.units import counted
@@ -161,24 +161,26 @@ def candidates_of(outcomes: StageOutcomes, promise: Promise, thresholds: Tensor)
     Raises:
         CascadeError: labels or answers that the target needs are unknown.
     """
-    n, costs = len(outcomes), outcomes.costs.double().cumsum(dim=1)
-    flags = outcomes.losses(promise.target) if promise.counted else ()
-    stages = torch.stack([outcomes.route(row) for row in thresholds.tolist()])
-
-    def total(columns: Tensor) -> Tensor:
-        """Sum of the values (N, K) of the answering stages, (M,)."""
-        return torch.stack([columns.gather(1, stage[:, None]).sum() for stage in stages])
-
-    cost = total(costs) / n
-    lost, won = map(total, flags) if flags else (None, None)
-    correct = outcomes.correct
+    n, correct = len(outcomes), outcomes.correct
+    columns = [outcomes.costs.double().cumsum(dim=1)]
+    columns += outcomes.losses(promise.target) if promise.counted else ()
+    columns += [] if correct is None else [correct]
+    sums: list[list[Tensor]] = [[] for _ in columns]
+    deferred = []
+    for row in thresholds.tolist():  # one by one: (M, N) stages would not fit in memory
+        stage = outcomes.route(row)
+        deferred.append((stage > 0).sum())
+        for parts, column in zip(sums, columns, strict=True):
+            parts.append(at_stage(column, stage).sum())
+    cost, *others = map(torch.stack, sums)
+    lost, won = others[:2] if promise.counted else (None, None)
     return Candidates(
         outcomes,
         promise,
         thresholds=thresholds,
-        cost=cost,
-        deferral_rate=(stages > 0).sum(dim=1).double() / n,
-        accuracy=total(correct).double() / n if correct is not None else cost * math.nan,
+        cost=cost / n,
+        deferral_rate=torch.stack(deferred).double() / n,
+        accuracy=cost * math.nan if correct is None else others[-1].double() / n,
         lost=lost,
         won=won,
     )
