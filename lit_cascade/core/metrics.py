@@ -90,7 +90,11 @@ def is_among_best(logits: Tensor, labels: Tensor, k: int = 5) -> Tensor:
         >>> is_among_best(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([2]), k=2)
         tensor([True])
     """
-    best = torch.cat([some.topk(k, dim=1).indices for some in row_blocks(logits)])
+    # filled in place: many small results among large temporaries would fragment the memory
+    best, start = torch.empty(len(logits), k, dtype=torch.int64, device=logits.device), 0
+    for some in row_blocks(logits):
+        best[start : start + len(some)] = some.topk(k, dim=1).indices
+        start += len(some)
     several = labels[:, None] if labels.ndim == 1 else labels
     return (best[:, :, None] == several[:, None, :]).any(dim=2).any(dim=1)
 

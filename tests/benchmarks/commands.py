@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +17,18 @@ from lit_cascade import Record
 FIGURES = ("wall_s", "user_s", "system_s", "page_faults", "peak_mib")
 
 _BLOCK_ELEMENTS = 2**22
+
+_START = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps({
+    "code": os.waitstatus_to_exitcode(status), "wall_s": time.perf_counter() - start,
+    "user_s": usage.ru_utime, "system_s": usage.ru_stime, "page_faults": usage.ru_minflt,
+    "peak_mib": usage.ru_maxrss / 1024,
+}))
+"""
 
 
 def run(
@@ -36,24 +48,21 @@ def run(
     Raises:
         SystemExit: the command failed.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lit_cascade", *words],
+    words = [sys.executable, "-m", "lit_cascade", *words]
+    # The kernel counts the memory of the process that starts another as if it were the other's, so
+    # that a small process starts the command.
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _START, *words],
         env=dict(os.environ if environment is None else environment),
         cwd=checkout or Path(__file__).parents[2],  # python -m looks there first
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in accepted:
-        raise SystemExit(f"lit-cascade {' '.join(words)} ended with {process.returncode}.")
-    return {
-        "wall_s": time.perf_counter() - start,
-        "user_s": usage.ru_utime,
-        "system_s": usage.ru_stime,
-        "page_faults": usage.ru_minflt,
-        "peak_mib": usage.ru_maxrss / 1024,
-    }
+    figures = json.loads(done.stdout)
+    if figures.pop("code") not in accepted:
+        raise SystemExit(f"{' '.join(words[2:])} failed.")
+    return dict(figures)
 
 
 def synthetic_logits(

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lit_cascade.lit.predicting import PARTS
+from lit_cascade.utilities.locks import LOCK
 from tests.cli.runs import as_srun, done, lit_cascade, modules_together, together, within
 from tests.lit.split_work import SIZES, work
 
@@ -43,8 +44,9 @@ def pair(folder, name, points, threshold=0.6, small=SMALL, large=LARGE, **change
 
 
 def files(folder):
-    """The content of everything in a folder, hidden files too."""
-    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    """The content of everything in a folder, hidden files too, but not the lock of a killed run."""
+    every = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    paths = [path for path in every if path.name != LOCK]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
