@@ -7,13 +7,16 @@ import os
 import sys
 from pathlib import Path
 
-_POLICY, _COUNT = "OMP_WAIT_POLICY", "OMP_NUM_THREADS"
-_HOW_TO_WAIT = (_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_SPINS, _COUNT = "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
+_HOW_TO_WAIT = ("OMP_WAIT_POLICY", _SPINS, "KMP_BLOCKTIME")
+_SHORT = "1000"
+"""Turns of the loop: some microseconds, in which the next operation mostly comes. Threads that
+sleep at once have to be woken for each operation."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def share_cores() -> bool:
-    """Let torch's threads sleep while they wait, and start no more of them than cores are granted.
+    """Let torch's threads sleep where they wait long, and start as many as cores are granted.
 
     By default the threads of OpenMP wait for each other in a loop that keeps their cores busy for
     milliseconds, after each operation. Where other processes use the cores, the loop takes the
@@ -29,7 +32,7 @@ def share_cores() -> bool:
     if "torch" in sys.modules:
         return False
     if not any(name in os.environ for name in _HOW_TO_WAIT):
-        os.environ[_POLICY] = "passive"
+        os.environ[_SPINS] = _SHORT
     granted = _granted_cores()
     if granted is not None and granted < (os.cpu_count() or 1):
         os.environ.setdefault(_COUNT, str(granted))

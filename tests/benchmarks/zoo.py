@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--scored", type=int, default=600)
     parser.add_argument("--stages", type=int, nargs="+", default=[2, 3])
+    parser.add_argument("--scored_stages", type=int, nargs="+", default=[2])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--before", type=Path, help="another checkout to compare with")
     parser.add_argument("--out", type=Path)
@@ -70,8 +71,9 @@ def main() -> None:
         paths = write_records(place / "logits", strengths, args.samples, args.classes)
         write_scores(place / "scores", args.scored, args.samples)
         yardstick = reading_seconds(paths)
-        for kind, models in (("logits", args.models), ("scores", args.scored)):
-            for stages in args.stages:
+        kinds = (("logits", args.models, args.stages), ("scores", args.scored, args.scored_stages))
+        for kind, models, most in kinds:
+            for stages in most:
                 for when, tree in trees.items():
                     words = ["search", "--records", str(place / kind), "--stages", str(stages)]
                     words += ["--out", str(place / "out"), "--overwrite", "--quiet"]

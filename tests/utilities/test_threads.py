@@ -15,7 +15,7 @@ SHARE = """
 import os, sys
 from lit_cascade.cli import main
 main(["validate", "--help"])
-print("torch" in sys.modules, os.environ.get("OMP_WAIT_POLICY"), file=sys.stderr)
+print("torch" in sys.modules, os.environ.get("GOMP_SPINCOUNT"), file=sys.stderr)
 """
 
 
@@ -31,10 +31,10 @@ def policy_of(**environment):
     return policy
 
 
-def test_threads_sleep_while_they_wait_unless_a_variable_says_otherwise():
-    assert policy_of() == "passive"
-    assert policy_of(OMP_WAIT_POLICY="active") == "active"
-    assert policy_of(GOMP_SPINCOUNT="300000") == "None"
+def test_threads_sleep_where_they_wait_long_unless_a_variable_says_otherwise():
+    assert policy_of() == "1000"
+    assert policy_of(GOMP_SPINCOUNT="300000") == "300000"
+    assert policy_of(OMP_WAIT_POLICY="active") == "None"
 
 
 @pytest.mark.parametrize(
