@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -92,32 +95,72 @@ def held_out_each(
         For each way to choose one result per band.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows: list[list[list[list[float]]]] = [[] for _ in choices]
-    first: Sequence[Band] = ()
-    for chosen_on, reported_on in trials:
-        singles, _ = chosen_on.singles()
-        wanted = bands(singles)
-        first = first or wanted
-        # each sample once, and then as often as each resample draws it; float32 for fast products,
-        # which are exact sums of ones
-        dtype = torch.float32 if reported_on.n <= _EXACT_FLOAT else torch.float64
-        drawn = resampled_counts(reported_on.n, resamples, generator, dtype)
-        counts = torch.cat([drawn.new_ones(1, reported_on.n), drawn])
-        models = reported_on.singles()[0], _resampled_singles(reported_on, counts)
-        for choose, results in zip(choices, rows, strict=True):
-            cascades = choose(chosen_on)
-            reported = _resampled_points(cascades.points, reported_on, counts)
-            within = (band.within(singles, cascades.front) for band in wanted)
-            results.append(
-                [_trial(band, singles, models, cascades.front, reported) for band in within]
-            )
+    first: list[Sequence[Band]] = []
+
+    def trials_of() -> Iterator[Callable[[], _Trial]]:  # in one thread: draws are in order
+        for chosen_on, reported_on in trials:
+            # each sample once, and then as often as each resample draws it; float32 for fast
+            # products, which are exact sums of ones
+            dtype = torch.float32 if reported_on.n <= _EXACT_FLOAT else torch.float64
+            drawn = resampled_counts(reported_on.n, resamples, generator, dtype)
+            counts = torch.cat([drawn.new_ones(1, reported_on.n), drawn])
+            singles, _ = chosen_on.singles()
+            wanted = bands(singles)
+            first.append(wanted)
+            yield partial(_trial, (chosen_on, reported_on), counts, choices, wanted)
+
+    rows = zip(*_in_threads(trials_of()), strict=True)  # by way to choose, then by trial
     return [
-        [_summary(*pair) for pair in zip(first, zip(*results, strict=True), strict=True)]
+        [_summary(*pair) for pair in zip(first[0], zip(*results, strict=True), strict=True)]
         for results in rows
     ]
 
 
+_Trial = list[list[list[float]]]
+"""Figures of a trial, by way to choose and by band."""
+
+
+def _in_threads(calls: Iterable[Callable[[], _Trial]]) -> Iterator[_Trial]:
+    """Results of calls in their order; torch's threads are divided among them.
+
+    A search has many small steps, of which one thread does each about as fast as two.
+    """
+    workers = torch.get_num_threads()
+    if workers == 1:
+        yield from (call() for call in calls)
+        return
+    waiting: deque[Future[_Trial]] = deque()
+    try:
+        with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
+            for call in calls:
+                waiting.append(pool.submit(call))
+                if len(waiting) > workers:  # a zoo each: not all of them in memory
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(workers)  # what threads to come begin with is of the process
+
+
 def _trial(
+    zoos: tuple[Zoo, Zoo], counts: Tensor, choices: Sequence[Choose], bands: Sequence[Band]
+) -> _Trial:
+    """Choose on the first zoo, and report on the second as often as the counts say."""
+    chosen_on, reported_on = zoos
+    singles, _ = chosen_on.singles()
+    models = reported_on.singles()[0], _resampled_singles(reported_on, counts)
+    results = []
+    for choose in choices:
+        cascades = choose(chosen_on)
+        reported = _resampled_points(cascades.points, reported_on, counts)
+        within = (band.within(singles, cascades.front) for band in bands)
+        results.append(
+            [_figures(band, singles, models, cascades.front, reported) for band in within]
+        )
+    return results
+
+
+def _figures(
     band: Band, singles: Front, models: tuple[Front, Front], chosen: Front, resampled: Front
 ) -> list[float]:
     """Return the reductions and the shortfall of one band, then the reduction on each resample.

@@ -1,5 +1,6 @@
 import math
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -138,13 +139,15 @@ def varying(zoo):
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_held_out_equals_loops(repeats, change, settings):
     zoo = change(latent_zoo(4, 60, 5))
-    trials, chosen = list(halves(zoo, repeats)), []
+    trials = list(halves(zoo, repeats))
+    by_zoo = {}  # trials run side by side, in any order
 
     def choose(some):
-        chosen.append(search_zoo(some, SearchSettings(**settings)))
-        return chosen[-1]
+        by_zoo[id(some)] = search_zoo(some, SearchSettings(**settings))
+        return by_zoo[id(some)]
 
     found = held_out(trials, choose, wide, resamples=3)
+    chosen = [by_zoo[id(chosen_on)] for chosen_on, _ in trials]
     longest = max(len(point.stages) for one in chosen for point in one.points)
     assert longest == settings.get("stages", 2)
     rows = plain_held_out([(*trial, one) for trial, one in zip(trials, chosen, strict=True)], wide)
@@ -161,6 +164,21 @@ def test_held_out_equals_loops(repeats, change, settings):
         else:
             assert one.spread == pytest.approx(statistics.stdev([row[1] for row in mine]))
     assert [one.band for one in found] == wide(trials[0][0].singles()[0])
+
+
+def test_any_number_of_threads_finds_the_same():
+    """Torch has as many threads afterwards as before, and so have threads to come."""
+    zoo, before = latent_zoo(4, 60, 5), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(held_out(halves(zoo, 5), search_zoo, wide, resamples=3))
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
 
 
 def test_the_interval_is_of_bootstrap_resamples():
