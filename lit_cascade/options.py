@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from lit_cascade.errors import UsageError, check_name
 
-ScoreName = Literal["max_softmax", "margin", "negative_entropy", "learned"]
+ScoreName = Literal["max_softmax", "margin", "negative_entropy", "agreement", "learned"]
 Combination = Literal["later", "average", "most_confident"]
 
 
@@ -109,7 +109,9 @@ class PolicyOptions:
 
     Args:
         score: confidence score: max_softmax (0 to 1), margin between the two best classes (0 to 1),
-            negative_entropy (at most 0, in nats), or learned (-1 to 0), which needs heads.
+            negative_entropy (at most 0, in nats), agreement (0 to 2: max_softmax or the recorded
+            confidence, plus 1 where an earlier stage gave the same answer), or learned (-1 to 0),
+            which needs heads.
         thresholds: a stage answers if its score is at least its threshold; by stage name or in
             stage order, for every stage but the last; -inf never defers, inf always does.
         temperatures: divisors of the logits before these are scored, by stage name (others are 1)

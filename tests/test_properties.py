@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.contract import replay
+from lit_cascade.core.contract import replay, stage_outputs
 from lit_cascade.core.curve import sweep
 from lit_cascade.core.policy import Policy
-from lit_cascade.core.scores import SCORES
+from lit_cascade.core.scores import SCORES, score_named
 from lit_cascade.errors import CascadeError
 from lit_cascade.live.cascade import Cascade
 from lit_cascade.live.stream import Stream
@@ -45,7 +45,7 @@ def logits(draw, stages=None, least=1):
 @st.composite
 def policies(draw, stages):
     """A policy for so many stages, with thresholds that its score can reach."""
-    score = SCORES[draw(st.sampled_from(sorted(SCORES)))]
+    score = score_named(draw(st.sampled_from([*SCORES, "agreement"])))
     low, high = max(score.low, -3.0), min(score.high, 3.0)
     finite = st.floats(low, high, width=32)
     threshold = st.one_of(finite, st.sampled_from([-math.inf, math.inf]))
@@ -76,18 +76,20 @@ def ties(draw):
             stage[row, draw(st.integers(0, stage.shape[1] - 1))] = math.nan
     policy = draw(policies(len(said)))
     thresholds, floors = [], []
-    for k in range(len(said) - 1):
-        occur = [s for s in policy.score_and_answer(k, said[k])[0].tolist() if not math.isnan(s)]
+    for column in stage_outputs(said, policy).scores[:-1]:
+        occur = [s for s in column.tolist() if not math.isnan(s)]
         thresholds.append(draw(st.sampled_from([-math.inf, *occur, math.inf])))
         lower = [s for s in occur if s <= thresholds[-1]]
         floors.append(draw(st.sampled_from([-math.inf, *lower])))
     return said, replace(policy, thresholds=tuple(thresholds), floors=tuple(floors))
 
 
-def score_of(name, chances):
-    """A score of one sample, from its class probabilities."""
+def score_of(name, chances, answers):
+    """A score of one sample, from its class probabilities and the answers of all stages so far."""
     if any(map(math.isnan, chances)):
         return math.nan
+    if name == "agreement":
+        return max(chances) + (answers[-1] in answers[:-1])
     first, second = sorted(chances, reverse=True)[:2]
     entropy = sum(p * math.log(p) for p in chances if p > 0)
     return {"max_softmax": first, "margin": first - second, "negative_entropy": entropy}[name]
@@ -105,7 +107,7 @@ def test_replay_is_a_loop_over_samples(case):
     said, policy = case
     found = replay(said, policy)
     for i in range(len(said[0])):
-        scores, answers, chances = [], [], []
+        scores, answers, chances, judged = [], [], [], []
         for k, stage in enumerate(said):
             row = stage[i].tolist()
             if any(map(math.isnan, row)):
@@ -114,8 +116,9 @@ def test_replay_is_a_loop_over_samples(case):
             else:
                 answers.append(row.index(max(row)))
                 chances.append(softmax(row, policy.temperatures[k]))
-            scores.append(policy.score_and_answer(k, stage[i : i + 1])[0].item())
-            assert near(scores[-1], score_of(policy.score, chances[-1]))
+            judged.append(policy.judge(k, stage[i : i + 1], judged))
+            scores.append(judged[-1].score.item())
+            assert near(scores[-1], score_of(policy.score, chances[-1], answers))
             shares = policy.probabilities(k, stage[i : i + 1])[0].tolist()
             assert all(map(near, shares, chances[-1]))
         stop = stage_of(scores[:-1], policy.thresholds, policy.floors)
@@ -163,7 +166,7 @@ def test_higher_thresholds_never_answer_sooner(case):
     said, policy = case
     policy = Policy(policy.thresholds, policy.score, policy.temperatures, policy.combine)
     higher = tuple(
-        min(math.inf if one == math.inf else one + 0.1, max(one, SCORES[policy.score].high))
+        min(math.inf if one == math.inf else one + 0.1, max(one, score_named(policy.score).high))
         for one in policy.thresholds
     )
     later = Policy(higher, policy.score, policy.temperatures, policy.combine)

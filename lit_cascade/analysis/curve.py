@@ -114,7 +114,7 @@ def policy_for(
     score = RECORDED.name if recorded else "max_softmax"
     if not isinstance(policy, Policy):
         policy = Policy(policy, score, stages=len(names))
-    elif recorded:
+    elif recorded and not policy.reads_earlier:
         policy = replace(policy, score=score)
     return Policy.of(policy, names)
 
@@ -147,21 +147,15 @@ def outcomes_of(
     alone: list[Tensor] | None
     if metric is not None:
         for record in records:
-            record.logits_for(f"the metric {metric}")
-    logits = [record.logits for record in records if record.logits is not None]
-    if len(logits) < len(records):
-        columns = [stage_answers(record, policy, k) for k, record in enumerate(records)]
-        if policy.combine == "average":
-            for record in records:
+            record.output(f"the metric {metric}")
+    if policy.combine == "average":
+        for record in records:
+            if record.logits is None:
                 record.logits_for("an average of probabilities")
-        scores, alone = [column[0] for column in columns], [column[2] for column in columns]
-        # the rule of combination does not read the answers: combine their correctness instead
-        after = answers_after(policy.combine, scores, [stage.long() for stage in alone])
-        correct, agrees = [answer.bool() for answer in after], None
-    else:
+    if policy.reads_earlier or all(record.knows_answers for record in records):
         if labels is None and need_labels:
             stage_answers(records[0], policy, 0)
-        scores, own, after = stage_outputs(logits, policy)
+        scores, own, after = stage_outputs([one.output(policy.score) for one in records], policy)
         agrees = torch.stack(after, dim=1) == own[-1][:, None]
         correct = alone = None
         if labels is not None:
@@ -169,6 +163,12 @@ def outcomes_of(
             if metric is not None:
                 after_alone = torch.stack(after, dim=1), torch.stack(own, dim=1)
                 answers = Answers(metric, *after_alone, labels, len(records[0].classes))
+    else:
+        columns = [stage_answers(record, policy, k) for k, record in enumerate(records)]
+        scores, alone = [column[0] for column in columns], [column[1] for column in columns]
+        # the rule of combination does not read the answers: combine their correctness instead
+        after = answers_after(policy.combine, scores, [stage.long() for stage in alone])
+        correct, agrees = [answer.bool() for answer in after], None
     deferring = zip(scores[:-1], policy.floors, strict=True)
     return StageOutcomes(
         scores=torch.stack([above_floor(score, floor) for score, floor in deferring], dim=1),
@@ -230,7 +230,7 @@ class Replay(Tabular):
         classes: names of the classes.
         stage: number of the last stage that ran, (N,) int64.
         score: its confidence score, (N,) float32.
-        prediction: answer, (N,) int64; None where the records hold no logits.
+        prediction: answer, (N,) int64; None where the records hold no answers.
         correct: whether the answer is right, (N,) bool; None without labels.
         cost: of the stages that ran, (N,) float64.
         point: thresholds, accuracy, deferral rate and mean cost.
@@ -301,9 +301,8 @@ def replay(
     check_overlap(rule.evidence, first.samples, first.data, loaded, allowed=allow_overlap)
     outcomes = outcomes_of(loaded, rule, unit, metric, need_labels=False)
     stage, prediction = outcomes.route(thresholds), None
-    logits = [record.logits for record in loaded if record.logits is not None]
-    if len(logits) == len(loaded):
-        outputs = stage_outputs(logits, rule)
+    if all(record.knows_answers for record in loaded):
+        outputs = stage_outputs([one.output("the replay") for one in loaded], rule)
         prediction, scores = at_stage(torch.stack(outputs.after, dim=1), stage), outputs.scores
     else:
         scores = [stage_answers(record, rule, k)[0] for k, record in enumerate(loaded)]

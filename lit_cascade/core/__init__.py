@@ -39,9 +39,14 @@ from lit_cascade.core.paired import AccuracyDifference, paired_difference, ranke
 from lit_cascade.core.policy import Policy, PolicyLike
 from lit_cascade.core.quality import Quality, aurc, deferral_quality, quality_of
 from lit_cascade.core.scores import (
+    AGREEMENT,
     LEARNED,
     RECORDED,
     SCORES,
+    Judgement,
+    RecordedAnswers,
+    StageOutput,
+    agreement,
     answers_of,
     check_logits,
     probabilities_of,
@@ -50,9 +55,10 @@ from lit_cascade.core.scores import (
 )
 
 __all__ = [
-    "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "SCORES", "AccuracyDifference",
-    "Answers", "Counts", "Curve", "DeferralHead", "OperatingPoint", "OperatingPoints", "Policy",
-    "PolicyLike", "Quality", "StageOutcomes", "StageOutputs", "above_floor", "answers_after",
+    "AGREEMENT", "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "SCORES",
+    "AccuracyDifference", "Answers", "Counts", "Curve", "DeferralHead", "Judgement",
+    "OperatingPoint", "OperatingPoints", "Policy", "PolicyLike", "Quality", "RecordedAnswers",
+    "StageOutcomes", "StageOutput", "StageOutputs", "above_floor", "agreement", "answers_after",
     "answers_here", "answers_of", "at_stage", "aurc", "cheapest", "check_countable", "check_logits",
     "count", "cross_fit", "deferral_quality", "departures", "features_of", "fit_temperature",
     "is_among_best", "is_right", "likeliest_labels", "measure", "operating_points",

@@ -1,8 +1,9 @@
 """The contract of a cascade, shared by the replay over records and the live execution.
 
-Stage k answers a sample if and only if `score(logits_k / T_k) >= threshold_k`; otherwise the sample
-is deferred to stage k + 1. The last stage always answers ("Efficient Inference With Model
-Cascades", TMLR 2023).
+Stage k answers a sample if and only if `score_k >= threshold_k`; otherwise the sample is deferred
+to stage k + 1. The last stage always answers ("Efficient Inference With Model Cascades", TMLR
+2023). The score is a function of the stage's logits or recorded answer, and of the answers and
+confidences of the stages that ran before it; never of what a later stage would say.
 
 A stage with a floor also answers where its score is below the floor, so that it defers the samples
 in between only: where confidence is that low, another stage is rarely worth its cost.
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from lit_cascade.core.combination import answers_after
 from lit_cascade.core.policy import Policy
-from lit_cascade.core.scores import answers_of, row_blocks
+from lit_cascade.core.scores import Judgement, StageOutput, answers_of, row_blocks
 from lit_cascade.errors import CascadeError
 
 
@@ -108,22 +109,27 @@ class StageOutputs(NamedTuple):
     after: list[Tensor]
 
 
-def stage_outputs(logits: Sequence[Tensor], policy: Policy) -> StageOutputs:
-    """Scores and answers of all stages from their logits.
+def stage_outputs(outputs: Sequence[StageOutput], policy: Policy) -> StageOutputs:
+    """Scores and answers of all stages, from their logits or recorded answers.
 
     Args:
-        logits: one tensor (N, C) per stage.
+        outputs: one per stage: logits (N, C), or recorded answers.
         policy: its thresholds and floors are not read.
 
     Raises:
-        CascadeError: the policy is for another number of stages.
+        CascadeError: the policy is for another number of stages, or needs logits that are unknown.
     """
-    if len(logits) != policy.stages:
-        raise CascadeError(f"the policy is for {policy.stages} stages, got {len(logits)}.")
-    pairs = [policy.score_and_answer(k, stage) for k, stage in enumerate(logits)]
-    scores, alone = [score for score, _ in pairs], [answer for _, answer in pairs]
+    if len(outputs) != policy.stages:
+        raise CascadeError(f"the policy is for {policy.stages} stages, got {len(outputs)}.")
+    judged: list[Judgement] = []
+    for k, output in enumerate(outputs):
+        judged.append(policy.judge(k, output, judged))
+    scores, alone = [one.score for one in judged], [one.answer for one in judged]
     if policy.combine != "average":
         return StageOutputs(scores, alone, answers_after(policy.combine, scores, alone))
+    logits = [output for output in outputs if isinstance(output, Tensor)]
+    if len(logits) < len(outputs):
+        raise CascadeError("combine: an average needs the logits of every stage.")
     # block by block: the probabilities of all samples take more memory than their logits
     blocks = zip(*(row_blocks(stage) for stage in logits), strict=True)
     parts = [
@@ -150,11 +156,11 @@ class Replay(NamedTuple):
     prediction: Tensor
 
 
-def replay(logits: Sequence[Tensor], policy: Policy) -> Replay:
-    """Apply a policy to the recorded logits of every stage.
+def replay(outputs: Sequence[StageOutput], policy: Policy) -> Replay:
+    """Apply a policy to the recorded logits or answers of every stage.
 
     Args:
-        logits: one tensor of shape (N, C) per stage.
+        outputs: one per stage: logits (N, C), or recorded answers.
         policy: for as many stages.
 
     Raises:
@@ -167,6 +173,6 @@ def replay(logits: Sequence[Tensor], policy: Policy) -> Replay:
         >>> replay([small, large], Policy(thresholds=(0.9,)))
         Replay(stage=tensor([0, 1]), prediction=tensor([0, 1]))
     """
-    outputs = stage_outputs(logits, policy)
-    stage = route(outputs.scores[:-1], policy.required_thresholds(), policy.floors)
-    return Replay(stage, torch.stack(outputs.after, dim=1).gather(1, stage[:, None]).squeeze(1))
+    scores, _, after = stage_outputs(outputs, policy)
+    stage = route(scores[:-1], policy.required_thresholds(), policy.floors)
+    return Replay(stage, torch.stack(after, dim=1).gather(1, stage[:, None]).squeeze(1))

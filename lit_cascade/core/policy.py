@@ -17,20 +17,25 @@ from torch import Tensor
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.scores import (
+    AGREEMENT,
     LEARNED,
     RECORDED,
+    Judgement,
+    RecordedAnswers,
+    StageOutput,
+    agreement,
     answers_of,
     probabilities_of,
     score_and_answer,
     score_named,
 )
-from lit_cascade.errors import UsageError, check_name
+from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.options import PolicyOptions
 from lit_cascade.utilities.tabular import Tabular, described
 
 _RECORDED = "recorded_scores"
 """Key of the evidence for thresholds that apply to scores which the records hold."""
-_NOT_OF_LOGITS = (RECORDED.name, LEARNED.name)
+_NOT_OF_LOGITS = (RECORDED.name, LEARNED.name, AGREEMENT.name)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Policy(Tabular):
     Attributes:
         thresholds: one per stage but the last, in stage order; a number stands for one threshold;
             `-inf` never defers, `+inf` always. None while they are undecided.
-        score: a name in `lit_cascade.core.scores.SCORES`, `recorded` or `learned`.
+        score: a name in `lit_cascade.core.scores.SCORES`, `recorded`, `learned` or `agreement`.
         temperatures: one per stage; by default 1 for each. A learned score does not read them.
         combine: a name in `lit_cascade.core.combination.COMBINATIONS`: whose answer counts after a
             deferral.
@@ -257,6 +262,7 @@ class Policy(Tabular):
             Policy(0.9, names=('small', 'large'))
         """
         recorded = recorded or bool((options.evidence or {}).get(_RECORDED))
+        recorded = recorded and options.score != AGREEMENT.name
         if recorded and options.score == LEARNED.name:
             raise UsageError(
                 "policy.score: learned reads logits, and these records hold scores of their own."
@@ -370,17 +376,47 @@ class Policy(Tabular):
             )
         return self.thresholds
 
-    def score_and_answer(self, stage: int, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Confidence score (N,) float32 and own answer (N,) int64 of a stage, from its logits.
+    @property
+    def reads_earlier(self) -> bool:
+        """Whether a stage's score depends on what the stages before it said."""
+        return self.score == AGREEMENT.name
 
-        The score is the largest class probability where the policy's own is not defined: for a
-        stage with logits among stages with `recorded` scores, and for the last stage where the
-        score is `learned`.
+    def judge(
+        self, stage: int, output: StageOutput, earlier: Sequence[Judgement] = ()
+    ) -> Judgement:
+        """Score, answer and confidence of a stage.
+
+        The confidence is the score itself where that is a function of logits, else the largest
+        class probability, or the recorded confidence of a stage without logits. It stands for the
+        score where the policy's own is not defined: for a stage with logits among stages with
+        `recorded` scores, and for the last stage where the score is `learned`.
+
+        Args:
+            stage: its number, from 0.
+            output: its logits (N, C), or its recorded answers.
+            earlier: judgements of all stages before it, on the same samples; only read where
+                `reads_earlier`.
+
+        Raises:
+            CascadeError: recorded answers where the score or a temperature needs logits.
         """
-        if stage < len(self.heads):
-            return self.heads[stage].scores(logits), answers_of(logits)
-        score = "max_softmax" if self.score in _NOT_OF_LOGITS else self.score
-        return score_and_answer(logits, score, self.temperatures[stage])
+        if isinstance(output, RecordedAnswers):
+            answer, confidence = output
+            if self.temperatures[stage] != 1.0 or stage < len(self.heads):
+                what = "a temperature" if self.temperatures[stage] != 1.0 else "a learned score"
+                raise CascadeError(
+                    f"stage {stage}: its record holds no logits, which {what} needs."
+                )
+        else:
+            score = "max_softmax" if self.score in _NOT_OF_LOGITS else self.score
+            if stage < len(self.heads):
+                answer = answers_of(output)
+                confidence = self.heads[stage].scores(output)
+            else:
+                confidence, answer = score_and_answer(output, score, self.temperatures[stage])
+        if self.score == AGREEMENT.name:
+            return Judgement(agreement(confidence, answer, earlier), answer, confidence)
+        return Judgement(confidence, answer, confidence)
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""

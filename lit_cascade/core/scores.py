@@ -1,14 +1,16 @@
-"""Confidence scores of a stage, computed from its logits.
+"""Confidence scores of a stage.
 
-A larger score is more confident. A score is a function of one row of logits and does not depend on
-the batch that the row came in: recorded and live logits give the same score.
+A larger score is more confident. A score is a function of one row of logits, or of a recorded
+answer, and of what the stages that ran before said of the same sample. It does not depend on the
+batch that the row came in: recorded and live logits give the same score.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,7 +76,7 @@ p log p in nats (the exit rule of BranchyNet, arXiv:1709.01686)."""
 
 def _not_of_logits(shifted: Tensor, answers: Tensor) -> Tensor:
     del shifted, answers
-    raise CascadeError("a recorded or learned score is no function of the logits alone.")
+    raise CascadeError("this score is no function of the logits alone.")
 
 
 RECORDED = Score("recorded", -math.inf, math.inf, _not_of_logits)
@@ -84,7 +86,65 @@ LEARNED = Score("learned", -1.0, 0.0, _not_of_logits)
 """Minus the estimated probability that the last stage corrects this one: the score of a
 `lit_cascade.core.deferral_head.DeferralHead`."""
 
-_KNOWN = SCORES | {score.name: score for score in (RECORDED, LEARNED)}
+AGREEMENT = Score("agreement", 0.0, 2.0, _not_of_logits)
+"""The stage's own confidence, from 0 to 1, plus 1 where a stage before it gave the same answer
+(agreement-based cascading, arXiv:2407.02348)."""
+
+_KNOWN = SCORES | {score.name: score for score in (RECORDED, LEARNED, AGREEMENT)}
+
+
+class RecordedAnswers(NamedTuple):
+    """Answers of a stage to N samples where its logits are unknown.
+
+    Attributes:
+        answer: number of a class, (N,) int64.
+        confidence: larger is surer, (N,) float32; 0 where it is unknown.
+    """
+
+    answer: Tensor
+    confidence: Tensor
+
+
+StageOutput = Tensor | RecordedAnswers
+"""What is known of a stage: its logits (N, C), or its recorded answers."""
+
+
+class Judgement(NamedTuple):
+    """What a stage says of N samples: the contract reads its score, later stages the rest.
+
+    Attributes:
+        score: compared with the threshold of the stage, (N,) float32.
+        answer: of the stage alone, (N,) int64.
+        confidence: of the stage alone, (N,) float32.
+    """
+
+    score: Tensor
+    answer: Tensor
+    confidence: Tensor
+
+
+def agreement(confidence: Tensor, answer: Tensor, earlier: Sequence[Judgement]) -> Tensor:
+    """Confidence plus 1 where one of the earlier stages gave the same answer.
+
+    One threshold up to 1 lets a stage answer that is sure or agreed with, one above 1 only a stage
+    that is agreed with and sure.
+
+    Args:
+        confidence: of the stage alone, from 0 to 1, (N,).
+        answer: of the stage alone, (N,) int64.
+        earlier: the stages before it, on the same samples.
+
+    Example:
+        >>> first = Judgement(torch.tensor([0.5, 0.5]), torch.tensor([3, 4]), torch.zeros(2))
+        >>> agreement(torch.tensor([0.25, 0.75]), torch.tensor([3, 3]), [first])
+        tensor([1.2500, 0.7500])
+    """
+    if not earlier:
+        return confidence
+    agreed = earlier[0].answer == answer
+    for stage in earlier[1:]:
+        agreed = agreed | (stage.answer == answer)
+    return confidence + agreed
 
 
 def row_blocks(logits: Tensor, rows: Tensor | None = None) -> Iterator[Tensor]:
@@ -140,7 +200,7 @@ def check_logits(logits: Tensor, what: str) -> None:
 
 
 def score_named(name: str) -> Score:
-    """Return the score called `name`, one of `SCORES`, `recorded` or `learned`.
+    """Return the score called `name`, one of `SCORES` or of the three beside them.
 
     Raises:
         UsageError: an unknown name; the message lists the known ones.

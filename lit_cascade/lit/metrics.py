@@ -510,7 +510,7 @@ class _Ranking(Metric):
         self.add_state("right", [], dist_reduce_fx="cat")
 
     def _add(self, logits: Tensor, labels: Tensor) -> None:
-        score, answer = self.policy.score_and_answer(0, logits)
+        score, answer, _ = self.policy.judge(0, logits)
         self.scores.append(score)
         self.right.append(is_right(answer, labels).float())
 

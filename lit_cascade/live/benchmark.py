@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_cascade.core import answers_here, answers_of
+from lit_cascade.core import Judgement, answers_here, answers_of
 from lit_cascade.errors import CascadeError
 from lit_cascade.live.batch import Inputs, batch_size, index_batch
 from lit_cascade.live.cascade import Cascade
@@ -130,10 +130,11 @@ def thresholds_at(cascade: Cascade, batches: Sequence[Inputs], rate: float) -> t
     """
     thresholds: list[float] = []
     left = torch.arange(sum(batch_size(batch) for batch in batches))
+    judged: list[list[Judgement]] = [[] for _ in batches]
     for k in range(len(cascade.stages) - 1):
-        logits = (cascade.run_stage(k, batch) for batch in batches)
-        columns = [cascade.policy.score_and_answer(k, one)[0] for one in logits]
-        scores = torch.cat(columns).cpu()[left]
+        for batch, earlier in zip(batches, judged, strict=True):
+            earlier.append(cascade.policy.judge(k, cascade.run_stage(k, batch), earlier))
+        scores = torch.cat([some[k].score for some in judged]).cpu()[left]
         if len(scores) == 0:
             raise CascadeError(f"nothing is left for stage {cascade.names[k]!r} to defer.")
         ordered = scores.sort().values

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_cascade.core import Policy, PolicyLike, answers_here, answers_of, prefer_later
+from lit_cascade.core import (
+    Judgement,
+    Policy,
+    PolicyLike,
+    answers_here,
+    answers_of,
+    prefer_later,
+)
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live.batch import Inputs, batch_size, forward_logits, index_batch
 from lit_cascade.options import PolicyOptions
@@ -46,17 +53,20 @@ class Step(NamedTuple):
             stage, and of samples taken to the next one.
         memory: state that later answers are combined with: the sum of the probabilities (N, C), or
             the highest score so far (N,); None where the later answer counts alone.
+        judged: what each stage so far said, where the scores of later stages read it.
     """
 
     output: CascadeOutput
     deferred: Tensor | None = None
     memory: Tensor | None = None
+    judged: tuple[Judgement, ...] = ()
 
     def take(self, rows: Tensor | slice) -> Step:
         """Select some of the samples, for the next stage."""
         memory = None if self.memory is None else self.memory[rows]
         output = CascadeOutput(*(tensor[rows] for tensor in self.output))
-        return Step(output, memory=memory)
+        judged = tuple(Judgement(*(tensor[rows] for tensor in one)) for one in self.judged)
+        return Step(output, memory=memory, judged=judged)
 
 
 def named_stages(
@@ -222,16 +232,18 @@ class Cascade(nn.Module):
                 f"stage {self.names[k]!r} has {logits.shape[1]} classes, stage "
                 f"{self.names[k - 1]!r} has {before.output.logits.shape[1]}."
             )
-        score, answer = policy.score_and_answer(k, logits)
+        earlier = () if before is None else before.judged
+        judgement = policy.judge(k, logits, earlier)
+        score, answer, _ = judgement
         stage = torch.full_like(answer, k)
         output = CascadeOutput(logits, answer, stage, score, stage)
         deferred = None
         if k < policy.stages - 1:
             threshold = policy.required_thresholds(self.names)[k]
             deferred = answers_here(score, threshold, policy.floors[k]).logical_not_()
-        if policy.combine == "later":
-            return Step(output, deferred)
-        return self._combined(k, Step(output, deferred), before)
+        judged = (*earlier, judgement) if policy.reads_earlier else ()
+        step = Step(output, deferred, judged=judged)
+        return step if policy.combine == "later" else self._combined(k, step, before)
 
     def probability(self, output: CascadeOutput) -> Tensor:
         """Probability (N,) float32 of each answer, at the temperature of the chosen stage."""

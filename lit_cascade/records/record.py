@@ -1,7 +1,7 @@
 """A record of one model on one split, and its file.
 
-The file is safetensors: tensors `logits` (N, C), `labels`, `ids`, `score`, `correct` and the costs
-that vary, each (N,), with JSON strings in the header. No pickle is ever read.
+The file is safetensors: tensors `logits` (N, C), `labels`, `ids`, `prediction`, `score`, `correct`
+and the costs that vary, each (N,), with JSON strings in the header. No pickle is ever read.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from torch import Tensor
 
 from lit_cascade.core import (
     Policy,
+    RecordedAnswers,
+    StageOutput,
     answers_of,
     check_logits,
     is_right,
@@ -41,8 +43,10 @@ FORMAT = "lit-cascade-record/1"
 _AT_ONCE = 2**20
 """Logits that are converted at once."""
 
-_COLUMNS = ("logits", "labels", "score", "correct")
+_COLUMNS = ("logits", "labels", "prediction", "score", "correct")
 _DETAILS = ("data", "model", "info")
+_WHOLE = ("prediction", "labels", "ids")
+_NARROW = (torch.int8, torch.int16, torch.int32)
 _RESERVED = {*_COLUMNS, "ids", "ids_utf8", "ids_length", "__metadata__"}
 
 
@@ -50,9 +54,9 @@ _RESERVED = {*_COLUMNS, "ids", "ids_utf8", "ids_length", "__metadata__"}
 class Record(Tabular):
     """Answers of one model on one split, sample by sample.
 
-    A record holds `logits` and `labels`, or `score` and `correct`, or all four; where there are
-    logits, `score` and `correct` are not read. Logits without labels tell which stage answers, but
-    not whether the answer is right.
+    A record holds `logits`, or `prediction`, or `score` and `correct`, and `labels`. Where there
+    are logits, the others are not read. Predictions may have a `score` beside them. Without labels
+    it is known which stage answers, but not whether the answer is right.
 
     Attributes:
         name: of the model, or of the stage.
@@ -62,8 +66,9 @@ class Record(Tabular):
         logits: (N, C), float16 or float32.
         labels: (N,) int64, in [0, C); (N, M) with -1 as padding where several labels are right.
         classes: names of the C classes in logit order.
+        prediction: number of the class that the model answers, (N,) int64.
         score: confidence of the model, larger is surer, (N,) float32.
-        correct: whether the answer is right, (N,) bool.
+        correct: whether the answer is right, (N,) bool; computed from predictions and labels.
         parameters: number of parameters of the model; 0 if unknown.
         data: name, source and split of the data, and further details.
         model: settings that made the model.
@@ -80,6 +85,7 @@ class Record(Tabular):
     logits: Tensor | None = None
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    prediction: Tensor | None = None
     score: Tensor | None = None
     correct: Tensor | None = None
     parameters: int = 0
@@ -99,12 +105,15 @@ class Record(Tabular):
                     f"{what}: logits are stored as float16 or float32, got {self.logits.dtype}."
                 )
             check_logits(self.logits, what)
-        elif self.score is None or self.correct is None:
-            raise CascadeError(f"{what}: without logits it needs both score and correct.")
+        elif self.prediction is None and (self.score is None or self.correct is None):
+            raise CascadeError(
+                f"{what}: without logits it needs predictions, or both score and correct."
+            )
         n = len(self)
         if n == 0:
             raise CascadeError(f"{what}: no samples: the data set or split is empty.")
         self.samples.check(n, None if self.logits is None else self.logits.shape[1], what)
+        self._check_predictions(what)
         _check_column(self.score, torch.float32, n, f"{what}: score")
         _check_column(self.correct, torch.bool, n, f"{what}: correct")
         _check_costs(self.costs, n, what)
@@ -120,6 +129,33 @@ class Record(Tabular):
                 f"{shortened(repr(given))}."
             )
 
+    def _check_predictions(self, what: str) -> None:
+        """Check that predictions are numbers of classes, and right where `correct` says so."""
+        prediction, n, classes = self.prediction, len(self), len(self.classes)
+        if prediction is None:
+            return
+        if prediction.dtype != torch.int64 or prediction.shape != (n,):
+            raise CascadeError(
+                f"{what}: predictions must be {counted(n, 'whole number')}, one per sample, got "
+                f"{prediction.dtype} of shape {tuple(prediction.shape)}."
+            )
+        wrong = ((prediction < 0) | (prediction >= classes)).nonzero().flatten()
+        if len(wrong):
+            row = int(wrong[0])
+            raise CascadeError(
+                f"{what}: {counted(len(wrong), 'prediction')} outside the {classes} classes "
+                f"(0 to {classes - 1}), first {int(prediction[row])} at row {row}. An answer that "
+                "is none of them needs a class of its own."
+            )
+        right = self.right
+        if self.correct is not None and right is not None:
+            other = (right ^ self.correct).nonzero().flatten()
+            if len(other):
+                raise CascadeError(
+                    f"{what}: correct differs from what predictions and labels say, first at row "
+                    f"{int(other[0])}; leave it out."
+                )
+
     @classmethod
     def from_arrays(
         cls,
@@ -131,6 +167,7 @@ class Record(Tabular):
         costs: Mapping[str, Any] | None = None,
         ids: Any = None,
         classes: Sequence[str] | None = None,
+        prediction: Any = None,
         score: Any = None,
         correct: Any = None,
         **details: Any,
@@ -145,7 +182,8 @@ class Record(Tabular):
             costs: costs in other units, by unit, each one number or N of them.
             ids: distinct integers or strings; by default the positions.
             classes: names in logit order; by default "0", "1", ...
-            score: instead of logits, confidence of the model, (N,).
+            prediction: instead of logits, numbers of the classes that the model answers, (N,).
+            score: beside predictions or instead of them, confidence of the model, (N,).
             correct: instead of logits, whether the answer is right, 0 or 1, (N,).
             details: `parameters`, `data`, `model`, `info`.
 
@@ -162,19 +200,24 @@ class Record(Tabular):
         """
         what = f"record {name!r}"
         costs = ({} if flops is None else {"flops": flops}) | dict(costs or {})
-        first = logits if logits is not None else score
+        first = next((one for one in (logits, prediction, score) if one is not None), None)
         if first is None or not costs:
-            raise CascadeError(f"{what}: needs logits or score, and flops or another cost.")
+            raise CascadeError(
+                f"{what}: needs logits, predictions or score, and flops or another cost."
+            )
         first = torch.as_tensor(first)
         n = len(first) if first.ndim else 0
         if logits is not None:
             logits = first if first.dtype == torch.float16 else first.float()
         if labels is not None:
             labels = whole_numbers(labels, f"{what}: labels")
+        if prediction is not None:
+            prediction = whole_numbers(prediction, f"{what}: predictions")
         if classes is None and logits is not None:
             classes = [str(c) for c in range(logits.shape[-1] if logits.ndim else 0)]
-        elif classes is None and labels is not None:
-            classes = [str(c) for c in range(int(labels.max()) + 1 if labels.numel() else 0)]
+        elif classes is None:
+            known = [one.max() for one in (labels, prediction) if one is not None and one.numel()]
+            classes = [str(c) for c in range(int(max(known)) + 1 if known else 0)]
         if correct is not None:
             correct = whole_numbers(correct, f"{what}: correct")
             if not bool(((correct == 0) | (correct == 1)).all()):
@@ -187,13 +230,15 @@ class Record(Tabular):
             logits=logits,
             labels=labels,
             classes=tuple(classes or ()),
+            prediction=prediction,
             score=None if score is None else torch.as_tensor(score).float(),
             correct=correct,
             **details,
         )
 
     def __len__(self) -> int:
-        column = self.logits if self.logits is not None else self.score
+        columns = (self.logits, self.prediction, self.score)
+        column = next((one for one in columns if one is not None), None)
         return 0 if column is None or column.ndim == 0 else len(column)
 
     def columns(self) -> dict[str, Any]:
@@ -205,20 +250,18 @@ class Record(Tabular):
         columns: dict[str, Any] = {"id": self.ids.tolist()}
         if self.labels is not None:
             columns["label"] = listed_labels(self.labels)
-        score, correct = self.score, self.correct
+        score, answer = self.score, self.prediction
         if self.logits is not None:
             score, answer = score_and_answer(self.logits)
-            correct = None if self.labels is None else is_right(answer, self.labels)
-            columns["prediction"] = answer.tolist()
-        known = {"correct": correct, "score": score, **self.costs}
+        known = {"prediction": answer, "correct": self.right, "score": score, **self.costs}
         return columns | {name: part.tolist() for name, part in known.items() if part is not None}
 
     def __repr__(self) -> str:
-        figures, correct, labels = self.samples.figures(), self.correct, self.labels
+        figures, correct = self.samples.figures(), self.right
         if self.logits is None:
-            figures.append("scores without logits")
-        else:
-            correct = None if labels is None else is_right(answers_of(self.logits), labels)
+            score = "" if self.score is None else " and scores" if self.knows_answers else "scores"
+            what = f"predictions{score}" if self.knows_answers else score
+            figures.append(f"{what} without logits")
         if correct is not None:
             figures.append(f"accuracy {percent(float(correct.double().mean()), 2)}")
         means = {unit: float(cost.mean()) for unit, cost in self.costs.items()}
@@ -229,6 +272,40 @@ class Record(Tabular):
     def samples(self) -> Samples:
         """Ids, labels and classes."""
         return Samples(self.ids, self.labels, self.classes)
+
+    @property
+    def knows_answers(self) -> bool:
+        """Whether the record holds logits or predictions, and not only which answers are right."""
+        return self.logits is not None or self.prediction is not None
+
+    @property
+    def right(self) -> Tensor | None:
+        """Whether each answer of the model is right, (N,) bool; None without labels."""
+        if not self.knows_answers:
+            return self.correct
+        if self.labels is None:
+            return None
+        answer = self.prediction if self.logits is None else answers_of(self.logits)
+        return None if answer is None else is_right(answer, self.labels)
+
+    def output(self, purpose: str) -> StageOutput:
+        """Logits (N, C), or predictions with their confidence, which is 0 where there is none.
+
+        Args:
+            purpose: what needs to know the answers, for the message.
+
+        Raises:
+            CascadeError: the record only holds which answers are right.
+        """
+        if self.logits is not None:
+            return self.logits
+        if self.prediction is None:
+            raise CascadeError(
+                f"record {self.name!r} holds which answers are right and not the answers, which "
+                f"{purpose} needs: import it with --predictions."
+            )
+        unknown = torch.zeros(len(self)) if self.score is None else self.score
+        return RecordedAnswers(self.prediction, unknown)
 
     def cost(self, unit: str = "flops") -> Tensor:
         """Cost of each sample in a unit, (N,) float64.
@@ -251,8 +328,9 @@ class Record(Tabular):
             CascadeError: no logits or no labels; the message names the purpose.
         """
         if self.logits is None:
+            held = "predictions" if self.knows_answers else "scores"
             raise CascadeError(
-                f"record {self.name!r} holds scores and no logits, which {purpose} needs."
+                f"record {self.name!r} holds {held} and no logits, which {purpose} needs."
             )
         if self.labels is None:
             raise CascadeError(f"record {self.name!r} holds no labels, which {purpose} needs.")
@@ -305,6 +383,8 @@ class Record(Tabular):
         columns = {name: getattr(self, name) for name in _COLUMNS}
         tensors = {name: column for name, column in columns.items() if column is not None}
         tensors |= self.ids.to_tensors()
+        if self.prediction is not None:  # there is little else in the file
+            tensors |= {name: _narrow(tensors[name]) for name in _WHOLE if name in tensors}
         constant: dict[str, float | None] = {}
         for unit, cost in self.costs.items():
             varies = bool((cost != cost[0]).any())
@@ -336,7 +416,7 @@ class Record(Tabular):
         with opened(path) as (file, header):
             check_format(path, header)
             tensors = {
-                key: _logits(path, file) if key == "logits" else file.get_tensor(key)
+                key: _logits(path, file) if key == "logits" else _wide(file.get_tensor(key), key)
                 for key in file.keys()  # noqa: SIM118
             }
             classes, costs = json.loads(header["classes"]), json.loads(header["costs"])
@@ -426,6 +506,18 @@ def _logits(path: Path, file: Any) -> Tensor:
         tensor: Tensor = file.get_tensor("logits")
         return tensor
     return mapped_tensor(path, "logits", dtype)
+
+
+def _narrow(numbers: Tensor) -> Tensor:
+    """Whole numbers in the narrowest type that holds them."""
+    low, high = map(int, numbers.aminmax())
+    fits = (one for one in _NARROW if torch.iinfo(one).min <= low and high <= torch.iinfo(one).max)
+    return numbers.to(next(fits, torch.int64))
+
+
+def _wide(column: Tensor, name: str) -> Tensor:
+    """A column of a file as records hold it: whole numbers as int64."""
+    return column.long() if name in _WHOLE and column.dtype in _NARROW else column
 
 
 def check_format(path: Path, header: Mapping[str, str], hint: str = "") -> None:
@@ -541,8 +633,8 @@ def check_alike(records: Sequence[Record]) -> None:
         one.samples.check_same(other.samples, one.name, other.name)
 
 
-def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Confidence, answer and correctness of a stage on every sample.
+def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, Tensor]:
+    """Confidence and correctness of a stage on every sample, without what other stages say.
 
     Args:
         record: of the stage's model.
@@ -550,25 +642,23 @@ def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, T
         stage: position of the stage in the policy.
 
     Returns:
-        Scores (N,) float32, answers (N,) int64 and correctness (N,) bool. Without logits the
-        answers are unknown; they are 1 where right and 0 where wrong.
+        Scores (N,) float32 and correctness (N,) bool.
 
     Raises:
-        CascadeError: logits without labels; calibration of a record without logits.
+        CascadeError: answers without labels; calibration of a record without logits.
     """
-    if record.logits is not None:
-        labels = record.labels
-        if labels is None:
-            raise CascadeError(
-                f"record {record.name!r} holds no labels, so which answers are right is unknown."
-            )
-        confidence, answer = policy.score_and_answer(stage, record.logits)
-        return confidence, answer, is_right(answer, labels)
+    right = record.right
+    if right is None:
+        raise CascadeError(
+            f"record {record.name!r} holds no labels, so which answers are right is unknown."
+        )
+    if record.knows_answers:
+        return policy.judge(stage, record.output("a score")).confidence, right
     if policy.temperatures[stage] != 1.0:
         record.logits_for("a temperature")
-    if record.score is None or record.correct is None:  # ruled out by the class; for types
-        raise CascadeError(f"record {record.name!r} holds neither logits nor scores.")
-    return record.score, record.correct.long(), record.correct
+    if record.score is None:  # ruled out by the class; for types
+        raise CascadeError(f"record {record.name!r} holds neither answers nor scores.")
+    return record.score, right
 
 
 def score_and_correct(
@@ -578,7 +668,8 @@ def score_and_correct(
 
     Args:
         record: with logits, or with a score of its own.
-        score: a name in `lit_cascade.core.scores.SCORES`; ignored for a record without logits.
+        score: a name in `lit_cascade.core.scores.SCORES`; ignored for a record without logits,
+            whose own score it is, or 0 where it has none.
         temperature: divisor of the logits.
 
     Returns:
@@ -588,5 +679,4 @@ def score_and_correct(
         CascadeError: a temperature for a record without logits.
     """
     rule = Policy(score=score, temperatures=(temperature, 1.0))
-    confidence, _, correct = stage_answers(record, rule, 0)
-    return confidence, correct
+    return stage_answers(record, rule, 0)

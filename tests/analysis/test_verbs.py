@@ -100,7 +100,7 @@ def test_a_replay_gives_the_answers_of_the_contract(stages, combine):
     assert done.ids == records[0].ids
     for k, record in enumerate(records):
         rows = done.stage == k
-        assert torch.equal(done.score[rows], policy.score_and_answer(k, record.logits)[0][rows])
+        assert torch.equal(done.score[rows], policy.judge(k, record.logits).score[rows])
 
 
 def test_a_replay_needs_neither_labels_nor_logits():

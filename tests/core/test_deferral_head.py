@@ -135,7 +135,7 @@ def test_replay_equals_a_loop_over_samples(stages, temperature):
 
 def test_the_last_stage_has_its_largest_probability():
     policy = Policy((-0.5,), "learned", heads=(HEAD,))
-    score, answer = policy.score_and_answer(1, torch.tensor([[0.0, 3.0, 0.0]]))
+    score, answer, _ = policy.judge(1, torch.tensor([[0.0, 3.0, 0.0]]))
     assert float(score) == pytest.approx(softmax([0, 3, 0])[1])
     assert answer.tolist() == [1]
 

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from lit_cascade.core.scores import LEARNED, SCORES, answers_of, score_and_answer, score_named
+from lit_cascade.core.scores import (
+    AGREEMENT,
+    LEARNED,
+    SCORES,
+    answers_of,
+    score_and_answer,
+    score_named,
+)
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import ScoreName
 
@@ -198,4 +205,4 @@ def test_logits_of_another_shape_are_refused(shape):
 
 
 def test_the_options_offer_every_score():
-    assert get_args(ScoreName) == (*SCORES, LEARNED.name)
+    assert get_args(ScoreName) == (*SCORES, AGREEMENT.name, LEARNED.name)

@@ -248,9 +248,7 @@ def test_ranking_metrics_are_those_of_all_samples_at_once(score, kind):
         quality.update(logits, labels)
     small, large = (torch.cat([part[0][k] for part in parts]) for k in (0, 1))
     labels = torch.cat([part[1] for part in parts])
-    scores, answers = Policy(stages=2, score=score, temperatures=(1.5, 1)).score_and_answer(
-        0, small
-    )
+    scores, answers, _ = Policy(stages=2, score=score, temperatures=(1.5, 1)).judge(0, small)
     right = answers == labels
     assert float(area.compute()) == aurc(scores, right)
     expected = deferral_quality(scores, right, answers_of(large) == labels)

@@ -90,7 +90,7 @@ def test_validate_logs_the_replay_and_test_what_ran(count, combine):
     records, temperatures = recorded(nets(count)), (0.7, 1.5, 2.0)[:count]
     scores = Policy(temperatures=temperatures)
     middle = [
-        float(scores.score_and_answer(k, record.logits)[0].median()) + 1e-4
+        float(scores.judge(k, record.logits).score.median()) + 1e-4
         for k, record in enumerate(records[:-1])
     ]
     policy = Policy(middle, combine=combine, temperatures=temperatures)

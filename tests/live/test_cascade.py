@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lit_cascade.core.combination import COMBINATIONS
-from lit_cascade.core.contract import replay
+from lit_cascade.core.contract import replay, stage_outputs
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
@@ -61,17 +61,14 @@ def run_in_batches(cascade, x, size):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("score", list(SCORES))
-@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("score", [*SCORES, "agreement"])
+@pytest.mark.parametrize("stages", [2, 3, 4])
 @pytest.mark.parametrize("size", [1, 7, 64, 200])
 def test_live_execution_equals_replay(score, stages, size):
     nets, x = linears(stages), torch.randn(200, 8) * 3
     logits = [torch.cat([net(row) for row in x.split(1)]) for net in nets]
-    temperatures = (1.3, 0.8, 1.0)[:stages]
-    scores = [
-        score_and_answer(stage, score, temperature)[0]
-        for stage, temperature in zip(logits, temperatures, strict=True)
-    ]
+    temperatures = (1.3, 0.8, 1.0, 1.0)[:stages]
+    scores = stage_outputs(logits, Policy(score=score, temperatures=temperatures)).scores
     whole = [net(x) for net in nets]
     for q in torch.linspace(0.02, 0.98, 20).tolist():
         thresholds = []

@@ -38,23 +38,24 @@ def streamed(cascade, numbers, size, **settings):
     return [torch.cat(column) for column in zip(*(one.output for one in found), strict=True)]
 
 
+@pytest.mark.parametrize("score", ["max_softmax", "agreement"])
 @pytest.mark.parametrize("combine", COMBINATIONS)
 @pytest.mark.parametrize(
     ("stages", "size", "gather"), [(2, 16, 1), (2, 7, 4), (3, 10, 3), (4, 1, 50)]
 )
-def test_gives_the_answers_of_the_replay_in_order(combine, stages, size, gather):
-    logits = tables(stages)
-    for threshold in (float("-inf"), 0.5, 0.8, float("inf")):
-        policy = Policy((threshold,) * (stages - 1), combine=combine)
+def test_gives_the_answers_of_the_replay_in_order(combine, score, stages, size, gather):
+    logits, inf = tables(stages), float("inf")
+    for threshold in (-inf, 0.5, 0.8, inf) if score == "max_softmax" else (0.9, 1.3, inf):
+        policy = Policy((threshold,) * (stages - 1), score, combine=combine)
         cascade = Cascade([Table(stage) for stage in logits], policy)
         numbers = torch.randperm(203, generator=torch.Generator().manual_seed(1))
-        out, prediction, stage, score, _ = streamed(cascade, numbers, size, gather=gather)
+        found = streamed(cascade, numbers, size, gather=gather)
         expected = replay([one[numbers] for one in logits], policy)
-        assert stage.tolist() == expected.stage.tolist()
-        assert prediction.tolist() == expected.prediction.tolist()
+        assert found[2].tolist() == expected.stage.tolist()
+        assert found[1].tolist() == expected.prediction.tolist()
         whole = cascade(numbers)
-        assert torch.equal(out, whole.logits)
-        assert torch.equal(score, whole.score)
+        assert torch.equal(found[0], whole.logits)
+        assert torch.equal(found[3], whole.score)
 
 
 def test_later_stages_run_on_full_batches():

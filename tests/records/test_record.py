@@ -444,8 +444,8 @@ def test_scores_of_minus_infinity_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"score": None}, "without logits it needs both score and correct"),
-        ({"correct": None}, "without logits it needs both score and correct"),
+        ({"score": None}, "without logits it needs predictions, or both score and correct"),
+        ({"correct": None}, "without logits it needs predictions, or both score and correct"),
         ({"score": torch.zeros(0), "correct": torch.zeros(0).bool()}, "no samples"),
         ({"score": torch.tensor(0.5)}, "no samples"),
         ({"score": torch.zeros(6).double()}, "score must be 6 values.*got torch.float64"),
