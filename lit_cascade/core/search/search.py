@@ -32,6 +32,7 @@ class SearchSettings:
             allow in a few seconds, 48 to 512.
         fine: the same for the triples within `slack` of the front, which are tried again.
         slack: relative cost above the front.
+        nearest: the most triples that are tried again, the nearest to the front first.
 
     Raises:
         UsageError: a number is out of range.
@@ -44,6 +45,7 @@ class SearchSettings:
     grid: int | None = None
     fine: int = 512
     slack: float = 0.01
+    nearest: int = 512
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -55,7 +57,7 @@ class SearchSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}: expected at least 1 threshold per stage, got {value}.")
-        for name in ("window", "slack"):
+        for name in ("window", "slack", "nearest"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name}: expected at least 0, got {getattr(self, name)}.")
         if self.candidates < 3:
@@ -105,5 +107,6 @@ def search_zoo(
     ratios = add_triples(zoo, archive, triples, levels=grid, progress=progress)
     if grid < min(settings.fine, zoo.n):
         near = [triple for triple, ratio in ratios.items() if ratio <= 1 + settings.slack]
+        near = sorted(near, key=ratios.__getitem__)[: settings.nearest]
         add_triples(zoo, archive, near, levels=settings.fine, progress=progress)
     return archive.front()

@@ -325,6 +325,21 @@ def test_slack_decides_who_gets_a_second_look():
     assert fronts[0].points != fronts[2].points, sums
 
 
+def test_the_nearest_get_a_second_look_first():
+    zoo = latent_zoo(6, 200, 0)
+    settings = [
+        SearchSettings(stages=3, grid=4, fine=100, slack=1e9, nearest=k) for k in (0, 3, 99)
+    ]
+    fronts = [search_zoo(zoo, one) for one in settings]
+    plain = fronts[0].points
+    assert plain == search_zoo(zoo, SearchSettings(stages=3, grid=4, fine=4)).points
+    for worse, better in itertools.pairwise(fronts):
+        check_no_better(worse.points, better)
+        assert worse.points != better.points
+    looked_at = {p.stages for p in fronts[1].points if p not in plain and len(p.stages) == 3}
+    assert 1 <= len(looked_at) <= 3
+
+
 @pytest.mark.parametrize(
     ("cells", "fine", "grids"),
     [(10 * 60**2, 512, [60, 512]), (1, 512, [48, 512]), (2**40, 70, [70]), (1, 30, [30])],
