@@ -32,7 +32,7 @@ class Command(NamedTuple):
         example: options of an example.
         model: class in `lit_cascade.lit` that the config's `model` describes; None if the command
             runs no models.
-        needs: options that it works on without a config.
+        needs: options that it works on without a config; alternatives have `or` between them.
     """
 
     module: str
@@ -71,7 +71,7 @@ COMMANDS = {
         "lit_cascade.cli.import_",
         options.ImportOptions,
         "--name small --logits logits.npy --labels labels.npy --flops 18944",
-        needs=("--name NAME",),
+        needs=("--name NAME or --table FILE",),
     ),
     "calibrate": Command(
         "lit_cascade.cli.calibrate", options.CalibrateOptions, _DIGITS, "LitCascade", _RECORDS

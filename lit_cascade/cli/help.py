@@ -120,7 +120,7 @@ def metavar(action: Action) -> str:
 def usage(name: str, command: Command) -> str:
     """The shortest forms of a command, in a line or two."""
     inputs = " [INPUT ...]" if any(one.name == "inputs" for one in fields(command.options)) else ""
-    needs = [" ".join(command.needs)] if command.needs else []
+    needs = " ".join(command.needs).split(" or ") if command.needs else []
     forms = ["--config FILE ..."] * (command.model is not None) + needs
     start = f"lit-cascade {name} "
     return f"\n{' ' * len('usage: ')}".join(f"{start}{form} [options]{inputs}" for form in forms)

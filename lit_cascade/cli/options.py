@@ -115,41 +115,61 @@ class RecordOptions(OutputOptions):
 
 @dataclass
 class ImportOptions(OutputOptions):
-    """Make a record from arrays of any framework.
+    """Make records from arrays of any framework.
 
     FILE is .npy, .npz, .csv, .parquet or .safetensors; if it holds several arrays or columns,
     FILE:NAME or FILE:NAME,NAME picks some. One value per sample may also be .txt, one per line.
+
+    The predictions of many models in one table become one record each with --table: predictions,
+    score, labels and ids are then names of its columns, in which {} stands for the name of a model.
 
     Args:
         name: name of the model, and of the file.
         logits: FILE of shape (samples, classes).
         probabilities: instead of logits, FILE of class probabilities, whose logarithm is kept.
-        labels: FILE of the true classes: whole numbers from 0, or names that are among the classes.
+        predictions: instead of logits, FILE of the classes that the model answers: whole numbers
+            from 0, or names that are among the classes. In a table by default {}.
+        score: with predictions, FILE of how sure the model is of each answer, larger is surer; or
+            instead of them, with correct.
+        correct: with score alone, FILE of whether each answer is right: 0 or 1, true or false.
+        table: FILE .csv or .parquet with the predictions of many models.
+        models: names or patterns, such as resnet*, of models of the table; by default all, which
+            are the other columns of whole numbers if predictions is {}.
+        exclude: patterns of models of the table to leave out.
+        labels: FILE of the true classes: whole numbers from 0, or names that are among the classes;
+            or a column of lists where several are right, whose empty lists leave a sample out.
             Without labels a record will do for check and for select --max_disagreement.
-        score: instead of logits, FILE of how sure the model is of each answer, larger is surer.
-        correct: with score, FILE of whether each answer is right: 0 or 1, true or false.
-        flops: FLOPs per sample, one multiply-add being 2: a number, or FILE.
-        cost: NAME=NUMBER or NAME=FILE, a cost per sample in another unit; may be repeated.
+        flops: FLOPs per sample, one multiply-add being 2: a number, or FILE. For a table, FILE is
+            a .csv with the columns model and flops, as lit-cascade flops writes it.
+        cost: NAME=NUMBER or NAME=FILE, a cost per sample in another unit; may be repeated. For a
+            table, FILE has a row per model, such as prices.csv or prices.csv:COLUMN.
         ids: FILE of distinct numbers or names of the samples; by default their positions.
-        classes: FILE of class names in logit order; by default the names of the logits' columns if
-            they have any, else 0, 1, ...
+        classes: FILE of class names in logit order, or the number of classes; by default the names
+            of the logits' columns if they have any, else 0, 1, ...
+        model_classes: MODEL=FILE, names of the classes as a model with predictions numbers them, if
+            that is not the order of classes; MODEL may be a pattern. May be repeated.
         parameters: number of parameters of the model.
-        data: name of the data.
+        data: name of the data; of a .csv of costs with a column dataset it picks the rows.
         split: split of the data.
         source: where the ids come from, so that overlaps between splits are found.
         dtype: of the logits; float16 arrays stay float16.
     """
 
-    name: str
+    name: str | None = None
     logits: str | None = None
     probabilities: str | None = None
-    labels: str | None = None
+    predictions: str | None = None
     score: str | None = None
     correct: str | None = None
+    table: str | None = None
+    models: list[str] | None = None
+    exclude: list[str] | None = None
+    labels: str | None = None
     flops: str | None = None
     cost: list[str] | None = None
     ids: str | None = None
     classes: str | None = None
+    model_classes: list[str] | None = None
     parameters: int = 0
     data: str | None = None
     split: str | None = None

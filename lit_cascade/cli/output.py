@@ -25,6 +25,8 @@ from lit_cascade.utilities.locks import held, new_folder
 from lit_cascade.utilities.resume import UnfinishedRun
 
 _RUNS = Path("runs")
+_MOST_PATHS = 8
+"""Files that are named one by one."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -142,7 +144,8 @@ class Output:
         for name in set(self._announced) - {*self._files, *beside}:
             (self.folder / name).unlink(missing_ok=True)  # results of an older run
         paths = [str(self.folder / name) for name in (*beside, *self._files)]
-        show(f"Wrote {', '.join(paths)}")
+        many = len(paths) > _MOST_PATHS
+        show(f"Wrote {f'{len(paths)} files into {self.folder}' if many else ', '.join(paths)}")
         show_summary(self._summary | {"files": paths})
 
 

@@ -226,9 +226,9 @@ def _check_given(name: str, command: Command, words: Sequence[str]) -> None:
         UsageError: it is given neither a config nor what it needs instead.
     """
     given = {word.partition("=")[0] for word in words}
-    instead = {one.partition(" ")[0] for one in command.needs}
+    instead = [{one.partition(" ")[0] for one in need.split(" or ")} for need in command.needs]
     asks = any(one.endswith((".help", "_config")) or one == MORE_HELP for one in given)
-    if asks or "--config" in given or (instead and instead <= given):
+    if asks or "--config" in given or (instead and all(one & given for one in instead)):
         return
     known = {*_names(command.options), *_OF_MODELS, "policy", "h", "c"}
     for word in given:

@@ -6,7 +6,6 @@ CascadeError if it cannot be read or has other contents. No code in a file is ev
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections import Counter
@@ -16,13 +15,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 import torch
 from safetensors.torch import load_file
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.errors import CascadeError, UsageError, check_name, nearest
+from lit_cascade.records.samples import whole_numbers
+from lit_cascade.utilities.class_names import numbers_among
 from lit_cascade.utilities.mapped import mapped_numbers, row_slices
 from lit_cascade.utilities.tensors import load_tensors
 from lit_cascade.utilities.text import from_cell
@@ -39,12 +42,17 @@ _TOLERANCE = 1e-2
 
 _BLOCK_ELEMENTS = 2**20
 
+_OWN_CLASS = " An answer that is none of the classes needs one of its own in --classes."
+
 _TRUTH = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 _MATRICES = (".npy", ".npz", ".csv", ".parquet", ".safetensors", ".pt")
 _COLUMNS = (*_MATRICES, ".txt")
 _MOST_COLUMNS = 100_000
 """Columns of a .csv; pyarrow takes 10 kB of memory for each, before any number."""
+_MOST_RENUMBERED = 2000
+"""Classes whose order is looked into: the table of pairs has their square."""
+_FAR_BETTER = 0.1
 _INDEX = "__index_level_"  # pandas' name of an unnamed index in a Parquet file
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
 _PADDED = re.compile(r"0\d+")  # 007 is a name
@@ -127,46 +135,184 @@ def _blocks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def labels_from(text: str, classes: Sequence[str] | None, n: int) -> Tensor:
-    """True classes (N,), from numbers or from names of classes.
+    """True classes, from numbers or from names of classes.
 
     Args:
-        text: file of numbers or names.
+        text: file of numbers or names, or a column of lists of them in a .parquet.
         classes: names in logit order, if known.
         n: number of samples.
+
+    Returns:
+        Shape (N,); of lists (N, M), filled up with -1.
 
     Raises:
         UsageError: names, but no `classes`.
         CascadeError: an unknown name, booleans, or another number of labels than of samples.
     """
-    labels = _column(text, "--labels", n)
-    if isinstance(labels, Tensor):
-        if labels.dtype == torch.bool:
+    path, picked = _file(text, "--labels", _COLUMNS)
+    if path.suffix == ".parquet":
+        table = Table(path, "--labels")
+        name = _chosen(table.names, picked, path, "--labels", several=False)[0]
+        labels = table.labels(name, classes)
+    else:
+        labels = class_numbers(_read_column(text, "--labels"), classes, "--labels")
+    _check_length(labels, "--labels", n)
+    return labels
+
+
+def predictions_from(text: str, classes: Sequence[str] | None) -> Tensor:
+    """Classes that a model answers, (N,), from numbers or from names of classes.
+
+    Raises:
+        UsageError: names, but no `classes`.
+        CascadeError: an unknown name, or booleans.
+    """
+    return class_numbers(_read_column(text, "--predictions"), classes, "--predictions")
+
+
+def class_numbers(
+    column: Column, classes: Sequence[str] | None, argument: str, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Numbers of classes, (N,), as they are or from names.
+
+    Names that differ from a class in case or separators only are that class.
+
+    Args:
+        column: numbers or names.
+        classes: names in label order, if known.
+        argument: `--labels` or `--predictions`, and what else tells the column from others.
+        rows: rows of the values in their file, if several share one.
+
+    Raises:
+        UsageError: names, but no `classes`.
+        CascadeError: names that are no classes, or booleans.
+    """
+    if isinstance(column, Tensor):
+        if column.dtype == torch.bool:
             raise CascadeError(
-                "--labels: expected whole numbers or names of classes, got true and false; whether "
-                "answers are right is --correct."
+                f"{argument}: expected whole numbers or names of classes, got true and false; "
+                "whether answers are right is --correct."
             )
-        return labels
+        return whole_numbers(column, argument)
     if not classes:
         raise UsageError(
-            f"--labels: they are names, such as {labels[0]!r}; give --classes, one name per line "
-            "in the order of the logits."
+            f"{argument}: they are names, such as {column[0]!r}; give --classes, one name per line "
+            "in the order of the logits or of your choice."
         )
-    number = {name: position for position, name in enumerate(classes)}
-    for row, name in enumerate(labels):
-        if name not in number:
-            alike = difflib.get_close_matches(name, number, n=1)
-            some = ", ".join(list(number)[:5]) + (", ..." if len(number) > 5 else "")
-            raise CascadeError(
-                f"--labels: {name!r} in row {row} is none of the "
-                f"{counted(len(number), 'class')} ({some})."
-                + (f" Did you mean {alike[0]!r}?" if alike else "")
-            )
-    return torch.tensor([number[name] for name in labels])
+    distinct = dict.fromkeys(column)
+    number = numbers_among(list(distinct), classes)
+    unknown = distinct.keys() - number.keys()
+    if unknown:
+        places = [place for place, name in enumerate(column) if name in unknown]
+        first, row = column[places[0]], places[0] if rows is None else rows[places[0]]
+        more = f", nor are {len(places) - 1:,} others" if len(places) > 1 else ""
+        alike = nearest(first, classes, 1, like=0.6)
+        some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        raise CascadeError(
+            f"{argument}: {first!r} in row {row} is none of the "
+            f"{counted(len(classes), 'class')} ({some}){more}."
+            + (f" Did you mean {alike[0]!r}?" if alike else "")
+            + (_OWN_CLASS if argument.startswith("--predictions") else "")
+        )
+    return torch.tensor([number[name] for name in column])
 
 
-def score_from(text: str) -> Tensor:
-    """Confidence of a model, (N,), larger is surer."""
-    return _numbers(_read_column(text, "--score"), "--score")
+def renumbered(
+    prediction: Tensor, known: Sequence[str], classes: Sequence[str], who: str
+) -> Tensor:
+    """Predictions of a model that numbers its classes in another way, by the names of these.
+
+    Args:
+        prediction: numbers of classes as the model counts them, (N,).
+        known: the model's classes in its own order.
+        classes: names in label order.
+        who: argument and model, for messages.
+
+    Raises:
+        CascadeError: predictions that are no number or no name among the classes.
+    """
+    check_within(prediction, len(known), who)
+    number = numbers_among(known, classes)
+    if not number:
+        raise CascadeError(
+            f"{who}: its classes ({', '.join(known[:3])}, ...) and --classes "
+            f"({', '.join(classes[:3])}, ...) have no name in common; write the same names in both "
+            "files, in any order."
+        )
+    table = torch.tensor([number.get(name, -1) for name in known])
+    answers = table[prediction]
+    lost = (answers < 0).nonzero().flatten()
+    if len(lost):
+        name = known[int(prediction[lost[0]])]
+        alike = nearest(name, classes, 1, like=0.6)
+        raise CascadeError(
+            f"{who}: {counted(len(lost), 'answer')} of none of the {len(classes)} classes, first "
+            f"{name!r} in row {int(lost[0])}."
+            + (f" Did you mean {alike[0]!r}?" if alike else "")
+            + _OWN_CLASS
+        )
+    return answers
+
+
+def check_within(prediction: Tensor, classes: int, who: str) -> None:
+    """Check that predictions are numbers of classes.
+
+    Raises:
+        CascadeError: others, with their number and the first of them.
+    """
+    wrong = ((prediction < 0) | (prediction >= classes)).nonzero().flatten()
+    if len(wrong):
+        raise CascadeError(
+            f"{who}: {counted(len(wrong), 'answer')} outside the {classes} classes (0 to "
+            f"{classes - 1}), first {int(prediction[wrong[0]])} in row {int(wrong[0])}.{_OWN_CLASS}"
+        )
+
+
+def rates_renumbered(
+    prediction: Tensor, labels: Tensor, classes: int
+) -> tuple[float, float] | None:
+    """Accuracy as it is and with the classes of a model in another order, if that is far better.
+
+    The order is found on every other sample with one right label, and judged on the rest, of which
+    it must get most right.
+
+    Args:
+        prediction: numbers below `classes`, (N,) int64.
+        labels: (N,) int64, or (N, M) with -1 as padding.
+        classes: their number.
+    """
+    if classes > _MOST_RENUMBERED:
+        return None
+    if labels.ndim == 2:
+        one = (labels >= 0).sum(dim=1) == 1
+        prediction, labels = prediction[one], labels[one].amax(dim=1)
+    if not len(labels) or bool((labels < 0).any()) or int(labels.max()) >= classes:
+        return None  # wrong labels have a message of their own
+    here, there = slice(0, None, 2), slice(1, None, 2)
+    pairs = torch.bincount(prediction[here] * classes + labels[here], minlength=classes**2)
+    table = pairs.reshape(classes, classes)
+    right = float((prediction == labels)[there].double().mean())
+
+    def after(order: Tensor) -> float:
+        return float((order[prediction[there]] == labels[there]).double().mean())
+
+    if not after(table.argmax(dim=1)) > right + _FAR_BETTER:
+        return None
+    _, order = linear_sum_assignment(table.numpy(), maximize=True)
+    better = after(torch.from_numpy(order))
+    return (right, better) if better > max(right + _FAR_BETTER, 0.5) else None
+
+
+def score_from(text: str, n: int | None = None) -> Tensor:
+    """Confidence of a model, (N,), larger is surer.
+
+    Raises:
+        CascadeError: text, or another number of scores than of samples.
+    """
+    score = numbers(_read_column(text, "--score"), "--score")
+    if n is not None:
+        _check_length(score, "--score", n)
+    return score
 
 
 def correct_from(text: str, n: int) -> Tensor:
@@ -198,6 +344,21 @@ def costs_from(flops: str | None, others: Sequence[str] | None, n: int) -> dict[
         UsageError: no cost, one unit twice, or neither a number nor a file.
         CascadeError: another number of costs than of samples.
     """
+    costs: dict[str, Any] = {}
+    for unit, value, argument in given_costs(flops, others):
+        try:
+            costs[unit] = float(value)
+        except ValueError:
+            costs[unit] = _cost_column(value, argument, n)
+    return costs
+
+
+def given_costs(flops: str | None, others: Sequence[str] | None) -> list[tuple[str, str, str]]:
+    """Unit, value and argument of each cost that is given.
+
+    Raises:
+        UsageError: no cost, one without a unit or a value, or one unit twice.
+    """
     given = [] if flops is None else [("flops", flops, "--flops")]
     for text in others or ():
         unit, _, value = text.partition("=")
@@ -211,20 +372,15 @@ def costs_from(flops: str | None, others: Sequence[str] | None, n: int) -> dict[
             "--flops: a record needs the cost of a sample: FLOPs (one multiply-add is 2) as a "
             "number such as 8.11e7 or as a file, or --cost NAME=NUMBER in another unit."
         )
-    costs: dict[str, Any] = {}
-    for unit, value, argument in given:
-        if unit in costs:
+    for place, (unit, _, argument) in enumerate(given):
+        if unit in (one for one, _, _ in given[:place]):
             raise UsageError(f"{argument}: the cost {unit!r} is given twice.")
-        try:
-            costs[unit] = float(value)
-        except ValueError:
-            costs[unit] = _cost_column(value, argument, n)
-    return costs
+    return given
 
 
 def _cost_column(text: str, argument: str, n: int) -> Tensor:
     try:
-        return _numbers(_column(text, argument, n), argument)
+        return numbers(_column(text, argument, n), argument)
     except UsageError as error:
         raise UsageError(f"{error} It is no number either, such as 8.11e7.") from error
 
@@ -235,48 +391,74 @@ def ids_from(text: str, n: int) -> Column:
     Raises:
         CascadeError: another number of ids than of samples, or repeated ids.
     """
-    ids = _column(text, "--ids", n)
+    return check_ids(_column(text, "--ids", n))
+
+
+def check_ids(ids: Column) -> Column:
+    """The ids, if they tell samples apart.
+
+    Raises:
+        CascadeError: repeated ids.
+    """
     values = ids.tolist() if isinstance(ids, Tensor) else ids
     _check_distinct(values, "--ids: {} occurs {} times; ids tell samples apart.")
     return ids
 
 
-def classes_from(text: str, width: int | None) -> tuple[str, ...]:
+def classes_from(text: str, width: int | None, argument: str = "--classes") -> tuple[str, ...]:
     """Class names in logit order.
 
     Args:
-        text: file with one name per line, or a column.
+        text: file with one name per line, or a column; or the number of classes.
         width: number of classes, if known.
+        argument: name of the argument, for messages.
 
     Raises:
         CascadeError: another number of names, or repeated names.
     """
-    path, picked = _file(text, "--classes", _COLUMNS)
+    if text.isdecimal() and not Path(text).exists():
+        if not 2 <= int(text) <= _MOST_COLUMNS:
+            raise UsageError(f"{argument}: expected two or more classes, got {text}.")
+        return _of_width(tuple(map(str, range(int(text)))), width)
+    path, picked = _file(text, argument, _COLUMNS)
     if path.suffix == ".txt":
-        values: Column = _lines(path, "--classes")  # numbers stay as they are written
+        values: Column = _lines(path, argument)  # numbers stay as they are written
     else:
-        values, _ = _read(path, picked, "--classes", several=False)
+        values, _ = _read(path, picked, argument, several=False)
     classes = tuple(map(str, values.tolist())) if isinstance(values, Tensor) else values
+    _check_distinct(classes, argument + ": {} occurs {} times; names tell classes apart.")
+    return _of_width(classes, width)
+
+
+def _of_width(classes: tuple[str, ...], width: int | None) -> tuple[str, ...]:
     if width is not None and len(classes) != width:
         raise CascadeError(
             f"--classes: {counted(len(classes), 'name')} for logits of {counted(width, 'class')}; "
             "expected one each."
         )
-    _check_distinct(classes, "--classes: {} occurs {} times; names tell classes apart.")
     return classes
 
 
 def _column(text: str, argument: str, n: int) -> Column:
     column = _read_column(text, argument)
+    _check_length(column, argument, n)
+    return column
+
+
+def _check_length(column: Column, argument: str, n: int) -> None:
     if len(column) != n:
         raise CascadeError(
             f"{argument}: {counted(len(column), 'value')} for {counted(n, 'sample')}; expected one "
             "each."
         )
-    return column
 
 
-def _numbers(column: Column, argument: str) -> Tensor:
+def numbers(column: Column, argument: str) -> Tensor:
+    """A column of numbers.
+
+    Raises:
+        CascadeError: a column of text.
+    """
     if isinstance(column, tuple):
         raise CascadeError(f"{argument}: expected numbers, got {column[0]!r}.")
     return column
@@ -449,6 +631,108 @@ def _numbers_if_possible(lines: tuple[str, ...]) -> Column:
         return lines
 
 
+class Table:
+    """A .csv with a header row, or a .parquet, whose columns are read one at a time.
+
+    Args:
+        path: of the file.
+        argument: name of the argument, for messages.
+
+    Attributes:
+        names: of the columns, without pandas' unnamed index.
+
+    Raises:
+        CascadeError: a file that cannot be read, or without names of columns.
+    """
+
+    def __init__(self, path: Path, argument: str) -> None:
+        self.path, self.argument = path, argument
+        self._csv = path.suffix == ".csv"
+        try:
+            self._source: Any = (
+                _read_csv(path, argument) if self._csv else pa.parquet.ParquetFile(path)
+            )
+            schema = self._source.schema if self._csv else self._source.schema_arrow
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise _unreadable(path, argument, _first_line(error).rstrip(".")) from error
+        self._types = dict(zip(schema.names, schema.types, strict=True))
+        self.names = [name for name in schema.names if not name.startswith(_INDEX)]
+        _check_header(self.names, path, argument)
+        if not self.names:
+            raise _unreadable(path, argument, "it has no columns")
+
+    @classmethod
+    def of(cls, text: str, argument: str) -> Table:
+        """The table that an argument names.
+
+        Raises:
+            UsageError: no such file, or one of another kind.
+        """
+        path, picked = _file(text, argument, (".csv", ".parquet"))
+        if picked is not None:
+            raise UsageError(f"{argument}: expected a file alone; leave out {f':{picked}'!r}.")
+        return cls(path, argument)
+
+    def __len__(self) -> int:
+        return int(self._source.num_rows if self._csv else self._source.metadata.num_rows)
+
+    def holds(self, name: str) -> str:
+        """What the cells of a column are: `integers`, `numbers`, `text`, `lists` or `others`."""
+        types, kind = pa.types, self._types[name]
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        tests = {
+            "integers": types.is_integer,
+            "numbers": types.is_floating,
+            "text": lambda one: types.is_string(one) or types.is_large_string(one),
+            "lists": _is_list,
+        }
+        return next((name for name, test in tests.items() if test(kind)), "others")
+
+    def cells(self, name: str, argument: str) -> Any:
+        """A column as pyarrow reads it."""
+        try:
+            return self._source[name] if self._csv else self._source.read([name])[name]
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(self.path, argument, _first_line(error).rstrip(".")) from error
+
+    def array(self, name: str, argument: str) -> Any:
+        """A column as an array of numbers or text; (N, C) if each cell is a list."""
+        return _values(self.cells(name, argument), name, argument)
+
+    def column(self, name: str, argument: str) -> Column:
+        """A column of one number or text per sample.
+
+        Raises:
+            CascadeError: a column of something else, or with empty cells.
+        """
+        array = self.array(name, argument)
+        if array.ndim != 1:
+            raise CascadeError(f"{argument}: expected one value per sample, got {array.shape}.")
+        if self._csv and array.dtype.kind == "U":
+            return tuple(map(from_cell, array))
+        return _as_column(array, argument)
+
+    def labels(self, name: str, classes: Sequence[str] | None) -> Tensor:
+        """A column of true classes: see `labels_from`."""
+        if self.holds(name) != "lists":
+            return class_numbers(self.column(name, "--labels"), classes, "--labels")
+        cells = self.cells(name, "--labels")
+        lengths = pa.compute.fill_null(pa.compute.list_value_length(cells), 0)
+        count = torch.tensor(np.array(lengths), dtype=torch.int64)
+        labels = torch.full((len(count), max([2, *count.tolist()])), -1)
+        if int(count.sum()):
+            flat = _as_column(_values(pa.compute.list_flatten(cells), name, "--labels"), "--labels")
+            rows = torch.arange(len(count)).repeat_interleave(count).tolist()
+            numbers = class_numbers(flat, classes, "--labels", rows)
+            labels[torch.arange(labels.shape[1]) < count[:, None]] = numbers
+        return labels
+
+
+def _is_list(kind: Any) -> bool:
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
 def _read_frame(
     path: Path, picked: str | None, argument: str, *, several: bool
 ) -> tuple[Any, tuple[str, ...]]:
@@ -457,27 +741,9 @@ def _read_frame(
     Values are (N,) of one column, or (N, C) if `several`. One column of lists is (N, C) without
     names.
     """
-    try:
-        csv = path.suffix == ".csv"
-        source = _read_csv(path, argument) if csv else pa.parquet.ParquetFile(path)
-        names = source.schema.names if csv else source.schema_arrow.names
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, argument, _first_line(error).rstrip(".")) from error
-    names = [name for name in names if not name.startswith(_INDEX)]
-    _check_header(names, path, argument)
-    chosen = _chosen(names, picked, path, argument, several=several)
-
-    if not chosen:
-        raise _unreadable(path, argument, "it has no columns")
-
-    def values(name: str) -> Any:
-        try:
-            column = source.read([name])[name] if path.suffix == ".parquet" else source[name]
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(path, argument, _first_line(error).rstrip(".")) from error
-        return _values(column, name, argument)
-
-    column = values(chosen[0])
+    table = Table(path, argument)
+    chosen = _chosen(table.names, picked, path, argument, several=several)
+    column = table.array(chosen[0], argument)
     if path.suffix == ".csv" and not several and column.dtype.kind == "U":
         return np.array([from_cell(text) for text in column]), ()
     if not several or (len(chosen) == 1 and column.ndim == 2):
@@ -485,7 +751,7 @@ def _read_frame(
     # one column at a time: all of a large file beside their copy would take twice the memory
     matrix = np.empty((len(column), len(chosen)), column.dtype)
     for number, name in enumerate(chosen):
-        column = values(name)
+        column = table.array(name, argument)
         if column.dtype.kind not in "biuf" or column.ndim != 1:
             raise CascadeError(
                 f"{argument}: column {name!r} of {path.name!r} holds no numbers; "
@@ -559,7 +825,7 @@ def _values(column: Any, name: str, argument: str) -> Any:
     kind, types = column.type, pa.types
     if types.is_dictionary(kind):
         return _values(column.cast(kind.value_type), name, argument)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if _is_list(kind):
         rows = column.to_pylist()
         if len({len(row) for row in rows}) != 1:
             raise CascadeError(f"{argument}: the lists of column {name!r} differ in length.")

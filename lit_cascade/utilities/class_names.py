@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -138,14 +139,38 @@ def _normalised(known: Sequence[str], wanted: Sequence[str]) -> tuple[Sequence[s
     Checkpoints of one task may have ENTAILMENT and not-entailment where the data have entailment
     and not_entailment.
     """
-    plain = [
-        [re.sub(r"[\s_-]+", "_", name.strip().casefold()) for name in names]
-        for names in (known, wanted)
-    ]
+    plain = [[_plain(name) for name in names] for names in (known, wanted)]
     distinct = all(len(set(names)) == len(names) for names in plain)
     return (
         (plain[0], plain[1]) if distinct and not set(plain[1]) - set(plain[0]) else (known, wanted)
     )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+
+
+def numbers_among(names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """Number of each name that is a class, regardless of case and separators.
+
+    Names that could be two classes, or two names that could be one class, are taken as written.
+
+    Example:
+        >>> numbers_among(["Yes", "NOT-yet", "other"], ["not_yet", "yes"])
+        {'Yes': 1, 'NOT-yet': 0}
+    """
+    number = {name: position for position, name in enumerate(classes)}
+    plain = Counter(map(_plain, classes))
+    loose = {_plain(name): k for name, k in number.items() if plain[_plain(name)] == 1}
+    alike = Counter(map(_plain, names))
+    found = {}
+    for name in names:
+        position = number.get(name)
+        if position is None and alike[_plain(name)] == 1:
+            position = loose.get(_plain(name))
+        if position is not None:
+            found[name] = position
+    return found
 
 
 def _some(names: Sequence[str]) -> str:

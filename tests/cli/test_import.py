@@ -253,7 +253,11 @@ ODD = {
     ("changes", "code", "says"),
     [
         ({"name": "a/b"}, 2, "--name: 'a/b' cannot name a file"),
-        ({"logits": None}, 2, "one of --logits, --probabilities, or --score.*got none"),
+        (
+            {"logits": None},
+            2,
+            "one of --logits, --probabilities, --predictions, or --score.*got none",
+        ),
         ({"probabilities": "logits.npy"}, 2, "got --logits and --probabilities"),
         ({"logits": None, "score": "labels.npy"}, 2, "--correct: needed with --score"),
         ({"correct": "labels.npy"}, 2, "--correct: belongs to --score"),
