@@ -11,6 +11,7 @@ from lit_cascade.analysis.calibration import (
     compare_cascades,
 )
 from lit_cascade.analysis.check import Verdict, check
+from lit_cascade.analysis.class_order import rates_renumbered
 from lit_cascade.analysis.curve import (
     Replay,
     cost_notes,
@@ -61,5 +62,6 @@ __all__ = [
     "Strategy", "Verdict", "calibrate", "calibrate_record", "check", "check_overlap",
     "compare_cascades", "compare_scores", "cost_notes", "curve", "evaluate_strategies", "fit_head",
     "fitted_on", "largest_sizes", "least_missed", "official_metric", "outcomes_of", "policy_for",
-    "published_front", "published_models", "replay", "screen", "search", "select", "variants",
+    "published_front", "published_models", "rates_renumbered", "replay", "screen", "search",
+    "select", "variants",
 ]  # fmt: skip

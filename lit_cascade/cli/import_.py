@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_cascade.analysis import rates_renumbered
 from lit_cascade.cli.options import ImportOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.errors import CascadeError, UsageError, check_file_name, check_name, nearest
@@ -435,7 +436,7 @@ def _suspicion(
         return []
     found = {}
     for model, answers in zip(models, predictions, strict=True):
-        rates = arrays.rates_renumbered(answers, labels, classes)
+        rates = rates_renumbered(answers, labels, classes)
         if rates is not None:
             found[model] = rates
     if not found:

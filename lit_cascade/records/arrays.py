@@ -20,7 +20,6 @@ import pyarrow.csv
 import pyarrow.parquet
 import torch
 from safetensors.torch import load_file
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_name, nearest
@@ -50,9 +49,6 @@ _MATRICES = (".npy", ".npz", ".csv", ".parquet", ".safetensors", ".pt")
 _COLUMNS = (*_MATRICES, ".txt")
 _MOST_COLUMNS = 100_000
 """Columns of a .csv; pyarrow takes 10 kB of memory for each, before any number."""
-_MOST_RENUMBERED = 2000
-"""Classes whose order is looked into: the table of pairs has their square."""
-_FAR_BETTER = 0.1
 _INDEX = "__index_level_"  # pandas' name of an unnamed index in a Parquet file
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
 _PADDED = re.compile(r"0\d+")  # 007 is a name
@@ -266,41 +262,6 @@ def check_within(prediction: Tensor, classes: int, who: str) -> None:
             f"{who}: {counted(len(wrong), 'answer')} outside the {classes} classes (0 to "
             f"{classes - 1}), first {int(prediction[wrong[0]])} in row {int(wrong[0])}.{_OWN_CLASS}"
         )
-
-
-def rates_renumbered(
-    prediction: Tensor, labels: Tensor, classes: int
-) -> tuple[float, float] | None:
-    """Accuracy as it is and with the classes of a model in another order, if that is far better.
-
-    The order is found on every other sample with one right label, and judged on the rest, of which
-    it must get most right.
-
-    Args:
-        prediction: numbers below `classes`, (N,) int64.
-        labels: (N,) int64, or (N, M) with -1 as padding.
-        classes: their number.
-    """
-    if classes > _MOST_RENUMBERED:
-        return None
-    if labels.ndim == 2:
-        one = (labels >= 0).sum(dim=1) == 1
-        prediction, labels = prediction[one], labels[one].amax(dim=1)
-    if not len(labels) or bool((labels < 0).any()) or int(labels.max()) >= classes:
-        return None  # wrong labels have a message of their own
-    here, there = slice(0, None, 2), slice(1, None, 2)
-    pairs = torch.bincount(prediction[here] * classes + labels[here], minlength=classes**2)
-    table = pairs.reshape(classes, classes)
-    right = float((prediction == labels)[there].double().mean())
-
-    def after(order: Tensor) -> float:
-        return float((order[prediction[there]] == labels[there]).double().mean())
-
-    if not after(table.argmax(dim=1)) > right + _FAR_BETTER:
-        return None
-    _, order = linear_sum_assignment(table.numpy(), maximize=True)
-    better = after(torch.from_numpy(order))
-    return (right, better) if better > max(right + _FAR_BETTER, 0.5) else None
 
 
 def score_from(text: str, n: int | None = None) -> Tensor:

@@ -482,11 +482,17 @@ def test_scores_that_do_not_fit_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({}, "needs logits or score, and flops or another cost"),
-        ({"score": [0.5], "correct": [1]}, "needs logits or score, and flops or another cost"),
-        ({"score": [0.5], "correct": [1], "costs": {}}, "needs logits or score, and flops"),
-        ({"correct": [1], "flops": 1}, "needs logits or score"),
-        ({"score": [0.5], "flops": 1}, "needs both score and correct"),
+        ({}, "needs logits, predictions or score, and flops or another cost"),
+        (
+            {"score": [0.5], "correct": [1]},
+            "needs logits, predictions or score, and flops or another cost",
+        ),
+        (
+            {"score": [0.5], "correct": [1], "costs": {}},
+            "needs logits, predictions or score, and flops",
+        ),
+        ({"correct": [1], "flops": 1}, "needs logits, predictions or score"),
+        ({"score": [0.5], "flops": 1}, "needs predictions, or both score and correct"),
         ({"score": [0.5], "correct": [2], "flops": 1}, "correct must be 0 or 1"),
         ({"score": [0.5], "correct": [0.5], "flops": 1}, "correct must be whole numbers"),
         ({"score": [0.5], "correct": [math.nan], "flops": 1}, "correct must be whole numbers"),
