@@ -6,6 +6,7 @@ equal costs are equal.
 
 import itertools
 import math
+import struct
 from fractions import Fraction
 
 import torch
@@ -66,6 +67,7 @@ class Plain:
     Attributes:
         scores: of each model and sample.
         correct: whether each model is right.
+        answers: of each model and sample, where the score is agreement.
         costs: integers, in units of `unit`.
         unit: a fraction.
     """
@@ -73,6 +75,7 @@ class Plain:
     def __init__(self, zoo, logits=None, temperatures=None, labels=None):
         self.n, self.size, self.combine = zoo.scores.shape[1], zoo.scores.shape[0], zoo.combine
         self.scores, self.correct = zoo.scores.tolist(), zoo.correct.tolist()
+        self.answers = None if zoo.answers is None else zoo.answers.tolist()
         fractions = [
             [Fraction(value) for value in (row * self.n if len(row) == 1 else row)]
             for row in zoo.costs.tolist()
@@ -104,15 +107,25 @@ class Plain:
                 best = stage
         return self.correct[best][i]
 
-    def thresholds(self, model):
-        """Every threshold that there is."""
-        return [-INF, *sorted(set(self.scores[model])), INF]
+    def score(self, earlier, model, i):
+        """Score of a model on sample i after others ran."""
+        score = self.scores[model][i]
+        if self.answers is not None:
+            said = [self.answers[other][i] for other in earlier]
+            if self.answers[model][i] in said:
+                (score,) = struct.unpack("f", struct.pack("f", score + 1))  # single precision
+        return score
+
+    def thresholds(self, earlier, model):
+        """Every threshold that there is after others ran."""
+        scores = {self.score(earlier, model, i) for i in range(self.n)}
+        return [-INF, *sorted(scores), INF]
 
     def ran(self, stages, thresholds, floors, i):
         """The stages that run on sample i."""
         limits = zip(stages, thresholds, floors, strict=False)
         for k, (stage, threshold, floor) in enumerate(limits):
-            score = self.scores[stage][i]
+            score = self.score(stages[:k], stage, i)
             if score >= threshold or score < floor:
                 return stages[: k + 1]
         return stages
@@ -131,10 +144,11 @@ class Plain:
         """Every cascade of 1 to `stages` stages at every threshold (and floor)."""
         for k in range(1, stages + 1):
             for models in itertools.combinations(range(self.size), k):
-                for thresholds in itertools.product(*(self.thresholds(m) for m in models[:-1])):
+                limits = [self.thresholds(models[:j], models[j]) for j in range(k - 1)]
+                for thresholds in itertools.product(*limits):
                     yield self.point(models, thresholds)
                     if window and k == 2:
-                        for floor in self.thresholds(models[0])[1:]:
+                        for floor in self.thresholds((), models[0])[1:]:
                             if floor < thresholds[0]:
                                 yield self.point(models, thresholds, (floor,))
 
@@ -151,7 +165,31 @@ def plain_zoo(scores, correct, costs, **parts):
     """A zoo of tensors, in order of mean cost."""
     order = costs.mean(dim=1).sort(stable=True).indices
     names = tuple(f"model-{model}" for model in range(len(scores)))
+    if (answers := parts.pop("answers", None)) is not None:
+        parts["answers"] = answers[order]
     return Zoo(names, scores[order], correct[order], costs[order], **parts)
+
+
+def agreeing_zoo(n, models=5, *, confidences="ties", costs=None, classes=4):
+    """Models that answer one of a few classes, the dearer the oftener right, with confidences.
+
+    These tie, or do not, are all equal, or 0 (unknown) for some or all of the models, or 0 and 1.
+    """
+    labels = torch.randint(classes, (n,))
+    ability = torch.linspace(0.4, 0.9, models)[:, None]
+    fooled = torch.randint(classes, (n,))  # what those who err often say
+    wrong = torch.where(torch.rand(models, n) < 0.6, fooled, torch.randint(classes, (models, n)))
+    answers = torch.where(torch.rand(models, n) < ability, labels, wrong)
+    scores = {
+        "ties": torch.randint(4, (models, n)) / 4,
+        "no ties": torch.rand(models, n),
+        "all equal": torch.full((models, n), 0.3),
+        "unknown": torch.zeros(models, n),
+        "known of some": torch.randint(1, 4, (models, n)) / 4 * (torch.arange(models) % 2)[:, None],
+        "0 and 1": torch.randint(2, (models, n)).float(),
+    }[confidences]
+    prices = 2 ** torch.arange(models)[:, None] if costs is None else costs
+    return plain_zoo(scores, answers == labels, prices.double(), answers=answers.short())
 
 
 def zoo_of_logits(logits, labels, costs, *, score, temperatures, combine):

@@ -153,10 +153,18 @@ def _exact(records: Sequence[Record]) -> bool:
 
 
 def _hashes(records: Sequence[Record], bits: int) -> NDArray[np.uint32]:
-    """A hash of each sample, (N,) uint32, from its logits in a number of significant bits."""
+    """A hash of each sample, (N,) uint32, from its logits in a number of significant bits.
+
+    Without logits it is of recorded scores and predictions.
+    """
     mixed = np.zeros(len(records[0]), np.uint64)
     for record in records:
-        values = record.score[:, None] if record.logits is None else record.logits  # type: ignore[index] # a record has one of both
+        known = [one for one in (record.score, record.prediction) if one is not None]
+        values = (
+            torch.stack([one.float() for one in known], 1)
+            if record.logits is None
+            else record.logits
+        )
         classes = values.shape[1]
         columns = torch.linspace(0, classes - 1, min(classes, _COLUMNS)).round().long()
         some = torch.cat([block[:, columns] for block in row_slices(values, _ROWS)])

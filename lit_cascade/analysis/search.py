@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from lit_cascade.analysis.curve import policy_for
 from lit_cascade.analysis.evidence import fitted_on
 from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
-from lit_cascade.core import LEARNED, Policy
+from lit_cascade.core import AGREEMENT, LEARNED, Policy
 from lit_cascade.core.search import (
     Band,
     CascadeFront,
@@ -273,6 +274,7 @@ class SearchResult(Tabular):
 # bounds and expectations are drawn thinner than attainable fronts
 _FOUND = (BLUE, "-", 2.0)
 _LOOKS = {
+    "cascades of up to 3": (SKY_BLUE, "-.", 1.4),
     "cascades of up to 2": (SKY_BLUE, "-", 1.4),
     "cascades of up to 2, no window": (SKY_BLUE, "-", 1.4),
     "neighbouring pairs only": (GREEN, "-.", 1.2),
@@ -312,8 +314,9 @@ def search(
 
     Args:
         records: of two or more models, in any order; or their files, or folders of them.
-        stages: the largest number of stages of a cascade, 2 or 3.
-        score: confidence score; records without logits keep their own.
+        stages: the largest number of stages of a cascade, 2 to 4.
+        score: confidence score; records without logits keep their own, or it is `agreement`, for
+            which 3 or 4 stages are searched: the first of them votes, or answers where it is sure.
         combine: which answer counts after a deferral.
         calibrate: fit a temperature per model, on the samples that are chosen on.
         window: also try floors below which a stage answers, with 2 stages.
@@ -323,8 +326,8 @@ def search(
         bands: ranges of accuracy for the average compute reduction; by default the top half and
             the top quarter of the front of the single models.
         levels: number of thresholds per pair; by default all in a small zoo, 1,000 in a large one.
-        candidates: number of models that cascades of 3 are made of: those nearest to the front in
-            pairs.
+        candidates: number of models that cascades of 3 or 4 are made of: those nearest to the front
+            in pairs. Those of 4 are made of at most 24, except where there are predictions alone.
         holdout: share of the samples to report on if there is one split; 0 holds out none.
         repeats: how often the held-out samples are drawn.
         seed: seed of the draws.
@@ -353,6 +356,8 @@ def search(
             "max_softmax, margin or negative_entropy. For one cascade: lit-cascade calibrate "
             "--learn_score."
         )
+    if score == AGREEMENT.name:
+        _check_agreement(stages, combine, window=window)
     holdout = Share(holdout, "holdout")
     if holdout >= 1.0:
         raise UsageError("holdout: expected a share from 0 to below 1, got 1.0.")
@@ -377,6 +382,26 @@ def search(
     rule = DecisionRule(score, combine, calibrate)
     ranges = (lambda _: wanted) if wanted else None
     return frontier_of(protocol, rule, settings, ranges, progress, reading)
+
+
+def _check_agreement(stages: int, combine: str, *, window: bool) -> None:
+    """Check that a search can be of agreement.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if stages == 2:
+        raise UsageError(
+            "stages: the first stage has none to agree with, so that agreement needs at least 3; "
+            "expected 3 or 4, got 2."
+        )
+    if combine != "later":
+        raise UsageError(
+            f"combine: a search of agreement takes the answer of the later stage; expected later, "
+            f"got {combine}."
+        )
+    if window:
+        raise UsageError("window: floors are not searched for with agreement; leave one out.")
 
 
 def frontier_of(
@@ -416,9 +441,12 @@ def frontier_of(
 
     name = f"cascades of up to {settings.stages}{', window' if settings.window else ''}"
     choices: dict[str, Choose] = {name: lambda zoo: search_zoo(zoo, settings)}
-    if settings.stages > 2 or settings.window:
-        pairs = f"cascades of up to 2{', no window' if settings.window else ''}"
-        choices[pairs] = lambda zoo: search_zoo(zoo, SearchSettings(levels=settings.levels))
+    for fewer in range(settings.stages - 1, 1, -1):
+        smaller = replace(settings, stages=fewer)
+        choices[f"cascades of up to {fewer}"] = partial(search_zoo, settings=smaller)
+    if settings.window:
+        plain = replace(settings, window=0)
+        choices["cascades of up to 2, no window"] = partial(search_zoo, settings=plain)
     choices["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, levels)
     choices[_SHARED] = lambda zoo: shared_threshold(zoo, bands_of(zoo.singles()[0])[0])[0]
     known = {name: cascades, _SHARED: with_shared}
@@ -558,6 +586,7 @@ def variants(settings: SearchSettings) -> Mapping[str, tuple[DecisionRule, Searc
     window = replace(pairs, window=_WINDOW)
     triples = replace(pairs, stages=3, candidates=settings.candidates)
     rule, average = DecisionRule(), DecisionRule(combine="average")
+    agreement = DecisionRule(AGREEMENT.name)
     confident = DecisionRule(combine="most_confident")
     return {
         "max softmax, later answer (default)": (rule, pairs),
@@ -570,5 +599,6 @@ def variants(settings: SearchSettings) -> Mapping[str, tuple[DecisionRule, Searc
         "combine: most confident, calibrated": (replace(confident, calibrate=True), pairs),
         "window": (rule, window),
         "3 stages": (rule, triples),
+        "3 stages, agreement": (agreement, triples),
         "3 stages, average, calibrated": (replace(average, calibrate=True), triples),
     }

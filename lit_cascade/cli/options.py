@@ -336,10 +336,11 @@ class SearchOptions(OutputOptions):
         records: record files, or folders that are searched for them with their subfolders.
         split: the split to report on; needed if there are several besides calibration.
         choose_on: the split to choose on; by default calibration, or the one that is reported on.
-        stages: the largest number of stages of a cascade, 2 or 3.
+        stages: the largest number of stages of a cascade, 2 to 4.
         cost: unit of the cost to search by: flops, or another that the records have; or
             latency_s=FILE,... with the benchmark.json of one or more benchmarks.
-        score: confidence score, as for validate; records without logits keep their own.
+        score: confidence score, as for validate; records without logits keep their own. With
+            agreement, 3 or 4 stages are searched: the first votes, or answers where it is sure.
         combine: which answer counts after a deferral, as for validate.
         calibrate: fit a temperature per model, on the samples that are chosen on.
         window: also try floors below which a stage answers, with 2 stages.
@@ -348,12 +349,12 @@ class SearchOptions(OutputOptions):
         baseline: CSV tables of published models to draw beside: columns model, accuracy or top1,
             and flops or gmacs; timm's results and benchmark tables join by model.
         levels: number of thresholds per pair; by default all in a small zoo, 1,000 in a large one.
-        candidates: number of models that cascades of 3 are made of: those nearest to the front in
-            pairs.
+        candidates: number of models that cascades of 3 or 4 are made of: those nearest to the front
+            in pairs. Those of 4 are made of at most 24, except where there are predictions alone.
         holdout: share of the samples to report on if there is one split; 0 holds out none.
         repeats: how often the held-out samples are drawn.
         seed: seed for drawing them.
-        compare: also compare scores, combinations, calibration, window and 3 stages.
+        compare: also compare scores, combinations, calibration, window, 3 stages and agreement.
         allow_overlap: report even on samples that are chosen on.
     """
 

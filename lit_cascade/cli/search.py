@@ -24,6 +24,7 @@ from lit_cascade.analysis import (
 from lit_cascade.cli.options import SearchOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.cli.parsing import accuracy_range, check_seed
+from lit_cascade.core import AGREEMENT
 from lit_cascade.core.search import Band, Progress, search_zoo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import read_costs
@@ -106,6 +107,7 @@ def _compare(frontier: SearchResult) -> list[Strategy]:
 
 def _notes(frontier: SearchResult) -> list[str]:
     chosen = frontier.protocol.chosen_on
+    agreeing = frontier.rule.score == AGREEMENT.name
     singles = frontier.zoo.singles()[1]
     beaten = len(frontier.zoo) - len(singles)
     splits = [zoo.data for zoo in (chosen, frontier.protocol.reported_on) if zoo is not None]
@@ -118,6 +120,11 @@ def _notes(frontier: SearchResult) -> list[str]:
         notes.append(
             f"{beaten} of the {counted(len(frontier.zoo), 'model')} {be(beaten)} no use alone: "
             "another is cheaper and at least as accurate. They may still be of use in a cascade."
+        )
+    if not bool(frontier.zoo.scores.any()) and not agreeing:
+        notes.append(
+            "The records hold answers and no confidences, which no threshold tells apart: "
+            "--score agreement --stages 3 makes cascades of them."
         )
     if all(len(pick.point.stages) == 1 for pick in frontier.picks):
         notes.append("No cascade beats the single models on these samples.")

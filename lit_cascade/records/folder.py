@@ -12,7 +12,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lit_cascade.core import fit_temperature, is_among_best, probabilities_of
+from lit_cascade.core import (
+    AGREEMENT,
+    answers_of,
+    fit_temperature,
+    is_among_best,
+    probabilities_of,
+)
 from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.costs import ModelCosts, with_costs
@@ -34,6 +40,7 @@ _MEMORY = 2**30
 """Bytes of probabilities that `RecordedZoo.zoo` may keep in memory."""
 
 _MIN_CLASSES_TOP5 = 10
+_INT16 = 2**15
 
 
 def find_records(places: Sequence[RecordLike]) -> dict[str, list[Record | Path]]:
@@ -249,20 +256,27 @@ class RecordedZoo:
         """Reduce the records to what a search needs.
 
         Args:
-            score: a name in `lit_cascade.core.scores.SCORES`; ignored for records without logits.
+            score: a name in `lit_cascade.core.scores.SCORES`, ignored for records without logits;
+                or `agreement`.
             combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
             temperatures: one per model; by default 1.
             read: called after each record.
 
         Raises:
-            CascadeError: a temperature or an average for a record without logits.
+            CascadeError: a temperature or an average for a record without logits, or agreement
+                for one that only holds which answers are right, or confidences outside 0 to 1.
         """
         divisors = tuple(temperatures or (1.0,) * len(self))
         scores = torch.empty(len(self), self.n)
         correct = torch.empty(len(self), self.n, dtype=torch.bool)
+        agree = score == AGREEMENT.name
+        narrow = torch.int16 if len(self.samples.classes) <= _INT16 else torch.int32
+        answers = torch.empty(len(self), self.n, dtype=narrow) if agree else None
         costs = []
         for k, (model, temperature) in enumerate(zip(self.models, divisors, strict=True)):
             record = self.record(model)
+            if answers is not None:
+                answers[k] = _answers(record)
             scores[k], correct[k] = score_and_correct(record, score, temperature)
             cost = record.cost(self.unit)
             costs.append(cost[:1] if bool((cost == cost[0]).all()) else cost)
@@ -284,7 +298,14 @@ class RecordedZoo:
             combine=combine,
             probabilities=lru_cache(maxsize=kept)(probabilities) if average else None,
             labels=self.samples.labels if average else None,
+            answers=answers,
         )
+
+
+def _answers(record: Record) -> Tensor:
+    """Number of the class that a model answers, (N,) int64."""
+    output = record.output("agreement")
+    return answers_of(output) if isinstance(output, Tensor) else output.answer
 
 
 @dataclass(frozen=True)

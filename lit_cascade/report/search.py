@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lit_cascade.analysis import Pick, Reduction, SearchResult, Strategy
-from lit_cascade.core import readable_threshold
+from lit_cascade.core import AGREEMENT, readable_threshold
 from lit_cascade.core.search import Front, HeldOut
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import (
@@ -137,14 +138,21 @@ def _named(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _thresholds_of(result: SearchResult, pick: Pick) -> str:
-    """The shortest decimals that defer the same samples."""
-    shown = []
-    for model, threshold in zip(pick.point.stages, pick.point.thresholds, strict=False):
-        scores = result.zoo.scores[model].double()
+    """The shortest decimals that defer the same samples; `votes` for a stage that never answers."""
+    shown, stages = [], pick.point.stages
+    for k, threshold in enumerate(pick.point.thresholds):
+        if _votes(result, threshold):
+            shown.append("votes")
+            continue
+        scores = result.zoo.score_of(stages[:k], stages[k]).double()
         lower = scores[scores < threshold]
         below = float(lower.max()) if len(lower) else -float("inf")
         shown.append(readable_threshold(threshold, below))
     return ", ".join(shown)
+
+
+def _votes(result: SearchResult, threshold: float) -> bool:
+    return result.rule.score == AGREEMENT.name and threshold == math.inf
 
 
 def print_frontier(
@@ -175,9 +183,20 @@ def print_frontier(
         table,
         "Saving: cost of the cheapest single model of equal accuracy over that of the cascade; "
         "points: accuracy of the cascade minus that of the single model.",
+        *_scores_explained(result),
     )
     print_comparison(result.strategies, result)
     show(*_verdicts(result), *notes)
+
+
+def _scores_explained(result: SearchResult) -> list[str]:
+    """What thresholds of agreement mean, where there are any."""
+    if result.rule.score != AGREEMENT.name:
+        return []
+    said = "Thresholds: a score is the stage's confidence, plus 1 where an earlier stage agrees"
+    limits = [limit for pick in result.picks for limit in pick.point.thresholds]
+    voters = any(_votes(result, limit) for limit in limits)
+    return [said + ("; a stage that votes never answers itself." if voters else ".")]
 
 
 def _against(pick: Pick) -> list[str]:

@@ -26,7 +26,7 @@ from lit_cascade.core.search.front import Band
 from lit_cascade.core.search.search import search_zoo
 from lit_cascade.core.search.zoo import Zoo
 from tests.core.search.test_heldout import plain_held_out, plain_reduction
-from tests.search_oracles import Plain, undominated
+from tests.search_oracles import Plain, agreeing_zoo, undominated
 
 searching = importlib.import_module("lit_cascade.analysis.search")
 
@@ -277,7 +277,7 @@ def test_the_baselines_of_the_summary(capsys):
     neighbours = [
         plain.means(plain.point(pair, (t,)))
         for pair in itertools.pairwise(models)
-        for t in plain.thresholds(pair[0])
+        for t in plain.thresholds((), pair[0])
     ]
     shared = [plain.means(plain.point(pair, (summary["shared_threshold"],))) for pair in pairs]
     chance, bound = [], []
@@ -365,7 +365,7 @@ def test_bands_and_tables_of_published_models(capsys):
 def test_ways_to_decide_are_compared(capsys):
     write(n=24, models=3)
     summary = run("--compare", "--repeats", 1)
-    assert len(summary["comparison"]) == 11
+    assert len(summary["comparison"]) == 12
     default = summary["comparison"]["max softmax, later answer (default)"]
     assert default == summary["bands"]
     for name, words in (
@@ -550,6 +550,71 @@ def test_a_config_names_records_unless_all_of_them_remember(digits, missing):
     assert set(yaml.safe_load(Path("o", found["config"]).read_text())) == {"records", "policy"}
 
 
+# agreement
+
+
+def write_answers(*, surely, split="test", seed=0, n=60):
+    """Records of predictions of five models, the dearer the oftener right; surely: and scores."""
+    torch.manual_seed(seed)
+    zoo = agreeing_zoo(n, confidences="no ties" if surely else "unknown")
+    labels = zoo.answers[zoo.correct.int().argmax(dim=0), torch.arange(n)].long()
+    Path("zoo").mkdir(exist_ok=True)
+    for k, name in enumerate(zoo.names):
+        Record.from_arrays(
+            name,
+            prediction=zoo.answers[k].long(),
+            labels=labels,
+            score=zoo.scores[k] if surely else None,
+            classes="abcd",
+            costs={"usd": float(zoo.costs[k, 0])},
+            ids=[f"{split}-{i}" for i in range(n)],
+            data={"name": "toy", "split": split, "source": "here"},
+        ).save(f"zoo/{name}-{split}.safetensors")
+
+
+@pytest.mark.parametrize("surely", [False, True])
+@pytest.mark.parametrize("stages", [3, 4])
+def test_cascades_of_agreement_do_what_the_search_says(stages, surely, capsys):
+    write_answers(surely=surely)
+    words = ["--score", "agreement", "--stages", stages, "--cost", "usd", "--repeats", 2]
+    summary = run(*words)
+    out = capsys.readouterr().out
+    assert "plus 1 where an earlier stage agrees" in out
+    first = summary["bands"][0], *(one[0] for one in summary["baselines"].values())
+    assert len(first) == stages + 3
+    found = [one for one in summary["cascades"] if one["config"]]
+    assert found
+    for one in found:
+        config = yaml.safe_load(Path("o", one["config"]).read_text())
+        assert config["policy"]["score"] == "agreement"
+        assert list(config["policy"]["thresholds"]) == one["stages"][:-1]
+        given = ["--config", f"o/{one['config']}", "--allow_overlap", "--overwrite"]
+        assert main(["validate", *given, "--out", "v"]) == 0
+        judged = json.loads(Path("v/summary.json").read_text())["policy"]
+        assert judged["accuracy"] == one["accuracy"]
+        assert judged["usd"] == pytest.approx(one["usd"], rel=1e-12)
+    voters = [one for one in found if "inf" in one["thresholds"].values()]
+    assert ("votes" in out) == bool(voters)
+    assert voters or surely
+
+
+def test_agreement_chosen_on_one_split_and_reported_on_another():
+    write_answers(surely=True, split="calibration")
+    write_answers(surely=True, split="test", seed=1)
+    summary = run("--score", "agreement", "--stages", 3, "--cost", "usd", "--split", "test")
+    (one, *_) = (one for one in summary["cascades"] if len(one["stages"]) == 3)
+    main(["validate", "--config", f"o/{one['config']}", "--out", "v"])
+    judged = json.loads(Path("v/summary.json").read_text())["policy"]
+    assert judged["accuracy"] == one["accuracy"]
+    assert judged["usd"] == pytest.approx(one["usd"], rel=1e-12)
+
+
+def test_predictions_alone_ask_for_agreement(capsys):
+    write_answers(surely=False)
+    run("--cost", "usd", "--holdout", 0)
+    assert "--score agreement --stages 3" in capsys.readouterr().out.replace("\n", " ")
+
+
 # what a user may get wrong
 
 
@@ -571,8 +636,19 @@ def fails(capsys, *words, code, records=("zoo",)):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("--stages", 4), 2, "stages: expected 2 or 3, got 4"),
-        (("--stages", 1), 2, "stages: expected 2 or 3, got 1"),
+        (("--stages", 5), 2, "stages: expected 2, 3 or 4, got 5"),
+        (("--stages", 1), 2, "stages: expected 2, 3 or 4, got 1"),
+        (("--score", "agreement"), 2, "stages: the first stage has none to agree.*3 or 4, got 2"),
+        (
+            ("--score", "agreement", "--stages", 3, "--combine", "average"),
+            2,
+            "combine: a search of agreement.*expected later, got average",
+        ),
+        (
+            ("--score", "agreement", "--stages", 3, "--window"),
+            2,
+            "window: floors are not searched for with agreement",
+        ),
         (("--stages", "two"), 2, "stages.*two"),
         (("--stages", 3, "--window"), 2, "window: floors are searched for with 2 stages only"),
         (("--levels", 0), 2, "levels: expected at least 1 threshold per stage, got 0"),
@@ -716,6 +792,10 @@ def test_which_split_must_be_said(capsys):
     [
         (("--calibrate",), "record 'm0' holds scores and no logits, which a temperature needs"),
         (("--combine", "average"), "holds scores and no logits, which an average of answers needs"),
+        (
+            ("--score", "agreement", "--stages", 3),
+            "record 'm0' holds which answers are right and not the answers, which agreement needs",
+        ),
     ],
 )
 def test_what_scores_do_not_allow(capsys, words, says):

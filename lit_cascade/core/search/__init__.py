@@ -1,4 +1,4 @@
-"""The Pareto front of all cascades of two or three models of a zoo, exact in counts."""
+"""The Pareto front of all cascades of two to four models of a zoo, exact in counts."""
 
 from lit_cascade.core.search.baselines import (
     neighbour_pairs,

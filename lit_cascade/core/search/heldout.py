@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,11 +21,13 @@ from lit_cascade.core.search.front import (
     average_compute_reduction,
     held_out_reduction,
 )
-from lit_cascade.core.search.points import CascadeFront, CascadePoint
+from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate_points
 from lit_cascade.core.search.zoo import Zoo
 
 _CELLS = 2**22  # sums over cells that are held in memory at once
 _EXACT_FLOAT = 2**24  # float32 holds every integer up to here
+_FEW = 8  # cascades of the same stages that are faster one by one than in cells
+_AT_ONCE = 64  # of these, tables of samples that are held in memory at once
 
 
 @dataclass(frozen=True)
@@ -215,13 +218,17 @@ def _resampled_points(points: Sequence[CascadePoint], zoo: Zoo, counts: Tensor) 
     groups: dict[tuple[int, ...], list[int]] = {}
     for column, point in enumerate(points):
         groups.setdefault(point.stages, []).append(column)
+    alone: list[int] = []
     for stages, columns in groups.items():
+        cells = _Cells.of([points[column] for column in columns], zoo)
+        if len(columns) <= _FEW or math.prod(cells.sizes) > zoo.n:
+            alone += columns
+            continue
         first, right = stages[0], zoo.correct[stages[0]]
         total = (counts @ right.to(counts.dtype)).double()[:, None]
         spent = zoo.costs[first][:, None]
         if not zoo.constant:
             spent = _means(counts, zoo.costs[first][None])
-        cells = _Cells.of([points[column] for column in columns], zoo)
         for k in range(1, len(stages)):
             later = zoo.correct_after(stages[:k], [stages[k]])[0]
             gain = later.to(drawn.dtype) - right.to(drawn.dtype)
@@ -233,7 +240,25 @@ def _resampled_points(points: Sequence[CascadePoint], zoo: Zoo, counts: Tensor) 
                 spent = spent + cells.sums(drawn.double(), zoo.costs[stages[k]], k) / zoo.n
             right = later
         accuracy[:, columns], cost[:, columns] = total / zoo.n, spent
+    for start in range(0, len(alone), _AT_ONCE):
+        columns = alone[start : start + _AT_ONCE]
+        some = [points[column] for column in columns]
+        cost[:, columns], accuracy[:, columns] = _one_by_one(some, zoo, counts)
     return Front(cost, accuracy)
+
+
+def _one_by_one(points: Sequence[CascadePoint], zoo: Zoo, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Costs and accuracies of P cascades by each row of counts, (1 + R, P), sample by sample."""
+    judged = evaluate_points(points, zoo)
+    if not zoo.constant:
+        return _means(counts, judged.cost), _means(counts, judged.correct)
+    cost = zoo.costs[[point.stages[0] for point in points], 0].expand(len(counts), -1).clone()
+    for k in range(1, max(len(point.stages) for point in points)):
+        # counts are exact, so a mean does not depend on the cascades beside it
+        some = [row for row, point in enumerate(points) if len(point.stages) > k]
+        models = [points[row].stages[k] for row in some]
+        cost[:, some] += _means(counts, judged.stage[some] >= k) * zoo.costs[models, 0]
+    return cost, _means(counts, judged.correct)
 
 
 @dataclass(frozen=True)
@@ -258,7 +283,7 @@ class _Cells:
         """Divide the samples of a zoo by the thresholds of cascades of the same stages."""
         cells = cls([], [], [], [])
         for k, model in enumerate(points[0].stages[:-1]):
-            scores = zoo.scores[model]
+            scores = zoo.score_of(points[0].stages[:k], model)
             ends = [
                 [point.floors[k] for point in points],
                 [point.thresholds[k] for point in points],

@@ -59,11 +59,9 @@ def cuts_of(scores: Tensor, levels: int | Tensor) -> Iterator[Cuts]:
         yield _cuts(values, order, levels)
 
 
-def zoo_cuts(zoo: Zoo, models: Iterable[int], levels: int | Tensor) -> Iterator[Cuts]:
-    """Yield the thresholds of some models of a zoo, as `cuts_of`."""
-    ordered, orders = zoo.by_score
-    for model in models:
-        yield _cuts(ordered[model], orders[model], levels)
+def zoo_cuts(zoo: Zoo, model: int, levels: int | Tensor, earlier: Sequence[int] = ()) -> Cuts:
+    """Return the thresholds of a model of a zoo after earlier ones, as `cuts_of`."""
+    return _cuts(*zoo.ranked(earlier, model), levels)
 
 
 def _cuts(values: Tensor, order: Tensor, levels: int | Tensor) -> Cuts:
@@ -212,8 +210,8 @@ def pair_sums(
         else by_beginning(pairs)
     )
     shared = zoo.combine == "later" and pairs is None  # one table serves several first models
-    every_cut = zoo_cuts(zoo, [first for (first,) in groups], levels)
-    for ((first,), seconds), cuts in zip(groups.items(), every_cut, strict=True):
+    for (first,), seconds in groups.items():
+        cuts = zoo_cuts(zoo, first, levels)
         if not shared or first % _SHRINK_EVERY == 0:
             base, table = first, zoo.correct_after([first], seconds).t().half().contiguous()
         gain = running_sums(table, cuts.order, cuts.at)[:, first - base :]

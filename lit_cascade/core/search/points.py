@@ -193,7 +193,9 @@ def evaluate_points(points: Sequence[CascadePoint], zoo: Zoo) -> PerSample:
     for point in points:
         stage = torch.zeros(zoo.n, dtype=torch.int64)
         if point.thresholds:
-            scores = [zoo.scores[model] for model in point.stages[:-1]]
+            scores = [
+                zoo.score_of(point.stages[:k], model) for k, model in enumerate(point.stages[:-1])
+            ]
             stage = route(scores, point.thresholds, point.floors)
         right, cost = torch.zeros(zoo.n, dtype=torch.bool), torch.zeros(zoo.n, dtype=torch.float64)
         for k, model in enumerate(point.stages):

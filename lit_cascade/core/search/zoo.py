@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lit_cascade.core import COMBINATIONS, answers_of, is_right, prefer_later
+from lit_cascade.core import (
+    COMBINATIONS,
+    Judgement,
+    agreement,
+    answers_of,
+    is_right,
+    prefer_later,
+)
 from lit_cascade.core.search.front import Front, pareto_rows
 from lit_cascade.errors import CascadeError, check_name
 from lit_cascade.utilities.tabular import described, listed
@@ -23,17 +30,21 @@ class Zoo:
 
     Attributes:
         names: one per model.
-        scores: confidence of each model, (M, N) float32.
+        scores: confidence of each model alone, (M, N) float32.
         correct: whether each model is right, (M, N) bool.
         costs: (M, N) float64, or (M, 1) if each model costs the same on every sample.
         combine: how the stages that ran agree on an answer, a name in
             `lit_cascade.core.combination.COMBINATIONS`.
         probabilities: maps a model number to probabilities (N, C) float32; read by `average`.
         labels: (N,) int64, or (N, L) padded with -1; read by `average`.
+        answers: number of the class that each model answers, (M, N) in any type of whole numbers.
+            With them a stage's score is its agreement with the stages before it; scores are from 0
+            to 1, and the later answer counts.
 
     Raises:
         CascadeError: shapes do not match, a score is NaN or +inf, a cost is negative or not finite,
-            or an average lacks probabilities or labels.
+            an average lacks probabilities or labels, or agreement has confidences outside 0 to 1 or
+            another combination than `later`.
         UsageError: the combination is unknown.
     """
 
@@ -44,6 +55,7 @@ class Zoo:
     combine: str = "later"
     probabilities: Callable[[int], Tensor] | None = None
     labels: Tensor | None = None
+    answers: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and values."""
@@ -68,6 +80,25 @@ class Zoo:
             raise CascadeError("costs must be finite numbers of at least 0.")
         if self.combine == "average" and (self.probabilities is None or self.labels is None):
             raise CascadeError("an average needs the probabilities of every model, and labels.")
+        if self.answers is not None:
+            self._check_agreement(self.answers)
+
+    def _check_agreement(self, answers: Tensor) -> None:
+        if answers.shape != self.scores.shape:
+            raise CascadeError(
+                f"answers must have the shape of the scores, {tuple(self.scores.shape)}, got "
+                f"{tuple(answers.shape)}."
+            )
+        if self.combine != "later":
+            raise CascadeError(f"agreement is searched with combine later, got {self.combine}.")
+        outside = ((self.scores < 0) | (self.scores > 1)).any(dim=1)
+        if bool(outside.any()):
+            model = int(outside.nonzero()[0])
+            low, high = map(float, self.scores[model].aminmax())
+            raise CascadeError(
+                f"agreement needs confidences from 0 to 1, got {low:g} to {high:g} of "
+                f"{self.names[model]!r}; convert them to probabilities, or leave them out."
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -106,6 +137,33 @@ class Zoo:
     def accuracy(self) -> Tensor:
         """Fraction of correct answers of each model, (M,) float64."""
         return self.right.double() / self.n
+
+    @functools.cached_property
+    def votes(self) -> bool:
+        """Whether stages are told apart by agreement alone: no model says how sure it is."""
+        return self.answers is not None and not bool(self.scores.any())
+
+    def score_of(self, earlier: Sequence[int], model: int) -> Tensor:
+        """Score of a model in a cascade, (N,) float32.
+
+        Args:
+            earlier: the models that ran before it, in order.
+            model: number of the model.
+        """
+        if self.answers is None:
+            return self.scores[model]
+        ran = [Judgement(self.scores[k], self.answers[k], self.scores[k]) for k in earlier]
+        return agreement(self.scores[model], self.answers[model], ran)
+
+    def ranked(self, earlier: Sequence[int], model: int) -> tuple[Tensor, Tensor]:
+        """Scores of `score_of` in rising order, and the samples in that order, int64."""
+        values, order = (part[model] for part in self.by_score)
+        if self.answers is None or not earlier:
+            return values, order
+        # those that agree follow those that do not, each in order of their confidence
+        agreed = (self.score_of(earlier, model) > self.scores[model])[order]
+        order = torch.cat([order[~agreed], order[agreed]])
+        return self.score_of(earlier, model)[order], order
 
     @functools.cached_property
     def by_score(self) -> tuple[Tensor, Tensor]:
@@ -154,6 +212,7 @@ class Zoo:
             costs=self.costs if self.constant else self.costs[:, rows],
             probabilities=None if whole is None else lambda model: whole(model)[rows],
             labels=None if self.labels is None else self.labels[rows],
+            answers=None if self.answers is None else self.answers[:, rows],
         )
 
     def models(self, chosen: Sequence[int]) -> Zoo:
@@ -166,4 +225,5 @@ class Zoo:
             correct=self.correct[kept],
             costs=self.costs[kept],
             probabilities=None if whole is None else lambda model: whole(kept[model]),
+            answers=None if self.answers is None else self.answers[kept],
         )

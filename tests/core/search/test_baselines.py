@@ -75,7 +75,7 @@ def test_neighbouring_pairs_equal_brute_force(seed, varying, combine):
     models = alone_on_the_front(plain)
     points = singles_of(plain)
     for pair in itertools.pairwise(models):
-        points += [plain.means(plain.point(pair, (t,))) for t in plain.thresholds(pair[0])]
+        points += [plain.means(plain.point(pair, (t,))) for t in plain.thresholds((), pair[0])]
     found = neighbour_pairs(zoo, zoo.n)
     same_points(found.front, undominated(points))
     for point in found.points:

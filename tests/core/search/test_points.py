@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from lit_cascade.core.search.grids import add_grids, nearest_in_pairs
 from lit_cascade.core.search.pairs import add_pairs, pair_sums
 from lit_cascade.core.search.points import (
     CascadeFront,
@@ -11,7 +12,6 @@ from lit_cascade.core.search.points import (
     evaluate_points,
 )
 from lit_cascade.core.search.search import SearchSettings, search_zoo
-from lit_cascade.core.search.triples import add_triples, triple_candidates
 from tests.search_oracles import Plain, latent_zoo, plain_zoo
 
 INF = math.inf
@@ -221,18 +221,18 @@ def test_a_ratio_says_how_near_a_triple_comes_to_the_front():
     least = archive.least.clone()
     for triple in triples:
         before = archive.least.clone()
-        ratios = add_triples(zoo, archive, [triple], levels=40)
+        ratios = add_grids(zoo, archive, [triple], levels=(40, 40))
         expected = min(
             plain.means((cost, right))[0] / before[right].item()
-            for one in plain.thresholds(triple[0])[2:]
-            for two in plain.thresholds(triple[1])[2:]
+            for one in plain.thresholds((), triple[0])[2:]
+            for two in plain.thresholds((), triple[1])[2:]
             for cost, right in [plain.point(triple, (one, two))]
         )
         assert ratios == {triple: pytest.approx(expected, rel=1e-12)}
     assert (archive.least <= least).all()
     assert (archive.least < least).any()
     together = ParetoArchive.of_singles(zoo)
-    assert list(add_triples(zoo, together, triples[::-1], levels=40)) == triples
+    assert list(add_grids(zoo, together, triples[::-1], levels=(40, 40))) == triples
     assert torch.equal(together.least, archive.least)
 
 
@@ -250,17 +250,17 @@ def test_the_models_nearest_to_the_front_equal_loops(seed):
     distance = [ratio((model,), ()) for model in range(7)]
     for one in range(7):
         for two in range(one + 1, 7):
-            nearest = min(ratio((one, two), (t,)) for t in plain.thresholds(one)[2:])
+            nearest = min(ratio((one, two), (t,)) for t in plain.thresholds((), one)[2:])
             distance[one] = min(distance[one], nearest)
             distance[two] = min(distance[two], nearest)
     order = sorted(range(7), key=lambda model: (round(distance[model], 12), model))
     for count in (1, 3, 6):
         cut = round(distance[order[count - 1]], 12) < round(distance[order[count]], 12)
-        found = triple_candidates(zoo, archive, count, 50)
+        found = nearest_in_pairs(zoo, archive, count, 50)
         assert found == sorted(order[:count]) or not cut
         assert len(found) == count
-    assert triple_candidates(zoo, archive, 7, 50) == list(range(7))
-    assert triple_candidates(zoo, archive, 99, 50) == list(range(7))
+    assert nearest_in_pairs(zoo, archive, 7, 50) == list(range(7))
+    assert nearest_in_pairs(zoo, archive, 99, 50) == list(range(7))
 
 
 def nearest_of(scores, right, costs, count):
@@ -269,7 +269,7 @@ def nearest_of(scores, right, costs, count):
     zoo = plain_zoo(scores, correct, torch.tensor(costs)[:, None].double())
     archive = ParetoArchive.of_singles(zoo)
     add_pairs(zoo, archive, levels=50)
-    return triple_candidates(zoo, archive, count, 50)
+    return nearest_in_pairs(zoo, archive, count, 50)
 
 
 def test_a_model_that_is_near_alone_counts():
@@ -308,4 +308,4 @@ def test_a_free_model_is_near_to_the_front():
     zoo = plain_zoo(zoo.scores, zoo.correct, costs)
     archive = ParetoArchive.of_singles(zoo)
     add_pairs(zoo, archive, levels=50)
-    assert {0, 1} < set(triple_candidates(zoo, archive, 4, 50))
+    assert {0, 1} < set(nearest_in_pairs(zoo, archive, 4, 50))
