@@ -33,6 +33,7 @@ class Command(NamedTuple):
         model: class in `lit_cascade.lit` that the config's `model` describes; None if the command
             runs no models.
         needs: options that it works on without a config; alternatives have `or` between them.
+        words: option whose values are the words that belong to no other option.
     """
 
     module: str
@@ -40,6 +41,7 @@ class Command(NamedTuple):
     example: str
     model: str | None = None
     needs: tuple[str, ...] = ()
+    words: str = ""
 
     @property
     def description(self) -> str:
@@ -65,6 +67,13 @@ COMMANDS = {
         options.ScreenOptions,
         "--results results-imagenet.csv --benchmark benchmark-infer-amp.csv",
         needs=("--results FILE ...",),
+    ),
+    "flops": Command(
+        "lit_cascade.cli.flops",
+        options.FlopsOptions,
+        "resnet18 'efficientnet_b?' torchvision:vgg16",
+        needs=("NAME ...",),
+        words="names",
     ),
     "record": Command("lit_cascade.cli.record", options.RecordOptions, _DIGITS, "LitZoo"),
     "import": Command(
@@ -99,7 +108,9 @@ COMMANDS = {
         "lit_cascade.cli.search", options.SearchOptions, "--records runs/record-1", needs=_RECORDS
     ),
     "test": Command("lit_cascade.cli.test", options.TestOptions, _DIGITS, "LitCascade"),
-    "predict": Command("lit_cascade.cli.predict", options.PredictOptions, _DIGITS, "LitCascade"),
+    "predict": Command(
+        "lit_cascade.cli.predict", options.PredictOptions, _DIGITS, "LitCascade", words="inputs"
+    ),
     "benchmark": Command(
         "lit_cascade.cli.benchmark", options.BenchmarkOptions, _DIGITS, "LitCascade"
     ),
@@ -214,7 +225,8 @@ def _as_option(message: str, command: str) -> str:
     found = re.match(r"(\w+)(\.[\w.]+| of \w+)?:", message)
     if found is None or command not in COMMANDS:
         return message
-    own = found[1] in COMMANDS[command].options.__dataclass_fields__
+    fields = COMMANDS[command].options.__dataclass_fields__
+    own = found[1] in fields and found[1] != COMMANDS[command].words
     group = (found[2] or "").startswith(".") and found[1] in {"data", "model", "policy", "trainer"}
     return f"--{message}" if own or group else message
 

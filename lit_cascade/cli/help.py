@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import textwrap
 from argparse import SUPPRESS, Action
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -26,7 +25,7 @@ _METAVARS = {
     "confidence": "SHARE",
     **dict.fromkeys(("records", "fit_on", "results", "benchmark", "baseline"), "FILE"),
     **dict.fromkeys(("logits", "probabilities", "labels", "score", "correct", "ids"), "FILE"),
-    **dict.fromkeys(("stages", "only", "models", "exclude", "name"), "NAME"),
+    **dict.fromkeys(("stages", "only", "models", "exclude", "name", "names"), "NAME"),
     **dict.fromkeys(("accuracy", "bands"), "LOW:HIGH"),
     "classes": "FILE",
     "flops": "NUMBER|FILE",
@@ -119,7 +118,7 @@ def metavar(action: Action) -> str:
 
 def usage(name: str, command: Command) -> str:
     """The shortest forms of a command, in a line or two."""
-    inputs = " [INPUT ...]" if any(one.name == "inputs" for one in fields(command.options)) else ""
+    inputs = " [INPUT ...]" if command.words and not command.needs else ""
     needs = " ".join(command.needs).split(" or ") if command.needs else []
     forms = ["--config FILE ..."] * (command.model is not None) + needs
     start = f"lit-cascade {name} "
@@ -169,7 +168,7 @@ def simplify(parser: ArgumentParser, name: str, command: Command) -> None:
         if any(action.dest == "policy.score" for action in _actions(group)):
             group.title, group.description = "policy", group.title
         for action in _actions(group):
-            if action.dest in _IN_FILES or action.dest == "inputs" or action.dest.endswith(".help"):
+            if action.dest in {*_IN_FILES, command.words} or action.dest.endswith(".help"):
                 action.help = SUPPRESS
     for action in parser._actions:  # noqa: SLF001 - as above
         if hasattr(action, "target"):  # a link, which nobody types

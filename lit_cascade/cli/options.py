@@ -93,6 +93,25 @@ class ScreenOptions(OutputOptions):
 
 
 @dataclass
+class FlopsOptions(OutputOptions):
+    """Count FLOPs and parameters of published architectures, without their weights.
+
+    Names are those of timm or torchvision, or wildcards in quotation marks. A name without a
+    library is timm's, or torchvision's if timm has none that fits; torchvision:NAME is
+    torchvision's. The table flops.csv is what import --flops and search --cost flops=FILE take.
+
+    Args:
+        names: what to count; the words that belong to no other option.
+        img_size: height and width of the images; by default of each architecture those of timm's
+            published results, at which record runs it, or of torchvision's default weights.
+        out: folder for flops.csv; by default a new one, runs/flops-N.
+    """
+
+    names: list[str] | None = None
+    img_size: int | None = None
+
+
+@dataclass
 class RecordOptions(OutputOptions):
     """Run every model of a config on a split and write a record of each.
 

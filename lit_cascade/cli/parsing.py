@@ -32,8 +32,6 @@ _POLICY_FILE = "the policy.yaml that `lit-cascade select` wrote"
 _ALONE = ("--help", "-h", MORE_HELP, "--print_config")
 """Options that take no word as their value."""
 _TRUTHS = (["true"], ["false"])
-_INPUTS = "--inputs"
-"""Option whose values are the words that belong to no other option."""
 _DATA_HELP = "--data.help"
 _OF_MODELS = ("model", "data", "trainer", "seed_everything")
 
@@ -103,8 +101,8 @@ def _of_type(options: type[Any], kind: str) -> set[str]:
     return {f"--{field.name}" for field in fields(options) if str(field.type).startswith(kind)}
 
 
-def _with_inputs(argv: Sequence[str], flags: set[str], lists: set[str]) -> list[str]:
-    """The words, with those that belong to no option as the value of `--inputs`."""
+def _with_inputs(argv: Sequence[str], option: str, flags: set[str], lists: set[str]) -> list[str]:
+    """The words, with those that belong to no option as the value of this one."""
     words, options, inputs = list(argv), list[str](), list[str]()
     while words:
         word = words.pop(0)
@@ -123,7 +121,7 @@ def _with_inputs(argv: Sequence[str], flags: set[str], lists: set[str]) -> list[
         elif "=" not in word and word not in _ALONE:
             options += words[:1]
             del words[:1]
-    return [*options, f"{_INPUTS}={json.dumps(inputs)}"] if inputs else options
+    return [*options, f"{option}={json.dumps(inputs)}"] if inputs else options
 
 
 def _policy_in(name: str) -> str:
@@ -178,8 +176,8 @@ def _resolve(argv: Sequence[str], command: Command) -> list[str]:
     resolved: list[str] = []
     given: dict[str, list[str]] = {}
     words = [word for word in argv if word != DEBUG]
-    if _INPUTS in lists:
-        words = _with_inputs(words, flags, lists)
+    if command.words:
+        words = _with_inputs(words, f"--{command.words}", flags, lists)
     while words:
         word = words.pop(0)
         name = word.partition("=")[0]
@@ -227,6 +225,8 @@ def _check_given(name: str, command: Command, words: Sequence[str]) -> None:
     """
     given = {word.partition("=")[0] for word in words}
     instead = [{one.partition(" ")[0] for one in need.split(" or ")} for need in command.needs]
+    if command.words and instead:  # as `_with_inputs` spells them
+        instead = [{f"--{command.words}"}]
     asks = any(one.endswith((".help", "_config")) or one == MORE_HELP for one in given)
     if asks or "--config" in given or (instead and all(one & given for one in instead)):
         return

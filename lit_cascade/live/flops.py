@@ -366,7 +366,7 @@ def counting(model: nn.Module | None = None) -> Iterator[FlopCounter]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def count_flops(model: nn.Module, inputs: Inputs) -> int:
+def count_flops(model: nn.Module, inputs: Inputs, name: str | None = None) -> int:
     """Count the FLOPs of one forward pass from the operators that run.
 
     The pass runs in evaluation mode without gradients and leaves the model unchanged. A compiled
@@ -376,6 +376,7 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int:
     Args:
         model: any module that `forward_logits` can call.
         inputs: a batch; the count is for the whole batch.
+        name: what warnings call the model; its class by default.
 
     Returns:
         FLOPs; one multiply-add counts as 2.
@@ -385,7 +386,7 @@ def count_flops(model: nn.Module, inputs: Inputs) -> int:
         1280
     """
     total, reasons = _count(model, inputs)
-    _warn(_kind(model), reasons)
+    _warn(name or _kind(model), reasons)
     return total
 
 

@@ -1,5 +1,12 @@
 """Stages: the models of a cascade, each with its weights and its own preprocessing."""
 
+from lit_cascade.models.architectures import (
+    Architecture,
+    ArchitectureCost,
+    architecture_cost,
+    build_architecture,
+    find_architectures,
+)
 from lit_cascade.models.networks import ConvNet, Perceptron, ResNet
 from lit_cascade.models.stage import (
     BuiltStage,
@@ -13,7 +20,8 @@ from lit_cascade.models.timm import ImagePreprocessing, Timm, timm_names
 from lit_cascade.models.transformers import TextClassifier, TextPreprocessing
 
 __all__ = [
-    "BuiltStage", "ConvNet", "ImagePreprocessing", "Perceptron", "ResNet", "Stage", "TextBag",
-    "TextClassifier", "TextConvNet", "TextPreprocessing", "Timm", "checkpoint_bytes",
-    "describe_network", "load_weights", "timm_names",
+    "Architecture", "ArchitectureCost", "BuiltStage", "ConvNet", "ImagePreprocessing",
+    "Perceptron", "ResNet", "Stage", "TextBag", "TextClassifier", "TextConvNet",
+    "TextPreprocessing", "Timm", "architecture_cost", "build_architecture", "checkpoint_bytes",
+    "describe_network", "find_architectures", "load_weights", "timm_names",
 ]  # fmt: skip

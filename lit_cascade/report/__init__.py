@@ -7,6 +7,7 @@ from lit_cascade.report.calibration import (
 )
 from lit_cascade.report.card import Card
 from lit_cascade.report.check import check_summary, print_check, verdict_line
+from lit_cascade.report.flops import flops_csv, flops_summary, print_flops
 from lit_cascade.report.scores import (
     draw_scores,
     print_heads,
@@ -66,12 +67,12 @@ from lit_cascade.report.validation import (
 __all__ = [
     "Card", "Validation", "benchmark_notes", "calibration_summary", "check_summary", "curve_csv",
     "data_notes", "draw_calibration", "draw_curve", "draw_frontier", "draw_scores", "draw_screen",
-    "draw_selection", "draw_speed", "fitting_notes", "frontier_csv", "frontier_summary", "inform",
-    "json_text", "latency_table", "model_notes", "outcome_summary", "pace_table", "plain",
-    "policy_line", "print_answers", "print_calibration", "print_card", "print_check",
-    "print_comparison", "print_execution", "print_frontier", "print_heads", "print_records",
-    "print_scores", "print_screen", "print_selection", "print_validation", "printing",
-    "records_summary", "scores_csv", "scores_summary", "screen_csv", "screen_summary",
-    "selection_summary", "show", "show_summary", "speed_summary", "strategy_summary",
-    "validation_summary", "verdict_line",
+    "draw_selection", "draw_speed", "fitting_notes", "flops_csv", "flops_summary", "frontier_csv",
+    "frontier_summary", "inform", "json_text", "latency_table", "model_notes", "outcome_summary",
+    "pace_table", "plain", "policy_line", "print_answers", "print_calibration", "print_card",
+    "print_check", "print_comparison", "print_execution", "print_flops", "print_frontier",
+    "print_heads", "print_records", "print_scores", "print_screen", "print_selection",
+    "print_validation", "printing", "records_summary", "scores_csv", "scores_summary", "screen_csv",
+    "screen_summary", "selection_summary", "show", "show_summary", "speed_summary",
+    "strategy_summary", "validation_summary", "verdict_line",
 ]  # fmt: skip

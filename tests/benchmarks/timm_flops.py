@@ -37,6 +37,7 @@ from torch.overrides import TorchFunctionMode
 
 from lit_cascade import count_flops
 from lit_cascade.live.flops import count_parameters, counting
+from lit_cascade.models import Architecture, build_architecture
 from tests.benchmarks.sweep import machine
 
 # The image size says which row of the tables; most networks have several.
@@ -163,17 +164,6 @@ def read_tables(folder: Path) -> dict[tuple[str, int], Published]:
     return rows
 
 
-def build(name: str, size: int, device: str) -> tuple[nn.Module, Tensor]:
-    """A network with random weights and an image of zeros."""
-    with torch.device(device):
-        image = torch.zeros(1, 3, size, size)
-        try:
-            model = timm.create_model(name, pretrained=False, img_size=size)
-        except TypeError:  # it takes images of any size
-            model = timm.create_model(name, pretrained=False)
-    return model.eval(), image
-
-
 def count(model: nn.Module, image: Tensor) -> tuple[int, int, Differences]:
     """Multiply-adds by our count, those of activations with activations, and the differences."""
     with counting() as counter, Differences() as differences:
@@ -199,7 +189,9 @@ _VARIANTS = {"branches merged": reparameterize_model, "attention not fused": unf
 
 def compare(published: Published, device: str = "cpu") -> Comparison:
     """Measure a network and say where a difference comes from."""
-    model, image = build(published.model, published.size, device)
+    with torch.device(device):
+        model, shape = build_architecture(Architecture("timm", published.model), published.size)
+        model, image = model.model, torch.zeros(1, *shape)
     parameters = count_parameters(model) / 1e6
     macs, attention, differences = count(model, image)
     predicted, as_published = (macs + differences.total) / 1e9, None

@@ -338,7 +338,8 @@ def test_help_shows_forms_that_work(name, tmp_path, monkeypatch, capsys):
     assert max(map(len, head.splitlines())) <= 80
     assert not re.search(r"Union|Optional|Literal|type:|null|list\[", head)
     forms = FORM.findall(head)
-    own = {f"--{one.name}" for one in fields(COMMANDS[name].options)} - {"--inputs", "--policy"}
+    own = {f"--{one.name}" for one in fields(COMMANDS[name].options)} - {"--policy"}
+    own.discard(f"--{COMMANDS[name].words}")
     assert own <= {option for option, _ in forms}
     parser = parsing.parser_of(name, COMMANDS[name])
     for option, value in forms:
@@ -358,7 +359,8 @@ def test_help_shows_forms_that_work(name, tmp_path, monkeypatch, capsys):
 def test_print_config_gives_a_config_that_the_command_takes(name, tmp_path):
     own = {
         "fit": ["--config", "digits_small.yaml"], "import": ["--name", "x"],
-        "screen": ["--results", "x"], "check": ["--policy.score", "margin", "--records", "x"],
+        "flops": ["resnet18"], "screen": ["--results", "x"],
+        "check": ["--policy.score", "margin", "--records", "x"],
         "search": ["--records", "x", "--holdout", "30%"], "compare-scores": ["--records", "x"],
         "select": ["--config", "digits_pair.yaml", "--max_accuracy_drop", "0.5 %"],
         "benchmark": ["--config", "digits_pair.yaml", "--deferral_rates", "5%", "0.1"],

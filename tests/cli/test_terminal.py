@@ -132,6 +132,7 @@ COMMANDS = [
     ("predict", *LIVE),
     ("benchmark", *LIVE, "--samples", "64", "--repeats", "1", "--singles", "2"),
     ("screen", "--results", "results.csv"),
+    ("flops", "resnet18", "alexnet", "--img_size", "64"),
 ]
 
 

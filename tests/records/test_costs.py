@@ -38,6 +38,12 @@ def test_costs_of_models_come_from_files(tmp_path, content):
     assert large.cost("flops").tolist() == [1.0, 1.0]
 
 
+def test_costs_of_models_come_from_a_table(tmp_path):
+    path = cost_file(tmp_path, "model,flops,usd,source\nsmall,2e9,,timm\nlarge,8,0.5,x\n", "a.csv")
+    assert read_costs(f"flops={path}") == ("flops", {"small": 2e9, "large": 8.0})
+    assert read_costs(f"usd={path}") == ("usd", {"large": 0.5})
+
+
 def test_a_search_goes_by_measured_costs(tmp_path):
     paths = []
     for name, flops in (("small", 9.0), ("large", 1.0)):  # by FLOPs the order would be another
