@@ -15,9 +15,12 @@ import yaml
 from lit_cascade import Policy, Record, load_cascade
 from lit_cascade.cli import main
 from lit_cascade.data import DigitsData
+from lit_cascade.records import read_costs
+from lit_cascade.utilities.class_names import readable_names
 from tests.cli.runs import done, within
 
 ROOT = Path(__file__).parents[1]
+IMAGENET = ROOT / "checkpoints/imagenet"
 CONFIGS = sorted(path.relative_to(ROOT / "configs") for path in ROOT.glob("configs/**/*.yaml"))
 README = (ROOT / "README.md").read_text()
 
@@ -38,6 +41,8 @@ def test_the_wheel_runs_without_the_checkout(tmp_path):
         archive.extractall(tmp_path / "unpacked")
     assert "lit_cascade/configs/digits_pair.yaml" in names
     assert "lit_cascade/checkpoints/digits/small.safetensors" in names
+    assert "lit_cascade/checkpoints/imagenet/validation/resnet18.safetensors" in names
+    assert "lit_cascade/checkpoints/imagenet/LICENSE" in names
     assert "lit_cascade/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "docs/"))]
     elsewhere = tmp_path / "elsewhere"
@@ -131,7 +136,9 @@ def test_every_checkpoint_has_a_card():
 def test_every_bundled_record_says_what_the_card_of_its_model_says():
     splits = ("calibration", "validation", "test")
     paths = [
-        path for path in ROOT.glob("checkpoints/**/*.safetensors") if path.parent.name in splits
+        path
+        for path in ROOT.glob("checkpoints/**/*.safetensors")
+        if path.parent.name in splits and path.parents[1] != IMAGENET
     ]
     assert len(paths) >= 52
     for path in paths:
@@ -148,7 +155,48 @@ def test_every_bundled_record_says_what_the_card_of_its_model_says():
         # trained and judged in bfloat16, recorded in float32
         few = max(0.003, 4.5 / len(record))
         assert right == pytest.approx(told["accuracy"][path.parent.name], abs=few)
+
+
+def test_bundled_files_are_small():
     assert sum(path.stat().st_size for path in ROOT.glob("checkpoints/**/*.*")) < 25e6
+
+
+# As torchvision's page of models, Cadene's table and that of TF-slim say, in percent.
+PUBLISHED = {
+    "alexnet": 56.52, "resnet18": 69.76, "resnet50": 76.13, "resnet152": 78.31, "vgg16_bn": 73.36,
+    "densenet161": 77.14, "dpn107": 79.75, "senet154": 81.30, "nasnetalarge": 82.57,
+    "se_resnext50_32x4d": 79.08, "mobilenet_v1_tf": 70.9, "nasnet_mobile_tf": 74.0,
+    "resnet_v2_50_tf": 75.6, "pnasnet_large_tf": 82.9, "inception_v4_tf": 80.2,
+}  # fmt: skip
+
+
+def test_bundled_answers_on_imagenet_are_those_that_were_published():
+    _, flops = read_costs(f"flops={IMAGENET / 'flops.csv'}")
+    paths = sorted(IMAGENET.glob("validation/*.safetensors"))
+    assert len(paths) == 60
+    records = {path.stem: Record.load(path) for path in paths}
+    for name, record in records.items():
+        assert (record.name, len(record), len(record.classes)) == (name, 50_000, 1_000)
+        assert record.data["split"] == "validation"
+        assert record.cost().unique().tolist() == [flops[name]]
+    assert set(flops) == set(records)
+    assert (records["resnet18"].labels.bincount() == 50).all()
+    for name, percent in PUBLISHED.items():
+        assert 100 * float(records[name].right.double().mean()) == pytest.approx(percent, abs=0.13)
+    assert readable_names(records["resnet18"].classes)["n01440764"] == "tench"
+
+
+def test_a_published_model_is_counted_as_it_was_built():
+    """Multiply-adds and parameters in millions: papers, and the profile of TF-slim's ResNet."""
+    from tests.benchmarks.imagenet_records import cost_of
+
+    for name, macs, parameters in (
+        ("nasnet_mobile_tf", 564, 5.3), ("resnet_v1_50_tf", 3482, 25.6),
+        ("mobilenet_v1_tf", 569, 4.2), ("se_resnet50", 3860, 28.1), ("cafferesnet101", 7570, 44.5),
+    ):  # fmt: skip
+        cost = cost_of(name)
+        assert cost.flops / 2e6 == pytest.approx(macs, rel=0.001)
+        assert cost.parameters / 1e6 == pytest.approx(parameters, abs=0.06)
 
 
 def test_the_top_level_holds_only_what_is_customary():

@@ -1,7 +1,8 @@
 """A record of one model on one split, and its file.
 
 The file is safetensors: tensors `logits` (N, C), `labels`, `ids`, `prediction`, `score`, `correct`
-and the costs that vary, each (N,), with JSON strings in the header. No pickle is ever read.
+and the costs that vary, each (N,), with JSON strings in the header. No pickle is ever read. Beside
+predictions whole numbers are as narrow as they can be, and ids that are positions are left out.
 """
 
 from __future__ import annotations
@@ -382,8 +383,11 @@ class Record(Tabular):
         """Content of the record's file in pieces, of which those of tensors are no copies."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         tensors = {name: column for name, column in columns.items() if column is not None}
-        tensors |= self.ids.to_tensors()
-        if self.prediction is not None:  # there is little else in the file
+        ids = self.ids.to_tensors()
+        if self.prediction is None:
+            tensors |= ids
+        else:  # there is little else in the file
+            tensors |= {} if self.ids.are_positions else ids
             tensors |= {name: _narrow(tensors[name]) for name in _WHOLE if name in tensors}
         constant: dict[str, float | None] = {}
         for unit, cost in self.costs.items():
@@ -423,7 +427,10 @@ class Record(Tabular):
             numbers = (int, float, type(None))
             if not isinstance(costs, dict) or any(type(c) not in numbers for c in costs.values()):
                 raise ValueError("its table of costs is malformed")
-            ids = Ids.from_tensors(tensors)
+            if "prediction" in tensors and not {"ids", "ids_utf8"} & set(tensors):
+                ids = Ids.of(None, len(tensors["prediction"]))
+            else:
+                ids = Ids.from_tensors(tensors)
             parts: dict[str, Any] = {name: tensors.get(name) for name in _COLUMNS}
             parts |= {part: json.loads(header[part]) for part in _DETAILS}
             record = cls(

@@ -60,6 +60,12 @@ class Ids(Sequence[Any]):
         """Whether the ids are strings."""
         return not isinstance(self.values, Tensor)
 
+    @property
+    def are_positions(self) -> bool:
+        """Whether the ids are 0 to N - 1, in this order."""
+        ids = self.values
+        return isinstance(ids, Tensor) and ids.equal(torch.arange(len(ids)))
+
     def tolist(self) -> list[Any]:
         """Ids as a list."""
         return self.values.tolist() if isinstance(self.values, Tensor) else list(self.values)

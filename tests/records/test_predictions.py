@@ -67,10 +67,17 @@ def test_predictions_survive_their_file_in_little_space(tmp_path):
     assert loaded.ids == record.ids
     assert loaded.prediction.dtype == loaded.labels.dtype == torch.int64
     assert loaded.to_bytes() == record.to_bytes()
-    # a byte for prediction and label, two for the id, four for the score
-    assert path.stat().st_size < 200 * (1 + 1 + 2 + 4) + 1500
+    # a byte for prediction and label, four for the score, and none for ids that are positions
+    assert path.stat().st_size < 200 * (1 + 1 + 4) + 1500
     assert loaded.rows([3, 1]).prediction.tolist() == record.prediction[[3, 1]].tolist()
     assert "predictions and scores without logits" in repr(loaded)
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 0], [0, 1, 3], ["a", "b", "c"], [0, 1, 2]])
+def test_ids_that_are_no_positions_survive_too(tmp_path, ids):
+    record = Record.from_arrays("net", prediction=[0, 1, 0], labels=[0, 1, 1], flops=1, ids=ids)
+    record.save(tmp_path / "net.safetensors")
+    assert Record.load(tmp_path / "net.safetensors").ids.tolist() == ids
 
 
 @pytest.mark.parametrize(
