@@ -37,6 +37,7 @@ from lit_cascade.report import (
     print_frontier,
     strategy_summary,
 )
+from lit_cascade.utilities.allocator import keep_memory
 from lit_cascade.utilities.units import be, counted
 
 _MOST_CONFIGS = 20
@@ -51,6 +52,7 @@ def run_files(options: SearchOptions) -> None:
     if not options.records:
         raise UsageError("records: expected one or more record files or folders of them.")
     check_seed(options.seed)
+    keep_memory()  # each first model takes tables of the same sizes
     unit, _ = read_costs(options.cost)
     published = published_front(options.baseline, unit) if options.baseline else None
     names = ["frontier.csv", "summary.json", "frontier.png"]
