@@ -110,8 +110,8 @@ class PolicyOptions:
     Args:
         score: confidence score: max_softmax (0 to 1), margin between the two best classes (0 to 1),
             negative_entropy (at most 0, in nats), agreement (0 to 2: max_softmax or the recorded
-            confidence, plus 1 where an earlier stage gave the same answer), or learned (-1 to 0),
-            which needs heads.
+            confidence, plus 1 where an earlier stage gave the same answer), or learned (-1 to
+            1: minus the estimated gain of going on), which needs heads.
         thresholds: a stage answers if its score is at least its threshold; by stage name or in
             stage order, for every stage but the last; -inf never defers, inf always does.
         temperatures: divisors of the logits before these are scored, by stage name (others are 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis.curve import outcomes_of, policy_for
-from lit_cascade.analysis.deferral_head import FittedHead, fit_heads
+from lit_cascade.analysis.deferral_head import FittedHead, fit_heads, head_notes
 from lit_cascade.analysis.evidence import chosen_stages, fitted_on
 from lit_cascade.analysis.reliability import CalibrationMetrics, calibration_metrics
 from lit_cascade.core import (
@@ -27,7 +27,7 @@ from lit_cascade.core import (
     paired_difference,
     ranked_within,
 )
-from lit_cascade.errors import UsageError, check_name
+from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.options import Share
 from lit_cascade.records import Record, RecordLike, check_alike, load_records, priced
 from lit_cascade.utilities.drawing import BLUE, VERMILION, axes_of, axes_row, literal
@@ -328,6 +328,10 @@ class Calibration(Tabular):
         policy: the policy with the temperatures, with the learned score if one was fitted, and
             without thresholds, which were chosen at another calibration.
         heads: fitted learned scores by stage name; empty if none were asked for.
+        learned: accuracy of the cascade over all costs, by the score of `policy` that was given and
+            by learned scores, on samples that these were not fitted on; None if none were asked
+            for, or if a fold has too few samples.
+        notes: what else to know about the learned scores.
     """
 
     records: Sequence[Record]
@@ -338,6 +342,29 @@ class Calibration(Tabular):
     unit: str
     policy: Policy
     heads: Mapping[str, FittedHead]
+    learned: AccuracyDifference | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def learned_verdict(self) -> str:
+        """Whether the learned score helps, in a sentence; empty if none was asked for."""
+        if not self.heads:
+            return ""
+        if self.learned is None:
+            return (
+                "Whether the learned score helps is unknown: a part of the samples has too few "
+                "that the last stage puts right."
+            )
+        low, high = (100 * end for end in self.learned.interval)
+        moved = (
+            f"{100 * self.learned.value:+.3f} points of accuracy, averaged over all costs "
+            f"(95 %: {low:+.3f} to {high:+.3f}), against the stage's own confidence"
+        )
+        if self.learned.better:
+            return f"The learned score helps this cascade: {moved}."
+        if self.learned.worse:
+            return f"The learned score makes this cascade worse: {moved}. Do not use it."
+        return f"The learned score does not help this cascade beyond chance: {moved}."
 
     @property
     def recommendation(self) -> str:
@@ -443,7 +470,8 @@ def calibrate(
     Args:
         records: one per stage, cheapest first, on a calibration set; or their files.
         policy: score, combination and temperatures of the other stages.
-        stages: names of the stages to calibrate; by default all but the last.
+        stages: names of the stages to calibrate; by default all but the last, or those of them
+            that have logits where a learned score is fitted.
         method: `temperature`, or `none` to report the calibration as it is.
         share: share of the samples to fit on; the others are evaluated on, and `select` may choose
             thresholds on them. By default all are fitted on, and the evaluation is cross-fitted.
@@ -469,7 +497,8 @@ def calibrate(
     check_name(method, METHODS, "method")
     loaded, unit = priced(load_records(records), cost)
     names, first = [record.name for record in loaded], loaded[0]
-    chosen = [check_name(name, names, "stages") for name in stages or names[:-1]]
+    deferring = [one.name for one in loaded[:-1] if one.logits is not None or not learn_score]
+    chosen = [check_name(name, names, "stages") for name in stages or deferring]
     rule = policy_for(loaded, policy, undecided=True)
     if learn_score and rule.combine == "most_confident":
         raise UsageError(
@@ -483,7 +512,7 @@ def calibrate(
         if record.name in chosen
     }
     comparison = None
-    if method != "none":
+    if method != "none" and chosen:
         comparison = compare_cascades(loaded, rule, fitted, plan, method, unit)
     old, samples = rule.evidence, fitted_on(loaded, plan.fitted)
     evidence: dict[str, Any] = {"calibration": _verdict(method, plan, comparison)}
@@ -491,7 +520,7 @@ def calibrate(
     kept = zip(names, rule.temperatures, strict=True)
     if "temperatures" in old and any(t != 1 and name not in fitted for name, t in kept):
         evidence["earlier temperatures"] = old["temperatures"]
-    if method == "temperature":
+    if method == "temperature" and chosen:
         fits = {name: stage.summary() for name, stage in fitted.items()}
         evidence["temperatures"] = samples | {"fits": fits}
     new = {name: stage.temperature for name, stage in fitted.items()}
@@ -499,12 +528,21 @@ def calibrate(
         with_temperatures(rule, names, new), floors=(-math.inf,) * (len(names) - 1)
     )
     heads: dict[str, FittedHead] = {}
+    difference: AccuracyDifference | None = None
     if learn_score:
         heads = fit_heads(loaded, calibrated, plan.fitted)
         learned = tuple(head.head for head in heads.values())
         calibrated = replace(calibrated, score=LEARNED.name, heads=learned)
         fits = {name: head.summary() for name, head in heads.items()}
         evidence["heads"] = samples | {"fits": fits}
+        difference = _gain_of_learning(loaded, rule, plan, unit)
+        if difference is not None:
+            evidence["heads"]["held_out"] = {
+                "gain": difference.value,
+                "interval": list(difference.interval),
+                "better": difference.better,
+                "judged": plan.text,
+            }
     elif "heads" in old:
         evidence["heads"] = old["heads"]
     return Calibration(
@@ -516,6 +554,8 @@ def calibrate(
         unit=unit,
         policy=replace(calibrated, evidence=evidence),
         heads=heads,
+        learned=difference,
+        notes=tuple(head_notes(heads)),
     )
 
 
@@ -569,6 +609,28 @@ def compare_cascades(
         and len(records) == len(records[0].classes) == 2
         and rule.combine == "later",
     )
+
+
+def _gain_of_learning(
+    records: Sequence[Record], rule: Policy, plan: CalibrationPlan, unit: str
+) -> AccuracyDifference | None:
+    """What learned scores gain, on samples of each fold by a fit on the others.
+
+    None where a fold has too few samples for a fit.
+    """
+    plain = replace(rule, floors=(), heads=())
+    if rule.score == LEARNED.name:
+        plain = replace(plain, score=policy_for(records).score)
+    rules = []
+    for fitted, _ in plan.folds:
+        try:
+            heads = fit_heads(records, plain, fitted)
+        except CascadeError:
+            return None
+        own = tuple(head.head for head in heads.values())
+        rules.append(replace(plain, score=LEARNED.name, heads=own))
+    without = _by_folds(records, [plain for _ in rules], plan, unit)
+    return paired_difference(without, _by_folds(records, rules, plan, unit))
 
 
 def _by_folds(

@@ -114,7 +114,7 @@ def policy_for(
     score = RECORDED.name if recorded else "max_softmax"
     if not isinstance(policy, Policy):
         policy = Policy(policy, score, stages=len(names))
-    elif recorded and not policy.reads_earlier:
+    elif recorded and not policy.reads_answers:
         policy = replace(policy, score=score)
     return Policy.of(policy, names)
 

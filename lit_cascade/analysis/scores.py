@@ -279,13 +279,13 @@ def compare_scores(
     there = _tables(fitting, fit_rows, unit)
     learned, missing = None, None
     try:
-        learned = _learned(records, fitting, fit_rows, there)
+        learned = _learned(fitting, fit_rows, there)
     except CascadeError as error:
         missing = str(error).rstrip(".")
     else:
         for tables, (record, some) in ((here, (records[0], rows)), (there, (fitting[0], fit_rows))):
-            logits, _ = record.logits_for("a learned score")
-            scores = learned.head.scores(logits, some)[:, None]
+            output = record.output("a learned score")
+            scores = learned.head.judge(output, rows=some).score[:, None]
             tables[LEARNED.name] = replace(next(iter(tables.values())), scores=scores)
     first = next(iter(here.values()))
     correct, _ = first.labelled("a comparison of scores")
@@ -326,19 +326,14 @@ def _tables(records: Sequence[Record], rows: Tensor, unit: str) -> dict[str, Sta
 
 
 def _learned(
-    records: Sequence[Record],
-    fitting: Sequence[Record],
-    fit_rows: Tensor,
-    there: dict[str, StageOutcomes],
+    fitting: Sequence[Record], fit_rows: Tensor, there: dict[str, StageOutcomes]
 ) -> FittedHead:
     """Fit a learned score; raise CascadeError if it cannot be fitted."""
-    logits = fitting[0].logits
-    if records[0].logits is None or logits is None:
-        raise CascadeError(f"the record of {records[0].name!r} holds no logits")
+    output = fitting[0].output("a learned score")
     if len(fit_rows) == 0:
         raise CascadeError("there are no samples to fit it on")
     correct, _ = next(iter(there.values())).labelled("a learned score")
-    return fit_head(logits, correct[:, 0], correct[:, 1], fit_rows)
+    return fit_head(output, correct[:, 0], correct[:, 1], fit_rows, classes=len(fitting[0].classes))
 
 
 def _figures(

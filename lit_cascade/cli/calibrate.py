@@ -73,7 +73,7 @@ def _report(records: Sequence[Record], options: CalibrateOptions, output: Output
     where = f"{data.get('name', 'records')}, split {data.get('split', 'unknown')!r}"
     print_calibration(result, where, notes)
     if result.heads:
-        print_heads(result.heads)
+        print_heads(result)
     output.add_yaml(
         "calibration.yaml",
         {"policy": _overlay(result)},

@@ -208,8 +208,8 @@ class CalibrateOptions(OutputOptions):
             thresholds on them. By default all samples are fitted on, and the reported figures are
             cross-fitted.
         seed: seed for drawing the samples.
-        learn_score: also fit a learned score, which estimates whether the last stage would correct
-            an answer.
+        learn_score: also fit a learned score, which estimates what is gained by going on, from the
+            confidence, the predicted class, and what earlier stages say; also to predictions.
         split: the split to fit on.
         cost: unit of the cost to compare cascades by: flops, or another that the records have.
         allow_overlap: fit even on samples that the validation split has too.

@@ -22,7 +22,13 @@ from lit_cascade.core.curve import (
     readable_threshold,
     sweep,
 )
-from lit_cascade.core.deferral_head import FEATURES, DeferralHead, features_of
+from lit_cascade.core.deferral_head import (
+    FEATURES,
+    RECORDED_FEATURES,
+    DeferralHead,
+    LogOdds,
+    features_of,
+)
 from lit_cascade.core.metrics import (
     METRICS,
     Answers,
@@ -55,15 +61,15 @@ from lit_cascade.core.scores import (
 )
 
 __all__ = [
-    "AGREEMENT", "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "SCORES",
-    "AccuracyDifference", "Answers", "Counts", "Curve", "DeferralHead", "Judgement",
-    "OperatingPoint", "OperatingPoints", "Policy", "PolicyLike", "Quality", "RecordedAnswers",
-    "StageOutcomes", "StageOutput", "StageOutputs", "above_floor", "agreement", "answers_after",
-    "answers_here", "answers_of", "at_stage", "aurc", "cheapest", "check_countable", "check_logits",
-    "count", "cross_fit", "deferral_quality", "departures", "features_of", "fit_temperature",
-    "is_among_best", "is_right", "likeliest_labels", "measure", "operating_points",
-    "oracle_deferral", "paired_difference", "percentile_interval", "prefer_later",
-    "probabilities_of", "quality_of", "ranked_within", "readable_threshold", "replay",
-    "resampled_counts", "route", "score_and_answer", "score_named", "softmax_blocks",
+    "AGREEMENT", "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "RECORDED_FEATURES",
+    "SCORES", "AccuracyDifference", "Answers", "Counts", "Curve", "DeferralHead", "Judgement",
+    "LogOdds", "OperatingPoint", "OperatingPoints", "Policy", "PolicyLike", "Quality",
+    "RecordedAnswers", "StageOutcomes", "StageOutput", "StageOutputs", "above_floor", "agreement",
+    "answers_after", "answers_here", "answers_of", "at_stage", "aurc", "cheapest",
+    "check_countable", "check_logits", "count", "cross_fit", "deferral_quality", "departures",
+    "features_of", "fit_temperature", "is_among_best", "is_right", "likeliest_labels", "measure",
+    "operating_points", "oracle_deferral", "paired_difference", "percentile_interval",
+    "prefer_later", "probabilities_of", "quality_of", "ranked_within", "readable_threshold",
+    "replay", "resampled_counts", "route", "score_and_answer", "score_named", "softmax_blocks",
     "stage_outputs", "sweep",
 ]  # fmt: skip

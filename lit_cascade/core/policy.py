@@ -24,7 +24,6 @@ from lit_cascade.core.scores import (
     RecordedAnswers,
     StageOutput,
     agreement,
-    answers_of,
     probabilities_of,
     score_and_answer,
     score_named,
@@ -35,7 +34,8 @@ from lit_cascade.utilities.tabular import Tabular, described
 
 _RECORDED = "recorded_scores"
 """Key of the evidence for thresholds that apply to scores which the records hold."""
-_NOT_OF_LOGITS = (RECORDED.name, LEARNED.name, AGREEMENT.name)
+_OF_ANSWERS = (LEARNED.name, AGREEMENT.name)
+_NOT_OF_LOGITS = (RECORDED.name, *_OF_ANSWERS)
 
 
 @dataclass(frozen=True)
@@ -255,18 +255,14 @@ class Policy(Tabular):
 
         Raises:
             UsageError: an unknown stage, a wrong length, a number out of range, or a learned score
-                without heads or of records without logits.
+                without heads.
 
         Example:
             >>> Policy.from_options(PolicyOptions(thresholds={"small": 0.9}), ["small", "large"])
             Policy(0.9, names=('small', 'large'))
         """
         recorded = recorded or bool((options.evidence or {}).get(_RECORDED))
-        recorded = recorded and options.score != AGREEMENT.name
-        if recorded and options.score == LEARNED.name:
-            raise UsageError(
-                "policy.score: learned reads logits, and these records hold scores of their own."
-            )
+        recorded = recorded and options.score not in _OF_ANSWERS
         heads = zip(names, options.heads_of(names), strict=False)
         return cls(
             thresholds=options.thresholds_of(names),
@@ -379,7 +375,12 @@ class Policy(Tabular):
     @property
     def reads_earlier(self) -> bool:
         """Whether a stage's score depends on what the stages before it said."""
-        return self.score == AGREEMENT.name
+        return self.score == AGREEMENT.name or any(head.earlier for head in self.heads)
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether the score is that of the policy also where records hold answers, not logits."""
+        return self.score in _OF_ANSWERS
 
     def judge(
         self, stage: int, output: StageOutput, earlier: Sequence[Judgement] = ()
@@ -400,20 +401,17 @@ class Policy(Tabular):
         Raises:
             CascadeError: recorded answers where the score or a temperature needs logits.
         """
+        if stage < len(self.heads):
+            return self.heads[stage].judge(output, earlier)
         if isinstance(output, RecordedAnswers):
             answer, confidence = output
-            if self.temperatures[stage] != 1.0 or stage < len(self.heads):
-                what = "a temperature" if self.temperatures[stage] != 1.0 else "a learned score"
+            if self.temperatures[stage] != 1.0:
                 raise CascadeError(
-                    f"stage {stage}: its record holds no logits, which {what} needs."
+                    f"stage {stage}: its record holds no logits, which a temperature needs."
                 )
         else:
             score = "max_softmax" if self.score in _NOT_OF_LOGITS else self.score
-            if stage < len(self.heads):
-                answer = answers_of(output)
-                confidence = self.heads[stage].scores(output)
-            else:
-                confidence, answer = score_and_answer(output, score, self.temperatures[stage])
+            confidence, answer = score_and_answer(output, score, self.temperatures[stage])
         if self.score == AGREEMENT.name:
             return Judgement(agreement(confidence, answer, earlier), answer, confidence)
         return Judgement(confidence, answer, confidence)

@@ -85,8 +85,8 @@ def _not_of_logits(shifted: Tensor, answers: Tensor) -> Tensor:
 RECORDED = Score("recorded", -math.inf, math.inf, _not_of_logits)
 """The score that a record without logits holds, of any range."""
 
-LEARNED = Score("learned", -1.0, 0.0, _not_of_logits)
-"""Minus the estimated probability that the last stage corrects this one: the score of a
+LEARNED = Score("learned", -1.0, 1.0, _not_of_logits)
+"""Minus the estimated gain of going on to the last stage, in accuracy: the score of a
 `lit_cascade.core.deferral_head.DeferralHead`."""
 
 AGREEMENT = Score("agreement", 0.0, 2.0, _not_of_logits)

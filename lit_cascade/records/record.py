@@ -659,8 +659,8 @@ def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, T
         raise CascadeError(
             f"record {record.name!r} holds no labels, so which answers are right is unknown."
         )
-    if record.knows_answers:
-        return policy.judge(stage, record.output("a score")).confidence, right
+    if record.knows_answers or stage < len(policy.heads):
+        return policy.judge(stage, record.output("a score")).score, right
     if policy.temperatures[stage] != 1.0:
         record.logits_for("a temperature")
     if record.score is None:  # ruled out by the class; for types

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from lit_cascade.analysis import DRAWS, Estimate, FittedHead, ScoreComparison, ScoreFigures
+from lit_cascade.analysis import DRAWS, Calibration, Estimate, ScoreComparison, ScoreFigures
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.points import point_summary
@@ -129,19 +129,28 @@ def scores_summary(result: ScoreComparison, records: Sequence[Record]) -> dict[s
     }
 
 
-def print_heads(result: Mapping[str, FittedHead]) -> None:
-    """Print the samples that each deferral head was fitted on, and its area beside max_softmax."""
+def print_heads(result: Calibration) -> None:
+    """Print what each deferral head was fitted on, and whether learned scores help held out."""
     table = Table(
-        "Learned score: samples that only the last stage has right",
-        "stage", "samples", "only last right", "inverse penalty", "area of max_softmax", "learned",
+        "Learned score: samples that only one stage has right",
+        "stage", "samples", "only last right", "only this right",
+        Column("inverse penalty", detail=2), Column("spread of answers", detail=1),
+        "area of confidence", "learned",
     )  # fmt: skip
-    for name, one in result.items():
+    for name, one in result.heads.items():
         areas = (f"{area:.3f}" if isfinite(area) else "" for area in (one.area_before, one.area))
-        table.add_row(name, f"{one.n:,}", f"{one.fixed:,}", f"{one.strength:g}", *areas)
+        spread = f"{one.spread:g}" if one.spread else "no effect"
+        table.add_row(
+            name, f"{one.n:,}", f"{one.fixed:,}", f"{one.broken:,}", f"{one.strength:g}", spread,
+            *areas,
+        )  # fmt: skip
     show(
         table,
         "Area: 0 is random deferral, 1 the oracle; on the fitting samples, which is optimistic for "
-        "the learned score. For other samples: lit-cascade compare-scores.",
+        "the learned score. Spread of answers: standard deviation to which the effects of the "
+        "predicted classes are shrunk, in log-odds.",
+        f"{result.learned_verdict} Judged {result.plan.text}.",
+        *result.notes,
     )
 
 

@@ -76,7 +76,7 @@ class Zoo:
             head = fit_head(logits[fit], correct[fit, 0], correct[fit, 1]).head
         except CascadeError:  # too few samples that the last stage puts right
             return None
-        return self.select(replace(whole, scores=head.scores(logits)[:, None]), rows, limit)
+        return self.select(replace(whole, scores=head.judge(logits).score[:, None]), rows, limit)
 
 
 def choices(zoo: Zoo) -> dict[str, Callable[[Tensor, float], Choice]]:

@@ -101,7 +101,7 @@ def test_every_figure_is_of_the_samples_that_nothing_was_fitted_on(fitted, judge
     assert DeferralHead.from_numbers(told["learned"]["head"], "head") == head
     for name, row in zip(ALL, rows, strict=True):
         scores = (
-            head.scores(records[0].logits)
+            head.judge(records[0].logits).score
             if name == "learned"
             else score_and_answer(records[0].logits, name)[0]
         )
@@ -150,7 +150,7 @@ def test_a_share_is_fitted_on_and_the_rest_reported(judged):
     correct = columns(records)
     kept, rest = rows[:120].sort().values, rows[120:].sort().values
     head = fit_head(records[0].logits[kept], *correct[kept].T).head
-    area = deferral_quality(head.scores(records[0].logits[rest]), *correct[rest].T)
+    area = deferral_quality(head.judge(records[0].logits[rest]).score, *correct[rest].T)
     assert told["scores"]["learned"]["area"]["value"] == area
 
 
@@ -178,7 +178,7 @@ def test_records_with_scores_of_their_own(tmp_path, capsys):
     told = json_in("o/summary.json")
     assert list(told["scores"]) == ["recorded"]
     assert told["scores"]["recorded"]["area"]["value"] == deferral_quality(scores, *correct.T)
-    assert "'api' holds no logits" in capsys.readouterr().out
+    assert "'api' holds which answers are right and not the answers" in capsys.readouterr().out
 
 
 def test_models_that_agree_leave_nothing_to_choose(tmp_path, capsys):
@@ -264,7 +264,7 @@ def test_calibrate_writes_a_score_that_validate_reads_to_the_last_digit(fitted, 
     told, rows = json_in("v/summary.json"), rows_in("v/curve.csv")
     assert told["score"] == "learned"
     assert told["uncalibrated"] is None  # a temperature does not move it
-    scores = head.scores(records[0].logits).double().unique()
+    scores = head.judge(records[0].logits).score.double().unique()
     assert [float(row["threshold"]) for row in rows[1:-1]] == scores[1:].tolist()
     for row in rows[:: len(rows) // 5]:
         policy = Policy((float(row["threshold"]),), "learned", heads=(head,))

@@ -1,18 +1,36 @@
 """A learned score: its features, its arithmetic, and that it does not depend on the batch."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lit_cascade.core.contract import replay
-from lit_cascade.core.deferral_head import FEATURES, DeferralHead, features_of
+from lit_cascade.core.deferral_head import FEATURES, DeferralHead, LogOdds, feature_names
+from lit_cascade.core.deferral_head import features_of as read
 from lit_cascade.core.policy import Policy
+from lit_cascade.core.scores import Judgement, RecordedAnswers
 from lit_cascade.errors import CascadeError, UsageError
 from tests.oracles import softmax, stage_of
 
-HEAD = DeferralHead(0.4, (-1.5, 0.8, 0.3, -0.2, -0.1), (0.2, -0.4, 0.1))
-PLAIN = DeferralHead(-0.3, (-2.0, 0.5, 0.7, -0.05, -0.2))
+OWN = LogOdds(0.4, (-1.5, 0.8, 0.3, -0.2, -0.1), (0.2, -0.4, 0.1))
+PLAIN = DeferralHead(LogOdds(-0.3, (-2.0, 0.5, 0.7, -0.05, -0.2)))
+SLOPED = replace(OWN, confidence_by_answer=(0.5, 0.0, -1.0), log_odds_by_answer=(0.1, 0.3, -0.2))
+HEAD = DeferralHead(SLOPED, LogOdds(-2.0, (0.1, -0.2, 0.3, 0.1, 0.2), (0.0, 1.0, -1.0)))
+EARLIER = (0.7, -1.1, 0.4, 0.9, -0.6)
+SECOND = DeferralHead(LogOdds(0.1, (*OWN.weights, *EARLIER, *EARLIER), (0.2, -0.4, 0.1)), earlier=2)
+SERIAL = DeferralHead(LogOdds(-0.3, (*PLAIN.fixed.weights, *EARLIER)), earlier=1)
+SERVICE = DeferralHead(
+    LogOdds(0.1, (-1.0, 0.3, *EARLIER), (0.2, 0.1, -0.4), (0.1, 0.2, 0.3)),
+    LogOdds(-1.5, (1.0, -0.1, *EARLIER[::-1]), (), (), (0.1, 0.0, -0.1)),
+    recorded=True,
+    earlier=1,
+)
+
+
+def features_of(logits):
+    return read(logits)[:2]
 
 
 def slow_features(row):
@@ -23,11 +41,43 @@ def slow_features(row):
     return [p[0], p[0] - p[1], entropy, ordered[0] - ordered[1], -rest]
 
 
-def slow_score(head, row):
-    total = head.bias + sum(w * f for w, f in zip(head.weights, slow_features(row), strict=True))
-    if head.by_answer:
-        total += head.by_answer[row.index(max(row))]
-    return -1 / (1 + math.exp(-total))
+def limited_log_odds(confidence):
+    limited = min(max(confidence, 0.001), 0.999)
+    return math.log(limited / (1 - limited))
+
+
+def slow_probability(event, features, log_odds, answer):
+    total = event.bias + sum(w * f for w, f in zip(event.weights, features, strict=True))
+    for numbers, factor in (
+        (event.by_answer, 1.0),
+        (event.confidence_by_answer, features[0]),
+        (event.log_odds_by_answer, log_odds),
+    ):
+        total += numbers[answer] * factor if numbers else 0.0
+    return 1 / (1 + math.exp(-total))
+
+
+def slow_score(head, own, answer, earlier=()):
+    """Score of one sample: its own features, and (answer, confidence) of the earlier stages."""
+    features = list(own)
+    for said, sure in earlier[: head.earlier]:
+        pair = [sure, limited_log_odds(sure)]
+        features += [1.0, *pair, 0.0, 0.0] if said == answer else [0.0, 0.0, 0.0, *pair]
+    score = -slow_probability(head.fixed, features, own[-1], answer)
+    if head.broken is not None:
+        score += slow_probability(head.broken, features, own[-1], answer)
+    return score
+
+
+def slow_of_logits(head, row, earlier=()):
+    return slow_score(head, slow_features(row), row.index(max(row)), earlier)
+
+
+def said(n, classes=3, seed=0):
+    """What some stage said of n samples."""
+    generator = torch.Generator().manual_seed(seed)
+    answer = torch.randint(classes, (n,), generator=generator)
+    return Judgement(torch.zeros(n), answer, torch.rand(n, generator=generator))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 11])
@@ -48,82 +98,160 @@ def test_log_odds_tell_apart_what_probabilities_round_to_one():
     assert odds.tolist() == pytest.approx([50 - math.log(1 + math.e), 60 - math.log(1 + math.e)])
 
 
-@pytest.mark.parametrize("head", [HEAD, PLAIN])
+@pytest.mark.parametrize("head", [HEAD, PLAIN, SECOND])
 def test_scores_by_hand(head):
     logits = torch.randn(200, 3) * 3
-    expected = [slow_score(head, row) for row in logits.tolist()]
-    scores = head.scores(logits)
-    assert scores.dtype == torch.float32
-    assert scores.tolist() == pytest.approx(expected, rel=1e-5)
-    assert ((scores >= -1) & (scores <= 0)).all()
+    earlier = [said(200, seed=1), said(200, seed=2)]
+    pairs = [list(zip(*(part.tolist() for part in one[1:]), strict=True)) for one in earlier]
+    expected = [
+        slow_of_logits(head, row, [pair[i] for pair in pairs])
+        for i, row in enumerate(logits.tolist())
+    ]
+    score, answer, confidence = head.judge(logits, earlier)
+    assert score.dtype == confidence.dtype == torch.float32
+    assert score.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert torch.equal(answer, logits.argmax(1))
+    assert confidence.tolist() == pytest.approx([max(softmax(row)) for row in logits.tolist()])
+    assert ((score >= -1) & (score <= 1)).all()
+
+
+def test_scores_of_recorded_answers_by_hand():
+    _, answer, confidence = said(300, seed=3)
+    confidence[:40] = (confidence[:40] > 0.5).float()  # services say 0 and 1
+    first = said(300, seed=4)
+    found = SERVICE.judge(RecordedAnswers(answer, confidence), [first])
+    for i in range(300):
+        sure = float(confidence[i])
+        earlier = [(int(first.answer[i]), float(first.confidence[i]))]
+        expected = slow_score(SERVICE, [sure, limited_log_odds(sure)], int(answer[i]), earlier)
+        assert float(found.score[i]) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert torch.equal(found.answer, answer)
+    assert torch.equal(found.confidence, confidence)
+    for part in torch.arange(300).split(7):
+        one = RecordedAnswers(answer[part], confidence[part])
+        few = SERVICE.judge(one, [Judgement(*(column[part] for column in first))])
+        assert torch.equal(few.score, found.score[part])
+        rows = SERVICE.judge(RecordedAnswers(answer, confidence), [first], part)
+        assert torch.equal(rows.score, found.score[part])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("n", "classes"), [(400, 2), (400, 3), (403, 1000), (5, 20000)])
 def test_a_score_does_not_depend_on_the_batch(n, classes, dtype):
     logits = (torch.randn(n, classes) * 3).to(dtype)
-    head = HEAD if classes == 3 else PLAIN
-    whole = head.scores(logits)
-    for size in (1, 3, 7, 64, 399):
-        parts = torch.cat([head.scores(part) for part in logits.split(size)])
-        assert torch.equal(whole, parts)
-    order = torch.randperm(n)
-    assert torch.equal(head.scores(logits[order]), whole[order])
+    earlier = [said(n, classes, seed) for seed in (1, 2)]
+    for head in (HEAD, SECOND) if classes == 3 else (PLAIN,):
+        whole = head.judge(logits, earlier).score
+        for rows in [part for size in (1, 3, 7, 64, 399) for part in torch.arange(n).split(size)]:
+            some = [Judgement(*(column[rows] for column in one)) for one in earlier]
+            assert torch.equal(whole[rows], head.judge(logits[rows], some).score)
+        order = torch.randperm(n)
+        assert torch.equal(head.judge(logits, earlier, order).score, whole[order])
 
 
-@pytest.mark.parametrize("head", [HEAD, DeferralHead(0.0, (0.0,) * 5)])
+@pytest.mark.parametrize("head", [HEAD, DeferralHead(LogOdds(0.0, (0.0,) * 5))])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_broken_logits_have_no_score(head, bad):
-    scores = head.scores(torch.tensor([[0.0, bad, 1.0], [0.0, 2.0, 1.0]]))
+    scores = head.judge(torch.tensor([[0.0, bad, 1.0], [0.0, 2.0, 1.0]])).score
     assert scores.isnan().tolist() == [True, False]
 
 
-def test_a_head_is_for_its_classes():
+def test_a_head_is_for_its_stage():
     with pytest.raises(CascadeError, match=r"fitted for 3 classes, got logits of shape \(4, 2\)"):
-        HEAD.scores(torch.zeros(4, 2))
-    assert PLAIN.scores(torch.zeros(4, 2)).shape == (4,)
+        HEAD.judge(torch.zeros(4, 2))
+    assert PLAIN.judge(torch.zeros(4, 2)).score.shape == (4,)
+    service = RecordedAnswers(torch.tensor([0, 3]), torch.ones(2))
+    with pytest.raises(CascadeError, match="fitted for 3 classes, got an answer of class 3"):
+        SERVICE.judge(service, [said(2)])
+    with pytest.raises(CascadeError, match="fitted to recorded answers, got logits: fit it again"):
+        SERVICE.judge(torch.zeros(4, 3), [said(4)])
+    with pytest.raises(CascadeError, match="fitted to logits, got recorded answers"):
+        HEAD.judge(service)
+    with pytest.raises(CascadeError, match="reads 2 earlier stages, got 1"):
+        SECOND.judge(torch.zeros(4, 3), [said(4)])
 
 
 def test_a_head_checks_its_numbers():
     with pytest.raises(UsageError, match=r"one weight for each of max_softmax.*got 2"):
-        DeferralHead(0.0, (1.0, 2.0))
+        DeferralHead(LogOdds(0.0, (1.0, 2.0)))
+    with pytest.raises(UsageError, match=r"one weight for each of confidence.*agrees_0.*got 2"):
+        DeferralHead(LogOdds(0.0, (1.0, 2.0)), recorded=True, earlier=1)
     with pytest.raises(UsageError, match="finite numbers, got nan"):
-        DeferralHead(0.0, (1.0, 2.0, math.nan, 0.0, 0.0))
+        LogOdds(0.0, (1.0, 2.0, math.nan, 0.0, 0.0))
     with pytest.raises(UsageError, match="finite numbers, got inf"):
-        DeferralHead(0.0, (1.0,) * 5, (math.inf, 0.0))
+        LogOdds(0.0, (1.0,) * 5, (), (math.inf, 0.0))
+    with pytest.raises(UsageError, match="same classes, got 3, 2, 0 numbers"):
+        LogOdds(0.0, (1.0,) * 5, (0.0,) * 3, (0.0,) * 2)
+    with pytest.raises(UsageError, match="fixed and broken have numbers for different classes"):
+        DeferralHead(OWN, LogOdds(0.0, (1.0,) * 5, (0.0,) * 2))
 
 
-@pytest.mark.parametrize("head", [HEAD, PLAIN])
+@pytest.mark.parametrize("head", [HEAD, PLAIN, SECOND, SERVICE])
 def test_numbers_give_the_head_back(head):
     assert DeferralHead.from_numbers(head.numbers, "heads") == head
+
+
+def test_heads_written_before_there_were_two_events_are_read():
+    names = feature_names(recorded=False, earlier=0)
+    old = {"bias": 0.4} | dict(zip(names, OWN.weights, strict=True))
+    head = DeferralHead.from_numbers(old | {"by_answer": [0.2, -0.4, 0.1]}, "policy.heads.small")
+    assert head == DeferralHead(OWN)
+    logits = torch.randn(50, 3)
+    score = head.judge(logits).score
+    assert ((score > -1) & (score < 0)).all()  # minus the probability that the last stage corrects
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gap": None}, "policy.heads.small: expected numbers"),
-        ({"gap": "wide"}, "policy.heads.small: expected numbers"),
-        ({"by_answer": 3}, "policy.heads.small: expected numbers"),
-        ({"gaps": 1.0}, "policy.heads.small: 'gaps' is unknown.*mean 'gap'"),
+        ({"gap": None}, "policy.heads.small.fixed: expected numbers"),
+        ({"gap": "wide"}, "policy.heads.small.fixed: expected numbers"),
+        ({"by_answer": 3}, "policy.heads.small.fixed: expected numbers"),
+        ({"gaps": 1.0}, "policy.heads.small.fixed: 'gaps' is unknown.*mean 'gap'"),
+        ({"agrees_0": 1.0}, "nothing is given for confidence_agreed_0, log_odds_agreed_0"),
+        ({"confidence": 1.0}, r"fixed: 'max_softmax' is unknown"),
     ],
 )
 def test_numbers_that_make_no_head(change, message):
+    numbers = HEAD.numbers
     with pytest.raises(UsageError, match=message):
-        DeferralHead.from_numbers(HEAD.numbers | change, "policy.heads.small")
+        DeferralHead.from_numbers(
+            numbers | {"fixed": numbers["fixed"] | change}, "policy.heads.small"
+        )
+
+
+def test_events_that_make_no_head():
+    with pytest.raises(UsageError, match=r"policy\.heads\.small: 'brocken' is unknown"):
+        DeferralHead.from_numbers(HEAD.numbers | {"brocken": {}}, "policy.heads.small")
+    with pytest.raises(UsageError, match=r"policy.heads.small.fixed: expected numbers by name"):
+        DeferralHead.from_numbers({"fixed": 3}, "policy.heads.small")
 
 
 def test_numbers_that_are_missing():
-    numbers = {name: value for name, value in HEAD.numbers.items() if name not in {"gap", "bias"}}
+    numbers = PLAIN.numbers["fixed"]
+    some = {name: value for name, value in numbers.items() if name not in {"gap", "bias"}}
     with pytest.raises(UsageError, match=r"nothing is given for bias, gap; .*--learn_score"):
-        DeferralHead.from_numbers(numbers, "policy.heads.small")
+        DeferralHead.from_numbers({"fixed": some}, "policy.heads.small")
 
 
 @pytest.mark.parametrize("stages", [2, 3])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_replay_equals_a_loop_over_samples(stages, temperature):
     logits = [torch.randint(-3, 4, (200, 3)).float() for _ in range(stages)]
-    heads = (HEAD, PLAIN)[: stages - 1]
-    columns = [head.scores(own) for head, own in zip(heads, logits, strict=False)]
+    heads = (HEAD, SERIAL)[: stages - 1]
+    columns, judged = [], []
+    for head, own in zip(heads, logits, strict=False):
+        judged.append(head.judge(own, judged))
+        pairs = [list(zip(*(part.tolist() for part in one[1:]), strict=True)) for one in judged]
+        columns.append(judged[-1].score)
+        assert columns[-1].tolist() == pytest.approx(
+            [
+                slow_of_logits(head, row, [pair[i] for pair in pairs])
+                for i, row in enumerate(own.tolist())
+            ],
+            rel=1e-5,
+            abs=1e-6,
+        )
     thresholds = [column.sort().values[80].item() for column in columns]
     policy = Policy(tuple(thresholds), "learned", (temperature,) * stages, heads=heads)
     found = replay(logits, policy)
@@ -154,9 +282,9 @@ def test_the_most_confident_of_learned_scores_is_refused():
         Policy((-0.5,), "learned", combine="most_confident", heads=(HEAD,))
 
 
-@pytest.mark.parametrize("threshold", [0.1, -1.1])
+@pytest.mark.parametrize("threshold", [1.1, -1.1])
 def test_thresholds_of_a_learned_score_have_its_range(threshold):
-    with pytest.raises(UsageError, match="the score 'learned', -1 to 0"):
+    with pytest.raises(UsageError, match="the score 'learned', -1 to 1"):
         Policy((threshold,), "learned", heads=(HEAD,))
-    for end in (-1.0, 0.0, -math.inf, math.inf):
+    for end in (-1.0, 0.5, 1.0, -math.inf, math.inf):
         assert Policy((end,), "learned", heads=(HEAD,)).thresholds == (end,)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lit_cascade.core.contract import replay
-from lit_cascade.core.deferral_head import DeferralHead
+from lit_cascade.core.deferral_head import DeferralHead, LogOdds
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
 from lit_cascade.errors import UsageError
@@ -172,7 +172,8 @@ def test_a_policy_has_several_forms():
         Policy.of("policy.yaml", names)
 
 
-HEAD = DeferralHead(0.5, (1.0, 2.0, 3.0, 4.0, 5.0), (0.1, 0.2))
+EVENT = LogOdds(0.5, (1.0, 2.0, 3.0, 4.0, 5.0), (0.1, 0.2))
+HEAD = DeferralHead(EVENT, EVENT)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_a_policy_is_a_table_of_its_stages():
     assert table["stage"].tolist() == ["a", "b", "c"]
     assert table["threshold"].tolist() == pytest.approx([0.9, 0.8, math.nan], nan_ok=True)
     assert Policy(stages=2).to_pandas()["threshold"].isna().all()
-    head = DeferralHead(0.5, (1.0, 2.0, 3.0, 4.0, 5.0))
+    head = DeferralHead(LogOdds(0.5, (1.0, 2.0, 3.0, 4.0, 5.0)))
     assert repr(Policy(score="learned", heads=(head,), stages=2)) == (
         "Policy(score='learned', heads=<1 learned>, stages=2)"
     )

@@ -28,7 +28,7 @@ from lit_cascade import (
     ThresholdMetrics,
     UsageError,
 )
-from lit_cascade.core import DeferralHead
+from lit_cascade.core import DeferralHead, LogOdds
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.contract import replay
 from tests.cli.runs import done, modules_together
@@ -210,7 +210,7 @@ def test_several_processes_log_what_one_logs(tmp_path):
         assert shares == [whole[0::2], whole[1::2]]
 
 
-HEADS = (DeferralHead(0.25, (0.5, -1.0, 0.125, 0.1, -0.3)),)
+HEADS = (DeferralHead(LogOdds(0.25, (0.5, -1.0, 0.125, 0.1, -0.3))),)
 POLICIES = [
     Policy(0.9, names=("small", "large"), evidence={"calibration": {"n": 7}}),
     Policy((0.1 + 0.2,), "margin", (0.3, 1 / 3), "average", (0.1,)),
