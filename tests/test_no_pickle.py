@@ -21,7 +21,7 @@ FORBIDDEN = {
 }  # fmt: skip
 YAML = {
     "safe_load", "safe_dump", "YAMLError", "MarkedYAMLError", "SafeLoader", "MappingNode",
-    "ScalarNode",
+    "ScalarNode", "dump", "SafeDumper",
 }  # fmt: skip
 RUNNING = {"eval", "exec", "compile", "__import__"}
 

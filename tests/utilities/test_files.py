@@ -4,14 +4,19 @@ import errno
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_cascade import CascadeError, UsageError
 from lit_cascade.utilities.files import (
+    load_yaml,
     open_atomically,
     read_yaml,
     remove_temporary_files,
     write_atomically,
+    yaml_text,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
@@ -88,3 +93,10 @@ def test_yaml_may_use_aliases(tmp_path):
     path.write_text("base: &b {x: 1, y: [2]}\none: {<<: *b, x: 3}\ntwo: *b\n")
     both = {"x": 1, "y": [2]}
     assert read_yaml(path, "c") == {"base": both, "one": {"x": 3, "y": [2]}, "two": both}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/results/*/*.yaml")), ids=lambda p: p.name)
+def test_yaml_is_that_of_the_plain_library(path):
+    content = load_yaml(path.read_text())
+    plain = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    assert yaml_text(content, "above") == "# above\n" + plain

@@ -54,7 +54,7 @@ def add_grids(
         cut = zoo_cuts(zoo, model, count, earlier)
         block = torch.searchsorted(cut.at, torch.arange(zoo.n), right=True) - 1
         number = torch.empty_like(block).scatter_(0, cut.order, block)
-        return cut, number, _sorted(number, len(cut.at))
+        return cut, number, order_of(number, len(cut.at))
 
     ratios: dict[tuple[int, ...], float] = {}
     for done, (beginning, lasts) in enumerate(groups.items(), start=1):
@@ -68,7 +68,7 @@ def add_grids(
         stride = shape[-1]
         for (_, number, _), size in zip(stages[-2::-1], shape[-2::-1], strict=True):
             if size > 1:
-                order = order[_sorted(number[order], size)]
+                order = order[order_of(number[order], size)]
             cell, stride = cell + number * stride, stride * size
         correct, cost = _grid(zoo, beginning, lasts, cell, order, shape)
         ratio = _offer(archive, correct, cost, beginning, lasts, cuts)
@@ -78,8 +78,8 @@ def add_grids(
     return ratios
 
 
-def _sorted(numbers: Tensor, count: int) -> Tensor:
-    """Order of numbers from 0 to below a count, (N,) int64; equal ones stay in order."""
+def order_of(numbers: Tensor, count: int) -> Tensor:
+    """Return the order of whole numbers from 0 to below a count, (N,) int64; ties in place."""
     # numpy sorts two bytes in a tenth of the time of eight
     kind = np.int16 if count <= np.iinfo(np.int16).max else np.int64
     return torch.from_numpy(numbers.numpy().astype(kind).argsort(kind="stable"))

@@ -21,6 +21,7 @@ from lit_cascade.core.search.front import (
     average_compute_reduction,
     held_out_reduction,
 )
+from lit_cascade.core.search.grids import order_of
 from lit_cascade.core.search.points import CascadeFront, CascadePoint, evaluate_points
 from lit_cascade.core.search.zoo import Zoo
 
@@ -311,9 +312,8 @@ class _Cells:
         cell, total = torch.zeros_like(self.place[0]), 1
         for place, size in zip(self.place[:k], sizes, strict=True):
             cell, total = cell * size + place, total * size
-        ordered, order = cell.sort()
-        starts = torch.searchsorted(ordered, torch.arange(total))
-        weight = weight[order]
+        order, counts = order_of(cell, total), torch.bincount(cell, minlength=total)
+        starts, weight = counts.cumsum(0) - counts, weight[order]
         parts = []
         for some in drawn.split(max(1, _CELLS // max(total, len(drawn))), dim=1):
             sums = embedding_bag(
