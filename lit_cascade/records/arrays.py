@@ -614,10 +614,11 @@ class Table:
                 _read_csv(path, argument) if self._csv else pa.parquet.ParquetFile(path)
             )
             schema = self._source.schema if self._csv else self._source.schema_arrow
+            names = schema.names  # decoded only here
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _unreadable(path, argument, _first_line(error).rstrip(".")) from error
-        self._types = dict(zip(schema.names, schema.types, strict=True))
-        self.names = [name for name in schema.names if not name.startswith(_INDEX)]
+        self._types = dict(zip(names, schema.types, strict=True))
+        self.names = [name for name in names if not name.startswith(_INDEX)]
         _check_header(self.names, path, argument)
         if not self.names:
             raise _unreadable(path, argument, "it has no columns")
