@@ -46,16 +46,18 @@ def add_votes(
     some = zoo.models(models)
     if some.answers is None:
         raise ValueError("votes need answers.")
-    answers, numbers = some.answers, torch.tensor(models)
+    # a row per sample: rows are gathered in a tenth of the time of columns
+    answers, numbers = some.answers.t().contiguous(), torch.tensor(models)
     sums = _Sums(some)
     # of each voter, sums over the samples on which each later model agrees with it
-    equal = [sums.over(answers[a + 1 :] == answers[a]) for a in range(len(some) - 1)]
+    equal = [sums.over(answers[:, a + 1 :] == answers[:, a, None]) for a in range(len(some) - 1)]
     for a in range(len(some) - 2):
         _offer_triples(archive, sums, numbers, a, equal[a])
         for b in range(a + 1, len(some) - 2) if stages > 3 else ():
-            apart = (answers[a] != answers[b]).nonzero().squeeze(1)
-            later = answers[b + 1 :].index_select(1, apart)
-            alone = (later != answers[a, apart]) & (later != answers[b, apart])
+            apart = (answers[:, a] != answers[:, b]).nonzero().squeeze(1)
+            said = answers.index_select(0, apart)
+            later = said[:, b + 1 :]
+            alone = (later != said[:, a, None]) & (later != said[:, b, None])
             _offer_quadruples(archive, sums, numbers, (a, b), equal, sums.over(alone, apart, b + 1))
         if progress is not None:
             progress(a + 1, len(some) - 2)
@@ -74,7 +76,8 @@ class _Sums:
     """
 
     def __init__(self, zoo: Zoo) -> None:
-        self._right = zoo.correct.t().to(torch.float32 if zoo.n <= _EXACT_FLOAT else torch.float64)
+        exact = torch.float32 if zoo.n <= _EXACT_FLOAT else torch.float64
+        self._right = zoo.correct.t().contiguous().to(exact)
         self._constant, self._costs = zoo.constant, zoo.costs.t().contiguous()
         self.n, self.mean = zoo.n, zoo.mean_cost
         self.all = torch.stack([zoo.right.double(), self.mean * self.n])
@@ -83,7 +86,7 @@ class _Sums:
         """Sum over sets of samples.
 
         Args:
-            sets: whether each of R samples is in each of S sets, (S, R) bool.
+            sets: whether each of R samples is in each of S sets, (R, S) bool.
             rows: the samples, (R,) int64; by default all.
             start: number of the first model to sum.
 
@@ -94,7 +97,7 @@ class _Sums:
         if rows is not None:
             right = right.index_select(0, rows)
             costs = costs if self._constant else costs.index_select(0, rows)
-        ones = sets.to(right.dtype)
+        ones = sets.to(right.dtype).t()
         spent = ones.sum(1, keepdim=True) * costs if self._constant else ones.double() @ costs
         return torch.stack([(ones @ right).double(), spent], dim=1)
 
