@@ -24,6 +24,7 @@ from lit_cascade.analysis.curve import (
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head
 from lit_cascade.analysis.evidence import check_overlap, fitted_on
 from lit_cascade.analysis.reliability import BINS, CalibrationMetrics, ReliabilityDiagram
+from lit_cascade.analysis.savings import MonthlySaving, check_calls
 from lit_cascade.analysis.scores import (
     DRAWS,
     Estimate,
@@ -56,12 +57,12 @@ from lit_cascade.analysis.selection import HeldOutPolicy, Selection, select
 
 __all__ = [
     "BINS", "DRAWS", "Calibration", "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan",
-    "Criteria", "Estimate", "FittedHead", "HeldOutPolicy", "Method", "Pick", "PublishedModel",
-    "PublishedTable", "Reduction", "ReliabilityDiagram", "Replay", "ScoreComparison",
-    "ScoreFigures", "ScreenedModel", "Screening", "SearchResult", "Selection", "StageCalibration",
-    "Strategy", "Verdict", "calibrate", "calibrate_record", "check", "check_overlap",
-    "compare_cascades", "compare_scores", "cost_notes", "curve", "evaluate_strategies", "fit_head",
-    "fitted_on", "largest_sizes", "least_missed", "official_metric", "outcomes_of", "policy_for",
-    "published_front", "published_models", "rates_renumbered", "replay", "screen", "search",
-    "select", "variants",
+    "Criteria", "Estimate", "FittedHead", "HeldOutPolicy", "Method", "MonthlySaving", "Pick",
+    "PublishedModel", "PublishedTable", "Reduction", "ReliabilityDiagram", "Replay",
+    "ScoreComparison", "ScoreFigures", "ScreenedModel", "Screening", "SearchResult", "Selection",
+    "StageCalibration", "Strategy", "Verdict", "calibrate", "calibrate_record", "check",
+    "check_calls", "check_overlap", "compare_cascades", "compare_scores", "cost_notes", "curve",
+    "evaluate_strategies", "fit_head", "fitted_on", "largest_sizes", "least_missed",
+    "official_metric", "outcomes_of", "policy_for", "published_front", "published_models",
+    "rates_renumbered", "replay", "screen", "search", "select", "variants",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from lit_cascade.core import Policy, StageOutcomes
 from lit_cascade.core.guarantee import Promise, broken_p_value, candidates_of, certified
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import PolicyOptions
-from lit_cascade.records import Record, RecordLike, load_records, priced
+from lit_cascade.records import Record, RecordLike, load_records, read_costs, with_costs
 from lit_cascade.utilities.tabular import Tabular, described
-from lit_cascade.utilities.units import counted, percent, quantity
+from lit_cascade.utilities.units import cost_figure, counted, percent
 
 _BINS = 20
 _LEAST = 5
@@ -143,6 +143,7 @@ class Verdict(Tabular):
         drifted: whether the scores have shifted, with that confidence.
         unit: of the cost.
         notes: what else to know about the records.
+        outcomes: of the stages on the new data.
     """
 
     promise: Promise
@@ -154,6 +155,7 @@ class Verdict(Tabular):
     drifted: bool
     unit: str = "flops"
     notes: tuple[str, ...] = ()
+    outcomes: StageOutcomes | None = field(default=None, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -173,10 +175,11 @@ class Verdict(Tabular):
         observed = []
         if self.value is not None:
             of_cost = self.promise.target == "cost"
-            observed = [f"observed {quantity(self.value) if of_cost else percent(self.value, 2)}"]
+            value = cost_figure(self.value, self.unit) if of_cost else percent(self.value, 2)
+            observed = [f"observed {value}"]
         return described(
             "Verdict",
-            f"{self.promise.text('cost')}: {self.outcome}",
+            f"{self.promise.text(self.unit)}: {self.outcome}",
             f"{100 * self.confidence:.3g} % confidence",
             counted(self.n, "new sample"),
             *observed,
@@ -270,7 +273,7 @@ def _priced_as_promised(records: Sequence[Record], cost: str | None, unit: str) 
             f"cost: the policy was chosen by its cost in {unit}; got {given!r}. Give {unit}=FILE, "
             "or choose again with lit-cascade select."
         )
-    costed, _ = priced(records, cost or unit)
+    costed = with_costs(records, *read_costs(cost or unit))
     for record in costed:
         if unit not in record.costs:
             raise UsageError(
@@ -352,6 +355,7 @@ def check_promise(
         value=value,
         outcome=outcome,
         shifts=shifts,
+        outcomes=outcomes,
         # one confidence for all tests (Bonferroni)
         drifted=bool(p_values) and min(p_values) * len(p_values) <= 1 - confidence,
     )

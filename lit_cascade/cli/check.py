@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from lit_cascade.analysis import check
+from lit_cascade.analysis import MonthlySaving, check, check_calls, policy_for
 from lit_cascade.cli.options import CheckOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records import Record
-from lit_cascade.report import check_summary, data_notes, print_check, verdict_line
+from lit_cascade.report import (
+    check_summary,
+    data_notes,
+    print_check,
+    saving_line,
+    saving_summary,
+    verdict_line,
+)
 
 
 def run_files(options: CheckOptions) -> None:
@@ -18,6 +25,7 @@ def run_files(options: CheckOptions) -> None:
     """
     if not options.records:
         raise UsageError("records: expected those of the policy's stages on new samples.")
+    check_calls(options.calls_per_month)
     output = Output("check", options, ["check.json"])
     policy = options.policy
     if policy.thresholds is None:
@@ -25,8 +33,14 @@ def run_files(options: CheckOptions) -> None:
     records = [Record.load(path) for path in options.records]
     verdict = check(policy, records, confidence=options.confidence, cost=options.cost)
     notes = [*verdict.notes, *data_notes(records[0].data)]
+    saving = None
+    if options.calls_per_month is not None and verdict.outcomes is not None:
+        thresholds = policy_for(records, policy).required_thresholds()
+        saving = MonthlySaving.of(verdict.outcomes, thresholds, options.calls_per_month)
+        notes.insert(0, saving_line(saving, "new ones", verdict.promise))
     print_check(verdict, verdict.unit, notes)
-    output.add_json("check.json", check_summary(verdict) | {"cost": verdict.unit, "notes": notes})
+    summary = check_summary(verdict) | saving_summary(saving)
+    output.add_json("check.json", summary | {"cost": verdict.unit, "notes": notes})
     output.write()
     if not verdict.passed:
         raise CascadeError(verdict_line(verdict, verdict.unit))

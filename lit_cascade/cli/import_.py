@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,9 @@ def run_files(options: ImportOptions) -> None:
         kind, name = _kind(options), options.name or ""
         check_file_name(name, "--name")
         output = Output("import", options, [f"{name}.safetensors"])
-        of_kind = {"predictions": _of_predictions, "score": _of_scores}.get(kind, _of_logits)
+        of_kind = {
+            "predictions": _of_predictions, "score": _of_scores, "labels": _of_labels,
+        }.get(kind, _of_logits)  # fmt: skip
         notes: list[str] = []
         records = [of_kind(options, kind, notes)]
     else:
@@ -59,6 +62,8 @@ def _kind(options: ImportOptions) -> str:
         if getattr(options, name):
             raise UsageError(f"--{name}: belongs to --table FILE, which has several models.")
     kinds = [kind for kind in _KINDS if getattr(options, kind)]
+    if options.correct and not kinds and not Path(options.correct).exists():
+        return _always_right(options)
     if len(kinds) != 1 and kinds != ["predictions", "score"]:
         got = " and ".join(f"--{kind}" for kind in kinds) or "none"
         raise UsageError(
@@ -77,6 +82,34 @@ def _kind(options: ImportOptions) -> str:
             "--model_classes: belongs to --predictions; the names of logits are --classes."
         )
     return kinds[0]
+
+
+def _always_right(options: ImportOptions) -> str:
+    """The kind of a model that is always right, such as a person: its answers are the labels.
+
+    Raises:
+        UsageError: a share of right answers, or no labels.
+    """
+    if options.correct != "1":
+        raise UsageError(
+            f"--correct: expected 1 for a stage that is always right, or FILE, got "
+            f"{options.correct!r}. Which answers of a person are wrong must be known sample by "
+            "sample: give the person's answers as --predictions."
+        )
+    if not options.labels:
+        raise UsageError("--labels: needed with --correct 1, as the answers of this stage.")
+    return "labels"
+
+
+def _of_labels(options: ImportOptions, kind: str, notes: list[str]) -> Record:
+    """A record of a stage that is always right; notes on it are added."""
+    classes = arrays.classes_from(options.classes, None) if options.classes else None
+    labels = arrays.labels_from(options.labels or "", classes, None)
+    classes = classes or _counted_classes([], labels, notes)
+    prediction = labels if labels.ndim == 1 else labels.max(dim=1).values.clamp(min=0)
+    notes.append("Its answers are the labels, so that it is right by definition.")
+    parts = {"prediction": prediction, "labels": labels, "classes": classes}
+    return _record(options, notes, len(labels), kind, **parts)
 
 
 def _of_logits(options: ImportOptions, kind: str, notes: list[str]) -> Record:

@@ -150,7 +150,8 @@ class ImportOptions(OutputOptions):
             from 0, or names that are among the classes. In a table by default {}.
         score: with predictions, FILE of how sure the model is of each answer, larger is surer; or
             instead of them, with correct.
-        correct: with score alone, FILE of whether each answer is right: 0 or 1, true or false.
+        correct: with score alone, FILE of whether each answer is right: 0 or 1, true or false. Or,
+            with labels and nothing else, 1 for a stage that is always right, such as a person.
         table: FILE .csv or .parquet with the predictions of many models.
         models: names or patterns, such as resnet*, of models of the table; by default all, which
             are the other columns of whole numbers if predictions is {}.
@@ -264,6 +265,7 @@ class ValidateOptions(OutputOptions):
         split: the split to evaluate on: validation, calibration, or another that the data has.
         cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
             benchmark.json of benchmark.
+        calls_per_month: number of calls in a month, such as 2e6, for the saving of a month.
         metric: metric to report beside accuracy: f1 (of the second of two classes), f1_macro or
             matthews; by default the official metric of the data. accuracy reports no other.
         allow_overlap: evaluate even on samples that the temperatures were fitted on.
@@ -274,6 +276,7 @@ class ValidateOptions(OutputOptions):
     records: list[str] | None = None
     split: str = "validation"
     cost: str = "flops"
+    calls_per_month: float | None = None
     metric: str | None = None
     allow_overlap: bool = False
     save_records: bool = False
@@ -304,6 +307,7 @@ class SelectOptions(OutputOptions):
         split: the split to choose on.
         cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
             benchmark.json of benchmark.
+        calls_per_month: number of calls in a month, such as 2e6, for the saving of a month.
         seed: seed for drawing samples that put several thresholds in order, and those held out.
         allow_overlap: choose even on samples that the validation split has too, or that the
             temperatures were fitted on.
@@ -321,6 +325,7 @@ class SelectOptions(OutputOptions):
     holdout: Share = Share(0.0)
     split: str = "calibration"
     cost: str = "flops"
+    calls_per_month: float | None = None
     seed: int = 0
     allow_overlap: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
@@ -336,11 +341,13 @@ class CheckOptions(OutputOptions):
         confidence: confidence of the verdict; by default that of the promise.
         cost: the unit of cost that the policy was chosen by, which is the default; or
             latency_s=FILE with the stages' costs, as for select.
+        calls_per_month: number of calls in a month, such as 2e6, for the saving of a month.
     """
 
     records: list[str] | None = None
     confidence: Share | None = None
     cost: str | None = None
+    calls_per_month: float | None = None
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 

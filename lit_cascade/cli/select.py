@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_cascade.analysis import cost_notes, select
+from lit_cascade.analysis import MonthlySaving, Selection, check_calls, cost_notes, select
 from lit_cascade.cli.options import SelectOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.core.guarantee import Promise, Target
@@ -15,6 +15,8 @@ from lit_cascade.report import (
     draw_selection,
     policy_line,
     print_selection,
+    saving_line,
+    saving_summary,
     selection_summary,
 )
 
@@ -40,6 +42,7 @@ def run_models(cli: CascadeCLI, options: SelectOptions) -> None:
 
 
 def _promise(options: SelectOptions) -> Promise:
+    check_calls(options.calls_per_month)
     given = {name: getattr(options, name) for name in Target.__annotations__}
     confidence = None if options.confidence == "none" else float(options.confidence)
     return Promise.of(confidence, **{k: value for k, value in given.items() if value is not None})
@@ -65,7 +68,10 @@ def _report(
     prices = f" --cost {options.cost}" if "=" in options.cost else ""
     costed, unit = priced(records, options.cost)
     notes = data_notes(records[0].data) + cost_notes(costed, unit) + list(selection.notes)
-    print_selection(selection, notes)
+    saving = _saving(selection, options.calls_per_month)
+    seen = "chosen on them" if selection.held_out is None else "held out"
+    told = [] if saving is None else [saving_line(saving, seen, promise)]
+    print_selection(selection, [*told, *notes])
     policy = selection.required_policy()
     output.add_yaml(
         "policy.yaml",
@@ -82,5 +88,14 @@ def _report(
     )
     output.add("select.png", draw_selection(selection))
     summary = selection_summary(selection, records)
-    output.add_json("summary.json", summary | {"notes": notes})
+    output.add_json("summary.json", summary | saving_summary(saving) | {"notes": notes})
     output.write()
+
+
+def _saving(selection: Selection, calls: float | None) -> MonthlySaving | None:
+    """The saving of the policy, on the held-out samples if there are any."""
+    if calls is None or selection.chosen is None:
+        return None
+    held_out = None if selection.held_out is None else selection.held_out.verdict.outcomes
+    outcomes = held_out or selection.candidates.outcomes
+    return MonthlySaving.of(outcomes, selection.chosen.thresholds, calls)

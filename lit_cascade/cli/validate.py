@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_cascade.analysis import check_overlap, cost_notes
+from lit_cascade.analysis import (
+    MonthlySaving,
+    check_calls,
+    check_overlap,
+    cost_notes,
+    outcomes_of,
+)
 from lit_cascade.cli.options import ValidateOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.core import score_named
+from lit_cascade.core import operating_points, score_named
 from lit_cascade.errors import check_file_name
 from lit_cascade.records import Record, check_alike, priced
 from lit_cascade.report import (
@@ -18,6 +24,8 @@ from lit_cascade.report import (
     draw_curve,
     model_notes,
     print_validation,
+    saving_line,
+    saving_summary,
     validation_summary,
 )
 
@@ -49,6 +57,7 @@ def run_models(cli: CascadeCLI, options: ValidateOptions) -> None:
 
 
 def _output(options: ValidateOptions, stages: Sequence[str]) -> Output:
+    check_calls(options.calls_per_month)
     names = ["curve.csv", "curve_uncalibrated.csv", "curve.png", "summary.json"]
     if options.save_records:
         for stage in stages:
@@ -69,13 +78,32 @@ def _report(records: Sequence[Record], options: ValidateOptions, output: Output)
     notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])
     notes += cost_notes(records, unit)
     validation = Validation.of(records, options.policy, unit, options.metric)
-    print_validation(validation, notes)
+    saving = _saving(validation, options.calls_per_month)
+    told = [] if saving is None else [saving_line(saving, _seen(validation))]
+    print_validation(validation, [*told, *notes])
     output.add("curve.csv", curve_csv(validation.curve))
     if validation.uncalibrated is not None:
         output.add("curve_uncalibrated.csv", curve_csv(validation.uncalibrated))
     output.add("curve.png", draw_curve(validation))
-    output.add_json("summary.json", validation_summary(validation) | {"notes": notes})
+    output.add_json(
+        "summary.json", validation_summary(validation) | saving_summary(saving) | {"notes": notes}
+    )
     if options.save_records:
         for record in records:
             output.add(f"{record.name}.safetensors", record.pieces())
     output.write()
+
+
+def _saving(result: Validation, calls: float | None) -> MonthlySaving | None:
+    """The saving at the given thresholds, or else at those that keep the last stage's accuracy."""
+    point = result.policy or operating_points(result.curve)["same_accuracy"]
+    if calls is None or point is None:
+        return None
+    outcomes = outcomes_of(result.records, result.rule, result.unit)
+    return MonthlySaving.of(outcomes, point.thresholds, calls)
+
+
+def _seen(result: Validation) -> str:
+    if result.policy is not None:
+        return "at the thresholds given"
+    return "at the threshold that keeps the accuracy of the last stage, which was chosen on them"

@@ -22,14 +22,14 @@ from lit_cascade.utilities.drawing import BLUE, axes_of, mark, quiet
 from lit_cascade.utilities.tabular import Tabular, described, html_of, listed, spanned
 from lit_cascade.utilities.units import (
     cost_axis,
+    cost_figure,
+    cost_heading,
     counted,
     metric_axis,
     metric_figure,
     metric_label,
     percent,
-    quantity,
     times,
-    unit_label,
 )
 
 if TYPE_CHECKING:
@@ -164,14 +164,14 @@ class Curve(Tabular):
             values, _ = self.judged_by(metric)
             ends = (metric_figure(metric, float(end)) for end in (values.min(), values.max()))
             reached.append(f"{metric_label(metric)} {spanned(*ends)}")
-        costs = spanned(quantity(float(self.cost[0])), quantity(float(self.cost[-1])))
+        costs = spanned(*(cost_figure(float(self.cost[end]), self.unit) for end in (0, -1)))
         return described(
             "Curve",
             listed(self._stage_names, " → "),
             counted(self.n, "sample"),
             counted(len(self), "threshold"),
             *reached,
-            f"{unit_label(self.unit)} {costs}",
+            f"{cost_heading(self.unit)} {costs}",
         )
 
     def _repr_html_(self) -> str:
@@ -502,7 +502,7 @@ class OperatingPoint:
             f"threshold{'s' if len(self.thresholds) > 1 else ''} {thresholds}",
             f"accuracy {'unknown' if unknown else percent(self.accuracy, 2)}",
             f"{percent(self.deferral_rate)} deferred",
-            f"{unit_label(unit)} {quantity(self.cost)}",
+            f"{cost_heading(unit)} {cost_figure(self.cost, unit)}",
             f"{times(self.cost_ratio)} than the last stage",
         ]
 

@@ -17,8 +17,9 @@ from lit_cascade.models.timm import Timm
 
 _LIBRARIES = ("timm", "torchvision")
 _PATTERN = set("*?[")
-_FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
-_FAULTS += (AssertionError, NotImplementedError, OSError)
+_FAULTS = (
+    RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, OSError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -130,13 +130,13 @@ def _blocks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
         start += len(block)
 
 
-def labels_from(text: str, classes: Sequence[str] | None, n: int) -> Tensor:
+def labels_from(text: str, classes: Sequence[str] | None, n: int | None) -> Tensor:
     """True classes, from numbers or from names of classes.
 
     Args:
         text: file of numbers or names, or a column of lists of them in a .parquet.
         classes: names in logit order, if known.
-        n: number of samples.
+        n: number of samples, if known.
 
     Returns:
         Shape (N,); of lists (N, M), filled up with -1.
@@ -152,7 +152,8 @@ def labels_from(text: str, classes: Sequence[str] | None, n: int) -> Tensor:
         labels = table.labels(name, classes)
     else:
         labels = class_numbers(_read_column(text, "--labels"), classes, "--labels")
-    _check_length(labels, "--labels", n)
+    if n is not None:
+        _check_length(labels, "--labels", n)
     return labels
 
 

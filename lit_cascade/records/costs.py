@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from lit_cascade.errors import UsageError, check_name
+from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records.record import Record
 from lit_cascade.utilities.files import load_yaml
 from lit_cascade.utilities.text import from_cell
@@ -163,9 +163,9 @@ def _read(path: Path, unit: str) -> dict[str, float]:
         )
     for name, value in costs.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
+        if not number or not 0 <= value < math.inf:
             raise UsageError(
-                f"--cost: {str(path)!r}: {unit} of {name!r} must be a number above 0, "
+                f"--cost: {str(path)!r}: {unit} of {name!r} must be a number of at least 0, "
                 f"got {value!r}."
             )
     return {name: float(value) for name, value in costs.items()}
@@ -197,6 +197,18 @@ def priced(records: Sequence[Record], cost: str) -> tuple[list[Record], str]:
 
     Raises:
         UsageError: a file that is missing, or lacks one of the models.
+        CascadeError: a record without a cost in this unit; the message says what would work.
     """
     unit, costs = read_costs(cost)
-    return with_costs(records, unit, costs), unit
+    costed = with_costs(records, unit, costs)
+    lacking = next((record for record in costed if unit not in record.costs), None)
+    if lacking is not None:
+        shared = [one for one in lacking.costs if all(one in record.costs for record in costed)]
+        hint = f"no unit is known of all: give --cost {unit}=FILE.csv, columns model and {unit}"
+        if shared:
+            hint = f"all have {shared[0]}: give --cost {shared[0]}"
+        raise CascadeError(
+            f"record {lacking.name!r} has no cost {unit!r}; it has {', '.join(lacking.costs)}, and "
+            f"{hint}."
+        )
+    return costed, unit

@@ -32,7 +32,7 @@ from lit_cascade.records.record import (
 from lit_cascade.utilities.files import bundled
 from lit_cascade.utilities.tabular import described, listed, shortened
 from lit_cascade.utilities.tensors import CHECKPOINT_FORMAT
-from lit_cascade.utilities.units import counted, percent, quantity, unit_label
+from lit_cascade.utilities.units import cost_figure, cost_heading, counted, percent
 
 _UNNAMED = "unnamed"
 
@@ -175,7 +175,10 @@ class RecordedZoo:
             try:
                 record.cost(unit)
             except CascadeError as error:
-                raise CascadeError(f"{error} ({_place(source)!r}; choose with --cost)") from error
+                raise CascadeError(
+                    f"{error} ({_place(source)!r}; choose another with --cost, "
+                    f"or give that of all with --cost {unit}=FILE.csv)"
+                ) from error
             path = source if isinstance(source, Path) else None
             models[record.name] = RecordedModel.describe(record, path)
             self._sources[record.name] = source
@@ -333,7 +336,9 @@ class RecordSummary(RecordedModel):
 
     def __repr__(self) -> str:
         right = [] if self.accuracy is None else [f"accuracy {percent(self.accuracy, 2)}"]
-        costs = [f"{quantity(mean)} {unit_label(unit)}" for unit, mean in self.costs.items()]
+        costs = [
+            f"{cost_figure(mean, unit)} {cost_heading(unit)}" for unit, mean in self.costs.items()
+        ]
         return described(
             "RecordSummary",
             repr(shortened(self.name)),

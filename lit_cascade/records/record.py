@@ -37,7 +37,7 @@ from lit_cascade.utilities.files import write_atomically
 from lit_cascade.utilities.mapped import mapped_tensor, row_slices, taken
 from lit_cascade.utilities.tabular import Tabular, described, shortened
 from lit_cascade.utilities.tensors import safetensors_pieces
-from lit_cascade.utilities.units import counted, percent, quantity, unit_label
+from lit_cascade.utilities.units import cost_figure, cost_heading, counted, percent
 
 FORMAT = "lit-cascade-record/1"
 
@@ -266,7 +266,7 @@ class Record(Tabular):
         if correct is not None:
             figures.append(f"accuracy {percent(float(correct.double().mean()), 2)}")
         means = {unit: float(cost.mean()) for unit, cost in self.costs.items()}
-        costs = [f"{quantity(mean)} {unit_label(unit)}" for unit, mean in means.items()]
+        costs = [f"{cost_figure(mean, unit)} {cost_heading(unit)}" for unit, mean in means.items()]
         return described("Record", repr(shortened(self.name)), *figures, *costs)
 
     @property

@@ -8,6 +8,7 @@ from lit_cascade.report.calibration import (
 from lit_cascade.report.card import Card
 from lit_cascade.report.check import check_summary, print_check, verdict_line
 from lit_cascade.report.flops import flops_csv, flops_summary, print_flops
+from lit_cascade.report.savings import saving_line, saving_summary
 from lit_cascade.report.scores import (
     draw_scores,
     print_heads,
@@ -72,7 +73,7 @@ __all__ = [
     "pace_table", "plain", "policy_line", "print_answers", "print_calibration", "print_card",
     "print_check", "print_comparison", "print_execution", "print_flops", "print_frontier",
     "print_heads", "print_records", "print_scores", "print_screen", "print_selection",
-    "print_validation", "printing", "records_summary", "scores_csv", "scores_summary", "screen_csv",
-    "screen_summary", "selection_summary", "show", "show_summary", "speed_summary",
-    "strategy_summary", "validation_summary", "verdict_line",
+    "print_validation", "printing", "records_summary", "saving_line", "saving_summary",
+    "scores_csv", "scores_summary", "screen_csv", "screen_summary", "selection_summary", "show",
+    "show_summary", "speed_summary", "strategy_summary", "validation_summary", "verdict_line",
 ]  # fmt: skip

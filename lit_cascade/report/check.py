@@ -8,7 +8,7 @@ from typing import Any
 
 from lit_cascade.analysis import Verdict
 from lit_cascade.report.text import Table, show
-from lit_cascade.utilities.units import counted, percent, quantity
+from lit_cascade.utilities.units import cost_figure, counted, percent
 
 
 def verdict_line(verdict: Verdict, unit: str) -> str:
@@ -23,7 +23,7 @@ def verdict_line(verdict: Verdict, unit: str) -> str:
     }[verdict.outcome]
     if verdict.value is not None:
         of_cost = verdict.promise.target == "cost"
-        value = quantity(verdict.value) if of_cost else percent(verdict.value, 2)
+        value = cost_figure(verdict.value, unit) if of_cost else percent(verdict.value, 2)
         shown += f" ({counted(verdict.n, 'sample')}, observed {value})"
     moved = (
         f"the scores show other data than those it was chosen on, with {sure}"

@@ -203,7 +203,8 @@ def _against(pick: Pick) -> list[str]:
     """Saving, the single model compared with, and the difference of their accuracies."""
     if len(pick.point.stages) == 1:
         return ["", "", ""]
-    return [f"{pick.saving:.2f}x", pick.single, f"{100 * pick.difference:+.2f}"]
+    saving = f"{pick.saving:.2f}x" if math.isfinite(pick.saving) else "infinite"
+    return [saving, pick.single, f"{100 * pick.difference:+.2f}"]
 
 
 def _cells(reduction: Reduction, *, honest: bool) -> list[str]:

@@ -16,16 +16,16 @@ from lit_cascade.report.points import THAN, point_cells, point_summary, shown_th
 from lit_cascade.report.text import Table, cost_columns, show
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.drawing import literal
-from lit_cascade.utilities.units import counted, percent, quantity, unit_label
+from lit_cascade.utilities.units import cost_change, cost_figure, counted, fewer, percent
 
 
-def _observed(promise: Promise, choice: OperatingPoint) -> str:
+def _observed(promise: Promise, choice: OperatingPoint, unit: str) -> str:
     """The observed value of the target, in words."""
     value = choice.value or 0.0
     if promise.target == "accuracy_drop":
         return f"observed drop {100 * value:.2f}"
     if promise.target == "cost":
-        return f"observed {quantity(value)}"
+        return f"observed {cost_figure(value, unit)}"
     return f"observed {percent(value, 2)}"
 
 
@@ -35,7 +35,9 @@ def policy_line(result: Selection) -> str:
     if choice is None:
         return "No policy that saves anything qualifies."
     label = "threshold" if len(choice.thresholds) == 1 else "thresholds"
-    fewer = f"{1 / choice.cost_ratio:.1f}x fewer {unit_label(result.unit)}"
+    saving = fewer(choice.cost_ratio, result.unit)
+    if change := cost_change(choice.cost, choice.cost_ratio, result.unit):
+        saving += f" ({change})"
     sure = (
         "chosen, not promised"
         if promise.confidence is None
@@ -44,9 +46,9 @@ def policy_line(result: Selection) -> str:
     what = promise.text(result.unit)
     return (
         f"{label} {shown_thresholds(choice)}: {percent(choice.deferral_rate)} deferred, "
-        f"{fewer}; {what} "
+        f"{saving}; {what} "
         f"{sure} (calibrated on {result.n + result.tuned_on:,}, "
-        f"{_observed(promise, choice)})"
+        f"{_observed(promise, choice, result.unit)})"
     )
 
 
@@ -104,7 +106,7 @@ def _row(label: str, choice: OperatingPoint | None, promise: Promise, unit: str)
     deferred, accuracy, *rest = point_cells(choice, unit)
     if choice is None:
         return [label, "none", deferred, accuracy, "", *rest]
-    target = _observed(promise, choice).removeprefix("observed ")
+    target = _observed(promise, choice, unit).removeprefix("observed ")
     return [label, shown_thresholds(choice), deferred, accuracy, target, *rest]
 
 

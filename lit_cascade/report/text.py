@@ -22,12 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lit_cascade.utilities.text import as_cell, in_json, printable, single_line
-from lit_cascade.utilities.units import (
-    be,
-    counted,
-    quantity,
-    unit_label,
-)
+from lit_cascade.utilities.units import be, cost_figure, cost_heading, counted, quantity
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -362,12 +357,13 @@ def json_text(content: Any) -> str:
 
 def cost_columns(unit: str) -> list[str | Column]:
     """Columns of a cost; FLOPs are also shown as MACs, which many papers call FLOPs."""
-    return ["FLOPs", Column("MACs", detail=1)] if unit == "flops" else [unit_label(unit)]
+    return ["FLOPs", Column("MACs", detail=1)] if unit == "flops" else [cost_heading(unit)]
 
 
 def cost_cells(cost: float, unit: str) -> list[str]:
     """A cost under its headings."""
-    return [quantity(cost), quantity(cost / 2)] if unit == "flops" else [quantity(cost)]
+    cells = [cost_figure(cost, unit)]
+    return [*cells, quantity(cost / 2)] if unit == "flops" else cells
 
 
 _SHOWN = 3

@@ -37,6 +37,9 @@ from lit_cascade.report.text import (
 )
 from lit_cascade.utilities.drawing import BLACK, GREY, VERMILION, literal
 from lit_cascade.utilities.units import (
+    cost_change,
+    cost_figure,
+    cost_heading,
     counted,
     metric_figure,
     metric_label,
@@ -215,16 +218,19 @@ def _rule_of(result: Validation) -> str:
 
 def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
     """The verdict in one sentence, by the curve's other metric if it has one."""
-    first, last, what = names[0], names[-1], unit_label(unit)
+    first, last, what = names[0], names[-1], cost_heading(unit)
     by = curve.metric or "accuracy"
     good = "Matthews correlation" if by == "matthews" else metric_label(by)
     point = operating_points(curve, by)[f"same_{by}"]
     if point is None:
         return (
-            f"No threshold keeps the {good} of {last!r} for fewer {what} than {last!r} alone: "
-            f"on this split the cascade does not pay without losing {good}."
+            f"No threshold keeps the {good} of {last!r} for fewer {unit_label(unit)} than {last!r} "
+            f"alone: on this split the cascade does not pay without losing {good}."
         )
     fall = f"{1 / point.cost_ratio:.1f}x" if point.cost_ratio else "to 0"
+    if cost_change(point.cost, point.cost_ratio, unit):
+        alone = point.cost / point.cost_ratio
+        fall += f", from {cost_figure(alone, unit)} to {cost_figure(point.cost, unit)}"
     if point.cost_ratio > 0.9:
         fall = f"by {percent(1 - point.cost_ratio)} only: it hardly pays"
     if point.deferral_rate == 0:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-_LABELS = {"flops": "FLOPs", "executed_flops": "executed FLOPs", "latency_s": "seconds"}
+_MONEY = {
+    "usd": "dollars", "eur": "euros", "gbp": "pounds", "chf": "francs", "jpy": "yen",
+    "cny": "yuan", "inr": "rupees",
+}  # fmt: skip
+"""Names of currencies, whose amounts are told per million calls."""
+_LABELS = {"flops": "FLOPs", "executed_flops": "executed FLOPs", "latency_s": "seconds", **_MONEY}
 
 _METRICS = {"f1": "F1", "f1_macro": "macro F1", "matthews": "Matthews"}
 
@@ -32,8 +37,8 @@ def unit_label(unit: str) -> str:
     """Label of a unit of cost.
 
     Example:
-        >>> unit_label("flops"), unit_label("usd")
-        ('FLOPs', 'usd')
+        >>> unit_label("flops"), unit_label("usd"), unit_label("joules")
+        ('FLOPs', 'dollars', 'joules')
     """
     return _LABELS.get(unit, unit)
 
@@ -42,11 +47,73 @@ def cost_axis(unit: str) -> str:
     """Label of a cost axis.
 
     Example:
-        >>> cost_axis("latency_s")
-        'seconds per sample'
+        >>> cost_axis("latency_s"), cost_axis("usd")
+        ('seconds per sample', 'dollars per call')
     """
+    if unit in _MONEY:
+        return f"{unit_label(unit)} per call"
     note = " (one multiply-add = 2 FLOPs)" if unit.endswith("flops") else ""
     return f"{unit_label(unit)} per sample{note}"
+
+
+def cost_heading(unit: str) -> str:
+    """Unit of the numbers of `cost_figure`.
+
+    Example:
+        >>> cost_heading("flops"), cost_heading("usd")
+        ('FLOPs', 'dollars per million calls')
+    """
+    return f"{unit_label(unit)} per million calls" if unit in _MONEY else unit_label(unit)
+
+
+def cost_figure(cost: float, unit: str) -> str:
+    """A cost per sample, in the unit of `cost_heading`.
+
+    Example:
+        >>> cost_figure(4.1e9, "flops"), cost_figure(0.0015, "usd"), cost_figure(1e-7, "usd")
+        ('4.1 G', '1,500', '0.1')
+    """
+    return total_figure(1e6 * cost, unit) if unit in _MONEY else quantity(cost)
+
+
+def total_figure(total: float, unit: str) -> str:
+    """A sum of costs: of money in full, of other units with three significant digits.
+
+    Example:
+        >>> total_figure(1234567.8, "usd"), total_figure(2.5, "eur"), total_figure(3.1e15, "flops")
+        ('1,234,568', '2.5', '3.1 P')
+    """
+    if unit not in _MONEY:
+        return quantity(total)
+    return f"{total:,.0f}" if abs(total) >= 99.95 else f"{float(f'{total:.3g}'):g}"
+
+
+def cost_change(cost: float, ratio: float, unit: str) -> str:
+    """A mean cost beside the one that it is a share of, with their unit; for money alone.
+
+    Args:
+        cost: mean cost per sample.
+        ratio: of that cost to the other.
+        unit: of the cost.
+
+    Example:
+        >>> cost_change(0.00033, 0.33, "usd"), cost_change(3e9, 0.5, "flops")
+        ('1,000 -> 330 dollars per million calls', '')
+    """
+    if unit not in _MONEY or ratio <= 0:
+        return ""
+    return f"{cost_figure(cost / ratio, unit)} -> {cost_figure(cost, unit)} {cost_heading(unit)}"
+
+
+def fewer(ratio: float, unit: str) -> str:
+    """How much less a cost is, from its ratio to a reference.
+
+    Example:
+        >>> fewer(0.25, "flops"), fewer(0.0, "usd")
+        ('4.0x fewer FLOPs', 'no dollars at all')
+    """
+    what = unit_label(unit)
+    return f"{1 / ratio:.1f}x fewer {what}" if ratio > 0 else f"no {what} at all"
 
 
 def metric_label(metric: str) -> str:
@@ -114,5 +181,5 @@ def times(ratio: float) -> str:
         ('4.0x less', '1.2x more')
     """
     if ratio <= 0:
-        return "all"
+        return "infinitely less"
     return f"{1 / ratio:.1f}x less" if ratio < 1 else f"{ratio:.1f}x more"

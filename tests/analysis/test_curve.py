@@ -174,7 +174,7 @@ def test_notes_name_the_unit():
     a = Record.from_arrays("a", costs={"latency_s": 2, "usd": 1}, **parts)
     b = Record.from_arrays("b", costs={"latency_s": 1, "usd": 1}, **parts)
     assert "'a' costs more seconds than 'b'" in cost_notes([a, b], "latency_s")[0]
-    assert "'a' costs as many usd as 'b'" in cost_notes([a, b], "usd")[0]
+    assert "'a' costs as many dollars as 'b'" in cost_notes([a, b], "usd")[0]
     assert cost_notes([b, a], "latency_s") == []
 
 

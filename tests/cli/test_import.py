@@ -163,7 +163,15 @@ def test_scores_of_a_model_without_logits(here, capsys, correct):
     assert record.cost("usd").tolist() == [0.002] * 4
     assert record.cost("latency_s").tolist() == [1.0, 2.0, 3.0, 4.0]
     shown = capsys.readouterr().out
-    for text in ("api", "75.00 %", "usd", "0.002", "seconds", "2.5", "unknown"):
+    for text in (
+        "api",
+        "75.00 %",
+        "dollars per million calls",
+        "2,000",
+        "seconds",
+        "2.5",
+        "unknown",
+    ):
         assert text in shown
 
 

@@ -144,7 +144,7 @@ def test_scores_without_logits_are_judged(tmp_path, scored, capsys, combine):
     kept = above_floor(scored[0].score, 0.2)
     assert [float(row["threshold"]) for row in rows[1:-1]] == kept[kept < 2].unique().tolist()[1:]
     assert (tmp_path / "o/curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "0.002" in capsys.readouterr().out
+    assert "2,000" in capsys.readouterr().out
 
 
 def test_a_free_stage_that_is_as_good_saves_all(tmp_path, capsys):
@@ -152,7 +152,10 @@ def test_a_free_stage_that_is_as_good_saves_all(tmp_path, capsys):
         one = Record.from_arrays(name, score=[0.9, 0.8], correct=[1, 1], costs={"usd": usd})
         one.save(tmp_path / f"{name}.safetensors")
     assert validate("--cost", "usd", names=("local", "api")) == 0
-    assert "nothing needs to be deferred and usd fall to 0." in capsys.readouterr().out
+    assert (
+        "nothing needs to be deferred and dollars per million calls fall to 0."
+        in capsys.readouterr().out
+    )
 
 
 def test_records_of_both_kinds_are_judged_together(tmp_path, pair):
@@ -191,8 +194,8 @@ def test_what_scores_do_not_allow_is_one_clear_message(tmp_path, scored, capfd, 
 
 
 def test_calibrating_scores_is_refused(tmp_path, scored, capsys):
-    words = ["calibrate", "--records", "local.safetensors", "api.safetensors", "--out", "o"]
-    assert main(words) == 1
+    words = ["calibrate", "--records", "local.safetensors", "api.safetensors", "--cost", "usd"]
+    assert main([*words, "--out", "o"]) == 1
     assert (
         "'local' holds scores and no logits, which a temperature needs" in capsys.readouterr().err
     )

@@ -672,7 +672,11 @@ def fails(capsys, *words, code, records=("zoo",)):
         (("--bands",), 2, "--bands: expected one or more values"),
         (("--score", "softmax"), 2, "max_softmax.*margin.*negative_entropy.*softmax"),
         (("--combine", "mean"), 2, "later.*average.*most_confident.*mean"),
-        (("--cost", "usd"), 1, r"no cost 'usd'; it has flops, latency_s. \('zoo/m0.*--cost\)"),
+        (
+            ("--cost", "usd"),
+            1,
+            r"no cost 'usd'; it has flops, latency_s. \('zoo/m0.*usd=FILE.csv\)",
+        ),
         (("--split", "tset"), 2, "--split: 'tset' is unknown; known are test. Did you mean 'test'"),
         (("--choose_on", "cal"), 2, "--choose_on: 'cal' is unknown; known are test"),
         (("--baseline", "no.csv"), 2, "--baseline: there is no file 'no.csv'"),

@@ -60,9 +60,9 @@ def test_a_search_goes_by_measured_costs(tmp_path):
         ("[1, 2]", r"names no costs; expected the benchmark.json of a benchmark"),
         ("{small: 3}", r"names no costs"),
         ("{small: {usd: 1}}", r"has no costs in 'latency_s'; it has usd"),
-        ("{small: {latency_s: 0}}", r"latency_s of 'small' must be a number above 0, got 0"),
-        ("{small: {latency_s: .nan}}", r"must be a number above 0, got nan"),
-        ("{small: {latency_s: true}}", r"must be a number above 0, got True"),
+        ("{small: {latency_s: -1}}", r"of 'small' must be a number of at least 0, got -1"),
+        ("{small: {latency_s: .nan}}", r"must be a number of at least 0, got nan"),
+        ("{small: {latency_s: true}}", r"must be a number of at least 0, got True"),
         ("{small: [", r"cannot read"),
     ],
 )

@@ -316,7 +316,8 @@ def test_a_missing_unit_names_the_file_and_what_there_is(tmp_path):
     with pytest.raises(CascadeError) as error:
         RecordedZoo(paths, "usd")
     assert str(error.value) == (
-        f"record 'b' has no cost 'usd'; it has flops. ({str(paths[1])!r}; choose with --cost)"
+        f"record 'b' has no cost 'usd'; it has flops. ({str(paths[1])!r}; choose another with "
+        "--cost, or give that of all with --cost usd=FILE.csv)"
     )
     paths[1] = saved(tmp_path, "b", costs={"usd": 0.5})
     assert RecordedZoo(paths, "usd").names == ("b", "a")

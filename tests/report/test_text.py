@@ -50,7 +50,13 @@ def test_quantity(value, text):
 
 @pytest.mark.parametrize(
     ("ratio", "text"),
-    [(0.25, "4.0x less"), (1.0, "1.0x more"), (1.25, "1.2x more"), (2.0, "2.0x more"), (0, "all")],
+    [
+        (0.25, "4.0x less"),
+        (1.0, "1.0x more"),
+        (1.25, "1.2x more"),
+        (2.0, "2.0x more"),
+        (0, "infinitely less"),
+    ],
 )
 def test_times(ratio, text):
     assert times(ratio) == text

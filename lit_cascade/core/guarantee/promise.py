@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_cascade.errors import UsageError, check_name
 from lit_cascade.options import Share
-from lit_cascade.utilities.units import quantity, unit_label
+from lit_cascade.utilities.units import cost_figure, cost_heading, unit_label
 
 TARGETS = ("accuracy_drop", "accuracy", "disagreement", "deferral_rate", "cost", "cost_ratio")
 """`accuracy_drop`: largest drop in accuracy from the last stage alone. `accuracy`: least accuracy.
@@ -136,7 +136,7 @@ class Promise:
             "accuracy": f"accuracy >= {share} %",
             "disagreement": f"disagreement <= {share} %",
             "deferral_rate": f"deferral rate <= {share} %",
-            "cost": f"{unit_label(unit)} <= {quantity(self.limit)}",
+            "cost": f"{cost_heading(unit)} <= {cost_figure(self.limit, unit)}",
             "cost_ratio": f"{unit_label(unit)} <= {share} % of the last stage's",
         }[self.target]
 

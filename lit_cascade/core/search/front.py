@@ -14,11 +14,11 @@ from lit_cascade.utilities.drawing import BLUE, axes_of, quiet
 from lit_cascade.utilities.tabular import Tabular, described, spanned
 from lit_cascade.utilities.units import (
     cost_axis,
+    cost_figure,
+    cost_heading,
     counted,
     metric_axis,
     percent,
-    quantity,
-    unit_label,
 )
 
 if TYPE_CHECKING:
@@ -88,11 +88,12 @@ class Front(Tabular):
             return ["no points"]
         # points reported on other samples than they were chosen on need not rise
         low, high = (percent(float(end), 2) for end in (self.accuracy.min(), self.accuracy.max()))
-        cheap, dear = (quantity(float(end)) for end in (self.cost.min(), self.cost.max()))
+        ends = (self.cost.min(), self.cost.max())
+        cheap, dear = (cost_figure(float(end), unit) for end in ends)
         return [
             counted(len(self), "point"),
             f"accuracy {spanned(low, high)}",
-            f"{unit_label(unit)} {spanned(cheap, dear)}",
+            f"{cost_heading(unit)} {spanned(cheap, dear)}",
         ]
 
     def first_row(self, accuracy: Tensor) -> Tensor:
