@@ -72,7 +72,23 @@ def print_selection(result: Selection, notes: Sequence[str] = ()) -> None:
             row[1] = shown_thresholds(result.chosen)
         table.add_row(*row)
         chosen += held_out_lines(result.held_out)
+    chosen += _shares(result)
     show(table, *chosen, *notes)
+
+
+def _shares(result: Selection) -> list[str]:
+    """Which share of samples each of three or more stages answers."""
+    point = result.chosen if result.held_out is None else result.held_out.point
+    if point is None or len(result.names) < 3:
+        return []
+    parts = zip(result.names, _answered(result, point), strict=True)
+    where = "" if result.held_out is None else " of the held-out samples"
+    return [f"Answered{where} by {', '.join(f'{name} {percent(share)}' for name, share in parts)}."]
+
+
+def _answered(result: Selection, point: OperatingPoint) -> tuple[float, ...]:
+    """Share of samples that each stage answers."""
+    return point.answered or result.candidates.outcomes.at(point.thresholds).answered
 
 
 def held_out_lines(result: HeldOutPolicy) -> list[str]:
@@ -152,6 +168,7 @@ def _held_out_summary(result: HeldOutPolicy) -> dict[str, Any]:
     return {
         "n": result.point.n,
         "value": result.point.value,
+        "answered": list(result.point.answered),
         **point_summary(result.point, result.verdict.unit),
         "accuracy_drop": result.drop,
         "intervals_95": dict(result.intervals),
@@ -166,6 +183,7 @@ def _choice_summary(result: Selection, choice: OperatingPoint | None) -> dict[st
     return {
         "thresholds": dict(zip(result.names, choice.typed_thresholds, strict=False)),
         "value": choice.value,
+        "answered": dict(zip(result.names, _answered(result, choice), strict=True)),
         **point_summary(choice, result.unit),
     }
 

@@ -147,10 +147,14 @@ def test_a_person_is_a_stage_that_is_right_by_definition(folder):
         again = Record.from_arrays(record.name, **arrays, costs={"usd": 0.001}, classes="0123")
         again.save(folder / f"asked/{record.name}.safetensors")
     words += ["--min_accuracy", "0.9", "--policy.score", "agreement", "--out", "ask"]
-    done(within(*words, cwd=folder))
+    told = done(within(*words, cwd=folder)).stdout
     chosen = json.loads((folder / "ask/summary.json").read_text())["chosen"]
     assert chosen["accuracy"] >= 0.9
-    assert chosen["usd"] < 0.3  # a person is asked for some
+    asked, later = chosen["answered"]["human"], 1 - chosen["answered"]["local"]
+    assert 0 < asked < 0.6
+    assert chosen["usd"] == pytest.approx(0.001 + 0.001 * later + 0.5 * asked)
+    assert sum(chosen["answered"].values()) == pytest.approx(1)
+    assert f"human {100 * asked:.1f} %." in told
 
 
 @pytest.mark.parametrize(
