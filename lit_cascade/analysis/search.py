@@ -327,7 +327,7 @@ def search(
             the top quarter of the front of the single models.
         levels: number of thresholds per pair; by default all in a small zoo, 1,000 in a large one.
         candidates: number of models that cascades of 3 or 4 are made of: those nearest to the front
-            in pairs. Those of 4 are made of at most 24, except where there are predictions alone.
+            in pairs. Those of 4 are made of at most 16, except where there are predictions alone.
         holdout: share of the samples to report on if there is one split; 0 holds out none.
         repeats: how often the held-out samples are drawn.
         seed: seed of the draws.

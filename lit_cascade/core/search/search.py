@@ -16,7 +16,7 @@ from lit_cascade.errors import CascadeError, UsageError
 _POINTS = 2**25
 _CELLS = 2**22
 _COARSE = 48
-_FOURTHS = 24
+_FOURTHS = 16
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SearchSettings:
         window: floors to try under each threshold of a pair; 0 tries none.
         candidates: number of models from which cascades of more than two are made: those that pairs
             bring nearest to the front. All of their cascades are tried; of four stages, those of
-            the 24 models that three stages bring nearest, unless there are no confidences.
+            the 16 models that three stages bring nearest, unless there are no confidences.
         grid: thresholds of each deferring stage of a triple; by default as many as `candidates`
             allow in a few seconds, 48 to 512. Of four stages there are about as many combinations.
         fine: the same for the cascades within `slack` of the front, which are tried again.

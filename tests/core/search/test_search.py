@@ -365,6 +365,15 @@ def test_a_large_zoo_gets_a_thousand_thresholds(monkeypatch):
     assert search_zoo(zoo).points == search_zoo(zoo, SearchSettings(levels=1000)).points
 
 
+@pytest.mark.parametrize("kind", ["many ties", "no ties", "costs per sample"])
+@pytest.mark.parametrize("combine", COMBINED_SCORES)
+@pytest.mark.parametrize("n", [1, 6])
+def test_four_stages_equal_brute_force(n, kind, combine):
+    zoo = random_zoo(n, **KINDS[kind](n), combine=combine)
+    cells = math.ceil((n + 1) ** 1.5) + 1  # as many for three thresholds as for two
+    check_against_all(zoo, SearchSettings(stages=4, levels=n + 1, grid=cells, fine=cells))
+
+
 # which models triples are made of
 
 
