@@ -182,12 +182,14 @@ def architecture_cost(architecture: Architecture, img_size: int | None = None) -
     """
     try:
         return _counted(architecture, img_size, "meta")
-    except (CascadeError, *_FAULTS):
-        try:
-            return _counted(architecture, img_size, "cpu")
-        except _FAULTS as error:
-            reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
-            raise CascadeError(f"{architecture.name}: {reason.rstrip('.!')}.") from error
+    except (CascadeError, *_FAULTS) as error:
+        if isinstance(error, CascadeError) and error.__cause__ is None:
+            raise  # it is no classifier, on any device
+    try:
+        return _counted(architecture, img_size, "cpu")
+    except _FAULTS as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
+        raise CascadeError(f"{architecture.name}: {reason.rstrip('.!')}.") from error
 
 
 def _counted(architecture: Architecture, img_size: int | None, device: str) -> ArchitectureCost:

@@ -85,8 +85,13 @@ def test_a_network_that_reads_values_runs_on_the_cpu(monkeypatch):
     assert (cost.flops, cost.parameters, cost.img_size) == (2 * 3 * 2 * 24, 8, "4x6")
 
 
-def test_an_architecture_without_classifier_says_so():
+def test_an_architecture_without_classifier_says_so(monkeypatch):
     with pytest.raises(CascadeError, match="'eva02_tiny_patch14_224' has no classifier"):
         architecture_cost(Architecture("timm", "eva02_tiny_patch14_224"))
     with pytest.raises(CascadeError, match=r"^vit_b_32: Input shape indivisible by patch size\.$"):
         architecture_cost(Architecture("torchvision", "vit_b_32"), 33)
+    used, counted = [], architectures._counted
+    monkeypatch.setattr(architectures, "_counted", lambda *a: used.append(a[2]) or counted(*a))
+    with pytest.raises(CascadeError, match="has no classifier"):
+        architecture_cost(Architecture("timm", "eva02_tiny_patch14_224"))
+    assert used == ["meta"]  # not built again with numbers, which may be billions
