@@ -9,6 +9,7 @@ from lit_cascade.analysis.calibration import (
     calibrate,
     calibrate_record,
     compare_cascades,
+    cross_fitted,
 )
 from lit_cascade.analysis.check import Verdict, check
 from lit_cascade.analysis.class_order import rates_renumbered
@@ -21,7 +22,7 @@ from lit_cascade.analysis.curve import (
     policy_for,
     replay,
 )
-from lit_cascade.analysis.deferral_head import FittedHead, fit_head
+from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
 from lit_cascade.analysis.evidence import check_overlap, fitted_on
 from lit_cascade.analysis.reliability import BINS, CalibrationMetrics, ReliabilityDiagram
 from lit_cascade.analysis.savings import MonthlySaving, check_calls
@@ -61,8 +62,9 @@ __all__ = [
     "PublishedModel", "PublishedTable", "Reduction", "ReliabilityDiagram", "Replay",
     "ScoreComparison", "ScoreFigures", "ScreenedModel", "Screening", "SearchResult", "Selection",
     "StageCalibration", "Strategy", "Verdict", "calibrate", "calibrate_record", "check",
-    "check_calls", "check_overlap", "compare_cascades", "compare_scores", "cost_notes", "curve",
-    "evaluate_strategies", "fit_head", "fitted_on", "largest_sizes", "least_missed",
-    "official_metric", "outcomes_of", "policy_for", "published_front", "published_models",
-    "rates_renumbered", "replay", "screen", "search", "select", "variants",
+    "check_calls", "check_overlap", "compare_cascades", "compare_scores", "cost_notes",
+    "cross_fitted", "curve", "evaluate_strategies", "fit_head", "fit_heads", "fitted_on",
+    "largest_sizes", "least_missed", "official_metric", "outcomes_of", "policy_for",
+    "published_front", "published_models", "rates_renumbered", "replay", "screen", "search",
+    "select", "variants",
 ]  # fmt: skip

@@ -621,20 +621,73 @@ def _gain_of_learning(
     plain = replace(rule, floors=(), heads=())
     if rule.score == LEARNED.name:
         plain = replace(plain, score=policy_for(records).score)
-    rules = []
-    for fitted, _ in plan.folds:
-        try:
-            heads = fit_heads(records, plain, fitted)
-        except CascadeError:
-            return None
-        own = tuple(head.head for head in heads.values())
-        rules.append(replace(plain, score=LEARNED.name, heads=own))
+    try:
+        rules = _learned_by_folds(records, plain, plan)
+    except CascadeError:
+        return None
     without = _by_folds(records, [plain for _ in rules], plan, unit)
     return paired_difference(without, _by_folds(records, rules, plan, unit))
 
 
+def _learned_by_folds(
+    records: Sequence[Record], rule: Policy, plan: CalibrationPlan
+) -> list[Policy]:
+    """The rule with learned scores, for each fold fitted on its fitting rows."""
+    rules = []
+    for fitted, _ in plan.folds:
+        heads = tuple(one.head for one in fit_heads(records, rule, fitted).values())
+        rules.append(replace(rule, score=LEARNED.name, heads=heads))
+    return rules
+
+
+def cross_fitted(
+    records: Sequence[Record],
+    policy: PolicyLike = None,
+    *,
+    cost: str = "flops",
+    seed: int = 0,
+) -> StageOutcomes:
+    """Outcomes by learned scores, each sample's by heads that were fitted on other samples.
+
+    For a choice of thresholds, or of a cascade, on the samples that the heads of `fit_heads` are
+    fitted on: their own scores there would flatter. A choice on them has no guarantee, for which
+    `calibrate` with a share and `select` keep samples apart.
+
+    Args:
+        records: one per stage, cheapest first, with logits or predictions, and labels.
+        policy: combination of answers and its temperatures.
+        cost: unit of the cost.
+        seed: seed of the draw of the 5 folds.
+
+    Returns:
+        Of all samples, in the order of the folds.
+
+    Raises:
+        CascadeError: as for `fit_heads`, for a fold.
+
+    Example:
+        >>> labels = torch.arange(300) % 3
+        >>> small, large = (
+        ...     Record.from_arrays(name, torch.randn(300, 3) + k * torch.eye(3)[labels], labels,
+        ...                        flops=k)
+        ...     for k, name in ((1, "small"), (9, "large"))
+        ... )
+        >>> len(cross_fitted([small, large]))
+        300
+    """
+    rule = replace(policy_for(records, policy, undecided=True), floors=(), heads=())
+    plan = CalibrationPlan.of(len(records[0]), seed=seed)
+    rules = _learned_by_folds(records, rule, plan)
+    return _by_folds(records, rules, plan, cost, ranked=False)
+
+
 def _by_folds(
-    records: Sequence[Record], rules: Sequence[Policy], plan: CalibrationPlan, unit: str
+    records: Sequence[Record],
+    rules: Sequence[Policy],
+    plan: CalibrationPlan,
+    unit: str,
+    *,
+    ranked: bool = True,
 ) -> StageOutcomes:
     """Outcomes on the evaluated rows of all folds, each by the fold's rule; scores are ranks."""
     size = max(1, _BLOCK_ELEMENTS // len(records[0].classes or "?"))
@@ -647,8 +700,9 @@ def _by_folds(
     sizes = [len(rows) for _, rows in plan.folds]
     columns = zip(*((*part.labelled("a comparison"), part.costs) for part in parts), strict=True)
     correct, alone, costs = map(torch.cat, columns)
-    ranks = ranked_within(scores, torch.arange(len(scores)).split(sizes))
+    if ranked:
+        scores = ranked_within(scores, torch.arange(len(scores)).split(sizes))
     return replace(
         parts[0],
-        scores=ranks, correct=correct, costs=costs, alone=alone, agrees=None, answers=None,
+        scores=scores, correct=correct, costs=costs, alone=alone, agrees=None, answers=None,
     )  # fmt: skip

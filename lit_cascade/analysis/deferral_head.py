@@ -188,7 +188,7 @@ def _fit(
             for values in (np.ones(n), scaled[:, 0], scaled[:, log_odds])
         ]
         both = sparse.hstack([sparse.csr_array(scaled), *shown], format="csr")
-        model = LogisticRegression(C=strength, solver="newton-cg", max_iter=1000, tol=1e-6)
+        model = LogisticRegression(C=strength, solver="newton-cg", max_iter=1000, tol=1e-5)
         found = likelihood(model, both)
         if found > max(likelihoods):
             likelihoods.append(found)

@@ -1,0 +1,263 @@
+"""What cascades of commercial services save, chosen on half of the samples, measured on the others.
+
+python -m tests.benchmarks.services [--data ../shared/data/api_predictions] [--names ferplus ...]
+    [--splits 20] [--out FILE.json]
+
+For each draw of a half, every choice is made there: the services, their order, the learned scores
+and the thresholds, for the least cost at the accuracy of the service that is best there. The
+figures are those of the other half. Data: the predictions of the FrugalML authors
+(github.com/lchen001/FrugalML), with the dollars per call that the services charged in 2020.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lit_cascade import Policy, Record
+from lit_cascade.analysis import cross_fitted, fit_heads
+from lit_cascade.analysis.curve import outcomes_of
+from lit_cascade.analysis.selection import select_thresholds
+from lit_cascade.core import LEARNED, OperatingPoint, StageOutcomes, cheapest
+from lit_cascade.core.guarantee import Promise
+from tests.benchmarks.sweep import machine
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "api_predictions"
+NAMES = ("ferplus", "rafdb", "command", "waimai", "imdb", "audiomnist")
+UNIT = "usd"
+Chain = tuple[str, ...]
+Make = Callable[[Sequence[Record], Tensor], Policy]
+
+
+class Choice(NamedTuple):
+    """A cascade that was chosen on some samples."""
+
+    cost: float
+    chain: Chain
+    policy: Policy
+    thresholds: tuple[float, ...]
+
+
+def services(data: Path, name: str) -> dict[str, Record]:
+    """Records of the services on one data set, cheapest first."""
+    table = pd.read_parquet(data / f"{name}.parquet")
+    prices = pd.read_csv(data / "prices.csv").query("dataset == @name").set_index("service")
+    prices = prices.usd_per_call.sort_values()
+    columns = ["label", *(f"{service}_prediction" for service in prices.index)]
+    classes = [str(c) for c in range(int(table[columns].to_numpy().max()) + 1)]
+    return {
+        service: Record.from_arrays(
+            service,
+            labels=table["label"].to_numpy(copy=True),
+            prediction=table[f"{service}_prediction"].to_numpy(copy=True),
+            score=table[f"{service}_confidence"].to_numpy(copy=True),
+            costs={UNIT: price},
+            classes=classes,
+        )
+        for service, price in prices.items()
+    }
+
+
+def accuracy(record: Record, rows: Tensor) -> float:
+    return float(record.right[rows].double().mean())
+
+
+def plain(score: str) -> Make:
+    return lambda records, _: Policy(score=score, stages=len(records))
+
+
+def learned(records: Sequence[Record], rows: Tensor) -> Policy:
+    heads = tuple(
+        one.head for one in fit_heads(records, Policy(stages=len(records)), rows).values()
+    )
+    return Policy(score=LEARNED.name, heads=heads, stages=len(records))
+
+
+def point_at(outcomes: StageOutcomes, target: float) -> OperatingPoint | None:
+    """The cheapest thresholds that reach an accuracy on these samples."""
+    if outcomes.scores.shape[1] == 1:
+        return cheapest(outcomes.curve(), target)
+    chosen = select_thresholds(outcomes, Promise.of(None, min_accuracy=target)).empirical
+    return chosen and outcomes.at(chosen.thresholds)
+
+
+def chosen_on(
+    zoo: dict[str, Record], rows: Tensor, make: Make, sizes: Sequence[int], *, learns: bool = False
+) -> Choice:
+    """The cheapest cascade for the accuracy of the best service, among those that end in it.
+
+    A learned score is fitted once to compare cascades, and cross-fitted for the thresholds of the
+    one that is chosen.
+    """
+    best = max(zoo, key=lambda name: accuracy(zoo[name], rows))
+    target = accuracy(zoo[best], rows)
+    cheaper = list(zoo)[: list(zoo).index(best)]
+    choices = []
+    for size in sizes:
+        for some in combinations(cheaper, size - 1):
+            chain = (*some, best)
+            records = [zoo[name] for name in chain]
+            policy = make(records, rows)
+            outcomes = outcomes_of(records, policy, UNIT).rows(rows)
+            point = point_at(outcomes, target)
+            if point is not None:
+                choices.append(Choice(point.cost, chain, policy, point.thresholds))
+    if not choices:
+        return Choice(float(zoo[best].cost(UNIT).mean()), (best,), Policy(stages=2), ())
+    choice = min(choices, key=lambda one: one.cost)
+    if learns:
+        records = [zoo[name].rows(rows) for name in choice.chain]
+        point = point_at(cross_fitted(records, cost=UNIT), target)
+        if point is None:
+            return Choice(float(zoo[best].cost(UNIT).mean()), (best,), Policy(stages=2), ())
+        choice = choice._replace(thresholds=point.thresholds)
+    return choice
+
+
+def measured(zoo: dict[str, Record], choice: Choice, rows: Tensor) -> tuple[float, float]:
+    """Accuracy and mean cost of a choice on some samples."""
+    records = [zoo[name].rows(rows) for name in choice.chain]
+    if len(records) == 1:
+        return accuracy(records[0], torch.arange(len(rows))), float(records[0].cost(UNIT).mean())
+    point = outcomes_of(records, choice.policy, UNIT).at(choice.thresholds)
+    return point.accuracy, point.cost
+
+
+METHODS: dict[str, tuple[Make, tuple[int, ...], bool]] = {
+    "confidence, one threshold": (plain("recorded"), (2,), False),
+    "agreement, up to three services": (plain("agreement"), (2, 3), False),
+    "learned, two services": (learned, (2,), True),
+    "learned, up to three services": (learned, (2, 3), True),
+}
+
+
+def halves(n: int, splits: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for seed in range(splits):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        yield order[: n // 2].sort().values, order[n // 2 :].sort().values
+
+
+def saved(zoo: dict[str, Record], splits: int) -> Iterator[dict[str, object]]:
+    """Saving and accuracy lost of each way to choose."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
+    chains: dict[str, Counter[Chain]] = {name: Counter() for name in METHODS}
+    for here, there in halves(len(next(iter(zoo.values()))), splits):
+        best = max(zoo, key=lambda name: accuracy(zoo[name], here))
+        before, price = accuracy(zoo[best], there), float(zoo[best].cost(UNIT).mean())
+        for name, (make, sizes, learns) in METHODS.items():
+            choice = chosen_on(zoo, here, make, sizes, learns=learns)
+            reached, cost = measured(zoo, choice, there)
+            found[name].append((1 - cost / price, before - reached))
+            chains[name][choice.chain] += 1
+    for name, pairs in found.items():
+        saving, lost = zip(*pairs, strict=True)
+        yield {
+            "choice": name,
+            "saving": fmean(saving),
+            "saving_sd": stdev(saving) if splits > 1 else None,
+            "accuracy_lost": fmean(lost),
+            "accuracy_lost_sd": stdev(lost) if splits > 1 else None,
+            "chains": {" > ".join(chain): count for chain, count in chains[name].most_common()},
+        }
+
+
+def published(data: Path) -> dict[float, float]:
+    """Mean accuracy of FrugalML on RAF-DB over its seeds, by dollars per call."""
+    found: dict[float, list[float]] = {}
+    with (data / "frugalml_rafdb_published.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["method"] == "FrugalML":
+                budget = float(row["usd_per_call"])
+                found.setdefault(budget, []).append(float(row["test_accuracy"]))
+    return {budget: fmean(values) for budget, values in sorted(found.items())}
+
+
+def at_budgets(
+    zoo: dict[str, Record], budgets: Sequence[float], splits: int
+) -> dict[float, list[float]]:
+    """Accuracy at each budget of the cascade that is the most accurate on the choosing half."""
+    found: dict[float, list[float]] = {budget: [] for budget in budgets}
+    for here, there in halves(len(next(iter(zoo.values()))), splits):
+        options = []
+        for size in (2, 3):
+            for chain in combinations(zoo, size):
+                policy = learned([zoo[name] for name in chain], here)
+                there_, here_ = ([zoo[name].rows(rows) for name in chain] for rows in (there, here))
+                curve = cross_fitted(here_, cost=UNIT).curve()
+                options.append((chain, curve, outcomes_of(there_, policy, UNIT)))
+        for budget in budgets:
+            best = (-1.0, None, 0.0)
+            for chain, curve, outcomes in options:
+                fits = (curve.cost <= budget).nonzero().flatten()
+                if len(fits):
+                    row = int(fits[curve.accuracy[fits].argmax()])
+                    top = float(curve.accuracy[row])
+                    if top > best[0]:
+                        best = (top, outcomes, float(curve.threshold[row]))
+            for name, record in zoo.items():
+                if float(record.cost(UNIT).mean()) <= budget and accuracy(record, here) > best[0]:
+                    best = (accuracy(record, here), name, 0.0)
+            _, what, threshold = best
+            if isinstance(what, str):
+                found[budget].append(accuracy(zoo[what], there))
+            elif what is not None:
+                deferring = what.scores.shape[1]
+                found[budget].append(what.at((threshold,) * deferring).accuracy)
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--names", nargs="+", default=list(NAMES), choices=NAMES)
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    console, content = Console(width=120), {"machine": machine(), "splits": options.splits}
+    for name in options.names:
+        zoo = services(options.data, name)
+        content[name] = {
+            "samples": len(next(iter(zoo.values()))),
+            "accuracy": {one: accuracy(zoo[one], torch.arange(len(zoo[one]))) for one in zoo},
+            "rows": list(saved(zoo, options.splits)),
+        }
+        table = Table(name, "saving", "accuracy lost", "most often")
+        for row in content[name]["rows"]:
+            table.add_row(
+                row["choice"], f"{row['saving']:.1%}", f"{100 * row['accuracy_lost']:.2f} points",
+                next(iter(row["chains"])),
+            )  # fmt: skip
+        console.print(table)
+        if name == "rafdb":
+            theirs = published(options.data)
+            ours = at_budgets(zoo, list(theirs), min(options.splits, 5))
+            content[name]["budgets"] = [
+                {"usd": budget, "frugalml": theirs[budget], "learned": fmean(values)}
+                for budget, values in ours.items()
+            ]
+            table = Table("dollars per 1,000 calls", "FrugalML, published", "learned")
+            for row in content[name]["budgets"][::5]:
+                table.add_row(
+                    f"{1000 * row['usd']:.3f}", f"{row['frugalml']:.2%}", f"{row['learned']:.2%}"
+                )
+            console.print(table)
+        if options.out:
+            options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
