@@ -249,7 +249,7 @@ class CalibrationEffect(Tabular):
     fit; they are not thresholds of a policy.
 
     Attributes:
-        method: calibration method.
+        method: calibration method, or `learned` for a learned score.
         before: curve without calibration.
         after: curve with calibration.
         difference: of the accuracies, averaged over all costs.
@@ -257,14 +257,14 @@ class CalibrationEffect(Tabular):
             temperature for two classes and two stages.
     """
 
-    method: Method
+    method: str
     before: Curve
     after: Curve
     difference: AccuracyDifference
     same_order: bool
 
     @property
-    def recommended(self) -> Method:
+    def recommended(self) -> str:
         """The method if the interval of the difference is above 0, else `none`."""
         return self.method if self.difference.better else "none"
 
@@ -328,9 +328,9 @@ class Calibration(Tabular):
         policy: the policy with the temperatures, with the learned score if one was fitted, and
             without thresholds, which were chosen at another calibration.
         heads: fitted learned scores by stage name; empty if none were asked for.
-        learned: accuracy of the cascade over all costs, by the score of `policy` that was given and
-            by learned scores, on samples that these were not fitted on; None if none were asked
-            for, or if a fold has too few samples.
+        learned: the cascade by the score of the given policy and by learned scores, on samples
+            that these were not fitted on; None if none were asked for, or if a fold has too few
+            samples.
         notes: what else to know about the learned scores.
     """
 
@@ -342,7 +342,7 @@ class Calibration(Tabular):
     unit: str
     policy: Policy
     heads: Mapping[str, FittedHead]
-    learned: AccuracyDifference | None = None
+    learned: CalibrationEffect | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -355,14 +355,15 @@ class Calibration(Tabular):
                 "Whether the learned score helps is unknown: a part of the samples has too few "
                 "that the last stage puts right."
             )
-        low, high = (100 * end for end in self.learned.interval)
+        difference = self.learned.difference
+        low, high = (100 * end for end in difference.interval)
         moved = (
-            f"{100 * self.learned.value:+.3f} points of accuracy, averaged over all costs "
+            f"{100 * difference.value:+.3f} points of accuracy, averaged over all costs "
             f"(95 %: {low:+.3f} to {high:+.3f}), against the stage's own confidence"
         )
-        if self.learned.better:
+        if difference.better:
             return f"The learned score helps this cascade: {moved}."
-        if self.learned.worse:
+        if difference.worse:
             return f"The learned score makes this cascade worse: {moved}. Do not use it."
         return f"The learned score does not help this cascade beyond chance: {moved}."
 
@@ -405,20 +406,21 @@ class Calibration(Tabular):
         """Draw the reliability diagrams of the stages, and the cascade with and without.
 
         Args:
-            axes: one per calibrated stage, and one for the cascade if anything was fitted; by
-                default those of a new figure.
+            axes: one per calibrated stage, and one for the cascade with each of what was fitted:
+                temperatures and learned scores; by default those of a new figure.
 
         Returns:
             The axes.
         """
-        compared = self.comparison
-        panels = list(axes_row(len(self.fitted) + (compared is not None)) if axes is None else axes)
+        effects = [one for one in (self.comparison, self.learned) if one is not None]
+        count = max(1, len(self.fitted) + len(effects))
+        panels = list(axes_row(count) if axes is None else axes)
         for panel, (name, stage) in zip(panels, self.fitted.items(), strict=False):
             stage.plot(panel).set_title(literal(f"reliability of {name!r}"), fontsize=10)
-        if compared is not None:
-            low, high = (100 * end for end in compared.difference.interval)
-            gain = f"{100 * compared.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})"
-            compared.plot(panels[-1]).set_title(f"the cascade: {gain}", fontsize=10)
+        for panel, effect in zip(panels[len(self.fitted) :], effects, strict=False):
+            low, high = (100 * end for end in effect.difference.interval)
+            gain = f"{100 * effect.difference.value:+.3f} points ({low:+.3f} to {high:+.3f})"
+            effect.plot(panel).set_title(f"the cascade: {gain}", fontsize=10)
         return panels
 
     def __repr__(self) -> str:
@@ -440,7 +442,7 @@ class Calibration(Tabular):
 
 
 def _verdict(
-    method: Method, plan: CalibrationPlan, compared: CalibrationEffect | None
+    method: str, plan: CalibrationPlan, compared: CalibrationEffect | None
 ) -> dict[str, Any]:
     if compared is None:
         return {"method": method, "recommended": "none"}
@@ -528,21 +530,16 @@ def calibrate(
         with_temperatures(rule, names, new), floors=(-math.inf,) * (len(names) - 1)
     )
     heads: dict[str, FittedHead] = {}
-    difference: AccuracyDifference | None = None
+    effect: CalibrationEffect | None = None
     if learn_score:
         heads = fit_heads(loaded, calibrated, plan.fitted)
         learned = tuple(head.head for head in heads.values())
         calibrated = replace(calibrated, score=LEARNED.name, heads=learned)
         fits = {name: head.summary() for name, head in heads.items()}
         evidence["heads"] = samples | {"fits": fits}
-        difference = _gain_of_learning(loaded, rule, plan, unit)
-        if difference is not None:
-            evidence["heads"]["held_out"] = {
-                "gain": difference.value,
-                "interval": list(difference.interval),
-                "better": difference.better,
-                "judged": plan.text,
-            }
+        effect = _gain_of_learning(loaded, rule, plan, unit)
+        if effect is not None:
+            evidence["heads"]["held_out"] = _verdict("learned", plan, effect)
     elif "heads" in old:
         evidence["heads"] = old["heads"]
     return Calibration(
@@ -554,7 +551,7 @@ def calibrate(
         unit=unit,
         policy=replace(calibrated, evidence=evidence),
         heads=heads,
-        learned=difference,
+        learned=effect,
         notes=tuple(head_notes(heads)),
     )
 
@@ -613,7 +610,7 @@ def compare_cascades(
 
 def _gain_of_learning(
     records: Sequence[Record], rule: Policy, plan: CalibrationPlan, unit: str
-) -> AccuracyDifference | None:
+) -> CalibrationEffect | None:
     """What learned scores gain, on samples of each fold by a fit on the others.
 
     None where a fold has too few samples for a fit.
@@ -626,7 +623,14 @@ def _gain_of_learning(
     except CascadeError:
         return None
     without = _by_folds(records, [plain for _ in rules], plan, unit)
-    return paired_difference(without, _by_folds(records, rules, plan, unit))
+    learned = _by_folds(records, rules, plan, unit)
+    return CalibrationEffect(
+        method=LEARNED.name,
+        before=without.curve(),
+        after=learned.curve(),
+        difference=paired_difference(without, learned),
+        same_order=False,
+    )
 
 
 def _learned_by_folds(

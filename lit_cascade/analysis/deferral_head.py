@@ -157,17 +157,22 @@ def _fit(
     # imported here: scikit-learn takes a second, and only this question needs it
     from scipy import sparse  # noqa: PLC0415
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.model_selection import StratifiedKFold, cross_val_score  # noqa: PLC0415
+    from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415
 
     centre, deviation = table.mean(axis=0), table.std(axis=0)
     # a constant feature gets weight 0
     deviation[deviation <= 1e-12 * (1 + np.abs(centre))] = np.inf
     scaled = (table - centre) / deviation
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
+    folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(event, event))
+    sign = np.where(event, -1.0, 1.0)
 
     def likelihood(model: LogisticRegression, columns: Any) -> float:
-        found = cross_val_score(model, columns, event, cv=folds, scoring="neg_log_loss")
-        return float(found.mean())
+        found = [  # a third faster than `cross_val_score`, whose fits of small data are overhead
+            -np.logaddexp(0, sign[kept] * (columns[kept] @ fit.coef_[0] + fit.intercept_[0])).mean()
+            for fitted, kept in folds
+            for fit in [model.fit(columns[fitted], event[fitted])]
+        ]
+        return float(np.mean(found))
 
     models = [
         LogisticRegression(C=strength, solver="newton-cholesky", max_iter=1000, tol=1e-8)

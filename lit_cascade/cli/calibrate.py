@@ -74,10 +74,12 @@ def _report(records: Sequence[Record], options: CalibrateOptions, output: Output
     print_calibration(result, where, notes)
     if result.heads:
         print_heads(result)
+    said = [result.recommendation] if result.fitted else []
+    said += [result.learned_verdict] if result.heads else []
     output.add_yaml(
         "calibration.yaml",
         {"policy": _overlay(result)},
-        f"{result.recommendation}\n"
+        f"{' '.join(said)}\n"
         "Fitted by lit-cascade calibrate. Give it after the config of the cascade:\n"
         "  lit-cascade validate --config PAIR.yaml --policy calibration.yaml\n"
         "It removes thresholds, which no longer hold at another calibration.",

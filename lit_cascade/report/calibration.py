@@ -53,6 +53,8 @@ def calibration_summary(result: Calibration) -> dict[str, Any]:
             "with": _curve_summary(compared.after, compared.difference.after, unit),
         },
         "recommendation": result.recommendation,
+        "learned": {name: one.summary() for name, one in result.heads.items()} or None,
+        "learned_verdict": result.learned_verdict or None,
         "provenance": provenance(result.records),
     }
 
@@ -62,7 +64,13 @@ _LEGEND = "█ accuracy up to the confidence   ░ overconfident   ▒ underconf
 
 
 def print_calibration(result: Calibration, where: str, notes: Sequence[str] = ()) -> None:
-    """Print figures before and after, reliability diagrams, and the cascade with and without."""
+    """Print figures before and after, reliability diagrams, and the cascade with and without.
+
+    Nothing where no stage has logits, so that only a learned score was fitted.
+    """
+    if not result.fitted:
+        show(*notes)
+        return
     legend = (
         f"NLL in nats; ECE over {BINS} bins of equal width, then of equal mass; Brier from 0 to 2. "
         f"Figures are {result.plan.text}."
@@ -156,7 +164,8 @@ def _cascade_table(result: Calibration, compared: CalibrationEffect) -> Table:
 
 def draw_calibration(result: Calibration) -> bytes:
     """Reliability diagrams before and after, and both curves of the cascade, as a PNG."""
-    panels = len(result.fitted) + (result.comparison is not None)
+    effects = (result.comparison, result.learned)
+    panels = max(1, len(result.fitted) + sum(one is not None for one in effects))
     figure = figure_of(4.4 * panels + 0.4, 4.2)
     result.plot(figure.subplots(1, panels, squeeze=False)[0])
     return png_of(figure)

@@ -16,6 +16,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
@@ -31,7 +32,7 @@ from lit_cascade import Policy, Record
 from lit_cascade.analysis import cross_fitted, fit_heads
 from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.analysis.selection import select_thresholds
-from lit_cascade.core import LEARNED, OperatingPoint, StageOutcomes, cheapest
+from lit_cascade.core import LEARNED, Curve, OperatingPoint, StageOutcomes, cheapest
 from lit_cascade.core.guarantee import Promise
 from tests.benchmarks.sweep import machine
 
@@ -188,35 +189,47 @@ def published(data: Path) -> dict[float, float]:
 def at_budgets(
     zoo: dict[str, Record], budgets: Sequence[float], splits: int
 ) -> dict[float, list[float]]:
-    """Accuracy at each budget of the cascade that is the most accurate on the choosing half."""
+    """Accuracy at each budget of the cascade that is the most accurate on the choosing half.
+
+    A service alone is one of them. Three services share one threshold.
+    """
     found: dict[float, list[float]] = {budget: [] for budget in budgets}
     for here, there in halves(len(next(iter(zoo.values()))), splits):
-        options = []
-        for size in (2, 3):
-            for chain in combinations(zoo, size):
-                policy = learned([zoo[name] for name in chain], here)
-                there_, here_ = ([zoo[name].rows(rows) for name in chain] for rows in (there, here))
-                curve = cross_fitted(here_, cost=UNIT).curve()
-                options.append((chain, curve, outcomes_of(there_, policy, UNIT)))
+        options: list[tuple[Curve, Callable[[float], float]]] = []
+        for chain in (*combinations(zoo, 2), *combinations(zoo, 3)):
+            records = [zoo[name] for name in chain]
+            whole = outcomes_of(records, learned(records, here), UNIT).rows(there)
+            curve = cross_fitted([one.rows(here) for one in records], cost=UNIT).curve()
+            options.append((curve, partial(_reached, whole)))
         for budget in budgets:
-            best = (-1.0, None, 0.0)
-            for chain, curve, outcomes in options:
-                fits = (curve.cost <= budget).nonzero().flatten()
-                if len(fits):
-                    row = int(fits[curve.accuracy[fits].argmax()])
-                    top = float(curve.accuracy[row])
-                    if top > best[0]:
-                        best = (top, outcomes, float(curve.threshold[row]))
-            for name, record in zoo.items():
-                if float(record.cost(UNIT).mean()) <= budget and accuracy(record, here) > best[0]:
-                    best = (accuracy(record, here), name, 0.0)
-            _, what, threshold = best
-            if isinstance(what, str):
-                found[budget].append(accuracy(zoo[what], there))
-            elif what is not None:
-                deferring = what.scores.shape[1]
-                found[budget].append(what.at((threshold,) * deferring).accuracy)
+            found[budget].append(_best_within(zoo, options, budget, here, there))
     return found
+
+
+def _reached(outcomes: StageOutcomes, threshold: float) -> float:
+    return outcomes.at((threshold,) * outcomes.scores.shape[1]).accuracy
+
+
+def _best_within(
+    zoo: dict[str, Record],
+    options: Sequence[tuple[Curve, Callable[[float], float]]],
+    budget: float,
+    here: Tensor,
+    there: Tensor,
+) -> float:
+    """Accuracy on other samples of the best choice within a budget on some."""
+    tops = [
+        (accuracy(record, here), partial(accuracy, record, there))
+        for record in zoo.values()
+        if float(record.cost(UNIT).mean()) <= budget
+    ]
+    for curve, reached in options:
+        within = curve.cost <= budget
+        if bool(within.any()):
+            row = int(torch.where(within, curve.accuracy, -1.0).argmax())
+            top, threshold = float(curve.accuracy[row]), float(curve.threshold[row])
+            tops.append((top, partial(reached, threshold)))
+    return max(tops, key=lambda one: one[0])[1]()
 
 
 def main() -> None:

@@ -296,6 +296,66 @@ def test_temperatures_fitted_anew_keep_the_learned_score_and_its_evidence(fitted
     assert evidence["temperatures"]["ids"] == "5000..5199"
 
 
+def services(n, seed):
+    """Saved records of predictions: the first is often wrong where it answers class 1."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (n,), generator=generator)
+    right = torch.rand(n, generator=generator) < torch.tensor([0.95, 0.9, 0.4])[labels]
+    answer = torch.where(right, labels, 1)
+    wrong = torch.rand(n, generator=generator) < 0.05
+    last = torch.where(wrong, (labels + 1) % 3, labels)
+    ids, data = torch.arange(n) + 10_000 * seed, {"name": "t", "split": str(seed), "source": "t"}
+    return [
+        Record.from_arrays(
+            name, labels=labels, prediction=said, score=score, costs={"usd": usd}, ids=ids,
+            data=data,
+        )
+        for name, said, score, usd in (
+            ("free", answer, torch.rand(n, generator=generator), 0.001), ("paid", last, None, 1.0)
+        )
+    ]  # fmt: skip
+
+
+def test_a_score_is_learned_from_predictions_and_says_what_it_gains(capsys):
+    fit, choose = saved(services(900, 0), "fit"), saved(services(900, 1), "choose")
+    assert learn(fit, "--cost", "usd") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "The learned score helps this cascade" in printed
+    assert "cross-fitted in 5 folds" in printed
+    policy = policy_in("c/calibration.yaml")
+    assert set(policy["evidence"]) == {"calibration", "heads"}
+    held_out = policy["evidence"]["heads"]["held_out"]
+    assert held_out["recommended"] == "learned"
+    assert 0 < held_out["interval"][0] < held_out["gain"] < held_out["interval"][1]
+    assert Path("c/calibrate.png").read_bytes().startswith(b"\x89PNG")
+    words = ["select", "--policy", "c/calibration.yaml", "--max_accuracy_drop", "0.05"]
+    words += ["--cost", "usd", "--records"]
+    # what the score was fitted on is kept apart by the tool
+    assert main([*words, *fit, "--out", "s"]) == 1
+    assert "score were fitted on all of these 900 samples" in capsys.readouterr().err
+    assert main([*words, *choose, "--out", "s"]) == 0
+    rule = Policy.load("s/policy.yaml")
+    records = services(900, 1)
+    stage = replay([one.output("a test") for one in records], rule).stage
+    assert json_in("s/summary.json")["chosen"]["deferral_rate"] == pytest.approx(
+        float(stage.double().mean())
+    )
+
+
+def test_a_score_that_gains_nothing_says_so(capsys):
+    labels = torch.arange(600) % 3
+    noise = torch.Generator().manual_seed(0)
+    small, large = (
+        Record.from_arrays(
+            name, k * torch.eye(3)[labels] + torch.randn(600, 3, generator=noise), labels, flops=k
+        )
+        for name, k in (("small", 2.0), ("large", 5.0))
+    )
+    assert learn(saved([small, large], "fit")) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "The learned score does not help this cascade beyond chance" in printed
+
+
 @pytest.mark.parametrize("names", [("small", "large"), ("small", "middle", "large")])
 def test_a_learned_score_is_selected_checked_and_replayed(names, capsys):
     fit, choose, new = (
