@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,8 @@ _LARGEST = 2**31  # bytes; a damaged file must not fill the memory
 class Contents:
     """Hashes of what was recorded for some samples, in one number of 32 bits each.
 
-    A hash is of a few logits of every stage, or of its score where there are no logits. Labels and
-    ids are not part of it.
+    A hash is of a few logits of every stage, or of its predictions and scores where there are no
+    logits. Labels and ids are not part of it.
 
     Attributes:
         stages: names of the stages.
@@ -159,22 +159,27 @@ def _hashes(records: Sequence[Record], bits: int) -> NDArray[np.uint32]:
     """
     mixed = np.zeros(len(records[0]), np.uint64)
     for record in records:
-        known = [one for one in (record.score, record.prediction) if one is not None]
-        values = (
-            torch.stack([one.float() for one in known], 1)
-            if record.logits is None
-            else record.logits
-        )
-        classes = values.shape[1]
-        columns = torch.linspace(0, classes - 1, min(classes, _COLUMNS)).round().long()
-        some = torch.cat([block[:, columns] for block in row_slices(values, _ROWS)])
-        spared = 24 - bits
-        whole = (some.half() if spared else some).float().numpy().view(np.uint32)
-        if spared:
-            whole = (whole + np.uint32(1 << (spared - 1))) >> np.uint32(spared)
-        for column in whole.T:
+        for column in _columns(record, bits):
             mixed = _mixed(mixed * np.uint64(3) + column + np.uint64(1))
     return (mixed >> np.uint64(32)).astype(np.uint32)
+
+
+def _columns(record: Record, bits: int) -> Iterator[NDArray[np.uint32]]:
+    """What a record says of each sample in a number of significant bits, each (N,) uint32."""
+    if record.logits is None and record.prediction is not None:
+        yield record.prediction.numpy().astype(np.uint32)
+    score = None if record.score is None else record.score[:, None]
+    values = score if record.logits is None else record.logits
+    if values is None:
+        return
+    classes = values.shape[1]
+    columns = torch.linspace(0, classes - 1, min(classes, _COLUMNS)).round().long()
+    some = torch.cat([block[:, columns] for block in row_slices(values, _ROWS)])
+    spared = 24 - bits
+    whole = (some.half() if spared else some).float().numpy().view(np.uint32)
+    if spared:
+        whole = (whole + np.uint32(1 << (spared - 1))) >> np.uint32(spared)
+    yield from whole.T
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

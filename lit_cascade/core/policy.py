@@ -409,12 +409,29 @@ class Policy(Tabular):
                 raise CascadeError(
                     f"stage {stage}: its record holds no logits, which a temperature needs."
                 )
+            if self.score == AGREEMENT.name:
+                self._check_confidence(stage, confidence)
         else:
             score = "max_softmax" if self.score in _NOT_OF_LOGITS else self.score
             confidence, answer = score_and_answer(output, score, self.temperatures[stage])
         if self.score == AGREEMENT.name:
             return Judgement(agreement(confidence, answer, earlier), answer, confidence)
         return Judgement(confidence, answer, confidence)
+
+    def _check_confidence(self, stage: int, confidence: Tensor) -> None:
+        """Check that an agreement counts more than any confidence.
+
+        Raises:
+            CascadeError: confidences outside of 0 to 1.
+        """
+        low, high = (float(end) for end in confidence.aminmax()) if len(confidence) else (0.0, 1.0)
+        if not 0.0 <= low <= high <= 1.0:
+            name = self.names[stage] if self.names else f"stage {stage}"
+            raise CascadeError(
+                f"policy.score: agreement adds 1 to a confidence from 0 to 1, and the recorded "
+                f"scores of {name!r} go from {low:.6g} to {high:.6g}. Import them as probabilities, "
+                "or import the predictions without --score: the stage then votes only."
+            )
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""
