@@ -21,6 +21,7 @@ from lit_cascade.analysis.curve import (
     outcomes_of,
     policy_for,
     replay,
+    score_notes,
 )
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
 from lit_cascade.analysis.evidence import check_overlap, fitted_on
@@ -65,6 +66,6 @@ __all__ = [
     "check_calls", "check_overlap", "compare_cascades", "compare_scores", "cost_notes",
     "cross_fitted", "curve", "evaluate_strategies", "fit_head", "fit_heads", "fitted_on",
     "largest_sizes", "least_missed", "official_metric", "outcomes_of", "policy_for",
-    "published_front", "published_models", "rates_renumbered", "replay", "screen", "search",
-    "select", "variants",
+    "published_front", "published_models", "rates_renumbered", "replay", "score_notes",
+    "screen", "search", "select", "variants",
 ]  # fmt: skip

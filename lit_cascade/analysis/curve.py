@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lit_cascade.analysis.evidence import check_overlap
 from lit_cascade.core import (
+    AGREEMENT,
+    LEARNED,
     METRICS,
     RECORDED,
     Answers,
@@ -37,7 +39,7 @@ from lit_cascade.records import (
     priced,
     stage_answers,
 )
-from lit_cascade.utilities.tabular import Tabular, described
+from lit_cascade.utilities.tabular import Tabular, described, listed
 from lit_cascade.utilities.units import counted, unit_label
 
 
@@ -56,6 +58,57 @@ def cost_notes(records: Sequence[Record], unit: str = "flops") -> list[str]:
         for one, other, a, b in zip(records, records[1:], means, means[1:], strict=False)
         if a >= b
     ]
+
+
+def score_notes(records: Sequence[Record], policy: PolicyLike = None) -> list[str]:
+    """Return notes on stages whose answers no threshold of the score tells apart.
+
+    Args:
+        records: one per stage, cheapest first.
+        policy: of the stages, in any form.
+    """
+    silent = [repr(record.name) for record in records[:-1] if _is_silent(record)]
+    score = policy_for(records, policy, undecided=True).score
+    votes, note = score == AGREEMENT.name, ""
+    if votes and len(records) == 2:
+        note = (
+            "with two stages agreement is the confidence of the first: there is no stage before it "
+            "to agree with. Put another small model between them."
+        )
+    elif votes and _is_silent(records[0]):
+        note = (
+            f"{records[0].name!r} has no confidence, and no stage before it to agree with: it only "
+            "votes."
+        )
+    elif silent and score == RECORDED.name:
+        note = (
+            f"{listed(silent)} {'has' if len(silent) == 1 else 'have'} predictions without a "
+            "confidence: any threshold answers all of their samples or none. Import them with "
+            "--score, or let several models vote: --policy.score agreement."
+        )
+    return [f"Note: {note}"] if note else []
+
+
+def check_tells_apart(records: Sequence[Record], policy: PolicyLike = None) -> None:
+    """Check that a threshold can tell answers of one of the deferring stages apart.
+
+    Raises:
+        CascadeError: they have predictions without confidences, and none can agree with another.
+    """
+    score = policy_for(records, policy, undecided=True).score
+    told = score == LEARNED.name or (score == AGREEMENT.name and len(records) > 2)
+    if all(map(_is_silent, records[:-1])) and not told:
+        names = listed([repr(record.name) for record in records[:-1]])
+        raise CascadeError(
+            f"records: {names} {'has' if len(records) == 2 else 'have'} predictions without a "
+            "confidence, so that no threshold tells their answers apart. Import them with --score; "
+            "or let two or more models vote before the last: --policy.score agreement."
+        )
+
+
+def _is_silent(record: Record) -> bool:
+    """Whether a record holds predictions without a confidence."""
+    return record.logits is None and record.score is None
 
 
 def official_metric(

@@ -109,6 +109,7 @@ def _overlap(
         rows = torch.tensor([_number(one) in known for one in ids], dtype=torch.bool)
         return _Overlap(rows, bool(rows.any()), "ids")
     content, n = fitted.get("content"), fitted.get("n")
+    held = "logits" if any(record.logits is not None for record in records) else "answers"
     if not records:
         why = "their logits were not recorded"
     elif not isinstance(content, Mapping) or not isinstance(n, int):
@@ -116,8 +117,8 @@ def _overlap(
     else:
         found = Contents.from_plain(content, n).find(records)
         if found is not None:
-            return _Overlap(*found, "logits")
-        why = "their recorded logits do not tell samples apart"
+            return _Overlap(*found, held)
+        why = f"their recorded {held} do not tell samples apart"
     if all(sources):  # named otherwise, and nothing says that they are not other samples
         return _Overlap(torch.zeros(len(ids), dtype=torch.bool), certain=False, by="sources")
     return _Overlap(None, certain=False, by=f"a source is unknown, and {why}")
@@ -184,13 +185,13 @@ def check_overlap(
         if not overlap.certain:
             notes.append(
                 f"Note: {shared:,} of these {counted(len(ids), 'sample')} "
-                f"{'has' if shared == 1 else 'have'} the logits of samples that the "
+                f"{'has' if shared == 1 else 'have'} the {overlap.by} of samples that the "
                 f"{_were(part)}: duplicates, or the same samples."
             )
             continue
         one = ids[int(overlap.rows.nonzero()[0, 0])]
         first = f"{one!r}" if isinstance(one, str) else f"id {one}"
-        told = "" if overlap.by == "ids" else ", told by their logits"
+        told = "" if overlap.by == "ids" else f", told by their {overlap.by}"
         message = (
             f"{shared} of these {counted(len(ids), 'sample')} "
             f"{be(shared)} among those that the {_were(part)} "

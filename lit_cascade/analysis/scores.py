@@ -14,6 +14,7 @@ from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head
 from lit_cascade.analysis.evidence import check_overlap, fitted_on
 from lit_cascade.core import (
+    AGREEMENT,
     LEARNED,
     RECORDED,
     SCORES,
@@ -26,6 +27,7 @@ from lit_cascade.core import (
     percentile_interval,
     quality_of,
     resampled_counts,
+    stage_outputs,
     sweep,
 )
 from lit_cascade.errors import CascadeError, UsageError
@@ -37,19 +39,23 @@ from lit_cascade.utilities.drawing import (
     GREEN,
     GREY,
     ORANGE,
+    SKY_BLUE,
     VERMILION,
     axes_of,
     mark,
     quiet,
 )
 from lit_cascade.utilities.tabular import Tabular, described, html_of, listed
-from lit_cascade.utilities.units import counted
+from lit_cascade.utilities.units import counted, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DRAWS = 1000
 """Number of bootstrap resamples."""
+
+_MANY = 0.1
+"""Share of the samples with one score above which they are worth a note."""
 
 _BLOCK = 2**21  # weights in memory at once
 
@@ -110,6 +116,7 @@ class ScoreComparison(Tabular):
 
     Attributes:
         names: names of the two models.
+        voters: names of models before them, which an agreement is with.
         unit: unit of the cost.
         figures: quality of each score.
         correct: whether each model is right on the reported samples, (N, 2) bool.
@@ -131,6 +138,7 @@ class ScoreComparison(Tabular):
     missing: str | None
     bound: float
     notes: tuple[str, ...] = ()
+    voters: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -216,6 +224,8 @@ _LINES = (
     (ORANGE, "--"),
     (GREEN, "-."),
     (VERMILION, (0, (1, 1))),
+    (SKY_BLUE, (0, (5, 1))),
+    (BLACK, (0, (3, 1, 1, 1))),
 )
 
 
@@ -231,7 +241,8 @@ def compare_scores(
     """Compare all scores of a small model for deferring to a large one.
 
     Args:
-        records: records of the two models, the small one first; or their files.
+        records: records of the two models, the small one first; or their files. Records before
+            these two are of models whose answers the score `agreement` compares.
         fit_on: records of the same models on other samples, for the learned score and thresholds;
             by default a part of the samples of `records`, and the rest is reported on.
         share: fraction of the samples in that part; 0 for no learned score and no thresholds.
@@ -240,9 +251,10 @@ def compare_scores(
         allow_overlap: whether samples of `fit_on` may be among those that are reported on.
 
     Raises:
-        UsageError: not two records, other models in `fit_on`, or a share out of range.
-        CascadeError: records of different samples, or without labels, scores or the unit; or
-            samples of `fit_on` among those that are reported on.
+        UsageError: fewer than two records, other models in `fit_on`, or a share out of range.
+        CascadeError: records of different samples, or without labels, scores or the unit;
+            confidences outside of 0 to 1 where agreement adds to them; or samples of `fit_on` among
+            those that are reported on.
 
     Example:
         >>> labels = torch.arange(300) % 3
@@ -254,10 +266,6 @@ def compare_scores(
         >>> [score.name for score in compare_scores([small, large]).figures]
         ['max_softmax', 'margin', 'negative_entropy', 'learned']
     """
-    if isinstance(records, Sequence) and not isinstance(records, str) and len(records) != 2:
-        raise UsageError(
-            f"records: expected two, of a small model and a large one, got {len(records)}."
-        )
     records, unit = priced(load_records(records), cost)
     notes: list[str] = []
     if fit_on is None:
@@ -275,8 +283,9 @@ def compare_scores(
         samples, data = records[0].samples, records[0].data
         notes += check_overlap(evidence, samples, data, records, allowed=allow_overlap)
         fit_rows, rows = (torch.arange(len(some[0])) for some in (fitting, records))
-    here = _tables(records, rows, unit)
-    there = _tables(fitting, fit_rows, unit)
+    here, there = _tables(records, rows, unit), _tables(fitting, fit_rows, unit)
+    voters = tuple(record.name for record in records[:-2])
+    records, fitting = records[-2:], fitting[-2:]
     learned, missing = None, None
     try:
         learned = _learned(fitting, fit_rows, there)
@@ -290,17 +299,32 @@ def compare_scores(
     first = next(iter(here.values()))
     correct, _ = first.labelled("a comparison of scores")
     gain = correct[:, 1].double() - correct[:, 0].double()
+    figures = _figures(here, there, seed)
     return ScoreComparison(
         names=(records[0].name, records[1].name),
+        voters=voters,
         unit=unit,
-        figures=_figures(here, there, seed),
+        figures=figures,
         correct=correct,
         costs=first.costs,
         fitted_on=len(fit_rows),
         learned=learned,
         missing=missing,
         bound=float(quality_of(-gain, correct, first.costs).cost_ratio),
-        notes=tuple(notes),
+        notes=(*notes, *filter(None, map(_tie_note, figures))),
+    )
+
+
+def _tie_note(one: ScoreFigures) -> str:
+    """A sentence on a score that many samples share, so that no threshold tells them apart."""
+    values, counts = one.scores.unique(return_counts=True)
+    most = int(counts.argmax())
+    share = int(counts[most]) / len(one.scores)
+    if share < _MANY:
+        return ""
+    return (
+        f"Note: {one.name} has {counted(len(values), 'value')}, and {percent(share)} of the "
+        f"samples share {float(values[most]):.6g}: no threshold tells these apart."
     )
 
 
@@ -318,11 +342,25 @@ def _split(n: int, share: float | str, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _tables(records: Sequence[Record], rows: Tensor, unit: str) -> dict[str, StageOutcomes]:
-    """Outcomes on some rows, by score."""
-    names = [RECORDED.name] if records[0].logits is None else list(SCORES)
-    return {
-        name: outcomes_of(records, Policy(score=name, stages=2), unit).rows(rows) for name in names
+    """Outcomes of the last two of the records on some rows, by score.
+
+    An agreement is that with the records before, which are then paid for too.
+    """
+    *voters, small, large = records
+    names = [RECORDED.name] if small.logits is None else list(SCORES)
+    tables = {
+        name: outcomes_of([small, large], Policy(score=name, stages=2), unit).rows(rows)
+        for name in names
     }
+    if not voters:
+        return tables
+    first = next(iter(tables.values()))
+    rule = Policy.of({"score": AGREEMENT.name}, [record.name for record in records])
+    scores = stage_outputs([one.output("agreement") for one in records], rule).scores[-2]
+    costs = first.costs.clone()
+    costs[:, 0] += torch.stack([voter.cost(unit)[rows] for voter in voters]).sum(dim=0)
+    tables[AGREEMENT.name] = replace(first, scores=scores[rows, None], costs=costs)
+    return tables
 
 
 def _learned(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_cascade.analysis.check import Verdict, check_promise, references
-from lit_cascade.analysis.curve import outcomes_of, policy_for
+from lit_cascade.analysis.curve import check_tells_apart, outcomes_of, policy_for
 from lit_cascade.analysis.evidence import STAGES, chosen_stages, fitted_on, unused_rows
 from lit_cascade.core import (
     OperatingPoint,
@@ -305,6 +305,7 @@ def select(
     """
     promise = Promise.of(confidence, **target) if promise is None or target else promise
     loaded, unit = priced(load_records(records), cost)
+    check_tells_apart(loaded, policy)
     rule = policy_for(loaded, policy, undecided=True)
     outcomes = outcomes_of(loaded, rule, unit, need_labels=False)
     first = loaded[0]

@@ -29,7 +29,8 @@ def run_files(options: CompareScoresOptions) -> None:
     )
     data = records[0].data
     notes = [*comparison.notes, *data_notes(data)]
-    notes += cost_notes(*priced(records, options.cost))
+    costed, unit = priced(records, options.cost)
+    notes += cost_notes(costed[-2:], unit)
     print_scores(comparison, data, notes)
     output.add("scores.csv", scores_csv(comparison))
     output.add("scores.png", draw_scores(comparison, data))

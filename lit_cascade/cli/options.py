@@ -238,7 +238,8 @@ class CompareScoresOptions(OutputOptions):
     those that are reported on.
 
     Args:
-        records: two record files, of the small model and of the large one.
+        records: record files of the small model and of the large one; those before them are of
+            models whose answers the score agreement compares with the small one's.
         fit_on: record files of the same two models on other samples, to fit on; by default a part
             of the samples of records is fitted on, and the rest is reported on.
         share: share of the samples in that part; 0 for no learned score and no thresholds.

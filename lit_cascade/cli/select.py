@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_cascade.analysis import MonthlySaving, Selection, check_calls, cost_notes, select
+from lit_cascade.analysis import (
+    MonthlySaving,
+    Selection,
+    check_calls,
+    cost_notes,
+    score_notes,
+    select,
+)
 from lit_cascade.cli.options import SelectOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.core.guarantee import Promise, Target
@@ -67,7 +74,8 @@ def _report(
     )
     prices = f" --cost {options.cost}" if "=" in options.cost else ""
     costed, unit = priced(records, options.cost)
-    notes = data_notes(records[0].data) + cost_notes(costed, unit) + list(selection.notes)
+    notes = data_notes(records[0].data) + cost_notes(costed, unit)
+    notes += score_notes(records, options.policy) + list(selection.notes)
     saving = _saving(selection, options.calls_per_month)
     seen = "chosen on them" if selection.held_out is None else "held out"
     told = [] if saving is None else [saving_line(saving, seen, promise)]

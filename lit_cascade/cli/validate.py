@@ -11,6 +11,7 @@ from lit_cascade.analysis import (
     check_overlap,
     cost_notes,
     outcomes_of,
+    score_notes,
 )
 from lit_cascade.cli.options import ValidateOptions
 from lit_cascade.cli.output import Output
@@ -76,7 +77,7 @@ def _report(records: Sequence[Record], options: ValidateOptions, output: Output)
     )
     notes += data_notes(first.data)
     notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])
-    notes += cost_notes(records, unit)
+    notes += cost_notes(records, unit) + score_notes(records, options.policy)
     validation = Validation.of(records, options.policy, unit, options.metric)
     saving = _saving(validation, options.calls_per_month)
     told = [] if saving is None else [saving_line(saving, _seen(validation))]

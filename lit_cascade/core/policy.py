@@ -407,7 +407,7 @@ class Policy(Tabular):
             answer, confidence = output
             if self.temperatures[stage] != 1.0:
                 raise CascadeError(
-                    f"stage {stage}: its record holds no logits, which a temperature needs."
+                    f"{self._named(stage)}: its record holds no logits, which a temperature needs."
                 )
             if self.score == AGREEMENT.name:
                 self._check_confidence(stage, confidence)
@@ -426,12 +426,14 @@ class Policy(Tabular):
         """
         low, high = (float(end) for end in confidence.aminmax()) if len(confidence) else (0.0, 1.0)
         if not 0.0 <= low <= high <= 1.0:
-            name = self.names[stage] if self.names else f"stage {stage}"
             raise CascadeError(
-                f"policy.score: agreement adds 1 to a confidence from 0 to 1, and the recorded "
-                f"scores of {name!r} go from {low:.6g} to {high:.6g}. Import them as probabilities, "
-                "or import the predictions without --score: the stage then votes only."
+                "policy.score: agreement adds 1 to a confidence from 0 to 1, and the recorded "
+                f"scores of {self._named(stage)} go from {low:.6g} to {high:.6g}. Import them as "
+                "probabilities, or import its predictions without --score: it then only votes."
             )
+
+    def _named(self, stage: int) -> str:
+        return repr(self.names[stage]) if self.names else f"stage {stage}"
 
     def probabilities(self, stage: int, logits: Tensor) -> Tensor:
         """Class probabilities (N, C) float32 of a stage, from its logits."""

@@ -35,7 +35,7 @@ def verdict_line(verdict: Verdict, unit: str) -> str:
 
 def _p_value(value: float | None) -> str:
     if value is None:
-        return "too few samples"
+        return "not tested"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 

@@ -77,6 +77,11 @@ def print_scores(result: ScoreComparison, data: Mapping[str, Any], notes: Sequen
         "threshold that keeps its accuracy on these samples, which is optimistic."
     )
     lines = [legend]
+    if result.voters:
+        lines.append(
+            f"agreement: with the answers of {', '.join(map(repr, result.voters))}, whose {unit} "
+            "are in its figures and in those of no other score."
+        )
     if held:
         lines.append(
             f"* the cheapest threshold with the accuracy of {large!r} on "
@@ -97,6 +102,7 @@ def scores_summary(result: ScoreComparison, records: Sequence[Record]) -> dict[s
     unit = result.unit
     return {
         "n": result.n,
+        "voters": list(result.voters),
         "fitted_on": result.fitted_on,
         "unit": unit,
         "draws": DRAWS,

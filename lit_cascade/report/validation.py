@@ -15,6 +15,7 @@ from lit_cascade.analysis import (
     policy_for,
 )
 from lit_cascade.core import (
+    AGREEMENT,
     LEARNED,
     Curve,
     OperatingPoint,
@@ -63,6 +64,8 @@ class Validation:
         curve: the curve at these temperatures.
         policy: operating point of the given thresholds, if any.
         uncalibrated: the curve at temperature 1, if the rule has others.
+        agreed: operating point where stages answer that agree with one before, whatever their
+            confidence; None unless the score is agreement of three stages or more.
     """
 
     records: Sequence[Record]
@@ -71,6 +74,7 @@ class Validation:
     curve: Curve
     policy: OperatingPoint | None
     uncalibrated: Curve | None
+    agreed: OperatingPoint | None = None
 
     @classmethod
     def of(
@@ -97,7 +101,8 @@ class Validation:
         metric = official_metric(described, metric)
         policy = policy_for(records, options)
         rule = replace(policy, thresholds=None)
-        curve = outcomes_of(records, rule, unit, metric).curve()
+        outcomes = outcomes_of(records, rule, unit, metric)
+        votes = rule.score == AGREEMENT.name and len(records) > 2
         plain = replace(rule, temperatures=())
         if rule.score == LEARNED.name and rule.combine != "average":
             plain = rule  # it was fitted to these very logits: a temperature moves nothing
@@ -105,13 +110,14 @@ class Validation:
             records=records,
             rule=rule,
             unit=unit,
-            curve=curve,
+            curve=outcomes.curve(),
             policy=None
             if policy.thresholds is None
             else outcomes_of(records, policy, unit, metric).at(policy.thresholds),
             uncalibrated=None
             if plain == rule
             else outcomes_of(records, plain, unit, metric).curve(),
+            agreed=outcomes.at((1.0,) * (len(records) - 1)) if votes else None,
         )
 
     @property
@@ -188,6 +194,8 @@ def validation_summary(result: Validation) -> dict[str, Any]:
         else outcome_summary(result.policy, result.names, unit, metric),
         "uncalibrated": _points(result.uncalibrated, unit),
     }
+    if result.agreed is not None:
+        summary["agreed"] = outcome_summary(result.agreed, result.names, unit, metric)
     if metric is not None:
         summary["operating_points_by_metric"] = _points(curve, unit, metric)
         summary["uncalibrated_by_metric"] = _points(result.uncalibrated, unit, metric)
@@ -299,13 +307,11 @@ def _points_table(result: Validation) -> Table:
                 shown = "none" if point is None else shown_thresholds(point)
                 cells = point_cells(point, unit, curve.metric)
                 table.add_row(labels[name] + note, shown, *cells)
-    if result.policy is not None:
-        table.add_section()
-        table.add_row(
-            "the thresholds given",
-            shown_thresholds(result.policy),
-            *point_cells(result.policy, unit, metric),
-        )
+    others = {"stages that agree": result.agreed, "the thresholds given": result.policy}
+    for name, point in others.items():
+        if point is not None:
+            table.add_section()
+            table.add_row(name, shown_thresholds(point), *point_cells(point, unit, metric))
     return table
 
 
