@@ -172,8 +172,6 @@ def test_what_a_user_may_get_wrong_is_said(tmp_path, monkeypatch, capsys):
     words = ["--records", "mute0.safetensors", last, "--out", "o2"]
     assert main(["select", "--max_accuracy_drop", "5%", *words]) == 1
     assert "'mute0' has predictions without a confidence, so that" in capsys.readouterr().err
-    assert main(["compare-scores", *words]) == 0
-    assert "Note: recorded has 1 value, and 100.0 % of the samples" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["score", "alone", "logits"])
