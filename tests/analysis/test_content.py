@@ -137,3 +137,18 @@ def test_damaged_hashes_are_one_clear_message(damage):
     plain = Contents.of(made(20)).to_plain() | damage
     with pytest.raises(CascadeError, match=r"hashes of the samples .* are damaged"):
         Contents.from_plain(plain, 20)
+
+
+def test_predictions_tell_samples_apart_exactly():
+    """Numbers of neighbouring classes are other answers, however coarse the precision."""
+    answers = torch.arange(900)
+    records = [
+        Record.from_arrays(name, prediction=some, classes=map(str, range(900)), flops=1)
+        for name, some in (("small", answers), ("large", answers.flip(0)))
+    ]
+    found = Contents.of(records)
+    assert found.repeated == 0
+    assert len(found.hashes) == 900
+    halves = [[record.rows(rows) for record in records] for rows in answers.split(450)]
+    assert not Contents.of(halves[0]).find(halves[1])[0].any()
+    assert Contents.of(halves[0]).find(records)[0].tolist() == [True] * 450 + [False] * 450
