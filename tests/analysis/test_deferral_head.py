@@ -60,7 +60,7 @@ def test_a_head_is_the_regression_of_scikit_learn(blind):
     outside = LogisticRegression(C=fitted.strength, max_iter=9000, tol=1e-10)
     expected = outside.fit(columns, fixed).predict_proba(columns)[:, 1].tolist()
     found = DeferralHead(fitted.head.fixed).judge(small.logits).score
-    assert (-found).tolist() == pytest.approx(expected, abs=1e-4)
+    assert (-found).tolist() == pytest.approx(expected, abs=5e-4)
     assert bool(fitted.spread) == (blind is not None)
     assert (fitted.n, fitted.fixed) == (900, fixed.sum())
     assert fitted.broken == (right(small) & ~right(large)).sum()

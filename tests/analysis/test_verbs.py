@@ -208,7 +208,7 @@ def test_a_learned_score_is_in_the_policy():
         (lambda r: search(r, score="learned"), "score: learned is fitted to one pair"),
         (lambda r: search(r, bands=[(0.9, 0.8)]), "bands: expected two accuracies"),
         (lambda r: search([]), "there are no records"),
-        (lambda r: compare_scores(made(3)), "records: expected two"),
+        (lambda r: compare_scores(made(1)), "at least 2 stages, got 1"),
     ],
 )
 def test_wrong_arguments_end_in_an_error_of_ours(verb, message):
