@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, check_name
-from lit_cascade.utilities.mapped import identity_of, row_slices
+from lit_cascade.utilities.mapped import row_slices
 
 # Rows are handled in blocks of about a megabyte, which stay in the cache of one core.
 _BLOCK_ELEMENTS = 2**18
 _LONG_ROW = 2**14
-
-_FINITE: set[tuple[object, ...]] = set()
-"""Files whose logits were found to be finite: a search loads each record several times."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +187,6 @@ def check_logits(logits: Tensor, what: str) -> None:
         raise CascadeError(f"{what}: no samples: the data set or split is empty.")
     if classes < 2:
         raise CascadeError(f"{what}: a classifier needs at least 2 classes, got {classes}.")
-    known = identity_of(logits)
-    if known in _FINITE:
-        return
     size = max(1, _BLOCK_ELEMENTS // classes)
     # without a temporary; NaN propagates
     ends = [torch.stack(block.aminmax()) for block in row_slices(logits, size)]
@@ -203,8 +197,6 @@ def check_logits(logits: Tensor, what: str) -> None:
             f"first at row {int(rows[0])}. "
             "A model in half precision may overflow: try --trainer.precision 32."
         )
-    if known is not None:
-        _FINITE.add(known)
 
 
 def score_named(name: str) -> Score:

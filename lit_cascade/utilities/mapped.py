@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-
-class _Mapping(mmap.mmap):
-    """A mapped file.
-
-    Attributes:
-        identity: of the file, as far as a file system tells, and of the numbers in it.
-    """
-
-    identity: tuple[Any, ...]
-
-
-_FILES: WeakValueDictionary[int, _Mapping] = WeakValueDictionary()
+_FILES: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """Mapped files by the address of the storage that lies in them; a freed tensor leaves no entry."""
 
 _TAKEN = 2**20
@@ -63,28 +51,10 @@ def mapped_numbers(path: Path, start: int, shape: Sequence[int], dtype: torch.dt
     before = start % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page
     size = before + math.prod(shape) * dtype.itemsize
     with path.open("rb") as file:
-        content = _Mapping(file.fileno(), size, access=mmap.ACCESS_COPY, offset=start - before)
-        known = os.fstat(file.fileno())
-    content.identity = (
-        known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, start, *shape, dtype,
-    )  # fmt: skip
+        content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=start - before)
     tensor = torch.frombuffer(content, dtype=dtype, offset=before).view(list(shape))
     _FILES[tensor.untyped_storage().data_ptr()] = content
     return tensor
-
-
-def identity_of(tensor: Tensor) -> tuple[Any, ...] | None:
-    """What tells the content of a whole mapped tensor from any other.
-
-    Returns:
-        File, time of its last change, place and type; None of a tensor that is not mapped, that is
-        part of one, or that was written to.
-    """
-    content = _FILES.get(tensor.untyped_storage().data_ptr()) if _FILES else None
-    if content is None or tensor.is_inference() or tensor._version:  # noqa: SLF001 - no other name
-        return None
-    whole = content.identity[-1 - tensor.ndim : -1] == tuple(tensor.shape)
-    return content.identity if whole and tensor.is_contiguous() else None
 
 
 def row_slices(matrix: Tensor, size: int, rows: Tensor | None = None) -> Iterator[Tensor]:

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.record import FORMAT, Record, check_alike
-from lit_cascade.utilities.mapped import row_slices
 
 
 def record(n=6, name="net", **changes):
@@ -726,21 +725,3 @@ def test_details_that_are_read_have_their_types(part, key, value):
     with pytest.raises(CascadeError, match=f"{part}.{key} is malformed"):
         record(**{part: {key: value}})
     assert record(**{part: {key: None if part == "data" else 7, "other": value}})
-
-
-def test_logits_of_a_file_are_checked_once_until_it_changes(tmp_path, monkeypatch):
-    path, read = tmp_path / "net.safetensors", []
-    record(50).save(path)
-    monkeypatch.setattr(
-        "lit_cascade.core.scores.row_slices", lambda *args: read.append(1) or row_slices(*args)
-    )
-    loaded = [Record.load(path) for _ in range(3)]
-    assert read == [1]
-    replace(loaded[0], parameters=5)
-    assert read == [1]
-    broken = loaded[0].logits.clone()
-    broken[7, 1] = math.nan
-    tensors = load_file(path) | {"logits": broken}
-    rewrite(path, tensors)
-    with pytest.raises(CascadeError, match="first at row 7"):
-        Record.load(path)

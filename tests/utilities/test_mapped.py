@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lit_cascade.core.scores import answers_of, score_and_answer
 from lit_cascade.utilities import mapped
-from lit_cascade.utilities.mapped import identity_of, mapped_tensor, row_slices
+from lit_cascade.utilities.mapped import mapped_tensor, row_slices
 
 
 @pytest.fixture(params=[torch.float16, torch.float32])
@@ -100,16 +100,3 @@ def test_scores_of_a_mapped_matrix_are_those_of_one_in_memory(pair):
         assert torch.equal(one, other)
     rows = torch.arange(0, 3000, 3)
     assert torch.equal(answers_of(there)[rows], answers_of(matrix[rows]))
-
-
-def test_a_file_is_known_by_its_content_as_a_whole(pair, tmp_path):
-    matrix, there = pair
-    known = identity_of(there)
-    path = tmp_path / "record.safetensors"
-    assert identity_of(mapped_tensor(path, "logits", matrix.dtype)) == known
-    assert [identity_of(one) for one in (matrix, there[1:], there.t(), there.clone())] == [None] * 4
-    there[0, 0] = 1  # the file stays as it is, and the tensor does not
-    assert identity_of(there) is None
-    save_file({"logits": matrix}, tmp_path / "new")
-    (tmp_path / "new").replace(path)
-    assert identity_of(mapped_tensor(path, "logits", matrix.dtype)) not in {known, None}
