@@ -654,7 +654,10 @@ def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, T
     Raises:
         CascadeError: answers without labels; calibration of a record without logits.
     """
-    right = record.right
+    right = None if record.knows_answers else record.correct
+    if record.knows_answers and record.labels is not None:
+        judged = policy.judge(stage, record.output("a score"))  # scores and answers in one pass
+        return judged.score, is_right(judged.answer, record.labels)
     if right is None:
         raise CascadeError(
             f"record {record.name!r} holds no labels, so which answers are right is unknown."
