@@ -231,7 +231,7 @@ def test_several_labels_and_scores_alone_are_refused(capfd):
             f"{record.name}.safetensors"
         )
     assert validate([one, other], "--metric", "matthews") == 1
-    assert "holds scores and no logits, which the metric matthews needs" in capfd.readouterr().err
+    assert "not the answers, which the metric matthews needs" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("metric", ["f1_macro", "matthews"])
