@@ -611,7 +611,7 @@ def compare_cascades(
 def _gain_of_learning(
     records: Sequence[Record], rule: Policy, plan: CalibrationPlan, unit: str
 ) -> CalibrationEffect | None:
-    """What learned scores gain, on samples of each fold by a fit on the others.
+    """Compare learned scores with the plain score, cross-fitted.
 
     None where a fold has too few samples for a fit.
     """
@@ -636,7 +636,7 @@ def _gain_of_learning(
 def _learned_by_folds(
     records: Sequence[Record], rule: Policy, plan: CalibrationPlan
 ) -> list[Policy]:
-    """The rule with learned scores, for each fold fitted on its fitting rows."""
+    """Policies with learned scores, one per fold, each fitted on the other folds."""
     rules = []
     for fitted, _ in plan.folds:
         heads = tuple(one.head for one in fit_heads(records, rule, fitted).values())

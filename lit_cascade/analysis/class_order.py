@@ -1,4 +1,4 @@
-"""Models whose numbers of classes seem to mean other classes than those of the labels."""
+"""Detection of models whose classes are numbered in another order than the labels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 _MOST_CLASSES = 2000
-"""Classes whose order is looked into: the table of pairs has their square."""
+"""Largest number of classes; the confusion matrix holds its square."""
 
 _FAR_BETTER = 0.1
-"""Gain in accuracy that chance does not explain."""
+"""Least gain in accuracy that is reported."""
 
 
 def rates_renumbered(

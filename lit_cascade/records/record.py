@@ -654,21 +654,20 @@ def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, T
     Raises:
         CascadeError: answers without labels; calibration of a record without logits.
     """
-    right = None if record.knows_answers else record.correct
     if record.knows_answers and record.labels is not None:
         judged = policy.judge(stage, record.output("a score"))  # scores and answers in one pass
         return judged.score, is_right(judged.answer, record.labels)
-    if right is None:
+    if record.knows_answers:
         raise CascadeError(
             f"record {record.name!r} holds no labels, so which answers are right is unknown."
         )
-    if record.knows_answers or stage < len(policy.heads):
-        return policy.judge(stage, record.output("a score")).score, right
+    if stage < len(policy.heads):
+        record.output("a learned score")
     if policy.temperatures[stage] != 1.0:
         record.logits_for("a temperature")
-    if record.score is None:  # ruled out by the class; for types
+    if record.score is None or record.correct is None:  # ruled out by the class; for types
         raise CascadeError(f"record {record.name!r} holds neither answers nor scores.")
-    return record.score, right
+    return record.score, record.correct
 
 
 def score_and_correct(
