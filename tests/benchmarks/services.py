@@ -72,6 +72,16 @@ def services(data: Path, name: str) -> dict[str, Record]:
     }
 
 
+def unit(records: Sequence[Record]) -> str:
+    """The unit of the records' cost."""
+    return next(iter(records[0].costs))
+
+
+def price(record: Record) -> float:
+    """Mean cost of a sample."""
+    return float(record.cost(unit([record])).mean())
+
+
 def accuracy(record: Record, rows: Tensor) -> float:
     return float(record.right[rows].double().mean())
 
@@ -105,6 +115,7 @@ def chosen_on(
     """
     best = max(zoo, key=lambda name: accuracy(zoo[name], rows))
     target = accuracy(zoo[best], rows)
+    alone = Choice(price(zoo[best]), (best,), Policy(stages=2), ())
     cheaper = list(zoo)[: list(zoo).index(best)]
     choices = []
     for size in sizes:
@@ -112,18 +123,18 @@ def chosen_on(
             chain = (*some, best)
             records = [zoo[name] for name in chain]
             policy = make(records, rows)
-            outcomes = outcomes_of(records, policy, UNIT).rows(rows)
+            outcomes = outcomes_of(records, policy, unit(records)).rows(rows)
             point = point_at(outcomes, target)
             if point is not None:
                 choices.append(Choice(point.cost, chain, policy, point.thresholds))
     if not choices:
-        return Choice(float(zoo[best].cost(UNIT).mean()), (best,), Policy(stages=2), ())
+        return alone
     choice = min(choices, key=lambda one: one.cost)
     if learns:
         records = [zoo[name].rows(rows) for name in choice.chain]
-        point = point_at(cross_fitted(records, cost=UNIT), target)
+        point = point_at(cross_fitted(records, cost=unit(records)), target)
         if point is None:
-            return Choice(float(zoo[best].cost(UNIT).mean()), (best,), Policy(stages=2), ())
+            return alone
         choice = choice._replace(thresholds=point.thresholds)
     return choice
 
@@ -132,8 +143,8 @@ def measured(zoo: dict[str, Record], choice: Choice, rows: Tensor) -> tuple[floa
     """Accuracy and mean cost of a choice on some samples."""
     records = [zoo[name].rows(rows) for name in choice.chain]
     if len(records) == 1:
-        return accuracy(records[0], torch.arange(len(rows))), float(records[0].cost(UNIT).mean())
-    point = outcomes_of(records, choice.policy, UNIT).at(choice.thresholds)
+        return accuracy(records[0], torch.arange(len(rows))), price(records[0])
+    point = outcomes_of(records, choice.policy, unit(records)).at(choice.thresholds)
     return point.accuracy, point.cost
 
 
@@ -157,11 +168,11 @@ def saved(zoo: dict[str, Record], splits: int) -> Iterator[dict[str, object]]:
     chains: dict[str, Counter[Chain]] = {name: Counter() for name in METHODS}
     for here, there in halves(len(next(iter(zoo.values()))), splits):
         best = max(zoo, key=lambda name: accuracy(zoo[name], here))
-        before, price = accuracy(zoo[best], there), float(zoo[best].cost(UNIT).mean())
+        before, dearest = accuracy(zoo[best], there), price(zoo[best])
         for name, (make, sizes, learns) in METHODS.items():
             choice = chosen_on(zoo, here, make, sizes, learns=learns)
             reached, cost = measured(zoo, choice, there)
-            found[name].append((1 - cost / price, before - reached))
+            found[name].append((1 - cost / dearest, before - reached))
             chains[name][choice.chain] += 1
     for name, pairs in found.items():
         saving, lost = zip(*pairs, strict=True)
@@ -198,8 +209,8 @@ def at_budgets(
         options: list[tuple[Curve, Callable[[float], float]]] = []
         for chain in (*combinations(zoo, 2), *combinations(zoo, 3)):
             records = [zoo[name] for name in chain]
-            whole = outcomes_of(records, learned(records, here), UNIT).rows(there)
-            curve = cross_fitted([one.rows(here) for one in records], cost=UNIT).curve()
+            whole = outcomes_of(records, learned(records, here), unit(records)).rows(there)
+            curve = cross_fitted([one.rows(here) for one in records], cost=unit(records)).curve()
             options.append((curve, partial(_reached, whole)))
         for budget in budgets:
             found[budget].append(_best_within(zoo, options, budget, here, there))
@@ -221,7 +232,7 @@ def _best_within(
     tops = [
         (accuracy(record, here), partial(accuracy, record, there))
         for record in zoo.values()
-        if float(record.cost(UNIT).mean()) <= budget
+        if price(record) <= budget
     ]
     for curve, reached in options:
         within = curve.cost <= budget

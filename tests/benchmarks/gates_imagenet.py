@@ -1,0 +1,104 @@
+"""What the confidence of ResNet-50 gains from classes and from other answers, on ImageNet.
+
+python -m tests.benchmarks.gates_imagenet [--predictions FILE.parquet] [--splits 20]
+    [--out FILE.json]
+
+ResNet-50 comes before PNASNet-5-large, alone or after NASNet-A mobile. For each draw of a half, a
+learned score is fitted and the thresholds are chosen there, for the least compute at the accuracy
+of PNASNet-5-large; the figures are those of the other half. FILE has the confidences of ResNet-50
+as published by ImageNet-X (github.com/facebookresearch/imagenetx); the answers are those of the
+bundled records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+
+from lit_cascade import Record
+from lit_cascade.report.text import Table, show
+from lit_cascade.utilities.units import percent
+from tests.benchmarks.agreement import PREDICTIONS, RECORDS
+from tests.benchmarks.services import Make, accuracy, chosen_on, halves, learned, measured, plain
+from tests.benchmarks.services import price as mean_cost
+from tests.benchmarks.sweep import machine
+
+PAIR = ("resnet50", "pnasnet5large")
+TRIPLE = ("nasnetamobile", *PAIR)
+GATES: dict[str, tuple[Make, tuple[str, ...]]] = {
+    "confidence": (plain("recorded"), PAIR),
+    "learned": (learned, PAIR),
+    "agreement": (plain("agreement"), TRIPLE),
+    "learned, with an earlier answer": (learned, TRIPLE),
+}
+
+
+def models(predictions: Path) -> dict[str, Record]:
+    """The three models, ResNet-50 with its confidence.
+
+    Raises:
+        ValueError: the table is of other images, or in another order.
+    """
+    import pyarrow.parquet as pq  # only the confidences need it
+
+    folder = RECORDS / "imagenet" / "validation"
+    zoo = {name: Record.load(folder / f"{name}.safetensors") for name in TRIPLE}
+    columns = ["label", "imagenetx_ResNet50_probability"]
+    labels, scores = (column.to_numpy() for column in pq.read_table(predictions, columns=columns))
+    if torch.tensor(labels).tolist() != zoo["resnet50"].labels.tolist():  # type: ignore[union-attr]
+        raise ValueError(f"{predictions}: its labels are not those of the records, in their order.")
+    zoo["resnet50"] = replace(zoo["resnet50"], score=torch.tensor(scores))
+    return zoo
+
+
+def rows(zoo: dict[str, Record], splits: int) -> Iterator[dict[str, object]]:
+    """Compute saved and accuracy lost by each gate."""
+    for name, (make, chain) in GATES.items():
+        some = {model: zoo[model] for model in chain}
+        ratios, lost = [], []
+        for here, there in halves(len(zoo[PAIR[-1]]), splits):
+            learns = make is learned
+            choice = chosen_on(some, here, make, (len(chain),), learns=learns)
+            reached, cost = measured(some, choice, there)
+            ratios.append(mean_cost(zoo[PAIR[-1]]) / cost)
+            lost.append(accuracy(zoo[PAIR[-1]], there) - reached)
+        yield {
+            "gate": name,
+            "stages": chain,
+            "reduction": fmean(ratios),
+            "reduction_sd": stdev(ratios) if splits > 1 else None,
+            "accuracy_lost": fmean(lost),
+            "accuracy_lost_sd": stdev(lost) if splits > 1 else None,
+        }
+
+
+def main() -> None:
+    """Measure, print a table and write the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--predictions", type=Path, default=PREDICTIONS)
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    found = []
+    table = Table("Before PNASNet-5-large, on the other half", "gate", "less compute", "lost")
+    for row in rows(models(options.predictions), options.splits):
+        found.append(row)
+        table.add_row(
+            str(row["gate"]),
+            f"{row['reduction']:.2f}x",
+            percent(row["accuracy_lost"], 2),  # type: ignore[arg-type]
+        )
+        if options.out:
+            content = {"machine": machine(), "splits": options.splits, "rows": found}
+            options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    show(table)
+
+
+if __name__ == "__main__":
+    main()
