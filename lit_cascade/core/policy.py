@@ -5,6 +5,8 @@ How they decide is the contract, `lit_cascade.core.contract`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -306,6 +308,18 @@ class Policy(Tabular):
             del values["score"]
             values["evidence"] = {**self.evidence, _RECORDED: True}
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides answers, 16 hexadecimal digits; not of the evidence.
+
+        Example:
+            >>> Policy(0.9).fingerprint == Policy(0.9, evidence={"n": 1}).fingerprint
+            True
+        """
+        deciding = {key: value for key, value in self.to_dict().items() if key != "evidence"}
+        text = json.dumps({"stages": self.names, **deciding}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def save(self, path: Path | str, comment: str = "") -> None:
         """Write the policy as YAML, whole or not at all: a config that every command takes.
