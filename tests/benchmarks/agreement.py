@@ -9,7 +9,8 @@ promise less e; beside it stands the reduction against the interpolated front of
 
 FILE is a table of the published ImageNet answers, in the order of the records. Its column
 `real_labels` has the labels of ReaL (arXiv:2006.07159), by which the models are judged too; images
-without any are left out.
+without any are left out. Its column `imagenetx_ResNet50_probability` has the confidence of
+ResNet-50 (github.com/facebookresearch/imagenetx), the only model of which one is known.
 """
 
 from __future__ import annotations
@@ -35,18 +36,29 @@ PREDICTIONS = ROOT.parent / "shared/data/imagenet_predictions/validation.parquet
 RECORDS = ROOT / "checkpoints"
 
 
-def with_real_labels(records: list[Record], path: Path) -> list[Record]:
-    """The records of the images that have labels of ReaL, with these.
+def column(path: Path, name: str, records: list[Record]) -> list[Any]:
+    """A column of the table of published answers.
 
     Raises:
-        ValueError: the table is of other images, or in another order.
+        ValueError: the table is of other images than the records, or in another order.
     """
-    import pyarrow.parquet as pq  # only the labels of ReaL need it
+    import pyarrow.parquet as pq  # the bundled records need it not
 
-    table = pq.read_table(path, columns=["label", "real_labels"]).to_pydict()
+    table = pq.read_table(path, columns=["label", name]).to_pydict()
     if torch.tensor(table["label"]).tolist() != records[0].labels.tolist():  # type: ignore[union-attr]
         raise ValueError(f"{path}: its labels are not those of the records, in their order.")
-    several = table["real_labels"]
+    return table[name]
+
+
+def with_confidence(records: list[Record], path: Path) -> list[Record]:
+    """The records, that of ResNet-50 with its confidence."""
+    score = torch.tensor(column(path, "imagenetx_ResNet50_probability", records))
+    return [replace(one, score=score) if one.name == "resnet50" else one for one in records]
+
+
+def with_real_labels(records: list[Record], path: Path) -> list[Record]:
+    """The records of the images that have labels of ReaL, with these."""
+    several = column(path, "real_labels", records)
     most = max(map(len, several))
     labels = torch.tensor([[*some, *[-1] * (most - len(some))] for some in several])
     rows = (labels[:, 0] >= 0).nonzero().squeeze(1)
@@ -60,6 +72,8 @@ def cases(predictions: Path) -> Iterator[tuple[str, list[RecordLike], tuple[str,
     if predictions.exists():
         records = [Record.load(path) for path in sorted(imagenet.rglob("*.safetensors"))]
         yield "ImageNet, ReaL", [*with_real_labels(records, predictions)], ("agreement",)
+        sure = [*with_confidence(records, predictions)]
+        yield "ImageNet, confidence of ResNet-50", sure, ("max_softmax", "agreement")
     yield "CIFAR-10", [RECORDS / "cifar10"], both
     for task in sorted(folder for folder in (RECORDS / "glue").iterdir() if folder.is_dir()):
         yield f"GLUE, {task.name}", [task], both

@@ -15,16 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
-
-import torch
 
 from lit_cascade import Record
 from lit_cascade.report.text import Table, show
 from lit_cascade.utilities.units import percent
-from tests.benchmarks.agreement import PREDICTIONS, RECORDS
+from tests.benchmarks.agreement import PREDICTIONS, RECORDS, with_confidence
 from tests.benchmarks.services import Make, accuracy, chosen_on, halves, learned, measured, plain
 from tests.benchmarks.services import price as mean_cost
 from tests.benchmarks.sweep import machine
@@ -40,21 +37,10 @@ GATES: dict[str, tuple[Make, tuple[str, ...]]] = {
 
 
 def models(predictions: Path) -> dict[str, Record]:
-    """The three models, ResNet-50 with its confidence.
-
-    Raises:
-        ValueError: the table is of other images, or in another order.
-    """
-    import pyarrow.parquet as pq  # only the confidences need it
-
+    """The three models, ResNet-50 with its confidence."""
     folder = RECORDS / "imagenet" / "validation"
-    zoo = {name: Record.load(folder / f"{name}.safetensors") for name in TRIPLE}
-    columns = ["label", "imagenetx_ResNet50_probability"]
-    labels, scores = (column.to_numpy() for column in pq.read_table(predictions, columns=columns))
-    if torch.tensor(labels).tolist() != zoo["resnet50"].labels.tolist():  # type: ignore[union-attr]
-        raise ValueError(f"{predictions}: its labels are not those of the records, in their order.")
-    zoo["resnet50"] = replace(zoo["resnet50"], score=torch.tensor(scores))
-    return zoo
+    records = [Record.load(folder / f"{name}.safetensors") for name in TRIPLE]
+    return dict(zip(TRIPLE, with_confidence(records, predictions), strict=True))
 
 
 def rows(zoo: dict[str, Record], splits: int) -> Iterator[dict[str, object]]:
