@@ -216,3 +216,94 @@ class PolicyOptions:
                 "`lit-cascade calibrate --learn_score` fits them and writes them."
             )
         return tuple(heads[name] for name in names[:-1])
+
+
+@dataclass
+class ServingOptions:
+    """How a cascade is served.
+
+    Args:
+        host: address to listen on; 127.0.0.1 is this machine alone, 0.0.0.0 all of its networks.
+        port: port to listen on.
+        batch_size: samples of a full batch, of all stages or by stage name.
+        wait: seconds that a batch waits to be filled, of all stages or by stage name; by default of
+            each stage the time of one of its full batches, measured at the start.
+        workers: processes per device, of all stages or by stage name.
+        devices: devices of all stages or by stage name, such as cuda:0, or cuda:0,cuda:1; by
+            default a GPU for each stage in turn, or cpu without any.
+        threads: CPU threads of a worker; by default the cores are shared out among the workers.
+        queue_size: samples that may wait before further requests get 503 and Retry-After.
+        max_body: most bytes of a request's body.
+        max_pixels: most pixels of an image.
+        max_inputs: most inputs of a request for several answers.
+        timeout: seconds after which a request that has no answer gets 504.
+        audit: share of the answers that the last stage checks, without delaying them.
+        http_workers: processes that take requests; one answers about a thousand per second.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    batch_size: int | dict[str, int] = 32
+    wait: float | dict[str, float] | None = None
+    workers: int | dict[str, int] = 1
+    devices: str | dict[str, str] | None = None
+    threads: int | None = None
+    queue_size: int = 1024
+    max_body: int = 10_000_000
+    max_pixels: int = 50_000_000
+    max_inputs: int = 256
+    timeout: float = 60.0
+    audit: Share = Share(0.0)
+    http_workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every number.
+
+        Raises:
+            UsageError: one that is out of range.
+        """
+        least = {
+            "queue_size": 1,
+            "max_body": 1,
+            "max_pixels": 1,
+            "max_inputs": 1,
+            "http_workers": 1,
+        }
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise UsageError(f"{name}: expected at least {low}, got {getattr(self, name)}.")
+        if not 0 <= self.port < 65536:
+            raise UsageError(f"port: expected a number from 1 to 65535, got {self.port}.")
+        if not 0 < self.timeout < math.inf:
+            raise UsageError(f"timeout: expected seconds above 0, got {self.timeout}.")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads: expected at least 1, got {self.threads}.")
+        self.audit = Share(self.audit, "audit")
+
+    def by_stage(self, name: str, names: Sequence[str]) -> list[Any]:
+        """Values of an option that may differ from stage to stage, one per stage.
+
+        Args:
+            name: `batch_size`, `wait`, `workers` or `devices`.
+            names: of the stages.
+
+        Raises:
+            UsageError: an unknown stage, or a number out of range.
+
+        Example:
+            >>> ServingOptions(workers={"large": 2}).by_stage("workers", ["small", "large"])
+            [1, 2]
+        """
+        given, default = getattr(self, name), getattr(ServingOptions, name)
+        if isinstance(given, Mapping):
+            for stage in given:
+                check_name(stage, names, name)
+            values = [given.get(stage, default) for stage in names]
+        else:
+            values = [given] * len(names)
+        for value in values:
+            if isinstance(value, (int, float)) and value < (0 if name == "wait" else 1):
+                raise UsageError(f"{name}: expected at least 1, got {value}.")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{name}: expected a finite number, got {value}.")
+        return values

@@ -24,7 +24,7 @@ ARROWS = {
 }
 ARROWS["report"] = ARROWS["lit"] | {"lit"}
 # engines stand at the edge: nothing but the command line imports them
-ARROWS["serve"] = {"live", "core", "options", "utilities"}
+ARROWS["serve"] = {"models", "live", "core", "options", "utilities"}
 ARROWS["cli"] = ARROWS["report"] | {"report", "serve"}
 
 USED_BY_CORE = {"drawing", "files", "mapped", "tabular", "units"}
@@ -48,9 +48,9 @@ OUTSIDE = {
     },
     "lit": {"lightning", "pyarrow", "torchmetrics", "rich"},
     "report": {"matplotlib", "rich", "yaml"},
-    "serve": set(),
+    "serve": {"PIL", "fastapi", "litserve", "prometheus_client", "starlette"},
     "cli": {"jsonargparse", "lightning", "rich", "shtab", "yaml"},
-    "utilities": {"matplotlib", "pandas", "safetensors", "timm", "yaml"},
+    "utilities": {"PIL", "matplotlib", "pandas", "safetensors", "timm", "torchvision", "yaml"},
     "errors": set(),
     "options": set(),
 }

@@ -114,6 +114,9 @@ COMMANDS = {
     "benchmark": Command(
         "lit_cascade.cli.benchmark", options.BenchmarkOptions, _DIGITS, "LitCascade"
     ),
+    "serve": Command(
+        "lit_cascade.cli.serve", options.ServeOptions, f"{_DIGITS} --port 8000", "LitCascade"
+    ),
 }
 
 _COMPLETION = "--print_completion"

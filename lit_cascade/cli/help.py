@@ -30,6 +30,9 @@ _METAVARS = {
     "classes": "FILE",
     "flops": "NUMBER|FILE",
     "inputs": "INPUT",
+    **dict.fromkeys(("batch_size", "workers"), "N"),
+    "wait": "NUMBER",
+    "devices": "NAME",
 }
 """What an option takes, where its name or type does not say it."""
 _BY_TYPE = {int: "N", float: "NUMBER", Share: "SHARE"}
@@ -162,7 +165,7 @@ def simplify(parser: ArgumentParser, name: str, command: Command) -> None:
     parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     general, *others = parser._action_groups[1:]  # noqa: SLF001 - argparse has no other list
     general.title = "general"
-    own = next(group for group in others if any(one.dest == "out" for one in _actions(group)))
+    own = next(group for group in others if any(one.dest == "quiet" for one in _actions(group)))
     own.title = "options"
     for group in others:
         if any(action.dest == "policy.score" for action in _actions(group)):

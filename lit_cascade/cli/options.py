@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lit_cascade.options import Combination, PolicyOptions, ScoreName, Share
+from lit_cascade.options import Combination, PolicyOptions, ScoreName, ServingOptions, Share
 
 RecordDtype = Literal["float16", "float32"]
 
@@ -496,4 +496,21 @@ class BenchmarkOptions(OutputOptions):
     gather: int = 8
     end_to_end: bool = True
     threads: int | None = None
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class ServeOptions(ServingOptions):
+    """Serve a cascade over HTTP: each stage with a queue, batches and workers of its own.
+
+    POST /predict answers one input: an image as the body or in base64, a text, or numbers, as the
+    config's data have them; /docs is a page that shows how. The thresholds are those of the policy.
+
+    Args:
+        quiet: print errors only.
+        policy: score, temperatures and thresholds of the cascade.
+    """
+
+    wide = json = False  # no options, as no result is printed
+    quiet: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import os
 import pkgutil
 import re
-import struct
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,36 +38,13 @@ from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import Ids
 from lit_cascade.utilities.class_names import class_list
 from lit_cascade.utilities.files import existing_path
+from lit_cascade.utilities.images import UnreadableError, decode, resized
 from lit_cascade.utilities.units import be, counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 OnProblem = Literal["leave_out", "stop"]
-
-_ORIENTATION = 0x0112
-_MODES = {
-    "1": "black and white",
-    "L": "greyscale",
-    "LA": "greyscale with transparency",
-    "P": "palette",
-    "PA": "palette with transparency",
-    "RGBA": "RGB with transparency",
-    "CMYK": "CMYK",
-}
-_DAMAGED = (
-    OSError,
-    SyntaxError,  # how Pillow reports broken PNG files
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-)
-"""Exceptions that Pillow raises for files that hold no image, or a damaged one."""
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _VALIDATION = ("validation", "val", "valid")
@@ -80,59 +54,6 @@ _KEY = "__key__"  # the column of a sample's name in tar shards, as webdataset h
 
 _REAL = "imagenet-real"
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
-
-
-class UnreadableError(Exception):
-    """A file that holds no image, or a damaged one."""
-
-
-def decode(file: Path | bytes | None) -> tuple[Image, tuple[str, ...]]:
-    """Decode an image as RGB, by the rules of timm's own reader.
-
-    Other modes are converted by Pillow, which drops transparency; of several frames the first is
-    taken; a rotation in the EXIF data is not applied.
-
-    Args:
-        file: path or content; None if there is none.
-
-    Returns:
-        The image, and a remark for every conversion.
-
-    Raises:
-        UnreadableError: with the reason.
-    """
-    from PIL.Image import DecompressionBombError
-
-    if file is None:
-        raise UnreadableError("no image")
-    damaged = (*_DAMAGED, DecompressionBombError)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of transparency in palettes, and of large images
-            try:
-                return _read(file, metadata=True)
-            except damaged:  # perhaps only in later frames or EXIF data, which models do not see
-                return _read(file, metadata=False)
-    except damaged as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if "cannot identify" in reason:
-            reason = "not an image"
-        raise UnreadableError(reason or type(error).__name__) from error
-
-
-def _read(file: Path | bytes, *, metadata: bool) -> tuple[Image, tuple[str, ...]]:
-    """The image as RGB and remarks, also on what needs more of the file than the first frame."""
-    from PIL import Image
-
-    remarks = []
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-        if image.mode != "RGB":
-            remarks.append(f"converted to RGB from {_MODES.get(image.mode, image.mode)}")
-        if metadata and image.getexif().get(_ORIENTATION, 1) not in {0, 1}:
-            remarks.append("EXIF rotation not applied")
-        if metadata and getattr(image, "n_frames", 1) > 1:
-            remarks.append("first of several frames taken")
-        return image.convert("RGB"), tuple(remarks)
 
 
 def placeholder() -> Image:
@@ -542,21 +463,6 @@ def _decoded(
     return RawSample((cropped_at_random if augment else resized)(image, size), label, remarks)
 
 
-def resized(image: Image, size: int | None) -> Image | Tensor:
-    """Resize the shorter side of an image and crop the middle.
-
-    Returns:
-        Shape (3, size, size) uint8; the image itself if there is no size.
-    """
-    from torchvision.transforms import functional
-
-    if size is None:
-        return image
-    whole = functional.resize(image, [size], functional.InterpolationMode.BICUBIC)
-    pixels: Tensor = functional.pil_to_tensor(functional.center_crop(whole, [size, size]))
-    return pixels
-
-
 def cropped_at_random(image: Image, size: int | None) -> Image | Tensor:
     """Crop a random part of an image and mirror it half of the time.
 
@@ -879,14 +785,19 @@ class UnlabelledImages(SplitDataModule):
         super().__init__(
             name or name_of_inputs(self._sources), ("predict",), batch_size, num_workers
         )
-        self._classes, self._size = classes, size
+        self._classes, self.size = classes, size
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes in label order; None for those of the models."""
+        return None if self._classes is None else class_list(self._classes, "data.classes")
 
     def unlabelled(self, inputs: Sequence[str]) -> UnlabelledImages:
         """Data module of other images: files, or folders of them."""
-        return unlabelled_images(inputs, self, self._classes, self._size)
+        return unlabelled_images(inputs, self, self._classes, self.size)
 
     def _prepared(self) -> dict[str, Dataset[Any]]:
-        classes = None if self._classes is None else class_list(self._classes, "data.classes")
+        classes = self.classes
         paths: dict[str, Path] = {}
         others = 0
         for source in self._sources:
@@ -912,7 +823,7 @@ class UnlabelledImages(SplitDataModule):
         findings = [which] if others else []
         return {
             "predict": _Files(
-                paths, name_of_inputs(self._sources), self._size, tuple(findings), classes
+                paths, name_of_inputs(self._sources), self.size, tuple(findings), classes
             )
         }
 

@@ -514,16 +514,21 @@ class UnlabelledTexts(SplitDataModule):
         name = name or name_of_inputs(self._sources)
         super().__init__(name, ("predict",), batch_size, num_workers)
         self._published, self._columns = published_split, text_columns
-        self._classes = classes
+        self.classes = None if classes is None else tuple(classes)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether samples are pairs of texts."""
+        return len(self._columns or ()) == 2
 
     def unlabelled(self, inputs: Sequence[str]) -> UnlabelledTexts:
         """Data module of other texts: a table, or files with one per line."""
-        return _unlabelled(inputs, self, self._columns, self._classes)
+        return _unlabelled(inputs, self, self._columns, self.classes)
 
     def _prepared(self) -> dict[str, Dataset[Any]]:
         lines = [one for one in self._sources if one == STDIN or _holds_lines(one)]
         if lines == self._sources:
-            columns, ids, source = _read_lines(lines, pairs=len(self._columns or ()) == 2)
+            columns, ids, source = _read_lines(lines, pairs=self.pairs)
         elif len(self._sources) == 1:
             columns, ids, source = self._rows(self._sources[0])
         else:
@@ -531,8 +536,7 @@ class UnlabelledTexts(SplitDataModule):
                 "data.source: expected one table, or files with one text per line, got "
                 f"{', '.join(self._sources)}."
             )
-        classes = None if self._classes is None else tuple(self._classes)
-        return {"predict": _Texts(columns, ids, source, classes)}
+        return {"predict": _Texts(columns, ids, source, self.classes)}
 
     def _rows(self, source: str) -> tuple[list[Any], Any, str]:
         """Columns, ids and source of the texts in a table."""
@@ -601,7 +605,7 @@ def _unlabelled(
     inputs: Sequence[str],
     like: SplitDataModule,
     text_columns: list[str] | None,
-    classes: list[str] | None,
+    classes: Sequence[str] | None,
 ) -> UnlabelledTexts:
     """Data module of texts in existing files, in batches as those of another."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -615,4 +619,5 @@ def _unlabelled(
                 "one text per line, or a table (Parquet, CSV, JSON)."
             )
     batches = like.batch_size, like.num_workers or 0
-    return UnlabelledTexts(list(inputs), None, text_columns, classes, None, *batches)
+    names = None if classes is None else list(classes)
+    return UnlabelledTexts(list(inputs), None, text_columns, names, None, *batches)

@@ -22,13 +22,13 @@ from lit_cascade.live.benchmark import (
     throughput,
     time_policies,
 )
-from lit_cascade.live.cascade import Cascade, CascadeOutput, named_stages
+from lit_cascade.live.cascade import Cascade, CascadeOutput, Step, named_stages
 from lit_cascade.live.flops import FlopMeter, count_flops, count_parameters
 from lit_cascade.live.stream import GATHER, Stream, StreamOutput
 
 __all__ = [
     "GATHER", "Cascade", "CascadeOutput", "FlopMeter", "Inputs", "Latency", "Preprocessing",
-    "Speed", "Stream", "StreamOutput", "Views", "WithRemarks", "batch_size", "count_flops",
+    "Speed", "Step", "Stream", "StreamOutput", "Views", "WithRemarks", "batch_size", "count_flops",
     "count_parameters", "forward_logits", "index_batch", "inputs_of", "join_batches", "latencies",
     "named_stages", "split_labels", "thresholds_at", "throughput", "time_policies", "view_key",
     "view_of",

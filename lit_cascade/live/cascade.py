@@ -68,6 +68,17 @@ class Step(NamedTuple):
         judged = tuple(Judgement(*(tensor[rows] for tensor in one)) for one in self.judged)
         return Step(output, memory=memory, judged=judged)
 
+    @staticmethod
+    def join(steps: Sequence[Step]) -> Step:
+        """Concatenate the steps of one stage on several batches, for the next stage."""
+        memories = [one.memory for one in steps if one.memory is not None]
+        stages = zip(*(one.judged for one in steps), strict=True)
+        return Step(
+            CascadeOutput(*map(torch.cat, zip(*(one.output for one in steps), strict=True))),
+            memory=torch.cat(memories) if memories else None,
+            judged=tuple(Judgement(*map(torch.cat, zip(*one, strict=True))) for one in stages),
+        )
+
 
 def named_stages(
     stages: Any,

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_cascade.core import Judgement
 from lit_cascade.errors import UsageError
 from lit_cascade.live.batch import Inputs, batch_size, index_batch, join_batches, shape_key
 from lit_cascade.live.cascade import Cascade, CascadeOutput, Step
@@ -148,15 +147,7 @@ class Window:
 
 def _joined(parts: Sequence[WindowPart]) -> WindowPart:
     befores = [part.before for part in parts if part.before is not None]
-    before = None
-    if befores:
-        memories = [one.memory for one in befores if one.memory is not None]
-        stages = zip(*(one.judged for one in befores), strict=True)
-        before = Step(
-            CascadeOutput(*map(torch.cat, zip(*(one.output for one in befores), strict=True))),
-            memory=torch.cat(memories) if memories else None,
-            judged=tuple(Judgement(*map(torch.cat, zip(*one, strict=True))) for one in stages),
-        )
+    before = Step.join(befores) if befores else None
     inputs = None if parts[0].inputs is None else join_batches([part.inputs for part in parts])
     return WindowPart(torch.cat([part.rows for part in parts]), inputs, before)
 

@@ -1,1 +1,5 @@
 """Engines that serve a cascade over HTTP, and what is the same for all of them."""
+
+from lit_cascade.serve.serving import inputs_for, server
+
+__all__ = ["inputs_for", "server"]
