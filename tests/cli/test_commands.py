@@ -364,13 +364,14 @@ def test_print_config_gives_a_config_that_the_command_takes(name, tmp_path):
         "search": ["--records", "x", "--holdout", "30%"], "compare-scores": ["--records", "x"],
         "select": ["--config", "digits_pair.yaml", "--max_accuracy_drop", "0.5 %"],
         "benchmark": ["--config", "digits_pair.yaml", "--deferral_rates", "5%", "0.1"],
+        "serve": ["--config", "digits_pair.yaml", "--audit", "1%"],
     }  # fmt: skip
     words = own.get(name, ["--config", "digits_pair.yaml"])
     printed = done(within(name, *words, "--print_config", cwd=tmp_path)).stdout
     config = yaml.safe_load(printed)
     shares = {
         "search": ("holdout", 0.3), "select": ("max_accuracy_drop", 0.005),
-        "benchmark": ("deferral_rates", [0.05, 0.1]),
+        "benchmark": ("deferral_rates", [0.05, 0.1]), "serve": ("audit", 0.01),
     }  # fmt: skip
     key, value = shares.get(name, ("overwrite", False))
     assert config[key] == value

@@ -155,7 +155,7 @@ def test_two_workers_share_a_queue_and_none_gets_the_samples_of_another():
     time.sleep(0.01)
     here.offer(some(*range(6)))
     found = [uids(one()) for one in got]
-    assert sorted(sum(found, [])) == list(range(6))
+    assert sorted(uid for batch in found for uid in batch) == list(range(6))
 
 
 def test_audits_take_places_that_are_left():
