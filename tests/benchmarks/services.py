@@ -106,15 +106,21 @@ def point_at(outcomes: StageOutcomes, target: float) -> OperatingPoint | None:
 
 
 def chosen_on(
-    zoo: dict[str, Record], rows: Tensor, make: Make, sizes: Sequence[int], *, learns: bool = False
+    zoo: dict[str, Record],
+    rows: Tensor,
+    make: Make,
+    sizes: Sequence[int],
+    *,
+    learns: bool = False,
+    loss: float = 0.0,
 ) -> Choice:
-    """The cheapest cascade for the accuracy of the best service, among those that end in it.
+    """The cheapest cascade for the accuracy of the best service, less a loss, that ends in it.
 
     A learned score is fitted once to compare cascades, and cross-fitted for the thresholds of the
     one that is chosen.
     """
     best = max(zoo, key=lambda name: accuracy(zoo[name], rows))
-    target = accuracy(zoo[best], rows)
+    target = accuracy(zoo[best], rows) - loss
     alone = Choice(price(zoo[best]), (best,), Policy(stages=2), ())
     cheaper = list(zoo)[: list(zoo).index(best)]
     choices = []
