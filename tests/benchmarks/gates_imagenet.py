@@ -5,9 +5,9 @@ python -m tests.benchmarks.gates_imagenet [--predictions FILE.parquet] [--splits
 
 ResNet-50 comes before PNASNet-5-large, alone or after NASNet-A mobile. For each draw of a half, a
 learned score is fitted and the thresholds are chosen there, for the least compute at the accuracy
-of PNASNet-5-large, or at half a point less; the figures are those of the other half. FILE has the confidences of ResNet-50
-as published by ImageNet-X (github.com/facebookresearch/imagenetx); the answers are those of the
-bundled records.
+of PNASNet-5-large, or at half a point less; the figures are those of the other half. FILE has the
+confidences of ResNet-50 as published by ImageNet-X (github.com/facebookresearch/imagenetx); the
+answers are those of the bundled records.
 """
 
 from __future__ import annotations
