@@ -57,7 +57,7 @@ class HeldOutPolicy:
         point: accuracy, deferral rate, cost and the value of the target.
         drop: accuracy of the last stage minus that of the cascade; None without labels.
         intervals: 95 % bootstrap intervals of `accuracy` and `drop` (with labels),
-            `deferral_rate`, `cost` and `cost_ratio`.
+            `deferral_rate`, `reach_last`, `cost` and `cost_ratio`.
         verdict: of the promise on these samples.
     """
 
@@ -372,6 +372,7 @@ def _on_held_out(
     ran = torch.arange(costs.shape[1]) <= stage[:, None]
     columns = {
         "deferral_rate": (stage > 0).double(),
+        "reach_last": (stage == costs.shape[1] - 1).double(),
         "cost": (costs * ran).sum(dim=1),
         "last": costs[:, -1],
     }
@@ -425,6 +426,7 @@ def _evidence(
                 "value": chosen.value,
                 "accuracy": accuracy,
                 "deferral_rate": chosen.deferral_rate,
+                "reach_last": chosen.answered[-1],
                 "cost_ratio": chosen.cost_ratio,
             },
         },

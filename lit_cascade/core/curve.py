@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class Curve(Tabular):
 
     Attributes:
         thresholds: strictly increasing, (M,).
-        deferral_rate: fraction of samples that the first stage defers, (M,).
+        reached: fraction of samples that reach each stage but the first, (M, K - 1).
         accuracy: fraction of correct answers, (M,).
         cost: mean cost per sample, in the unit of the given costs, (M,).
         stage_accuracy: accuracy of each stage alone, (K,).
@@ -60,7 +61,7 @@ class Curve(Tabular):
     """
 
     thresholds: Tensor
-    deferral_rate: Tensor
+    reached: Tensor
     accuracy: Tensor
     cost: Tensor
     stage_accuracy: Tensor
@@ -75,6 +76,11 @@ class Curve(Tabular):
 
     def __len__(self) -> int:
         return len(self.thresholds)
+
+    @property
+    def deferral_rate(self) -> Tensor:
+        """Fraction of samples that the first stage defers, (M,)."""
+        return self.reached[:, 0]
 
     def judged_by(self, metric: str) -> tuple[Tensor, Tensor]:
         """Return a metric of the cascade at each threshold, (M,), and of each stage alone, (K,).
@@ -96,11 +102,14 @@ class Curve(Tabular):
         """One row per distinct threshold, as in `curve.csv`.
 
         `threshold, deferral_rate, accuracy`, the second metric if there is one, and the cost with
-        its ratio to that of the last stage alone, named after the unit: `flops, flops_ratio`. In
+        its ratio to that of the last stage alone, named after the unit: `flops, flops_ratio`. With
+        three stages or more `reach_last` follows the deferral rate, which is of the first stage. In
         the first row (threshold -inf) the first stage answers everything; in the last one (inf)
         every sample is deferred to the last stage.
         """
         columns = {"threshold": self.thresholds, "deferral_rate": self.deferral_rate}
+        if self.reached.shape[1] > 1:
+            columns["reach_last"] = self.reached[:, -1]
         for metric in self._metrics:
             columns[metric] = self.judged_by(metric)[0]
         ratio = self.cost / self.stage_cost[-1]
@@ -296,8 +305,8 @@ def sweep(
     n = len(correct)
     right, costs = correct.long(), costs.double()
     leave = departures(scores)
-    first = torch.zeros_like(scores, dtype=torch.int64)
-    first[:, 0] = 1
+    # each deferring stage is left for the next one
+    onward = torch.eye(scores.shape[1], dtype=torch.int64, device=scores.device)
 
     def mean(start: Tensor, change: Tensor) -> Tensor:
         return (start + leave.sums(change.flatten())).double() / n
@@ -307,7 +316,9 @@ def sweep(
     alone = correct if alone is None else alone
     return Curve(
         thresholds=torch.cat([ends[:1], leave.values[1:], last]),
-        deferral_rate=mean(right.new_zeros(()), first),
+        reached=torch.stack(
+            [mean(right.new_zeros(()), row.expand_as(scores)) for row in onward], dim=1
+        ),
         accuracy=mean(right[:, 0].sum(), right.diff(dim=1)),
         cost=mean(costs[:, 0].sum(), costs[:, 1:]),
         stage_accuracy=alone.sum(dim=0).double() / n,
@@ -416,7 +427,7 @@ class OperatingPoint:
         cost: mean cost per sample.
         cost_ratio: `cost` over the cost of the last stage alone; below 1 is a saving.
         metric: second metric of the answers, or None.
-        answered: fraction of samples that each stage answers; empty for points of a curve.
+        answered: fraction of samples that each stage answers.
         below: next smaller score than a threshold shared by all stages: thresholds above it and up
             to this one defer the same samples. None if unknown.
         value: value of a promised target, for points chosen to keep a promise.
@@ -428,10 +439,16 @@ class OperatingPoint:
     deferral_rate: float
     cost: float
     cost_ratio: float
+    answered: tuple[float, ...]
     metric: float | None = None
-    answered: tuple[float, ...] = ()
     below: float | None = None
     value: float | None = None
+
+    @property
+    def deferral(self) -> str:
+        """The share that reaches the last stage, in words: with two stages, what is deferred."""
+        last = percent(self.answered[-1])
+        return f"{last} deferred" if len(self.answered) == 2 else f"{last} reach the last stage"
 
     @property
     def threshold(self) -> float:
@@ -447,6 +464,40 @@ class OperatingPoint:
         if self.below is None:
             return self.thresholds
         return (float(readable_threshold(self.threshold, self.below)),) * len(self.thresholds)
+
+    @classmethod
+    def averaged(
+        cls,
+        thresholds: Sequence[float],
+        n: int,
+        reached: Tensor,
+        accuracy: Tensor,
+        cost: Tensor,
+        last_cost: float,
+        **more: float | None,
+    ) -> OperatingPoint:
+        """Describe a cascade by means over N samples.
+
+        Args:
+            thresholds: one per deferring stage.
+            n: number of samples.
+            reached: fraction of them that reaches each stage but the first, (K - 1,).
+            accuracy: fraction of correct answers, a scalar.
+            cost: mean cost per sample, a scalar.
+            last_cost: that of the last stage alone.
+            more: `metric`, `below` and `value`.
+        """
+        counts = [n, *(reached * n).round().long().tolist(), 0]
+        return cls(
+            thresholds=tuple(thresholds),
+            n=n,
+            accuracy=float(accuracy),
+            deferral_rate=float(reached[0]),
+            cost=float(cost),
+            cost_ratio=float(cost) / last_cost,
+            answered=tuple((here - later) / n for here, later in pairwise(counts)),
+            **more,
+        )
 
     @classmethod
     def measured(
@@ -495,13 +546,13 @@ class OperatingPoint:
         )
 
     def figures(self, unit: str = "cost") -> list[str]:
-        """Thresholds, accuracy, deferral rate, cost and saving, in words."""
+        """Thresholds, accuracy, share of the last stage, cost and saving, in words."""
         thresholds = listed([f"{threshold:.6g}" for threshold in self.thresholds])
         unknown = math.isnan(self.accuracy)
         return [
             f"threshold{'s' if len(self.thresholds) > 1 else ''} {thresholds}",
             f"accuracy {'unknown' if unknown else percent(self.accuracy, 2)}",
-            f"{percent(self.deferral_rate)} deferred",
+            self.deferral,
             f"{cost_heading(unit)} {cost_figure(self.cost, unit)}",
             f"{times(self.cost_ratio)} than the last stage",
         ]
@@ -558,14 +609,13 @@ _NEXT_LINE = ";\n" + " " * len("OperatingPoints(")
 
 
 def _row(curve: Curve, row: int) -> OperatingPoint:
-    threshold, cost = float(curve.thresholds[row]), float(curve.cost[row])
-    return OperatingPoint(
-        thresholds=(threshold,) * (len(curve.stage_cost) - 1),
-        n=curve.n,
-        accuracy=float(curve.accuracy[row]),
-        deferral_rate=float(curve.deferral_rate[row]),
-        cost=cost,
-        cost_ratio=cost / float(curve.stage_cost[-1]),
+    return OperatingPoint.averaged(
+        (float(curve.thresholds[row]),) * (len(curve.stage_cost) - 1),
+        curve.n,
+        curve.reached[row],
+        curve.accuracy[row],
+        curve.cost[row],
+        float(curve.stage_cost[-1]),
         metric=None if curve.by_metric is None else float(curve.by_metric[row]),
         below=float(curve.thresholds[row - 1]) if row > 1 else curve.least_score,
     )

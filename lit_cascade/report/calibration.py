@@ -15,7 +15,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.core import Curve, OperatingPoint, cheapest
 from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.report.points import THAN, point_cells, point_summary
+from lit_cascade.report.points import THAN, point_cells, point_summary, share_heading
 from lit_cascade.report.text import Column, Table, cost_columns, show
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.units import counted, percent
@@ -142,7 +142,7 @@ def _cascade_table(result: Calibration, compared: CalibrationEffect) -> Table:
     samples = counted(len(result.plan.evaluated), "sample")
     table = Table(
         f"The cascade {' → '.join(names)} with and without, {samples}",
-        "", "first stage alone", "over all costs", "deferred at equal accuracy",
+        "", "first stage alone", "over all costs", f"{share_heading(len(names))} at equal accuracy",
         *cost_columns(result.unit), THAN,
     )  # fmt: skip
     rows = (

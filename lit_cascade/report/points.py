@@ -21,19 +21,36 @@ THAN = "than last stage"
 """Heading of a saving."""
 
 
-def point_headings(unit: str, metric: str | None) -> list[str | Column]:
-    """Headings of `point_cells`."""
+def share_heading(stages: int) -> str:
+    """Heading of the share that reaches the last of K stages."""
+    return "deferred" if stages == 2 else "reach last"
+
+
+def point_headings(
+    unit: str, stages: int, metric: str | None = None, *more: str
+) -> list[str | Column]:
+    """Headings of `point_cells`.
+
+    Args:
+        unit: of the cost.
+        stages: number of stages.
+        metric: name of the second metric.
+        more: headings of columns between accuracy and cost.
+    """
     second = [] if metric is None else [metric_label(metric)]
-    return ["deferred", "accuracy", *second, *cost_columns(unit), THAN]
+    return [share_heading(stages), "accuracy", *second, *more, *cost_columns(unit), THAN]
 
 
 def point_cells(point: OperatingPoint | None, unit: str, metric: str | None = None) -> list[str]:
-    """Deferral rate, accuracy, second metric, cost and saving; empty cells without a point."""
+    """Share that reaches the last stage, accuracy, second metric, cost and saving.
+
+    Empty cells without a point.
+    """
     if point is None:
-        return [""] * len(point_headings(unit, metric))
+        return [""] * len(point_headings(unit, 2, metric))
     second = [] if metric is None else [metric_figure(metric, point.metric or 0.0)]
     return [
-        percent(point.deferral_rate),
+        percent(point.answered[-1]),
         "unknown" if math.isnan(point.accuracy) else percent(point.accuracy, 2),
         *second,
         *cost_cells(point.cost, unit),
@@ -42,9 +59,13 @@ def point_cells(point: OperatingPoint | None, unit: str, metric: str | None = No
 
 
 def point_summary(point: OperatingPoint, unit: str, metric: str | None = None) -> dict[str, Any]:
-    """Deferral rate, accuracy, second metric, cost and its ratio, by name."""
+    """Deferral rate, accuracy, second metric, cost and its ratio, by name.
+
+    With three stages or more also the share that reaches the last one.
+    """
     return {
         "deferral_rate": point.deferral_rate,
+        **({} if len(point.answered) == 2 else {"reach_last": point.answered[-1]}),
         "accuracy": point.accuracy,
         **({} if metric is None else {metric: point.metric}),
         unit: point.cost,

@@ -12,8 +12,13 @@ from lit_cascade.core.guarantee import Promise
 from lit_cascade.records import Record
 from lit_cascade.report.check import verdict_line
 from lit_cascade.report.pictures import figure_of, png_of
-from lit_cascade.report.points import THAN, point_cells, point_summary, shown_thresholds
-from lit_cascade.report.text import Table, cost_columns, show
+from lit_cascade.report.points import (
+    point_cells,
+    point_headings,
+    point_summary,
+    shown_thresholds,
+)
+from lit_cascade.report.text import Table, show
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.drawing import literal
 from lit_cascade.utilities.units import cost_change, cost_figure, counted, fewer, percent
@@ -45,8 +50,7 @@ def policy_line(result: Selection) -> str:
     )
     what = promise.text(result.unit)
     return (
-        f"{label} {shown_thresholds(choice)}: {percent(choice.deferral_rate)} deferred, "
-        f"{saving}; {what} "
+        f"{label} {shown_thresholds(choice)}: {choice.deferral}, {saving}; {what} "
         f"{sure} (calibrated on {result.n + result.tuned_on:,}, "
         f"{_observed(promise, choice, result.unit)})"
     )
@@ -57,8 +61,8 @@ def print_selection(result: Selection, notes: Sequence[str] = ()) -> None:
     promise = result.promise
     table = Table(
         f"{promise.text(result.unit)}: {' → '.join(result.names)} by {result.score}",
-        "choice", "threshold" if len(result.names) == 2 else "thresholds", "deferred", "accuracy",
-        "target", *cost_columns(result.unit), THAN,
+        "choice", "threshold" if len(result.names) == 2 else "thresholds",
+        *point_headings(result.unit, len(result.names), None, "target"),
     )  # fmt: skip
     if promise.confidence is not None:
         label = f"{100 * promise.confidence:.3g} % confidence"
@@ -81,14 +85,9 @@ def _shares(result: Selection) -> list[str]:
     point = result.chosen if result.held_out is None else result.held_out.point
     if point is None or len(result.names) < 3:
         return []
-    parts = zip(result.names, _answered(result, point), strict=True)
+    parts = zip(result.names, point.answered, strict=True)
     where = "" if result.held_out is None else " of the held-out samples"
     return [f"Answered{where} by {', '.join(f'{name} {percent(share)}' for name, share in parts)}."]
-
-
-def _answered(result: Selection, point: OperatingPoint) -> tuple[float, ...]:
-    """Share of samples that each stage answers."""
-    return point.answered or result.candidates.outcomes.at(point.thresholds).answered
 
 
 def held_out_lines(result: HeldOutPolicy) -> list[str]:
@@ -107,7 +106,7 @@ def held_out_lines(result: HeldOutPolicy) -> list[str]:
             f"drop {100 * result.drop:+.2f} points ({low:+.2f} to {high:+.2f})",
         ]
     parts += [
-        f"{percent(result.point.deferral_rate)} deferred {share('deferral_rate')}",
+        f"{result.point.deferral} {share('reach_last')}",
         f"{percent(result.point.cost_ratio)} of the last stage's cost {share('cost_ratio')}",
     ]
     line = verdict_line(result.verdict, result.verdict.unit)
@@ -183,7 +182,7 @@ def _choice_summary(result: Selection, choice: OperatingPoint | None) -> dict[st
     return {
         "thresholds": dict(zip(result.names, choice.typed_thresholds, strict=False)),
         "value": choice.value,
-        "answered": dict(zip(result.names, _answered(result, choice), strict=True)),
+        "answered": dict(zip(result.names, choice.answered, strict=True)),
         **point_summary(choice, result.unit),
     }
 

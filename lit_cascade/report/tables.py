@@ -102,7 +102,7 @@ def print_execution(
     if metric is not None and point.metric is not None:
         also = f"{metric_label(metric)} {metric_figure(metric, point.metric)}, "
     result = (
-        f"Accuracy {percent(point.accuracy, 2)}, {also}{percent(point.deferral_rate)} deferred, "
+        f"Accuracy {percent(point.accuracy, 2)}, {also}{point.deferral}, "
         f"{quantity(point.cost)} FLOPs executed per sample "
         f"({quantity(point.cost / 2)} MACs), {times(point.cost_ratio)} than {names[-1]!r} alone."
     )

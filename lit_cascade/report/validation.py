@@ -247,10 +247,12 @@ def verdict(curve: Curve, names: Sequence[str], unit: str = "flops") -> str:
             f"{first!r} alone {as_good} {last!r} on this split: "
             f"nothing needs to be deferred and {what} fall {fall}."
         )
-    shared = "" if len(names) == 2 else " at every stage but the last"
+    shared, gone = "", "are deferred"
+    if len(names) > 2:
+        shared, gone = " at every stage but the last", f"reach {last!r}"
     return (
         f"For the {good} of {last!r}, defer below {shown_thresholds(point)}{shared}: "
-        f"{percent(point.deferral_rate)} of inputs are deferred and {what} fall {fall}."
+        f"{percent(point.answered[-1])} of inputs {gone} and {what} fall {fall}."
     )
 
 
@@ -294,7 +296,7 @@ def _points_table(result: Validation) -> Table:
     metric, unit = result.curve.metric, result.unit
     table = Table(
         f"The cascade by {result.rule.score}, {_rule_of(result)}",
-        "operating point", "threshold", *point_headings(unit, metric),
+        "operating point", "threshold", *point_headings(unit, len(result.names), metric),
     )  # fmt: skip
     curves = [(result.curve, "")]
     if result.uncalibrated is not None:

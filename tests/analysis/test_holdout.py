@@ -63,8 +63,8 @@ def test_the_figures_are_those_of_the_samples_held_out(selected):
     assert held.point.cost == pytest.approx(cost.mean())
     draws = np.random.default_rng(0).integers(0, len(cost), (2000, len(cost)))
     columns = {
-        "accuracy": right, "drop": last * 1.0 - right, "deferral_rate": deferred, "cost": cost,
-        "cost_ratio": cost / 30,
+        "accuracy": right, "drop": last * 1.0 - right, "deferral_rate": deferred,
+        "reach_last": deferred, "cost": cost, "cost_ratio": cost / 30,
     }  # fmt: skip
     assert set(held.intervals) == set(columns)
     for name, values in columns.items():

@@ -96,6 +96,7 @@ def test_a_policy_chosen_on_answers_runs_with_the_models(digits):
     point = replay(records, Policy(policy.thresholds, "agreement")).point
     assert 0 < point.deferral_rate <= 0.3
     assert (ran["accuracy"], ran["deferral_rate"]) == (point.accuracy, point.deferral_rate)
+    assert ran["reach_last"] == point.answered[-1] < point.deferral_rate
     few = ["--samples", 64, "--singles", 2, "--repeats", 1]
     words = ["--policy", "chosen/policy.yaml", *few, "--out", "b"]
     timed = within("benchmark", *CPU, *words, cwd=here)
@@ -133,7 +134,12 @@ def test_where_stages_agree_is_an_operating_point(tmp_path, monkeypatch, capsys)
     found = json.loads((tmp_path / "o/summary.json").read_text())["agreed"]
     assert found["accuracy"] == pytest.approx(float(right.double().mean()))
     assert found["answered"]["net2"] == pytest.approx(float((~agreed).double().mean()))
-    assert "stages that agree" in capsys.readouterr().out
+    assert found["reach_last"] == found["answered"]["net2"] < found["deferral_rate"] == 1
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if "stages that agree" in line)
+    assert f"{100 * found['reach_last']:.1f} %" in row
+    assert "reach last" in shown
+    assert "100.0 %" not in row
 
 
 def said(capsys, *words):

@@ -315,7 +315,7 @@ def test_ties_in_cost_go_to_the_more_accurate_then_to_the_lower_threshold():
     accuracy = [0.5, 0.7, 0.9, 0.9, 0.9]
     curve = Curve(
         thresholds=torch.tensor([-math.inf, 0.25, 0.5, 0.75, math.inf]).double(),
-        deferral_rate=torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]).double(),
+        reached=torch.tensor([[0.0], [0.25], [0.5], [0.75], [1.0]]).double(),
         accuracy=torch.tensor(accuracy).double(),
         cost=torch.tensor([2.0, 2.0, 2.0, 2.0, 12.0]).double(),
         stage_accuracy=torch.tensor([0.5, 0.9]).double(),
@@ -406,7 +406,7 @@ def test_an_f1_that_is_hardly_lower_is_not_the_same():
     values = torch.tensor([0.8 - 1e-10, 0.8], dtype=torch.float64)
     near = Curve(
         thresholds=curve.thresholds[:2],
-        deferral_rate=curve.deferral_rate[:2],
+        reached=curve.reached[:2],
         accuracy=curve.accuracy[:2],
         cost=torch.tensor([1.0, 2.0]).double(),
         stage_accuracy=curve.stage_accuracy,

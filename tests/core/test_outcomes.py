@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lit_cascade.core.curve import sweep
+from lit_cascade.core.curve import operating_points, sweep
 from lit_cascade.core.metrics import Answers
 from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.errors import CascadeError
@@ -47,8 +47,21 @@ def test_points_of_the_curve_are_those_at_its_thresholds():
     for row, threshold in enumerate(curve.thresholds.tolist()):
         point = table.at((threshold,) * 2)
         assert point.accuracy == float(curve.accuracy[row])
+        shares = [(table.route((threshold,) * 2) >= k).double().mean().item() for k in (1, 2)]
+        assert curve.reached[row].tolist() == shares
+        assert point.deferral_rate == float(curve.deferral_rate[row])
         assert point.metric == pytest.approx(float(curve.by_metric[row]))
         assert point.cost == pytest.approx(float(curve.cost[row]))
+
+
+def test_chosen_points_of_a_curve_are_told_like_measured_ones():
+    table = drawn()
+    points = [point for point in operating_points(table.curve()).values() if point is not None]
+    assert points
+    for point in points:
+        measured = table.at(point.thresholds)
+        assert (point.answered, point.deferral) == (measured.answered, measured.deferral)
+        assert point.deferral == f"{100 * point.answered[2]:.1f} % reach the last stage"
 
 
 def test_some_rows_are_the_table_of_those_samples():

@@ -33,7 +33,7 @@ class Candidates(Tabular):
         promise: what is promised.
         thresholds: (M, K - 1) float64.
         cost: mean cost per sample, (M,) float64.
-        deferral_rate: fraction of samples that the first stage defers, (M,).
+        reached: fraction of samples that reach each stage but the first, (M, K - 1).
         accuracy: (M,); NaN without labels.
         lost: number of samples that count against the promise, (M,); None for a cost.
         won: number of samples that count for the promise, (M,); None for a cost.
@@ -43,7 +43,7 @@ class Candidates(Tabular):
     promise: Promise
     thresholds: Tensor
     cost: Tensor
-    deferral_rate: Tensor
+    reached: Tensor
     accuracy: Tensor
     lost: Tensor | None
     won: Tensor | None
@@ -54,13 +54,14 @@ class Candidates(Tabular):
     def columns(self) -> dict[str, Sequence[Any]]:
         """One row per candidate, in testing order.
 
-        `threshold`, or `thresholds` where there are several, `deferral_rate`, `accuracy`, the cost
-        and its ratio to that of the last stage alone, named after the unit, and the value of the
-        promised target.
+        `threshold`, or `thresholds` where there are several, `deferral_rate` and then `reach_last`
+        too, `accuracy`, the cost and its ratio to that of the last stage alone, named after the
+        unit, and the value of the promised target.
         """
         one, unit = self.thresholds.shape[1] == 1, self.outcomes.unit
         columns = {
-            "deferral_rate": self.deferral_rate,
+            "deferral_rate": self.reached[:, 0],
+            **({} if one else {"reach_last": self.reached[:, -1]}),
             "accuracy": self.accuracy,
             unit: self.cost,
             f"{unit}_ratio": self.cost_ratio,
@@ -106,13 +107,13 @@ class Candidates(Tabular):
             scores = self.outcomes.scores[:, 0].double()
             lower = scores[scores < thresholds[0]]
             below = float(lower.max()) if len(lower) else -math.inf
-        return OperatingPoint(
-            thresholds=thresholds,
-            n=len(self.outcomes),
-            accuracy=float(self.accuracy[row]),
-            deferral_rate=float(self.deferral_rate[row]),
-            cost=float(self.cost[row]),
-            cost_ratio=float(self.cost[row]) / self.outcomes.last_cost,
+        return OperatingPoint.averaged(
+            thresholds,
+            len(self.outcomes),
+            self.reached[row],
+            self.accuracy[row],
+            self.cost[row],
+            self.outcomes.last_cost,
             below=below,
             value=float(self.value[row]),
         )
@@ -143,7 +144,7 @@ def shared_candidates(outcomes: StageOutcomes, promise: Promise) -> Candidates:
         promise,
         thresholds=curve.thresholds[order, None].expand(-1, deferring),
         cost=curve.cost[order],
-        deferral_rate=curve.deferral_rate[order],
+        reached=curve.reached[order],
         accuracy=curve.accuracy[order] * (math.nan if correct is None else 1),
         lost=lost,
         won=won,
@@ -166,10 +167,11 @@ def candidates_of(outcomes: StageOutcomes, promise: Promise, thresholds: Tensor)
     columns += outcomes.losses(promise.target) if promise.counted else ()
     columns += [] if correct is None else [correct]
     sums: list[list[Tensor]] = [[] for _ in columns]
-    deferred = []
+    reached = []
+    later = torch.arange(1, outcomes.costs.shape[1])
     for row in thresholds.tolist():  # one by one: (M, N) stages would not fit in memory
         stage = outcomes.route(row)
-        deferred.append((stage > 0).sum())
+        reached.append((stage[:, None] >= later).double().mean(dim=0))
         for parts, column in zip(sums, columns, strict=True):
             parts.append(at_stage(column, stage).sum())
     cost, *others = map(torch.stack, sums)
@@ -179,7 +181,7 @@ def candidates_of(outcomes: StageOutcomes, promise: Promise, thresholds: Tensor)
         promise,
         thresholds=thresholds,
         cost=cost / n,
-        deferral_rate=torch.stack(deferred).double() / n,
+        reached=torch.stack(reached),
         accuracy=cost * math.nan if correct is None else others[-1].double() / n,
         lost=lost,
         won=won,

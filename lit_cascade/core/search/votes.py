@@ -146,7 +146,7 @@ def _offer_quadruples(
     same = equal[a][b - a - 1]
     everything, same_kept = sums.all[:, start:], float(same[0, b])
     same = same[:, start:]
-    # inclusion and exclusion: samples on which c agrees with neither, and those where a and b differ
+    # samples on which c agrees with neither, and of them those on which a and b differ
     neither = everything - equal[b][:, :, start:] - first
     apart = neither - same + equal[a][b - a :, :, start:] - first
     c, d = torch.triu_indices(len(first), len(first), 1)

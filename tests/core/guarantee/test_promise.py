@@ -87,7 +87,7 @@ def test_shared_candidates_equal_thresholds_measured_one_by_one(target):
     outcomes, promise = drawn(200, levels=20, constant=False), Promise(target, LIMITS[target])
     candidates = shared_candidates(outcomes, promise)
     measured = candidates_of(outcomes, promise, candidates.thresholds)
-    for name in ("value", "cost", "deferral_rate", "accuracy"):
+    for name in ("value", "cost", "reached", "accuracy"):
         torch.testing.assert_close(getattr(candidates, name), getattr(measured, name))
     assert bool((candidates.cost.diff() >= 0).all()) == promise.of_cost
 
