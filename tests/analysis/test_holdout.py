@@ -98,7 +98,7 @@ def test_the_choice_is_that_of_the_other_samples_alone(selected):
 def test_without_labels_there_is_no_accuracy():
     held = select(pair(labelled=False), max_disagreement=0.2, holdout=0.5).held_out
     assert held.drop is None
-    assert set(held.intervals) == {"deferral_rate", "cost", "cost_ratio"}
+    assert set(held.intervals) == {"deferral_rate", "reach_last", "cost", "cost_ratio"}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 0.9999, 0.0001])

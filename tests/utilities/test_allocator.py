@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.cli.runs import done, variables, within
+from tests.forks import ROOT
 
 TOUCH = """
 import ctypes, resource, sys
@@ -60,8 +61,17 @@ def test_blocks_are_kept_unless_a_variable_says_otherwise():
     assert run(LIT_CASCADE_MALLOC="default")[1] > pages / 2
 
 
-def test_commands_that_run_models_set_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("lightning", ["test", "--config", "digits_pair.yaml"]),
+        ("search", ["search", "--records", f"{ROOT}/checkpoints/glue/rte"]),
+    ],
+)
+def test_commands_that_take_blocks_of_the_same_size_again_set_it(
+    tmp_path, monkeypatch, module, words
+):
     calls = []
-    monkeypatch.setattr("lit_cascade.cli.lightning.keep_memory", lambda: calls.append(1))
-    done(within("test", "--config", "digits_pair.yaml", "--quiet", "--out", "o", cwd=tmp_path))
+    monkeypatch.setattr(f"lit_cascade.cli.{module}.keep_memory", lambda: calls.append(1))
+    done(within(*words, "--quiet", "--out", "o", cwd=tmp_path))
     assert calls == [1]
