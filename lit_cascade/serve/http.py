@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
 
 from lit_cascade.core import Policy
@@ -23,6 +25,7 @@ from lit_cascade.serve.inputs import (
     parse_request,
     parse_sample,
 )
+from lit_cascade.serve.prometheus import Metrics
 from lit_cascade.serve.queues import Reply
 
 LEFT = 499
@@ -41,6 +44,10 @@ class Service(Protocol):
     @property
     def kind(self) -> Inputs:
         """What requests hold."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counts of this process."""
 
     async def answer(self, queries: Sequence[Query], left: asyncio.Future[Any]) -> list[Reply]:
         """Replies to some samples, in order; `left` is done when the client has left."""
@@ -154,14 +161,28 @@ class _Routes:
         head = {"fingerprint": policy.fingerprint, "stages": list(self._service.names)}
         return JSONResponse(head | _plain(shown))
 
-    async def _replies(self, request: Request, queries: Sequence[Query]) -> list[Reply]:
-        left = asyncio.ensure_future(_departure(request))
+    async def scrape(self) -> Response:
+        """What the server has counted, for Prometheus."""
         try:
-            return await self._service.answer(queries, left)
+            text = self._service.metrics.text(self._service.state())
+        except (EOFError, ConnectionError):
+            return JSONResponse({"status": "ending"}, 503)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    async def _replies(self, request: Request, queries: Sequence[Query]) -> list[Reply]:
+        left, start = asyncio.ensure_future(_departure(request)), time.perf_counter()
+        try:
+            replies = await self._service.answer(queries, left)
         finally:
             left.cancel()
+        seconds = time.perf_counter() - start
+        for reply in replies:
+            if reply.status == 200:
+                self._service.metrics.answer(reply.body["stage"], seconds)
+        return replies
 
     def _response(self, status: int, body: Any) -> JSONResponse:
+        self._service.metrics.request(status)
         headers = {}
         if status == 503:
             with suppress(EOFError, ConnectionError):
@@ -204,6 +225,7 @@ def add_routes(app: FastAPI, service: Service, dependencies: Sequence[Any] = ())
         )
     for plain in (routes.healthz, routes.readyz, routes.policy):
         app.add_api_route(f"/{plain.__name__}", plain, methods=["GET"])
+    app.add_api_route("/metrics", routes.scrape, methods=["GET"], response_class=PlainTextResponse)
 
 
 def _in_batch(reply: Reply) -> dict[str, Any]:

@@ -42,7 +42,8 @@ REQUEST_SECONDS = "lit_cascade_request_seconds"
 """Histogram of the seconds from a request to its answer, label `stage`, which answered."""
 
 COST = "lit_cascade_cost"
-"""Gauge of the cost of a sample at a stage, labels `stage` and `unit`."""
+"""Gauge of the cost of a sample at a stage, labels `stage` and `unit`: `flops` of the example, and
+`latency_s`, the share of a sample in the time of a full batch, measured at the start."""
 
 THRESHOLD = "lit_cascade_threshold"
 """Gauge of the threshold of a deferring stage, label `stage`."""
@@ -83,12 +84,29 @@ def score_buckets(
         >>> score_buckets({"scores": {"small": {"edges": [0.5]}}}, "small")
         (0.49999999999999994,)
     """
-    scores = (evidence or {}).get("scores")
-    summary = scores.get(stage) if isinstance(scores, Mapping) else None
-    edges: Sequence[float] | None = None
-    if isinstance(summary, Mapping):
-        edges = [float(edge) for edge in summary.get("edges", ())]
-    if edges is None:
+    summary = _summary(evidence, stage)
+    if summary is not None:
+        edges: Sequence[float] = [float(edge) for edge in summary.get("edges", ())]
+    else:
         finite = math.isfinite(low) and math.isfinite(high)
         edges = [low + share * (high - low) for share in _SHARES] if finite else []
     return tuple(math.nextafter(edge, -math.inf) for edge in edges)
+
+
+def promised_deferral(evidence: Mapping[str, Any] | None, stage: str) -> float | None:
+    """Share of the samples reaching a stage that it deferred when the policy was chosen.
+
+    Example:
+        >>> promised_deferral({"scores": {"small": {"n": 10, "deferred": 1}}}, "small")
+        0.1
+    """
+    summary = _summary(evidence, stage)
+    if summary is None or not summary.get("n"):
+        return None
+    return float(summary["deferred"]) / float(summary["n"])
+
+
+def _summary(evidence: Mapping[str, Any] | None, stage: str) -> Mapping[str, Any] | None:
+    scores = (evidence or {}).get("scores")
+    summary = scores.get(stage) if isinstance(scores, Mapping) else None
+    return summary if isinstance(summary, Mapping) else None

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -31,6 +33,7 @@ from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import ServingOptions
 from lit_cascade.serve.http import LEFT, add_routes
 from lit_cascade.serve.inputs import Inputs, Query
+from lit_cascade.serve.prometheus import FOLDER, Metrics
 from lit_cascade.serve.queues import Done, Reply, StageQueues, Waiting
 from lit_cascade.serve.stage import Outcome, Sample, StageRunner
 
@@ -101,16 +104,30 @@ class StageAPI(ls.LitAPI):
             said = error if isinstance(error, CascadeError) else f"{type(error).__name__}: {error}"
             self.queues.fail(f"stage {self.runner.name!r} cannot start on {device}: {said}")
             raise
-        self.queues.ready(worker_name(self.runner.number, os.getpid()), self.runner.number, seconds)
+        number, costs = self.runner.number, {"latency_s": seconds / self.size}
+        flops = self.runner.flops()
+        costs |= {} if flops is None else {"flops": flops}
+        self._metrics = Metrics(self.runner.names, self.runner.policy)
+        self.queues.ready(worker_name(number, os.getpid()), number, seconds, costs)
 
     def predict(self, x: Sequence[Waiting], **kwargs: Any) -> Done:
         """Run the stage on a batch."""
         del kwargs
-        samples = [
-            Sample(one.input, one.top, one.before, None if one.audited is None else one.audited[1])
-            for one in x
-        ]
-        outcomes = self.runner(samples)
+        start, started = time.perf_counter(), time.monotonic()
+        audited = [one.audited or (None, None) for one in x]
+        outcomes = self.runner(
+            [
+                Sample(one.input, one.top, one.before, answer)
+                for one, (_, answer) in zip(x, audited, strict=True)
+            ]
+        )
+        self._metrics.batch(
+            self.runner.name,
+            outcomes,
+            [stage for stage, _ in audited],
+            [started - one.since for one in x],
+            time.perf_counter() - start,
+        )
         return _sorted_out(x, outcomes)
 
 
@@ -179,6 +196,10 @@ class Front:
         self._state: tuple[float, dict[str, Any]] = (-1.0, {})
         self._broken = ""
         threading.Thread(target=self._receive, daemon=True, name="replies").start()
+
+    def close(self) -> None:
+        """Read no more replies."""
+        self._broken = self._broken or "the server is ending."
 
     def _receive(self) -> None:
         while not self._broken:
@@ -290,6 +311,7 @@ class CascadeServer(ls.LitServer):
         self._deaths: dict[int, list[float]] = {}
         self._failure, self._ending, self._pid = "", False, os.getpid()
         self._front: Front | None = None
+        self._metrics: Metrics | None = None
         super().__init__(apis, accelerator="cpu", timeout=False, restart_workers=True)
         self.app.title = "lit-cascade"
         self.app.description = f"Cascade of {', '.join(names)}."
@@ -308,6 +330,8 @@ class CascadeServer(ls.LitServer):
         before = {
             number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
         }
+        folder, given = tempfile.mkdtemp(prefix="lit-cascade-"), os.environ.get(FOLDER)
+        os.environ[FOLDER] = folder
         try:
             with suppress(_Stopped):
                 self.run(
@@ -320,6 +344,9 @@ class CascadeServer(ls.LitServer):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            os.environ.pop(FOLDER)
+            os.environ.update({} if given is None else {FOLDER: given})
+            shutil.rmtree(folder, ignore_errors=True)
         if self._failure:
             raise CascadeError(self._failure)
 
@@ -361,12 +388,6 @@ class CascadeServer(ls.LitServer):
 
     def _inference_workers_config_for_api(self, api_path: str) -> list[str]:
         return self._places[_number_of(api_path)]
-
-    def launch_inference_worker(self, lit_api: Any) -> list[Any]:
-        """Start the workers of a stage."""
-        workers: list[Any] = super().launch_inference_worker(lit_api)
-        self.inference_workers = [*self.inference_workers, *workers]
-        return workers
 
     def verify_worker_status(self) -> None:
         """Wait until every worker takes samples.
@@ -485,8 +506,11 @@ class CascadeServer(ls.LitServer):
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Connect a process that takes requests with the queues."""
         _end_with(self._pid)
-        self._front = Front(self.queues, app.response_queue_id, self.options.timeout)  # type: ignore[attr-defined] # set by LitServe
+        self._metrics = Metrics(self.names, self.policy)
+        client = app.response_queue_id  # type: ignore[attr-defined] # set by LitServe
+        self._front = Front(self.queues, client, self.options.timeout)
         yield
+        self._front.close()
 
     # What the routes ask for.
 
@@ -505,6 +529,13 @@ class CascadeServer(ls.LitServer):
     async def answer(self, queries: Sequence[Query], left: asyncio.Future[Any]) -> list[Reply]:
         """Replies to some samples; see `Front.answer`."""
         return await self.front.answer(queries, left)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counts of this process."""
+        if self._metrics is None:
+            raise CascadeError("the server has not started.")
+        return self._metrics
 
     def state(self) -> dict[str, Any]:
         """State of the queues; see `StageQueues.state`."""

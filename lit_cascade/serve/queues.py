@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -89,6 +89,8 @@ class _Queue:
     audits: deque[Waiting] = field(default_factory=deque)
     measured: float = 0.0
     ready: set[str] = field(default_factory=set)
+    restarts: int = 0
+    costs: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -216,6 +218,7 @@ class StageQueues:
         with self._lock:
             self._dead.add(worker)
             for queue in self._queues:
+                queue.restarts += worker in queue.ready
                 queue.ready.discard(worker)
             stage, held = self._held.pop(worker, (0, []))
             failed = []
@@ -253,18 +256,22 @@ class StageQueues:
             found, self._replies[client] = self._replies[client], []
             return found
 
-    def ready(self, worker: str, stage: int, seconds: float) -> None:
+    def ready(
+        self, worker: str, stage: int, seconds: float, costs: Mapping[str, float] | None = None
+    ) -> None:
         """Note that a worker takes samples from now on.
 
         Args:
             worker: its name.
             stage: number of the stage.
             seconds: measured time of one full batch.
+            costs: of a sample, by unit.
         """
         with self._lock:
             queue = self._queues[stage]
             queue.ready.add(worker)
             queue.measured = max(queue.measured, seconds)
+            queue.costs |= costs or {}
 
     def fail(self, reason: str) -> None:
         """Note why the server cannot go on; the first reason counts."""
@@ -282,8 +289,9 @@ class StageQueues:
         """What there is of everything, as plain values.
 
         Returns:
-            By stage `waiting`, `ready` workers and `seconds` that a batch waits; `retry_after`, the
-            seconds until what waits is done; the `failure`, and whether it is `draining`.
+            By stage `waiting`, `ready` workers, `seconds` that a batch waits, `restarts` and the
+            `costs` of a sample; `retry_after`, the seconds until what waits is done; the `failure`,
+            and whether it is `draining`.
         """
         with self._lock:
             seconds = 0.0
@@ -294,7 +302,8 @@ class StageQueues:
                 "waiting": [len(queue.waiting) for queue in self._queues],
                 "ready": [len(queue.ready) for queue in self._queues],
                 "seconds": [queue.seconds for queue in self._queues],
-                "measured": [queue.measured for queue in self._queues],
+                "restarts": [queue.restarts for queue in self._queues],
+                "costs": [dict(queue.costs) for queue in self._queues],
                 "retry_after": max(1, math.ceil(seconds)),
                 "failure": self._failure,
                 "draining": self._draining,

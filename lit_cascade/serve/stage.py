@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from torch.utils.data import default_collate
 
 from lit_cascade.core import Judgement, Policy, answers_of
 from lit_cascade.errors import CascadeError
-from lit_cascade.live import Cascade, CascadeOutput, Step, WithRemarks
+from lit_cascade.live import Cascade, CascadeOutput, FlopMeter, Step, WithRemarks
 from lit_cascade.serve.inputs import Inputs, RequestError
 
 _REPEATS = 3
@@ -136,6 +137,16 @@ class StageRunner:
             self.check(size)
             seconds.append(time.perf_counter() - start)
         return sorted(seconds[1:])[_REPEATS // 2]
+
+    def flops(self) -> float | None:
+        """FLOPs of the example; None where they cannot be counted."""
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("error")
+                batch = self._batch([self._view(self.kind.example())])
+                return float(FlopMeter(self._cascade.stages[self.number], self.name)(batch)[0])
+        except Exception:  # noqa: BLE001 - a network of the user's, or operators without a count
+            return None
 
     @torch.inference_mode()
     def check(self, size: int = 1) -> None:

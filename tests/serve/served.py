@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cli.runs import free_port, outputs, text, variables
 from tests.forks import Process
@@ -62,6 +63,15 @@ class Server:
                     return
             time.sleep(0.1)
         raise AssertionError(f"not ready within {seconds} s.\n{self.said}")
+
+    def counted(self, name, **labels):
+        """Sum of a metric over all series with these labels."""
+        _, _, text = self.ask("GET", "/metrics")
+        families = text_string_to_metric_families(text.decode())
+        samples = (sample for family in families for sample in family.samples)
+        return sum(
+            s.value for s in samples if s.name == name and labels.items() <= s.labels.items()
+        )
 
     def workers(self):
         """Processes of the stages, in their order: those that were spawned."""

@@ -57,6 +57,24 @@ def test_answers_are_those_of_the_cascade(server, images, expected):
         assert got == pytest.approx(chances[row].tolist(), abs=1e-6)
 
 
+def test_the_server_counts_what_it_answered(server, images, expected):
+    def counts():
+        kinds = [("small", "answered"), ("small", "deferred"), ("large", "answered")]
+        return [
+            server.counted("lit_cascade_samples_total", stage=stage, outcome=outcome)
+            for stage, outcome in kinds
+        ]
+
+    before = counts()
+    server.predict_all(bodies(images[:100]))
+    stages = expected[0].stage[:100].tolist()
+    deferred = stages.count(1)
+    assert [now - then for now, then in zip(counts(), before, strict=True)] == [
+        100 - deferred, deferred, deferred,
+    ]  # fmt: skip
+    assert server.counted("lit_cascade_cost", unit="flops") == 18_944 + 1_826_816
+
+
 def test_several_inputs_of_one_request_fail_alone(server, images, expected):
     inputs = [*bodies(images[:3]), {"array": [[1]]}, {"array": [[[1.0, 2.0]]]}, {"text": "a"}]
     status, _, content = server.ask("POST", "/predict/batch", {"inputs": inputs, "top_k": 1})
@@ -121,7 +139,7 @@ def test_what_can_be_asked_of_the_server(server):
     assert policy["fingerprint"] == load_cascade("digits_pair.yaml").policy.fingerprint
     _, _, described = server.ask("GET", "/openapi.json")
     assert set(described["paths"]) == {
-        "/predict", "/predict/batch", "/healthz", "/readyz", "/policy",
+        "/predict", "/predict/batch", "/healthz", "/readyz", "/policy", "/metrics",
     }  # fmt: skip
     assert b"swagger" in server.ask("GET", "/docs")[2]
 
