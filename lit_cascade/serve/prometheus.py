@@ -38,7 +38,7 @@ class Metrics:
         self._folder = os.environ[FOLDER]
         # the class of all values is chosen when `prometheus_client` is imported, perhaps by others
         # before the folder was set
-        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call, misc]
+        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         self._names, self._policy = tuple(names), policy
 
         def counter(name: str, help_text: str, *labels: str) -> Counter:
@@ -135,7 +135,7 @@ class Metrics:
             def collect(self) -> list[Metric]:
                 return families
 
-        return generate_latest(Collected())  # type: ignore[arg-type] # it asks no more of it
+        return generate_latest(Collected())
 
     def _gauges(self, counted: Iterable[Metric], state: Mapping[str, Any]) -> Iterator[Metric]:
         def gauge(name: str, help_text: str, by_stage: Mapping[str, float]) -> Metric:
