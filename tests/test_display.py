@@ -22,7 +22,7 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.analysis.check import check_promise, references
 from lit_cascade.analysis.selection import select_thresholds
-from lit_cascade.core import Policy, operating_points
+from lit_cascade.core import Policy, StageOutcomes, operating_points
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit.execution import Evaluation, Execution
@@ -274,6 +274,22 @@ def test_a_curve_is_drawn_as_it_is(results, axes):
     assert [text.get_text() for text in axes.texts] == list(NAMES)
     assert axes.get_xscale() == "log"
     assert axes.get_xlabel() == "FLOPs per sample (one multiply-add = 2 FLOPs)"
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_money_is_drawn_per_million_calls_as_tables_tell_it(free, axes):
+    first = 0.0 if free else 1e-5
+    costs = torch.tensor([[first, 1e-3]]).expand(4, 2)
+    right = torch.tensor([[True, True], [False, True]]).repeat(2, 1)
+    outcomes = StageOutcomes(torch.rand(4, 1), right, costs, unit="usd")
+    outcomes.curve().plot(axes)
+    assert axes.get_xlabel() == "dollars per million calls"
+    axes.figure.canvas.draw()
+    assert axes.lines[0].get_xdata()[0] == pytest.approx(first)
+    ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    shown = {label.get_text(): tick for tick, label in ticks}
+    assert shown["1,000"] == pytest.approx(1e-3)
+    assert axes.get_xscale() == ("linear" if free else "log")
 
 
 def test_a_fit_that_changes_nothing_is_drawn_once(records, axes):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from lit_cascade.core.search import (
     Choose,
     Front,
     HeldOut,
+    HeldOutSaving,
     Progress,
     SearchSettings,
     Zoo,
@@ -89,11 +91,13 @@ class Strategy:
         points: costs and accuracies on the samples of the report; not a front if those differ from
             the samples of the choice.
         reductions: one per band.
+        savings: held-out comparisons with single models, where they were asked for.
     """
 
     name: str
     points: Front
     reductions: tuple[Reduction, ...]
+    savings: tuple[HeldOutSaving, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,11 @@ class Pick:
         accuracy: accuracy on the samples of the report.
         single: the cheapest such model; for the most accurate cascade, the most accurate model.
         saving: cost of that model over that of the cascade, on the samples of the report.
+        saved: cost of that model less that of the cascade, per sample of the report.
         difference: accuracy less that model's, on the samples of the report.
+        held_out: the same where the cascade that promises that model's accuracy is chosen on other
+            samples than those of the report. None for the most accurate cascade, and where nothing
+            is held out.
     """
 
     point: CascadePoint
@@ -114,7 +122,9 @@ class Pick:
     accuracy: float
     single: str
     saving: float
+    saved: float
     difference: float
+    held_out: HeldOutSaving | None
 
 
 @dataclass(frozen=True)
@@ -435,7 +445,7 @@ def frontier_of(
     for band in wanted:  # before the work: a band may be out of reach
         average_compute_reduction(singles, singles, band)
     cascades = search_zoo(chosen_on, settings, progress)
-    levels = settings.thresholds_for(chosen_on)
+    thresholds = settings.thresholds_for(chosen_on)
     with_shared, threshold = shared_threshold(chosen_on, wanted[0])
     bands_of = _bands_of_parts(bands, singles)
 
@@ -447,10 +457,13 @@ def frontier_of(
     if settings.window:
         plain = replace(settings, window=0)
         choices["cascades of up to 2, no window"] = partial(search_zoo, settings=plain)
-    choices["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, levels)
+    choices["neighbouring pairs only"] = lambda zoo: neighbour_pairs(zoo, thresholds)
     choices[_SHARED] = lambda zoo: shared_threshold(zoo, bands_of(zoo.singles()[0])[0])[0]
     known = {name: cascades, _SHARED: with_shared}
-    strategies = evaluate_strategies(choices, protocol, rule, bands, zoos, known)
+    levels = _levels(chosen_on, cascades)
+    strategies = evaluate_strategies(
+        choices, protocol, rule, bands, zoos, known, [model for _, model in levels[:-1]]
+    )
     unchosen = {"random deferral": random_pairs, "oracle deferral (bound)": oracle_pairs}
     strategies += [
         Strategy(name, front(reported_on), _reductions(chosen_on, front(chosen_on), bands))
@@ -468,7 +481,7 @@ def frontier_of(
         reported=reported,
         singles=reported_on.singles()[0],
         strategies=tuple(strategies),
-        picks=tuple(_picks(zoos, cascades, reported)),
+        picks=tuple(_picks(protocol, zoos, cascades, strategies[0], levels)),
         shared=threshold,
     )
 
@@ -480,6 +493,7 @@ def evaluate_strategies(
     bands: Bands,
     zoos: tuple[Zoo, Zoo] | None = None,
     known: Mapping[str, CascadeFront] | None = None,
+    models: Sequence[int] = (),
 ) -> list[Strategy]:
     """Compute the points and the compute reductions of strategies.
 
@@ -490,6 +504,7 @@ def evaluate_strategies(
         bands: maps the single models' front to bands.
         zoos: `protocol.zoos(rule)`, if it is known.
         known: what some strategies choose from the first of them, by name.
+        models: numbers of models to compare the cascades of the first strategy with.
     """
     chosen_on, _ = zoos = zoos or protocol.zoos(rule)
     known = known or {}
@@ -499,16 +514,17 @@ def evaluate_strategies(
         return lambda zoo: chosen[name] if zoo is chosen_on else choose(zoo)
 
     repeated = protocol.reported_on is None and protocol.holdout > 0
-    results = held_out_each(
+    results, savings = held_out_each(
         protocol.trials(rule, zoos),
         [remembered(*choice) for choice in choices.items()],
         _bands_of_parts(bands, chosen_on.singles()[0]),
         resamples=_RESAMPLES if repeated else _RESAMPLES_ALONE,
         seed=protocol.seed,
+        models=models,
     )
     return [
-        _strategy(name, front, zoos, bands, result)
-        for (name, front), result in zip(chosen.items(), results, strict=True)
+        _strategy(name, front, zoos, bands, result, () if k else savings)
+        for k, ((name, front), result) in enumerate(zip(chosen.items(), results, strict=True))
     ]
 
 
@@ -518,6 +534,7 @@ def _strategy(
     zoos: tuple[Zoo, Zoo],
     bands: Bands,
     results: Sequence[HeldOut],
+    savings: Sequence[HeldOutSaving],
 ) -> Strategy:
     chosen_on, reported_on = zoos
     points = chosen.front
@@ -527,7 +544,8 @@ def _strategy(
             torch.stack([one.cost.mean() for one in each]),
             torch.stack([one.correct.double().mean() for one in each]),
         )
-    return Strategy(name, points, _reductions(chosen_on, chosen.front, bands, results))
+    reductions = _reductions(chosen_on, chosen.front, bands, results)
+    return Strategy(name, points, reductions, tuple(savings))
 
 
 def _bands_of_parts(bands: Bands, singles: Front) -> Bands:
@@ -553,29 +571,46 @@ def _reductions(
     )
 
 
-def _picks(zoos: tuple[Zoo, Zoo], cascades: CascadeFront, reported: Front) -> list[Pick]:
-    chosen_on, reported_on = zoos
-    singles, models = chosen_on.singles()
-    # the last stands for the most accurate cascade of all
+def _levels(zoo: Zoo, cascades: CascadeFront) -> list[tuple[float, int]]:
+    """Accuracies to keep a cascade for, and the cheapest model of each.
+
+    The last is that of the most accurate cascade, with the most accurate model.
+    """
+    singles, models = zoo.singles()
     wanted = [*zip(singles.accuracy.tolist(), models, strict=True)]
     wanted.append((cascades.points[-1].accuracy, models[-1]))
     if len(wanted) > _PICKS:
         some = torch.linspace(0, len(wanted) - 1, _PICKS).round().long().tolist()
         wanted = [wanted[i] for i in some]
-    picks: dict[CascadePoint, Pick] = {}
-    for least, model in wanted:
+    return wanted
+
+
+def _picks(
+    protocol: SearchProtocol,
+    zoos: tuple[Zoo, Zoo],
+    cascades: CascadeFront,
+    strategy: Strategy,
+    levels: Sequence[tuple[float, int]],
+) -> list[Pick]:
+    chosen_on, reported_on = zoos
+    reported, picks = strategy.points, dict[CascadePoint, Pick]()
+    held_out = strategy.savings if protocol.holds_out else ()
+    for (least, model), result in zip_longest(levels, held_out):
         point = cascades.cheapest(least)
         if point is None or point in picks:
             continue
         row = cascades.points.index(point)
         cost, accuracy = float(reported.cost[row]), float(reported.accuracy[row])
+        alone = float(reported_on.mean_cost[model])
         picks[point] = Pick(
             point=point,
             cost=cost,
             accuracy=accuracy,
             single=chosen_on.names[model],
-            saving=float(reported_on.mean_cost[model]) / cost if cost else math.inf,
+            saving=alone / cost if cost else math.inf,
+            saved=alone - cost,
             difference=accuracy - float(reported_on.accuracy[model]),
+            held_out=result,
         )
     return list(picks.values())
 

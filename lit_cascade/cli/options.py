@@ -381,6 +381,7 @@ class SearchOptions(OutputOptions):
         holdout: share of the samples to report on if there is one split; 0 holds out none.
         repeats: how often the held-out samples are drawn.
         seed: seed for drawing them.
+        calls_per_month: number of calls in a month, such as 2e6, for the saving of a month.
         compare: also compare scores, combinations, calibration, window, 3 stages and agreement.
         allow_overlap: report even on samples that are chosen on.
     """
@@ -401,6 +402,7 @@ class SearchOptions(OutputOptions):
     holdout: Share = Share(0.5)
     repeats: int = 20
     seed: int = 0
+    calls_per_month: float | None = None
     compare: bool = False
     allow_overlap: bool = False
 

@@ -16,6 +16,7 @@ from lit_cascade.analysis import (
     Pick,
     SearchResult,
     Strategy,
+    check_calls,
     evaluate_strategies,
     published_front,
     search,
@@ -38,6 +39,7 @@ from lit_cascade.report import (
     strategy_summary,
 )
 from lit_cascade.utilities.allocator import keep_memory
+from lit_cascade.utilities.tabular import listed
 from lit_cascade.utilities.units import be, counted
 
 _MOST_CONFIGS = 20
@@ -52,6 +54,7 @@ def run_files(options: SearchOptions) -> None:
     if not options.records:
         raise UsageError("records: expected one or more record files or folders of them.")
     check_seed(options.seed)
+    check_calls(options.calls_per_month)
     keep_memory()  # each first model takes tables of the same sizes
     unit, _ = read_costs(options.cost)
     published = published_front(options.baseline, unit) if options.baseline else None
@@ -66,8 +69,8 @@ def run_files(options: SearchOptions) -> None:
     cascades = [pick for pick in frontier.picks if len(pick.point.stages) > 1]
     configs = {pick: _config_name(number) for number, pick in enumerate(cascades, start=1)}
     notes = _notes(frontier)
-    print_frontier(frontier, configs, notes)
-    summary = frontier_summary(frontier, configs) | {"notes": notes}
+    print_frontier(frontier, configs, notes, options.calls_per_month)
+    summary = frontier_summary(frontier, configs, options.calls_per_month) | {"notes": notes}
     if strategies:
         print_comparison(strategies, frontier)
         summary["comparison"] = strategy_summary(strategies)
@@ -109,7 +112,6 @@ def _compare(frontier: SearchResult) -> list[Strategy]:
 
 def _notes(frontier: SearchResult) -> list[str]:
     chosen = frontier.protocol.chosen_on
-    agreeing = frontier.rule.score == AGREEMENT.name
     singles = frontier.zoo.singles()[1]
     beaten = len(frontier.zoo) - len(singles)
     splits = [zoo.data for zoo in (chosen, frontier.protocol.reported_on) if zoo is not None]
@@ -123,14 +125,27 @@ def _notes(frontier: SearchResult) -> list[str]:
             f"{beaten} of the {counted(len(frontier.zoo), 'model')} {be(beaten)} no use alone: "
             "another is cheaper and at least as accurate. They may still be of use in a cascade."
         )
-    if not bool(frontier.zoo.scores.any()) and not agreeing:
-        notes.append(
-            "The records hold answers and no confidences, which no threshold tells apart: "
-            "--score agreement --stages 3 makes cascades of them."
-        )
+    notes += _unsure(frontier)
     if all(len(pick.point.stages) == 1 for pick in frontier.picks):
         notes.append("No cascade beats the single models on these samples.")
     return notes
+
+
+def _unsure(frontier: SearchResult) -> list[str]:
+    """A note on models that do not say how sure they are; the last one need not."""
+    low, high = frontier.zoo.scores[:-1].aminmax(dim=1)
+    names = [
+        name
+        for name, same in zip(frontier.zoo.names[:-1], (low == high).tolist(), strict=True)
+        if same
+    ]
+    if not names or frontier.zoo.votes:
+        return []
+    n = f"{len(names)} of the {counted(len(frontier.zoo), 'model')} ({listed(names)})"
+    if frontier.rule.score == AGREEMENT.name:
+        return [f"Note: {n} tell no confidence: they vote, and answer only where another agrees."]
+    why = "so that as a first stage they cannot defer"
+    return [f"Note: {n} tell no confidence, {why}: --score agreement --stages 3 uses them."]
 
 
 def _config_name(number: int) -> str:

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from lit_cascade.core.metrics import Answers
 from lit_cascade.errors import CascadeError
-from lit_cascade.utilities.drawing import BLUE, axes_of, mark, quiet
+from lit_cascade.utilities.drawing import BLUE, along_cost, axes_of, mark, quiet
 from lit_cascade.utilities.tabular import Tabular, described, html_of, listed, spanned
 from lit_cascade.utilities.units import (
-    cost_axis,
     cost_figure,
     cost_heading,
     counted,
@@ -152,8 +151,7 @@ class Curve(Tabular):
             points = zip(self.stage_cost.tolist(), (100 * alone).tolist(), strict=True)
             for name, point in zip(self._stage_names, points, strict=True):
                 mark(axes, name, point)
-        axes.set_xscale("log" if min(cost) > 0 else "linear")
-        axes.set_xlabel(cost_axis(self.unit))
+        along_cost(axes, self.unit, log=min(cost) > 0)
         axes.set_ylabel(metric_axis(by))
         quiet(axes, "both")
         axes.margins(x=0.08, y=0.1)

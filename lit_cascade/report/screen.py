@@ -17,8 +17,8 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import Column, Table, cost_cells, cost_columns, csv_text, show
-from lit_cascade.utilities.drawing import BLACK, BLUE, LIGHT_GREY, literal, quiet
-from lit_cascade.utilities.units import cost_axis, percent, quantity
+from lit_cascade.utilities.drawing import BLACK, BLUE, LIGHT_GREY, along_cost, literal, quiet
+from lit_cascade.utilities.units import percent, quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,9 +122,8 @@ def draw_screen(published: Sequence[PublishedModel], result: Screening, unit: st
     )  # fmt: skip
     chosen = [kept.model for kept in result.kept]
     _dots(axes, chosen, f"worth recording ({len(chosen):,})", (BLUE, 3.6, 4))
-    axes.set_xscale("log")
+    along_cost(axes, unit)
     _zoom(axes, published, result)
-    axes.set_xlabel(cost_axis(unit))
     axes.set_ylabel("published accuracy (%)")
     quiet(axes)
     axes.legend(loc="lower right", fontsize=8, framealpha=0.9, edgecolor="none")

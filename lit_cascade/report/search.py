@@ -22,7 +22,7 @@ from lit_cascade.report.text import (
 )
 from lit_cascade.utilities.drawing import literal
 from lit_cascade.utilities.text import as_cell
-from lit_cascade.utilities.units import counted, percent, unit_label
+from lit_cascade.utilities.units import counted, percent, total_figure, unit_label
 
 
 def frontier_csv(result: SearchResult) -> str:
@@ -71,7 +71,9 @@ def strategy_summary(strategies: Sequence[Strategy]) -> dict[str, Any]:
     }
 
 
-def _pick_summary(result: SearchResult, pick: Pick, config: str | None) -> dict[str, Any]:
+def _pick_summary(
+    result: SearchResult, pick: Pick, config: str | None, calls: float | None
+) -> dict[str, Any]:
     unit = result.protocol.chosen_on.unit
     names = [result.zoo.names[model] for model in pick.point.stages]
     return {
@@ -85,12 +87,33 @@ def _pick_summary(result: SearchResult, pick: Pick, config: str | None) -> dict[
         "single": pick.single,
         "saving": pick.saving,
         "accuracy_difference": pick.difference,
+        "held_out": None if pick.held_out is None else asdict(pick.held_out),
         "config": config,
+        **({} if calls is None else {"per_month": _month(pick, calls)}),
     }
 
 
-def frontier_summary(result: SearchResult, configs: Mapping[Pick, str]) -> dict[str, Any]:
-    """The content of `summary.json`."""
+def _month(pick: Pick, calls: float) -> dict[str, Any]:
+    """Costs of a month's calls, and what is saved of them, also held out."""
+    held_out = pick.held_out
+    return {
+        "calls": calls,
+        "single": calls * (pick.cost + pick.saved),
+        "cascade": calls * pick.cost,
+        "saved": calls * pick.saved,
+        "held_out": None
+        if held_out is None
+        else {
+            "saved": calls * held_out.saved,
+            "interval_95": [calls * end for end in held_out.saved_interval],
+        },
+    }
+
+
+def frontier_summary(
+    result: SearchResult, configs: Mapping[Pick, str], calls: float | None = None
+) -> dict[str, Any]:
+    """The content of `summary.json`; with a number of calls, what they cost a month, too."""
     chosen = result.protocol.chosen_on
     unit = chosen.unit
     reported = result.protocol.reported_on or chosen
@@ -123,7 +146,9 @@ def frontier_summary(result: SearchResult, configs: Mapping[Pick, str]) -> dict[
         "bands": [_reduction_summary(reduction) for reduction in result.strategies[0].reductions],
         "baselines": strategy_summary(result.strategies[1:]),
         "shared_threshold": result.shared,
-        "cascades": [_pick_summary(result, pick, configs.get(pick)) for pick in result.picks],
+        "cascades": [
+            _pick_summary(result, pick, configs.get(pick), calls) for pick in result.picks
+        ],
         "provenance": {
             "chosen_on": chosen.samples.fingerprint,
             "reported_on": reported.samples.fingerprint,
@@ -156,9 +181,19 @@ def _votes(result: SearchResult, threshold: float) -> bool:
 
 
 def print_frontier(
-    result: SearchResult, configs: Mapping[Pick, str], notes: Sequence[str] = ()
+    result: SearchResult,
+    configs: Mapping[Pick, str],
+    notes: Sequence[str] = (),
+    calls: float | None = None,
 ) -> None:
-    """Print the front, the average compute reductions, the verdicts and the notes."""
+    """Print the front, the average compute reductions, the verdicts and the notes.
+
+    Args:
+        result: of a search.
+        configs: names of the files of its cascades.
+        notes: sentences to print at the end.
+        calls: number of calls in a month, for a table of what they cost.
+    """
     protocol = result.protocol
     unit = protocol.chosen_on.unit
     reported = protocol.reported_on or protocol.chosen_on
@@ -171,7 +206,7 @@ def print_frontier(
     )  # fmt: skip
     for pick in result.picks:
         table.add_row(
-            " → ".join(result.zoo.names[model] for model in pick.point.stages),
+            _stages_of(result, pick),
             _thresholds_of(result, pick),
             *cost_cells(pick.cost, unit),
             percent(pick.accuracy, 2),
@@ -185,8 +220,43 @@ def print_frontier(
         "points: accuracy of the cascade minus that of the single model.",
         *_scores_explained(result),
     )
+    if calls is not None:
+        _print_month(result, calls)
     print_comparison(result.strategies, result)
     show(*_verdicts(result), *notes)
+
+
+def _print_month(result: SearchResult, calls: float) -> None:
+    """Print what a month's calls cost by single models, and by cascades instead of them."""
+    unit, honest = result.protocol.chosen_on.unit, result.protocol.holds_out
+    table = Table(
+        f"{calls:,.0f} calls a month, in {unit_label(unit)}",
+        "stages", "instead of", "a month", Column("saved", detail=1),
+        *(["held out", "95 %", "points"] if honest else []),
+    )  # fmt: skip
+    for pick in result.picks:
+        if len(pick.point.stages) == 1:
+            continue
+        bill = [calls * (pick.cost + pick.saved), calls * pick.cost]
+        figures = [" -> ".join(total_figure(one, unit) for one in bill)]
+        figures.append(total_figure(calls * pick.saved, unit))
+        if honest and pick.held_out is None:
+            figures += ["", "", ""]
+        elif pick.held_out is not None:
+            ends = (total_figure(calls * end, unit) for end in pick.held_out.saved_interval)
+            figures.append(total_figure(calls * pick.held_out.saved, unit))
+            figures += [" to ".join(ends), f"{100 * pick.held_out.difference:+.2f}"]
+        table.add_row(_stages_of(result, pick), pick.single, *figures)
+    held_out = (
+        "Held out: saved by cascades of at least the model's accuracy on some samples, measured on "
+        "others; points: their accuracy there minus the model's."
+    )
+    estimate = "These are estimates: what is promised, select tells."
+    show(table, *([held_out] if honest else []), estimate)
+
+
+def _stages_of(result: SearchResult, pick: Pick) -> str:
+    return " → ".join(result.zoo.names[model] for model in pick.point.stages)
 
 
 def _scores_explained(result: SearchResult) -> list[str]:

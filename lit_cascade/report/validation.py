@@ -334,10 +334,7 @@ def draw_curve(result: Validation) -> bytes:
     panels[0].legend(frameon=False, loc="best", fontsize=8)
     data, curve = result.records[0].data, result.curve
     if data.get("name"):
-        title = (
-            f"{' → '.join(result.names)} on {data['name']}, split '{data.get('split', '')}' "
-            f"({counted(curve.n, 'sample')})"
-        )
+        title = f"{' → '.join(result.names)} on {data_title(data)} ({counted(curve.n, 'sample')})"
         if len(metrics) == 1:
             panels[0].set_title(literal(title), fontsize=10)
         else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lit_cascade.utilities.text import single_line
+from lit_cascade.utilities.units import cost_axis, cost_figure, is_money
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +41,25 @@ def quiet(axes: Axes, which: Literal["major", "minor", "both"] = "major") -> Non
     """Draw a faint grid and remove the frame above and at the right."""
     axes.grid(visible=True, which=which, alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def along_cost(axes: Axes, unit: str, *, log: bool = True) -> None:
+    """Make the horizontal axis one of costs per sample; money is told per million calls."""
+    axes.set_xscale("log" if log else "linear")
+    axes.set_xlabel(cost_axis(unit))
+    if not is_money(unit):
+        return
+    from matplotlib.ticker import FuncFormatter, LogFormatter  # noqa: PLC0415
+
+    class PerMillion(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return cost_figure(x, unit) if super().__call__(x, pos) else ""
+
+    if log:
+        axes.xaxis.set_major_formatter(PerMillion())
+        axes.xaxis.set_minor_formatter(PerMillion())
+    else:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: cost_figure(x, unit)))
 
 
 def literal(text: str) -> str:

@@ -43,15 +43,20 @@ def unit_label(unit: str) -> str:
     return _LABELS.get(unit, unit)
 
 
+def is_money(unit: str) -> bool:
+    """Whether a unit is a currency, whose costs are told per million calls."""
+    return unit in _MONEY
+
+
 def cost_axis(unit: str) -> str:
     """Label of a cost axis.
 
     Example:
         >>> cost_axis("latency_s"), cost_axis("usd")
-        ('seconds per sample', 'dollars per call')
+        ('seconds per sample', 'dollars per million calls')
     """
-    if unit in _MONEY:
-        return f"{unit_label(unit)} per call"
+    if is_money(unit):
+        return cost_heading(unit)
     note = " (one multiply-add = 2 FLOPs)" if unit.endswith("flops") else ""
     return f"{unit_label(unit)} per sample{note}"
 

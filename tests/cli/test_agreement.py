@@ -180,6 +180,19 @@ def test_what_a_user_may_get_wrong_is_said(tmp_path, monkeypatch, capsys):
     assert "'mute0' has predictions without a confidence, so that" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("score", ["max_softmax", "agreement"])
+def test_a_search_names_models_without_confidence(score, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for k in range(3):
+        predicted(f"net{k}", k, score=k == 1).save(f"net{k}.safetensors")
+    words = ["--score", score, "--stages", "3", "--holdout", "0", "--levels", "9", "--out", "o"]
+    assert main(["search", "--records", ".", *words]) == 0
+    notes = json.loads((tmp_path / "o/summary.json").read_text())["notes"]
+    (note,) = [one for one in notes if "tell no confidence" in one]
+    assert note.startswith("Note: 1 of the 3 models (net0)")
+    assert ("--score agreement --stages 3 uses them" in note) == (score == "max_softmax")
+
+
 @pytest.mark.parametrize("kind", ["score", "alone", "logits"])
 def test_the_scores_of_a_stage_are_compared_after_the_votes_before_it(kind):
     n, share = 400, 0.5

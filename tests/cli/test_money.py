@@ -121,13 +121,37 @@ def test_a_limit_in_money_is_promised_in_money(folder):
     assert run.stdout.count("is: dollars per million calls <= 500.\n") == 1
 
 
-@pytest.mark.parametrize("command", ["validate", "select"])
+@pytest.mark.parametrize("command", ["validate", "select", "search"])
 def test_calls_that_are_none_are_a_usage_error(folder, command):
     words = ["--records", *records_in("old"), "--cost", "usd", "--calls_per_month=-2"]
     words += ["--min_accuracy", "0.5"] if command == "select" else []
     run = within(command, *words, cwd=folder)
     assert run.returncode == 2
     assert "--calls_per_month: expected a number above 0, such as 2e6, got -2." in run.stderr
+
+
+def test_search_tells_the_saving_of_a_month_and_that_of_other_samples(folder):
+    words = ["search", "--records", "old", "--cost", "usd", "--repeats", "3", "--levels", "50"]
+    run = done(within(*words, "--calls_per_month", "2e6", "--out", "z", cwd=folder))
+    (cascade,) = [
+        one
+        for one in json.loads((folder / "z/summary.json").read_text())["cascades"]
+        if len(one["stages"]) > 1 and one["held_out"]
+    ]
+    month, held_out = cascade["per_month"], cascade["held_out"]
+    mean = spent(made(0), cascade["thresholds"]["local"])
+    assert month["single"] == pytest.approx(CALLS * PRICES["service"])
+    assert month["cascade"] == pytest.approx(CALLS * mean)
+    assert month["saved"] == pytest.approx(CALLS * (PRICES["service"] - mean))
+    low, high = month["held_out"]["interval_95"]
+    assert low < month["held_out"]["saved"] == CALLS * held_out["saved"] < high
+    assert "2,000,000 calls a month, in dollars" in run.stdout
+    assert f"2,000 -> {CALLS * mean:,.0f}" in run.stdout
+    assert f"{low:,.0f} to {high:,.0f}" in run.stdout
+    without = done(within(*words, "--holdout", "0", "--json", "--out", "z0", cwd=folder))
+    (found, *_) = json.loads(without.stdout)["cascades"]
+    assert found["held_out"] is None
+    assert "per_month" not in found
 
 
 HUMAN = ["import", "--name", "human", "--cost", "usd=0.50", "--classes", "4"]

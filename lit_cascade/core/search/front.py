@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.utilities.drawing import BLUE, axes_of, quiet
+from lit_cascade.utilities.drawing import BLUE, along_cost, axes_of, quiet
 from lit_cascade.utilities.tabular import Tabular, described, spanned
 from lit_cascade.utilities.units import (
-    cost_axis,
     cost_figure,
     cost_heading,
     counted,
@@ -73,8 +72,7 @@ class Front(Tabular):
             "zorder": 3,
         }
         axes.plot(self.cost.tolist(), (100 * self.accuracy).tolist(), **(look | style))
-        axes.set_xscale("log")
-        axes.set_xlabel(cost_axis(unit))
+        along_cost(axes, unit)
         axes.set_ylabel(metric_axis("accuracy"))
         quiet(axes, "both")
         return axes

@@ -62,6 +62,23 @@ class HeldOut:
         return self.chosen - self.reported
 
 
+@dataclass(frozen=True)
+class HeldOutSaving:
+    """A held-out comparison with one model of cascades that promised at least its accuracy.
+
+    Attributes:
+        saved: cost of the model less that of the cascade, per sample, mean over the repeats.
+        saved_interval: the middle 95 % of it, over resamples as in `HeldOut.interval`.
+        difference: accuracy of the cascade less that of the model, mean over the repeats.
+        difference_interval: the middle 95 % of it.
+    """
+
+    saved: float
+    saved_interval: tuple[float, float]
+    difference: float
+    difference_interval: tuple[float, float]
+
+
 Choose = Callable[[Zoo], CascadeFront]
 """Chooses cascades from a zoo."""
 
@@ -75,7 +92,8 @@ def held_out(
     seed: int = 0,
 ) -> list[HeldOut]:
     """As `held_out_each`, for one way to choose: one result per band."""
-    return held_out_each(trials, [choose], bands, resamples=resamples, seed=seed)[0]
+    (results,), _ = held_out_each(trials, [choose], bands, resamples=resamples, seed=seed)
+    return results
 
 
 def held_out_each(
@@ -85,7 +103,8 @@ def held_out_each(
     *,
     resamples: int = 100,
     seed: int = 0,
-) -> list[list[HeldOut]]:
+    models: Sequence[int] = (),
+) -> tuple[list[list[HeldOut]], list[HeldOutSaving]]:
     """Choose cascades on one zoo of each trial and report on the other.
 
     Args:
@@ -94,9 +113,10 @@ def held_out_each(
         bands: maps the single models' front on the samples of the choice to bands.
         resamples: bootstrap resamples of the reported samples, per trial.
         seed: seed of the resamples.
+        models: numbers of models to compare with cascades of their accuracy.
 
     Returns:
-        For each way to choose one result per band.
+        For each way to choose one result per band; and for the first of them one per model.
     """
     generator = torch.Generator().manual_seed(seed)
     first: list[Sequence[Band]] = []
@@ -111,17 +131,18 @@ def held_out_each(
             singles, _ = chosen_on.singles()
             wanted = bands(singles)
             first.append(wanted)
-            yield partial(_trial, (chosen_on, reported_on), counts, choices, wanted)
+            yield partial(_trial, (chosen_on, reported_on), counts, choices, wanted, models)
 
-    rows = zip(*_in_threads(trials_of()), strict=True)  # by way to choose, then by trial
+    figures, compared = zip(*_in_threads(trials_of()), strict=True)
+    rows = zip(*figures, strict=True)  # by way to choose, then by trial
     return [
         [_summary(*pair) for pair in zip(first[0], zip(*results, strict=True), strict=True)]
         for results in rows
-    ]
+    ], [_saving(of_model) for of_model in torch.stack(compared).unbind(dim=-1)]
 
 
-_Trial = list[list[list[float]]]
-"""Figures of a trial, by way to choose and by band."""
+_Trial = tuple[list[list[list[float]]], Tensor]
+"""Figures by way to choose and by band; and of L models `_compared`, (2, 1 + R, L)."""
 
 
 def _in_threads(calls: Iterable[Callable[[], _Trial]]) -> Iterator[_Trial]:
@@ -147,21 +168,50 @@ def _in_threads(calls: Iterable[Callable[[], _Trial]]) -> Iterator[_Trial]:
 
 
 def _trial(
-    zoos: tuple[Zoo, Zoo], counts: Tensor, choices: Sequence[Choose], bands: Sequence[Band]
+    zoos: tuple[Zoo, Zoo],
+    counts: Tensor,
+    choices: Sequence[Choose],
+    bands: Sequence[Band],
+    compared_with: Sequence[int],
 ) -> _Trial:
     """Choose on the first zoo, and report on the second as often as the counts say."""
     chosen_on, reported_on = zoos
     singles, _ = chosen_on.singles()
     models = reported_on.singles()[0], _resampled_singles(reported_on, counts)
-    results = []
-    for choose in choices:
+    results, compared = [], torch.zeros(2, len(counts), 0)
+    for number, choose in enumerate(choices):
         cascades = choose(chosen_on)
         reported = _resampled_points(cascades.points, reported_on, counts)
+        if number == 0 and compared_with:
+            compared = _compared(zoos, counts, compared_with, cascades.front, reported)
         within = (band.within(singles, cascades.front) for band in bands)
         results.append(
             [_figures(band, singles, models, cascades.front, reported) for band in within]
         )
-    return results
+    return results, compared
+
+
+def _compared(
+    zoos: tuple[Zoo, Zoo], counts: Tensor, models: Sequence[int], chosen: Front, resampled: Front
+) -> Tensor:
+    """Return cost saved over each of L models, and accuracy less its, by row, (2, 1 + R, L)."""
+    chosen_on, reported_on = zoos
+    rows = chosen.first_row(chosen_on.accuracy[models]).clamp(max=len(chosen) - 1)
+    costs = reported_on.costs[models]
+    cost = costs[:, 0] if reported_on.constant else _means(counts, costs)
+    return torch.stack(
+        [
+            cost - resampled.cost[:, rows],
+            resampled.accuracy[:, rows] - _means(counts, reported_on.correct[models]),
+        ]
+    )
+
+
+def _saving(trials: Tensor) -> HeldOutSaving:
+    """Summarise what `_compared` says of one model in T trials, (T, 2, 1 + R)."""
+    means = trials[:, :, 0].mean(dim=0).tolist()
+    ends = [percentile_interval(trials[:, k, 1:].flatten()) for k in range(2)]
+    return HeldOutSaving(means[0], ends[0], means[1], ends[1])
 
 
 def _figures(

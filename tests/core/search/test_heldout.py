@@ -13,7 +13,7 @@ from lit_cascade.core.search.front import (
     default_bands,
     held_out_reduction,
 )
-from lit_cascade.core.search.heldout import held_out
+from lit_cascade.core.search.heldout import held_out, held_out_each
 from lit_cascade.core.search.points import CascadeFront
 from lit_cascade.core.search.search import SearchSettings, search_zoo
 from lit_cascade.core.search.zoo import Zoo
@@ -321,6 +321,35 @@ def test_luck_is_taken_for_merit_where_it_is_chosen_and_not_where_it_is_held_out
     assert sum(one > 0 for one in optimism) > 0.9 * len(optimism)
     assert 0.05 < statistics.fmean(shortfall) < 0.12
     assert max(map(abs, naive)) < 1e-9
+
+
+@pytest.mark.parametrize("change", [lambda zoo: zoo, varying], ids=["constant", "varying"])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_savings_over_a_model_equal_loops(repeats, change):
+    zoo = change(latent_zoo(4, 60, 3))
+    models = zoo.singles()[1]
+    expected = {model: [] for model in models}
+    for chosen_on, reported_on in halves(zoo, repeats):
+        one, other = Plain(chosen_on), Plain(reported_on)
+        cascades = search_zoo(chosen_on)
+        for model in models:
+            _, promised = one.means(one.point((model,), ()))
+            enough = [p for p in cascades.points if p.accuracy >= promised - 1e-9]
+            point = (enough or cascades.points[-1:])[0]
+            cost, accuracy = other.means(other.point(point.stages, point.thresholds))
+            alone, reached = other.means(other.point((model,), ()))
+            expected[model].append((alone - cost, accuracy - reached))
+    choices = [search_zoo, lambda zoo: search_zoo(zoo, SearchSettings(levels=1))]
+    results, savings = held_out_each(
+        halves(zoo, repeats), choices, default_bands, resamples=200, models=models
+    )
+    assert [len(of_bands) for of_bands in results] == [2, 2]
+    assert len(savings) == len(models) > 1
+    for found, trials in zip(savings, expected.values(), strict=True):
+        saved, difference = (statistics.fmean(values) for values in zip(*trials, strict=True))
+        assert (found.saved, found.difference) == pytest.approx((saved, difference))
+        assert found.saved_interval[0] <= found.saved <= found.saved_interval[1]
+        assert found.difference_interval[0] <= difference <= found.difference_interval[1]
 
 
 def test_what_is_chosen_beforehand_is_not_flattered():
