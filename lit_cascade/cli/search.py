@@ -133,15 +133,12 @@ def _notes(frontier: SearchResult) -> list[str]:
 
 def _unsure(frontier: SearchResult) -> list[str]:
     """A note on models that do not say how sure they are; the last one need not."""
-    low, high = frontier.zoo.scores[:-1].aminmax(dim=1)
-    names = [
-        name
-        for name, same in zip(frontier.zoo.names[:-1], (low == high).tolist(), strict=True)
-        if same
-    ]
-    if not names or frontier.zoo.votes:
+    zoo = frontier.zoo
+    told = zoo.scores[:-1].any(dim=1).tolist()
+    names = [name for name, any_told in zip(zoo.names[:-1], told, strict=True) if not any_told]
+    if not names or zoo.votes:
         return []
-    n = f"{len(names)} of the {counted(len(frontier.zoo), 'model')} ({listed(names)})"
+    n = f"{len(names)} of the {counted(len(zoo), 'model')} ({listed(names)})"
     if frontier.rule.score == AGREEMENT.name:
         return [f"Note: {n} tell no confidence: they vote, and answer only where another agrees."]
     why = "so that as a first stage they cannot defer"
