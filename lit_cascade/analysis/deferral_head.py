@@ -32,6 +32,7 @@ FEWEST = 5
 
 _STRENGTHS = np.logspace(-3, 1, 5)
 _SPREADS = (0.3, 1.0, 3.0)
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 _FOLDS = 5
 
 
@@ -90,8 +91,9 @@ def fit_head(
 
     A post-hoc deferral rule (Jitkrittum et al., arXiv:2307.02764). Features are standardised and
     have an L2 penalty. The effects of the answers have one of their own, that of a normal prior:
-    classes that are answered rarely are shrunk to no effect. Both penalties are chosen by 5-fold
-    cross-validation of the likelihood. The result is deterministic.
+    classes that are answered rarely are shrunk to no effect. A recorded confidence may have any
+    scale, so that its log-odds may bend at five quantiles. The penalties, and whether there are
+    bends, are chosen by 5-fold cross-validation of the likelihood. The result is deterministic.
 
     Where fewer than 5 samples would be put wrong, the probability of this is taken to be 0.
 
@@ -126,10 +128,13 @@ def fit_head(
     features, answer, confidence = features_of(output, earlier, rows)
     table = torch.stack(features, dim=1).numpy()
     log_odds = len(RECORDED_FEATURES if recorded else FEATURES) - 1
-    strength, spread, of_fixed = _fit(table, log_odds, answer.numpy(), fixed.numpy(), classes)
-    of_broken = None
-    if int(broken.sum()) >= FEWEST:
-        _, _, of_broken = _fit(table, log_odds, answer.numpy(), broken.numpy(), classes)
+    knots = np.unique(np.quantile(table[:, log_odds], _QUANTILES)) if recorded else np.array([])
+
+    def fit(event: Tensor) -> tuple[float, float, LogOdds]:
+        return _fit(table, log_odds, knots, answer.numpy(), event.numpy(), classes)
+
+    strength, spread, of_fixed = fit(fixed)
+    of_broken = fit(broken)[2] if int(broken.sum()) >= FEWEST else None
     head = DeferralHead(of_fixed, of_broken, recorded=recorded, earlier=len(earlier))
     return FittedHead(
         head=head,
@@ -145,12 +150,18 @@ def fit_head(
 
 
 def _fit(
-    table: np.ndarray, log_odds: int, answer: np.ndarray, event: np.ndarray, classes: int
+    table: np.ndarray,
+    log_odds: int,
+    knots: np.ndarray,
+    answer: np.ndarray,
+    event: np.ndarray,
+    classes: int,
 ) -> tuple[float, float, LogOdds]:
     """Fit the log-odds of an event; return also the strength and the spread that were chosen.
 
-    Each answer has an intercept, and slopes of the confidence, which is the first feature, and of
-    its log-odds at position `log_odds`. They are columns of a sparse matrix beside the features,
+    The features are fitted without and with bends in the log-odds of the confidence, the feature at
+    position `log_odds`. Each answer has an intercept, and slopes of the confidence, which is the
+    first feature, and of its log-odds. They are columns of a sparse matrix beside the features,
     multiplied by s for a prior of standard deviation s, and fitted together with the features.
     """
     # imported here: scikit-learn takes a second, and only this question needs it
@@ -158,10 +169,12 @@ def _fit(
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second
     from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415 - as above
 
+    above = np.maximum(table[:, [log_odds]] - knots, 0)
+    width, table = table.shape[1], np.hstack([table, above])
     centre, deviation = table.mean(axis=0), table.std(axis=0)
     # a constant feature gets weight 0
     deviation[deviation <= 1e-12 * (1 + np.abs(centre))] = np.inf
-    scaled = (table - centre) / deviation
+    table = (table - centre) / deviation
     folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(event, event))
     sign = np.where(event, -1.0, 1.0)
 
@@ -173,17 +186,19 @@ def _fit(
         ]
         return float(np.mean(found))
 
-    models = [
-        LogisticRegression(C=strength, solver="newton-cholesky", max_iter=1000, tol=1e-8)
+    plain = [
+        (LogisticRegression(C=strength, solver="newton-cholesky", max_iter=1000, tol=1e-8), columns)
+        for columns in ([table[:, :width], table] if len(knots) else [table])
         for strength in _STRENGTHS
     ]
-    likelihoods = [likelihood(model, scaled) for model in models]
-    best = int(np.argmax(likelihoods))  # ties: strongest penalty
-    strength, plain = float(_STRENGTHS[best]), models[best]
+    likelihoods = [likelihood(*one) for one in plain]
+    # ties: without bends, strongest penalty
+    chosen, scaled = plain[int(np.argmax(likelihoods))]
+    strength, columns = float(chosen.C), scaled
 
     n = len(event)
     seen, place = np.unique(answer, return_inverse=True)
-    spread, columns, chosen = 0.0, scaled, plain
+    spread = 0.0
     for candidate in _SPREADS if classes and len(seen) > 1 else ():
         # the penalty is that of the features: scaled columns give the effects another one
         scale, where = candidate / np.sqrt(strength), (np.arange(n), place)
@@ -192,14 +207,18 @@ def _fit(
             for values in (np.ones(n), scaled[:, 0], scaled[:, log_odds])
         ]
         both = sparse.hstack([sparse.csr_array(scaled), *shown], format="csr")
-        model = LogisticRegression(C=strength, solver="newton-cg", max_iter=1000, tol=1e-5)
+        # each fold starts at the optimum of the one before
+        model = LogisticRegression(
+            C=strength, solver="newton-cg", max_iter=1000, tol=1e-5, warm_start=True
+        )
         found = likelihood(model, both)
         if found > max(likelihoods):
             likelihoods.append(found)
             spread, columns, chosen = candidate, both, model
     chosen.fit(columns, event)
     own, effects = np.split(chosen.coef_[0], [scaled.shape[1]])
-    own = own / deviation
+    bent = len(own) > width
+    own = own / deviation[: len(own)]
     lists = np.zeros((3, classes * bool(spread)))
     if spread:
         lists[:, seen] = np.split(effects * spread / np.sqrt(strength), 3)
@@ -207,11 +226,13 @@ def _fit(
         lists[2] /= deviation[log_odds]
         lists[0] -= lists[1] * centre[0] + lists[2] * centre[log_odds]
     event_odds = LogOdds(
-        bias=float(chosen.intercept_[0] - own @ centre),
-        weights=tuple(own.tolist()),
+        bias=float(chosen.intercept_[0] - own @ centre[: len(own)]),
+        weights=tuple(own[:width].tolist()),
         by_answer=tuple(lists[0].tolist()),
         confidence_by_answer=tuple(lists[1].tolist()),
         log_odds_by_answer=tuple(lists[2].tolist()),
+        knots=tuple(knots.tolist()) if bent else (),
+        bends=tuple(own[width:].tolist()),
     )
     return strength, spread, event_odds
 

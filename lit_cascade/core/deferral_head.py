@@ -38,6 +38,7 @@ answer; and the features of its confidence, apart for samples where it did and w
 
 _LEAST = 1e-3
 _BY_ANSWER = ("by_answer", "confidence_by_answer", "log_odds_by_answer")
+_BENDS = ("knots", "bends")
 
 
 def feature_names(*, recorded: bool, earlier: int) -> tuple[str, ...]:
@@ -118,7 +119,7 @@ def features_of(
 
 @dataclass(frozen=True)
 class LogOdds:
-    """Log-odds of an event, linear in the features of a stage.
+    """Log-odds of an event: linear in the features of a stage, with bends in that of its log-odds.
 
     Attributes:
         bias: intercept.
@@ -127,6 +128,8 @@ class LogOdds:
         confidence_by_answer: added to the weight of the confidence (the first feature) for each of
             the C classes, or empty.
         log_odds_by_answer: added to the weight of its log-odds, or empty.
+        knots: values of the log-odds of the confidence at which its weight changes, or empty.
+        bends: added to the weight of the log-odds above each knot.
 
     Raises:
         UsageError: numbers that are not finite, or lists of several lengths.
@@ -137,19 +140,26 @@ class LogOdds:
     by_answer: tuple[float, ...] = ()
     confidence_by_answer: tuple[float, ...] = ()
     log_odds_by_answer: tuple[float, ...] = ()
+    knots: tuple[float, ...] = ()
+    bends: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every number."""
-        for name in ("weights", *_BY_ANSWER):
+        for name in ("weights", *_BY_ANSWER, *_BENDS):
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         lists = [getattr(self, name) for name in _BY_ANSWER]
-        for number in chain((self.bias,), self.weights, *lists):
+        for number in chain((self.bias,), self.weights, *lists, self.knots, self.bends):
             if not math.isfinite(number):
                 raise UsageError(f"heads: expected finite numbers, got {number}.")
         if len({len(one) for one in lists} - {0}) > 1:
             raise UsageError(
                 f"heads: expected {', '.join(_BY_ANSWER)} for the same classes, got "
                 f"{', '.join(str(len(one)) for one in lists)} numbers."
+            )
+        if len(self.knots) != len(self.bends):
+            raise UsageError(
+                f"heads: expected as many bends as knots, got {len(self.bends)} and "
+                f"{len(self.knots)}."
             )
 
     @property
@@ -164,12 +174,14 @@ class LogOdds:
 
         Args:
             features: one tensor (N,) float64 per weight.
-            log_odds: that of them which `log_odds_by_answer` multiplies.
+            log_odds: that of them which `log_odds_by_answer` and `bends` multiply.
             answer: of the stage, (N,) int64.
         """
         total = torch.full_like(features[0], self.bias)
         for weight, feature in zip(self.weights, features, strict=True):
             total = total + weight * feature
+        for knot, bend in zip(self.knots, self.bends, strict=True):
+            total = total + bend * (log_odds - knot).clamp(min=0)
         for name, factor in zip(_BY_ANSWER, (None, features[0], log_odds), strict=True):
             if numbers := getattr(self, name):
                 effect = total.new_tensor(numbers)[answer]
@@ -180,14 +192,14 @@ class LogOdds:
     def from_numbers(
         cls, numbers: Mapping[str, Any], names: Sequence[str], argument: str
     ) -> LogOdds:
-        """The log-odds of a config: `bias`, a number per feature, and numbers per answer.
+        """The log-odds of a config: `bias`, a number per feature, and lists of numbers.
 
         Raises:
             UsageError: a missing or unknown name, or a value that is no number.
         """
         wanted = ("bias", *names)
         for name in numbers:
-            check_name(str(name), (*wanted, *_BY_ANSWER), argument)
+            check_name(str(name), (*wanted, *_BY_ANSWER, *_BENDS), argument)
         missing = [name for name in wanted if name not in numbers]
         if missing:
             raise UsageError(
@@ -196,16 +208,16 @@ class LogOdds:
             )
         try:
             bias, *weights = (float(numbers[name]) for name in wanted)
-            by_answer = [tuple(map(float, numbers.get(name) or ())) for name in _BY_ANSWER]
+            lists = [tuple(map(float, numbers.get(name) or ())) for name in (*_BY_ANSWER, *_BENDS)]
         except (TypeError, ValueError) as error:
             raise UsageError(f"{argument}: expected numbers: {error}.") from error
-        return cls(bias, tuple(weights), *by_answer)
+        return cls(bias, tuple(weights), *lists)
 
     def numbers(self, names: Sequence[str]) -> dict[str, Any]:
         """The log-odds as plain numbers, for a config."""
         weights = dict(zip(names, self.weights, strict=True))
-        by_answer = {name: list(getattr(self, name)) for name in _BY_ANSWER}
-        return {"bias": self.bias} | weights | {name: n for name, n in by_answer.items() if n}
+        lists = {name: list(getattr(self, name)) for name in (*_BY_ANSWER, *_BENDS)}
+        return {"bias": self.bias} | weights | {name: some for name, some in lists.items() if some}
 
 
 @dataclass(frozen=True)

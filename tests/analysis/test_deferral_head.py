@@ -228,6 +228,27 @@ def test_rare_classes_are_shrunk_more():
     assert effects[10:] == (0.0, 0.0)
 
 
+def test_a_recorded_confidence_may_bend():
+    generator = torch.Generator().manual_seed(0)
+    confidence = torch.rand(4000, generator=generator)
+    # neither doubt nor certainty is to be trusted
+    here = torch.rand(4000, generator=generator) < 0.9 - 1.6 * (confidence - 0.5).abs()
+    output = RecordedAnswers(torch.zeros(4000).long(), confidence)
+    head = fit_head(output, here, torch.ones(4000).bool()).head
+    assert len(head.fixed.knots) == 5
+    score = head.judge(output).score
+    low, middle, high = (
+        float(score[(confidence - place).abs() < 0.03].mean()) for place in (0.04, 0.5, 0.96)
+    )
+    assert low < -0.6
+    assert high < -0.6
+    assert middle > -0.25
+    # where the log-odds are a line, bends may not pay: the probability is that line all the same
+    straight = torch.rand(4000, generator=generator) < confidence
+    found = fit_head(output, straight, torch.ones(4000).bool()).head.judge(output).score
+    assert (found + 1 - confidence).abs().mean() < 0.02
+
+
 def test_constant_features_have_no_weight():
     logits = torch.tensor([[0.0, 2.0, 1.0]]).expand(100, 3)
     here = torch.arange(100) % 4 > 0

@@ -22,7 +22,14 @@ EARLIER = (0.7, -1.1, 0.4, 0.9, -0.6)
 SECOND = DeferralHead(LogOdds(0.1, (*OWN.weights, *EARLIER, *EARLIER), (0.2, -0.4, 0.1)), earlier=2)
 SERIAL = DeferralHead(LogOdds(-0.3, (*PLAIN.fixed.weights, *EARLIER)), earlier=1)
 SERVICE = DeferralHead(
-    LogOdds(0.1, (-1.0, 0.3, *EARLIER), (0.2, 0.1, -0.4), (0.1, 0.2, 0.3)),
+    LogOdds(
+        0.1,
+        (-1.0, 0.3, *EARLIER),
+        (0.2, 0.1, -0.4),
+        (0.1, 0.2, 0.3),
+        knots=(-0.5, 1.5),
+        bends=(0.8, -1.7),
+    ),
     LogOdds(-1.5, (1.0, -0.1, *EARLIER[::-1]), (), (), (0.1, 0.0, -0.1)),
     recorded=True,
     earlier=1,
@@ -54,6 +61,8 @@ def slow_probability(event, features, log_odds, answer):
         (event.log_odds_by_answer, log_odds),
     ):
         total += numbers[answer] * factor if numbers else 0.0
+    for knot, bend in zip(event.knots, event.bends, strict=True):
+        total += bend * max(log_odds - knot, 0.0)
     return 1 / (1 + math.exp(-total))
 
 
@@ -182,6 +191,10 @@ def test_a_head_checks_its_numbers():
         LogOdds(0.0, (1.0,) * 5, (), (math.inf, 0.0))
     with pytest.raises(UsageError, match="same classes, got 3, 2, 0 numbers"):
         LogOdds(0.0, (1.0,) * 5, (0.0,) * 3, (0.0,) * 2)
+    with pytest.raises(UsageError, match="finite numbers, got inf"):
+        LogOdds(0.0, (1.0,) * 5, knots=(math.inf,), bends=(1.0,))
+    with pytest.raises(UsageError, match="as many bends as knots, got 1 and 2"):
+        LogOdds(0.0, (1.0,) * 5, knots=(0.0, 1.0), bends=(1.0,))
     with pytest.raises(UsageError, match="fixed and broken have numbers for different classes"):
         DeferralHead(OWN, LogOdds(0.0, (1.0,) * 5, (0.0,) * 2))
 
@@ -207,6 +220,7 @@ def test_heads_written_before_there_were_two_events_are_read():
         ({"gap": None}, "policy.heads.small.fixed: expected numbers"),
         ({"gap": "wide"}, "policy.heads.small.fixed: expected numbers"),
         ({"by_answer": 3}, "policy.heads.small.fixed: expected numbers"),
+        ({"bends": [1.0]}, "heads: expected as many bends as knots, got 1 and 0"),
         ({"gaps": 1.0}, "policy.heads.small.fixed: 'gaps' is unknown.*mean 'gap'"),
         ({"agrees_0": 1.0}, "nothing is given for confidence_agreed_0, log_odds_agreed_0"),
         ({"confidence": 1.0}, r"fixed: 'max_softmax' is unknown"),
