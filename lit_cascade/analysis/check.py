@@ -144,6 +144,7 @@ class Verdict(Tabular):
         unit: of the cost.
         notes: what else to know about the records.
         outcomes: of the stages on the new data.
+        since: where the alarm of a `Monitor` began; None without one.
     """
 
     promise: Promise
@@ -156,6 +157,7 @@ class Verdict(Tabular):
     unit: str = "flops"
     notes: tuple[str, ...] = ()
     outcomes: StageOutcomes | None = field(default=None, repr=False, compare=False)
+    since: str | None = None
 
     @property
     def passed(self) -> bool:

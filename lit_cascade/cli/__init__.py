@@ -57,6 +57,7 @@ class Command(NamedTuple):
 _DIGITS = "--config digits_pair.yaml"
 _TWO = "--records small.safetensors large.safetensors"
 _RECORDS = ("--records FILE ...",)
+_CHECKED = (*_RECORDS, "--metrics URL", "--follow FILE")
 
 COMMANDS = {
     "fit": Command(
@@ -102,7 +103,7 @@ COMMANDS = {
         "lit_cascade.cli.check",
         options.CheckOptions,
         f"--policy policy.yaml {_TWO}",
-        needs=("--policy FILE", *_RECORDS),
+        needs=(" or ".join(f"--policy FILE {data}" for data in _CHECKED),),
     ),
     "search": Command(
         "lit_cascade.cli.search", options.SearchOptions, "--records runs/record-1", needs=_RECORDS

@@ -18,18 +18,29 @@ from lit_cascade.report import (
 
 
 def run_files(options: CheckOptions) -> None:
-    """Test the promise of a policy on records.
+    """Test the promise of a policy on records, or on the answers of a cascade that runs.
 
     Raises:
         CascadeError: the promise is broken, the data drifted, or the records do not fit the policy.
     """
-    if not options.records:
-        raise UsageError("records: expected those of the policy's stages on new samples.")
+    given = [name for name in ("records", "metrics", "follow") if getattr(options, name)]
+    if len(given) != 1:
+        raise UsageError(
+            "records: expected those of the policy's stages on new samples, or --metrics or "
+            f"--follow for answers; got {' and '.join(f'--{name}' for name in given) or 'none'}."
+        )
     check_calls(options.calls_per_month)
-    output = Output("check", options, ["check.json"])
     policy = options.policy
     if policy.thresholds is None:
         raise UsageError("--policy: expected the policy.yaml that `lit-cascade select` wrote.")
+    if not options.records:
+        from lit_cascade.cli.watching import watch
+
+        watch(options)
+        return
+    if options.state is not None:
+        raise UsageError("state: records are tested once; it is for --metrics and --follow.")
+    output = Output("check", options, ["check.json"])
     records = [Record.load(path) for path in options.records]
     verdict = check(policy, records, confidence=options.confidence, cost=options.cost)
     notes = [*verdict.notes, *data_notes(records[0].data)]

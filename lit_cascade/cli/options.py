@@ -336,16 +336,34 @@ class SelectOptions(OutputOptions):
 class CheckOptions(OutputOptions):
     """Test the promise of a policy on new data: exit code 1 if it is broken, or the data drifted.
 
+    The data are records, or answers of a cascade that runs. Answers may be tested again and again:
+    all tests together raise a false alarm with probability 1 - confidence at most, for ever.
+
     Args:
         policy: policy whose promise is tested: the policy.yaml that select wrote.
         records: record files of the policy's stages on other samples, cheapest first.
+        metrics: address of the metrics of a cascade that lit-cascade serve runs, such as
+            http://localhost:8000/metrics, or a file with them.
+        follow: file of answers, one JSON object per line with stage and score, and prediction with
+            label or audit, the last stage's answer, where they are known; - for stdin.
+        state: file in which the tests are kept, so that the same command goes on where it ended;
+            made if it does not exist.
+        every: number of answers to follow after which the tests are looked at.
+        wait: seconds to wait for more answers at the end of the file; inf never ends.
         confidence: confidence of the verdict; by default that of the promise.
         cost: the unit of cost that the policy was chosen by, which is the default; or
             latency_s=FILE with the stages' costs, as for select.
         calls_per_month: number of calls in a month, such as 2e6, for the saving of a month.
+        out: folder for check.json; by default a new one, runs/check-N, for records, and none for
+            answers.
     """
 
     records: list[str] | None = None
+    metrics: str | None = None
+    follow: str | None = None
+    state: str | None = None
+    every: int = 1000
+    wait: float = 0.0
     confidence: Share | None = None
     cost: str | None = None
     calls_per_month: float | None = None

@@ -161,7 +161,7 @@ def _spelt(word: str, following: list[str], command: Command) -> str:
         return f"--config={path}"
     if name == "--policy" and ("policy" in _names(command.options) or command.model == "LitZoo"):
         return f"--policy={_policy_in(value_or(_POLICY_FILE))}"
-    if name.startswith("--policy.thresholds"):
+    if name == "--wait" or name.startswith("--policy.thresholds"):
         value = value_or("a number, or one per stage")
         # as the tables print them; YAML wants a dot
         return f"{name}={re.sub(r'(?<![.A-Za-z])inf', '.inf', value)}"

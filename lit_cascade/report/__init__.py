@@ -6,7 +6,14 @@ from lit_cascade.report.calibration import (
     print_calibration,
 )
 from lit_cascade.report.card import Card
-from lit_cascade.report.check import check_summary, print_check, verdict_line
+from lit_cascade.report.check import (
+    check_summary,
+    print_check,
+    verdict_line,
+    watch_advice,
+    watch_heading,
+    watch_line,
+)
 from lit_cascade.report.flops import flops_csv, flops_summary, print_flops
 from lit_cascade.report.savings import saving_line, saving_summary
 from lit_cascade.report.scores import (
@@ -76,4 +83,5 @@ __all__ = [
     "print_validation", "printing", "records_summary", "saving_line", "saving_summary",
     "scores_csv", "scores_summary", "screen_csv", "screen_summary", "selection_summary", "show",
     "show_summary", "speed_summary", "strategy_summary", "validation_summary", "verdict_line",
+    "watch_advice", "watch_heading", "watch_line",
 ]  # fmt: skip

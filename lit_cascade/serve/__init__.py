@@ -1,5 +1,6 @@
 """Engines that serve a cascade over HTTP, and what is the same for all of them."""
 
+from lit_cascade.serve.scrape import Scrape, read_scrape
 from lit_cascade.serve.serving import inputs_for, server
 
-__all__ = ["inputs_for", "server"]
+__all__ = ["Scrape", "inputs_for", "read_scrape", "server"]

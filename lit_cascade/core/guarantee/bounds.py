@@ -11,7 +11,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import bdtr, betainc, gammaln, xlog1py, xlogy
+from scipy.special import bdtr, betainc, betaincinv, gammaln, xlog1py, xlogy
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError
@@ -161,15 +161,44 @@ class _Region:
         return best
 
 
+def bets_up_to(room: float, count: int = 64, least: float = 1e-4) -> np.ndarray:
+    """Bets (J,) from `least` times the largest one that cannot lose everything up to that one.
+
+    Args:
+        room: largest possible value less the limit that is bet on.
+        count: number of bets, whose ratios are equal.
+        least: smallest bet, as a share of the largest.
+    """
+    bets: np.ndarray = np.geomspace(least, 1 - 1e-9, count) / max(room, 1e-12)
+    return bets
+
+
+def log_gains(values: np.ndarray, limit: float | np.ndarray, bets: np.ndarray) -> np.ndarray:
+    """Logarithm of what each bet b earns on each value x: 1 + b (limit - x).
+
+    If the mean is at least the limit, no bet gains in expectation, so that the product over samples
+    reaches 1 / delta with probability at most delta, whenever one looks (Ville's inequality;
+    Waudby-Smith and Ramdas, arXiv:2010.09686).
+
+    Args:
+        values: (..., V).
+        limit: of the mean; (...) where there are several.
+        bets: (..., J), as of `bets_up_to`.
+
+    Returns:
+        (..., J, V).
+    """
+    surplus = np.asarray(limit)[..., None, None] - values[..., None, :]
+    gains: np.ndarray = np.log1p(bets[..., :, None] * surplus)
+    return gains
+
+
 def bounded_p_value(
     values: Tensor, low: float, high: float, limit: float, times: float = 1.0
 ) -> float:
-    """P-value for the mean of bounded values above a limit, by betting.
+    """P-value for the mean of bounded values above a limit, by a mixture of bets (`log_gains`).
 
-    A bet b multiplies a capital of 1 by 1 + b (limit - x) at each sample x. If the mean is at least
-    the limit, neither a bet nor a mixture of bets gains in expectation, so that the capital reaches
-    1 / delta with probability at most delta (Ville's inequality; Waudby-Smith and Ramdas,
-    arXiv:2010.09686). The mixture is fixed, so the order of the samples does not matter.
+    The mixture is fixed, so the order of the samples does not matter.
 
     Args:
         values: (N,).
@@ -194,7 +223,27 @@ def bounded_p_value(
     if limit <= low:
         return 1.0
     kinds, counts = np.unique(x, return_counts=True)
-    bets = np.geomspace(1e-4, 1 - 1e-9, 64) / (high - limit)
-    capital = times * (counts * np.log1p(bets[:, None] * (limit - kinds))).sum(axis=1)
-    mixed = np.logaddexp.reduce(capital) - math.log(len(bets))
+    gains = log_gains(kinds, limit, bets_up_to(high - limit))
+    capital = times * (counts * gains).sum(axis=1)
+    mixed = np.logaddexp.reduce(capital) - math.log(len(capital))
     return float(min(1.0, math.exp(-mixed))) if mixed > 0 else 1.0
+
+
+def rate_bounds(count: int, n: int, delta: float) -> tuple[float, float]:
+    """Bounds of a rate, which it exceeds on either side with probability at most `delta` / 2.
+
+    They are exact (Clopper and Pearson). They also hold for the share of a distribution below an
+    edge that lies between two of the n samples, if `count` of these are below it.
+
+    Args:
+        count: number of samples with the property.
+        n: number of samples.
+        delta: probability that the rate is outside.
+
+    Example:
+        >>> [round(bound, 4) for bound in rate_bounds(0, 598, 0.1)]
+        [0.0, 0.005]
+    """
+    low = float(betaincinv(count, n - count + 1, delta / 2)) if count > 0 else 0.0
+    high = float(betaincinv(count + 1, n - count, 1 - delta / 2)) if count < n else 1.0
+    return low, high
