@@ -67,7 +67,10 @@ async def _read(request: Request, most: int) -> bytes:
         RequestError: it is too long, or comes too slowly.
     """
     too_long = RequestError(413, f"body: at most {most:,} bytes.")
-    if int(request.headers.get("content-length") or 0) > most:
+    told = request.headers.get("content-length") or "0"
+    if not told.isdecimal():
+        raise RequestError(400, "content-length: expected a number.")
+    if int(told) > most:
         raise too_long
 
     async def read() -> bytes:

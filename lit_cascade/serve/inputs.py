@@ -91,8 +91,9 @@ class ImageInput:
                     width, height = image.size
         except UnidentifiedImageError:
             raise RequestError(422, f"image: expected {self.expected}; not an image.") from None
-        except Image.DecompressionBombError:
-            width, height = self.max_pixels + 1, 1
+        except Image.DecompressionBombError as error:  # beyond Pillow's own limit
+            said = f"image: at most {self.max_pixels:,} pixels: {_first_line(error)}."
+            raise RequestError(413, said) from None
         except Exception as error:  # noqa: BLE001 - whatever Pillow's plugins make of damaged files
             raise RequestError(422, f"image: it is damaged: {_first_line(error)}.") from None
         if width * height > self.max_pixels:
