@@ -28,7 +28,7 @@ from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
 from lit_cascade.analysis.evidence import check_overlap, fitted_on
 from lit_cascade.analysis.monitoring import Checked, Monitor, Window
 from lit_cascade.analysis.reliability import BINS, CalibrationMetrics, ReliabilityDiagram
-from lit_cascade.analysis.savings import MonthlySaving, check_calls
+from lit_cascade.analysis.savings import KnownCost, MonthlySaving, check_calls, known_cost
 from lit_cascade.analysis.scores import (
     DRAWS,
     Estimate,
@@ -61,13 +61,13 @@ from lit_cascade.analysis.selection import HeldOutPolicy, Selection, select
 
 __all__ = [
     "BINS", "DRAWS", "Calibration", "CalibrationEffect", "CalibrationMetrics", "CalibrationPlan",
-    "Checked", "Criteria", "Estimate", "FittedHead", "HeldOutPolicy", "Method", "Monitor",
-    "MonthlySaving", "Pick", "PublishedModel", "PublishedTable", "Reduction", "ReliabilityDiagram",
-    "Replay", "ScoreComparison", "ScoreFigures", "ScreenedModel", "Screening", "SearchResult",
-    "Selection", "StageCalibration", "Strategy", "Tally", "Verdict", "Window", "calibrate",
-    "calibrate_record", "check", "check_calls", "check_overlap", "compare_cascades",
+    "Checked", "Criteria", "Estimate", "FittedHead", "HeldOutPolicy", "KnownCost", "Method",
+    "Monitor", "MonthlySaving", "Pick", "PublishedModel", "PublishedTable", "Reduction",
+    "ReliabilityDiagram", "Replay", "ScoreComparison", "ScoreFigures", "ScreenedModel", "Screening",
+    "SearchResult", "Selection", "StageCalibration", "Strategy", "Tally", "Verdict", "Window",
+    "calibrate", "calibrate_record", "check", "check_calls", "check_overlap", "compare_cascades",
     "compare_scores", "cost_notes", "cross_fitted", "curve", "evaluate_strategies", "fit_head",
-    "fit_heads", "fitted_on", "largest_sizes", "least_missed", "official_metric", "outcomes_of",
-    "policy_for", "published_front", "published_models", "rates_renumbered", "replay",
-    "score_notes", "screen", "search", "select", "variants",
+    "fit_heads", "fitted_on", "known_cost", "largest_sizes", "least_missed", "official_metric",
+    "outcomes_of", "policy_for", "published_front", "published_models", "rates_renumbered",
+    "replay", "score_notes", "screen", "search", "select", "variants",
 ]  # fmt: skip

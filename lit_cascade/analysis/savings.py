@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from lit_cascade.core import StageOutcomes
 from lit_cascade.errors import UsageError
@@ -76,6 +80,61 @@ class MonthlySaving:
         calls = f"{self.calls:,.0f} calls a month"
         what = f"{unit_label(self.unit)}: {change}"
         return described("MonthlySaving", calls, what, counted(self.n, "sample"))
+
+
+class KnownCost(NamedTuple):
+    """Mean cost per sample of a cascade that ran, by what its policy knows of the stages' costs.
+
+    Attributes:
+        unit: of the costs.
+        cost: of the cascade.
+        last: of the last stage alone.
+    """
+
+    unit: str
+    cost: float
+    last: float
+
+
+def costs_evidence(unit: str, names: Sequence[str], means: Tensor) -> dict[str, Any]:
+    """Evidence of what each stage costs per sample, as plain values.
+
+    Args:
+        unit: of the costs.
+        names: of the stages.
+        means: mean cost of each, (K,).
+    """
+    return {"unit": unit, "stages": dict(zip(names, means.tolist(), strict=True))}
+
+
+def known_cost(
+    evidence: Mapping[str, Any] | None, names: Sequence[str], answered: Sequence[float]
+) -> KnownCost | None:
+    """The cost of a cascade that ran, from the mean costs that its policy was chosen by.
+
+    Args:
+        evidence: of the policy.
+        names: of the stages.
+        answered: share of the samples, or number of them, that each stage answered.
+
+    Returns:
+        None if the evidence has no costs of these stages, or nothing was answered.
+
+    Example:
+        >>> evidence = {"costs": {"unit": "usd", "stages": {"small": 0.1, "large": 1.0}}}
+        >>> known_cost(evidence, ["small", "large"], [0.75, 0.25])
+        KnownCost(unit='usd', cost=0.35, last=1.0)
+    """
+    costs = (evidence or {}).get("costs")
+    if not isinstance(costs, Mapping) or not sum(answered) > 0:
+        return None
+    try:
+        each = [float(costs["stages"][name]) for name in names]
+        unit = str(costs["unit"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    total = sum(share * spent for share, spent in zip(answered, accumulate(each), strict=True))
+    return KnownCost(unit, total / sum(answered), each[-1])
 
 
 def check_calls(calls: float | None) -> None:

@@ -14,6 +14,7 @@ import torch
 from lit_cascade.analysis.curve import policy_for
 from lit_cascade.analysis.evidence import fitted_on
 from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
+from lit_cascade.analysis.savings import costs_evidence
 from lit_cascade.core import AGREEMENT, LEARNED, Policy
 from lit_cascade.core.search import (
     Band,
@@ -213,9 +214,12 @@ class SearchResult(Tabular):
             combine=rule.combine,
             floors=point.floors,
             names=names,
-            evidence=dict.fromkeys(
-                ["thresholds", *(["temperatures"] if rule.calibrate else [])], evidence
-            ),
+            evidence={
+                **dict.fromkeys(
+                    ["thresholds", *(["temperatures"] if rule.calibrate else [])], evidence
+                ),
+                "costs": costs_evidence(chosen.unit, names, self.zoo.mean_cost[list(point.stages)]),
+            },
         )
         return policy_for(records, policy)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_cascade.analysis.check import Verdict, check_promise, references
 from lit_cascade.analysis.curve import check_tells_apart, outcomes_of, policy_for
 from lit_cascade.analysis.evidence import STAGES, chosen_stages, fitted_on, unused_rows
+from lit_cascade.analysis.savings import costs_evidence
 from lit_cascade.core import (
     OperatingPoint,
     OperatingPoints,
@@ -409,7 +410,7 @@ def _evidence(
     chosen = selection.chosen
     if chosen is None:
         return dict(rule.evidence)
-    thresholds = chosen.typed_thresholds
+    thresholds, outcomes = chosen.typed_thresholds, selection.candidates.outcomes
     by_name = dict(zip(rule.names, thresholds, strict=False))
     accuracy = None if math.isnan(chosen.accuracy) else chosen.accuracy
     return {
@@ -434,7 +435,8 @@ def _evidence(
             record.name: {"weights": record.model.get("weights"), "classes": len(record.classes)}
             for record in records
         },
-        "scores": references(selection.candidates.outcomes, list(thresholds), rule.names),
+        "costs": costs_evidence(unit, rule.names, outcomes.costs.double().mean(dim=0)),
+        "scores": references(outcomes, list(thresholds), rule.names),
     }
 
 

@@ -7,13 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_cascade.analysis import known_cost
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import PredictOptions
 from lit_cascade.cli.output import resumable_output
 from lit_cascade.data import STDIN, describe, has_split, split_loader
 from lit_cascade.errors import UsageError
 from lit_cascade.lit import Predictions, unfinished_predictions
-from lit_cascade.report import data_notes, fitting_notes, print_answers
+from lit_cascade.report import (
+    data_notes,
+    fitting_notes,
+    known_cost_lines,
+    known_cost_summary,
+    print_answers,
+)
 from lit_cascade.utilities.versions import run_info
 
 
@@ -38,13 +45,15 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
         if options.inputs:
             notes += data_notes({"findings": describe(split_loader(data, split).dataset).findings})
         where = data.name if options.inputs else f"{data.name}, split {split!r}"
-        print_answers(answers, model.names, where, notes)
+        known = known_cost(policy.evidence, model.names, answers.by_stage)
+        print_answers(answers, model.names, where, known_cost_lines(known) + notes)
         thresholds = map(str, policy.required_thresholds())
         output.add_json(
             "predict.json",
             {
                 "n": answers.n,
                 "answered_by": dict(zip(model.names, answers.by_stage, strict=True)),
+                **known_cost_summary(known),
                 "left_out": [list(pair) for pair in answers.left_out],
                 "score": policy.score,
                 "thresholds": dict(zip(model.names, thresholds, strict=False)),

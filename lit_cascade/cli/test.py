@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_cascade.analysis import check_overlap, official_metric
+from lit_cascade.analysis import check_overlap, known_cost, official_metric
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import TestOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.core import OperatingPoint, is_right, measure
-from lit_cascade.report import data_notes, fitting_notes, outcome_summary, print_execution
+from lit_cascade.report import (
+    data_notes,
+    fitting_notes,
+    known_cost_lines,
+    known_cost_summary,
+    outcome_summary,
+    print_execution,
+)
 from lit_cascade.utilities.versions import library_versions
 
 
@@ -40,7 +47,11 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
     spent = (done.flops.sum(dim=0) / result.n).tolist()
     executed = done.executed.sum(dim=0)
     per_sample = float(executed.sum()) / result.n
-    print_execution(result, names, spent, where, notes, metric, per_sample)
+    known = known_cost(policy.evidence, names, result.answered)
+    if known is not None and known.unit == "flops":
+        known = None  # they were counted
+    told = known_cost_lines(known)
+    print_execution(result, names, spent, where, [*told, *notes], metric, per_sample)
     output.add_json(
         "test.json",
         {
@@ -49,6 +60,7 @@ def run_models(cli: CascadeCLI, options: TestOptions) -> None:
             "score": policy.score,
             "temperatures": dict(zip(names, policy.temperatures, strict=True)),
             **outcome_summary(result, names, metric=metric),
+            **known_cost_summary(known),
             "executed_flops": dict(zip(names, executed.tolist(), strict=True)),
             "notes": notes,
             "provenance": {

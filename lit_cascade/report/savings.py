@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
-from lit_cascade.analysis import MonthlySaving
+from lit_cascade.analysis import KnownCost, MonthlySaving
 from lit_cascade.core.guarantee import Promise
-from lit_cascade.utilities.units import counted, total_figure, unit_label
+from lit_cascade.utilities.units import (
+    cost_figure,
+    cost_heading,
+    counted,
+    fewer,
+    times,
+    total_figure,
+    unit_label,
+)
 
 
 def saving_line(saving: MonthlySaving, seen: str, promise: Promise | None = None) -> str:
@@ -33,6 +42,22 @@ def saving_line(saving: MonthlySaving, seen: str, promise: Promise | None = None
     sure = f"{100 * promise.confidence:.3g} % confidence"
     but = "" if promise.of_cost else ", and not the saving"
     return text + f"Promised, with {sure}, is: {promise.text(saving.unit)}{but}."
+
+
+def known_cost_lines(known: KnownCost | None) -> list[str]:
+    """The cost of a cascade that ran, in a sentence; none where it is unknown."""
+    if known is None:
+        return []
+    last, cost = (cost_figure(value, known.unit) for value in (known.last, known.cost))
+    ratio = known.cost / known.last if known.last else math.inf
+    change = fewer(ratio, known.unit) if ratio < 1 else times(ratio)
+    chosen = "By the costs that its thresholds were chosen with"
+    return [f"{chosen}: {last} -> {cost} {cost_heading(known.unit)}, {change}."]
+
+
+def known_cost_summary(known: KnownCost | None) -> dict[str, float]:
+    """The same cost for JSON, named after its unit; nothing where it is unknown."""
+    return {} if known is None else {known.unit: known.cost, f"{known.unit}_alone": known.last}
 
 
 def saving_summary(saving: MonthlySaving | None) -> dict[str, Any]:

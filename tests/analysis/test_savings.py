@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from lit_cascade.analysis import MonthlySaving, check_calls
+from lit_cascade.analysis import MonthlySaving, check_calls, known_cost
 from lit_cascade.core import StageOutcomes
 from lit_cascade.errors import UsageError
 
@@ -49,6 +49,16 @@ def test_the_interval_holds_the_true_saving_about_as_often_as_it_says():
         low, high = MonthlySaving.of(StageOutcomes(scores, None, costs), [0.5], 1).interval
         covered += low <= 4 - (1 + 0.5 * 4) <= high
     assert 930 <= covered <= 970
+
+
+def test_costs_that_a_policy_does_not_know_are_not_told():
+    stages = {"small": 1.0, "large": 9.0}
+    unknown = [None, 3, {"unit": "usd"}, {"stages": stages}, {"unit": "u", "stages": {"small": 1}}]
+    for costs in unknown:
+        assert known_cost({"costs": costs}, ["small", "large"], [3, 1]) is None
+    known = {"costs": {"unit": "usd", "stages": stages}}
+    assert known_cost(known, ["small", "large"], [0, 0]) is None
+    assert known_cost(known, ["small", "large"], [3, 1]) == ("usd", (3 * 1 + 10) / 4, 9)
 
 
 def test_one_sample_has_a_saving_and_no_interval():

@@ -86,17 +86,27 @@ def test_what_runs_is_what_the_replay_says_sample_by_sample(digits):
 def test_a_policy_chosen_on_answers_runs_with_the_models(digits):
     here, records = digits
     promise = ["--deferral_rate", "30%", "--confidence", "none"]
+    (here / "prices.csv").write_text("model,usd\nsmall,0.001\nuntrained,0.002\nlarge,0.03\n")
     chosen = ["select", "--records", *answers(here), "--policy.score", "agreement", *promise]
-    done(within(*chosen, "--out", "chosen", cwd=here))
+    done(within(*chosen, "--cost", "usd=prices.csv", "--out", "chosen", cwd=here))
     policy = Policy.load(here / "chosen/policy.yaml")
     assert policy.score == "agreement"
     words = ["--policy", "chosen/policy.yaml", "--out", "ran"]
-    done(within("test", *CPU, *words, "--allow_overlap", cwd=here))
+    shown = done(within("test", *CPU, *words, "--allow_overlap", cwd=here)).stdout
     ran = json.loads((here / "ran/test.json").read_text())
     point = replay(records, Policy(policy.thresholds, "agreement")).point
     assert 0 < point.deferral_rate <= 0.3
     assert (ran["accuracy"], ran["deferral_rate"]) == (point.accuracy, point.deferral_rate)
     assert ran["reach_last"] == point.answered[-1] < point.deferral_rate
+    first, second, last = point.answered
+    bill = 0.001 * first + 0.003 * second + 0.033 * last
+    assert (ran["usd"], ran["usd_alone"]) == pytest.approx((bill, 0.03))
+    told = f"30,000 -> {1e6 * bill:,.0f} dollars per million calls, {0.03 / bill:.1f}x fewer"
+    assert told in shown
+    words = ["--policy", "chosen/policy.yaml", "--out", "answered"]
+    assert told in done(within("predict", *CPU, *words, cwd=here)).stdout
+    predicted_for = json.loads((here / "answered/predict.json").read_text())
+    assert predicted_for["usd"] == pytest.approx(bill)
     few = ["--samples", 64, "--singles", 2, "--repeats", 1]
     words = ["--policy", "chosen/policy.yaml", *few, "--out", "b"]
     timed = within("benchmark", *CPU, *words, cwd=here)
