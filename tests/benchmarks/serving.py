@@ -6,6 +6,7 @@ Stages sleep: small 4 + 0.75 n ms for a batch of n, large 80 + 15 n ms, one batc
 device that they share. In full batches of 16 a sample takes t_small = 1 ms and t_large = 20 ms:
 where a share p is deferred, no server can answer more than 1 / (t_small + p t_large) per second.
 Closed loop: clients that ask again at once. Open loop: arrivals at random, at a share of that rate.
+The row `engine` has stages that take no time: its rate is what the engine itself costs.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -30,6 +33,7 @@ MODES = {
     "large": "large alone",
     "whole": "cascade in one predict",
     "stages": "a queue per stage",
+    "engine": "engine alone",
 }
 
 
@@ -40,7 +44,9 @@ def per_sample(name: str) -> float:
 
 
 def ideal(mode: str, deferred: float) -> float:
-    """Most answers per second that the stages allow."""
+    """Most answers per second that the stages allow; infinite where they take no time."""
+    if mode == "engine":
+        return math.inf
     if mode == "large":
         return 1 / per_sample("large")
     return 1 / (per_sample("small") + deferred * per_sample("large"))
@@ -87,7 +93,7 @@ async def load(
     return [one for one in done if start + warm <= one[1] < end]
 
 
-def summary(done: list[tuple[float, float, str]], seconds: float) -> dict[str, object]:
+def summary(done: list[tuple[float, float, str]], seconds: float) -> dict[str, Any]:
     """Rate, and latencies by answering stage in ms."""
     by_stage: dict[str, list[float]] = {"all": []}
     for began, ended, stage in done:
@@ -107,9 +113,11 @@ def quantile(values: list[float], share: float) -> float:
 
 def measured(
     mode: str, deferred: float, args: argparse.Namespace, rate: float | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """One server, and one load on it."""
-    words = ["--mode", mode, "--deferred", deferred, "--batch_size", BATCH]
+    engine = mode == "engine"
+    words = ["--mode", "stages" if engine else mode, "--scale", 0 if engine else 1]
+    words += ["--deferred", deferred, "--batch_size", BATCH]
     words += ["--queue_size", 100_000] + (["--wait", args.wait] if args.wait else [])
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -127,8 +135,8 @@ def measured(
     result = summary(found, args.seconds)
     return {
         "mode": mode, "deferred": deferred, "load": "closed" if rate is None else "open",
-        "offered_per_second": rate, "ideal_per_second": round(best, 1),
-        "share_of_ideal": round(float(str(result["per_second"])) / best, 3),
+        "offered_per_second": rate, "ideal_per_second": None if engine else round(best, 1),
+        "share_of_ideal": None if engine else round(result["per_second"] / best, 3),
         "mean_batch": sizes, **result,
     }  # fmt: skip
 
@@ -147,7 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for mode in args.modes:
-        for deferred in args.deferred if mode != "large" else args.deferred[:1]:
+        for deferred in args.deferred if mode in {"whole", "stages"} else args.deferred[:1]:
             rows.append(measured(mode, deferred, args, None))
             shares = args.open if mode == "stages" else []
             rows += [
@@ -164,7 +172,7 @@ def main() -> None:
             for name in ("small", "large")
             for p in ("p50", "p99")
         ]
-        share = f"{row['share_of_ideal']:.2f}"
+        share = "-" if row["share_of_ideal"] is None else f"{row['share_of_ideal']:.2f}"
         rate = f"{row['per_second']:.0f}"
         table.add_row(
             MODES[row["mode"]], row["load"], f"{row['deferred']:.0%}", rate, share, *cells

@@ -64,11 +64,13 @@ class Server:
             time.sleep(0.1)
         raise AssertionError(f"not ready within {seconds} s.\n{self.said}")
 
+    def families(self):
+        """What is exposed to Prometheus."""
+        return list(text_string_to_metric_families(self.ask("GET", "/metrics")[2].decode()))
+
     def counted(self, name, **labels):
         """Sum of a metric over all series with these labels."""
-        _, _, text = self.ask("GET", "/metrics")
-        families = text_string_to_metric_families(text.decode())
-        samples = (sample for family in families for sample in family.samples)
+        samples = (sample for family in self.families() for sample in family.samples)
         return sum(
             s.value for s in samples if s.name == name and labels.items() <= s.labels.items()
         )

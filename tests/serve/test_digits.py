@@ -1,6 +1,9 @@
 """The digits pair over HTTP: the same answers as `Cascade`, and what it says to mistakes."""
 
+import json
 import math
+import re
+import shlex
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ pytest.importorskip("litserve", reason="the extra serve is not installed")
 from lit_cascade import load_cascade
 from lit_cascade.data import DigitsData
 from tests.cli.runs import within
+from tests.forks import ROOT
 from tests.serve.served import serving
 
 PAIR = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")
@@ -73,6 +77,37 @@ def test_the_server_counts_what_it_answered(server, images, expected):
         100 - deferred, deferred, deferred,
     ]  # fmt: skip
     assert server.counted("lit_cascade_cost", unit="flops") == 18_944 + 1_826_816
+
+
+BLOCK = re.compile(r"^    curl (.*)$", re.MULTILINE)
+
+
+def test_the_requests_of_the_page_are_answered_as_it_shows(server):
+    """As curl sends them: the body is what follows -d."""
+    page = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    (words,) = map(shlex.split, BLOCK.findall(page))
+    assert words[0] == "localhost:8000/predict"
+    body = words[words.index("-d") + 1]
+    status, answer = server.predict(body, content_type="application/json")
+    assert status == 200
+    shown = json.loads(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
+    assert answer.keys() == shown.keys()
+    assert [answer[key] for key in ("prediction", "name", "stage")] == [0, "0", "small"]
+    assert answer["score"] == pytest.approx(shown["score"], abs=1e-5)
+    best = [(one["prediction"], one["name"]) for one in answer["top_k"]]
+    assert best == [(one["prediction"], one["name"]) for one in shown["top_k"]]
+    paths = set(re.findall(r"^\| `(/[a-z/_.]+)`(?:, `(/[a-z.]+)`)?", page, re.MULTILINE))
+    named = {path for some in paths for path in some if path}
+    described = set(server.ask("GET", "/openapi.json")[2]["paths"])
+    assert described <= named | {"/readyz"}
+
+
+def test_the_page_names_every_metric(server):
+    page = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    exposed = {
+        family.name + ("_total" if family.type == "counter" else "") for family in server.families()
+    }
+    assert exposed == set(re.findall(r"`(lit_cascade_[a-z_]+)`", page))
 
 
 def test_several_inputs_of_one_request_fail_alone(server, images, expected):
