@@ -294,16 +294,53 @@ class ServingOptions:
             >>> ServingOptions(workers={"large": 2}).by_stage("workers", ["small", "large"])
             [1, 2]
         """
-        given, default = getattr(self, name), getattr(ServingOptions, name)
-        if isinstance(given, Mapping):
-            for stage in given:
-                check_name(stage, names, name)
-            values = [given.get(stage, default) for stage in names]
-        else:
-            values = [given] * len(names)
-        for value in values:
-            if isinstance(value, (int, float)) and value < (0 if name == "wait" else 1):
-                raise UsageError(f"{name}: expected at least 1, got {value}.")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UsageError(f"{name}: expected a finite number, got {value}.")
-        return values
+        return _by_stage(self, name, names, least=0 if name == "wait" else 1)
+
+
+@dataclass
+class RayOptions:
+    """A Ray cluster, and the actors that run the stages of a cascade on it.
+
+    Args:
+        address: of the cluster; by default that of RAY_ADDRESS or of one that runs on this machine,
+            and without any one of this machine alone is started.
+        actors: number of actors, of all stages or by stage name; by default as many as the cluster
+            has room for, in the ratio of the time that each stage needs.
+        cpus: CPUs of an actor, of all stages or by stage name.
+        gpus: GPUs of an actor, of all stages or by stage name, such as 0.5; by default an even part
+            of one, or 1 where the cluster has one for each stage.
+        seconds: seconds per sample, by stage name; by default measured on the first window.
+    """
+
+    address: str | None = None
+    actors: int | dict[str, int] | None = None
+    cpus: float | dict[str, float] = 1.0
+    gpus: float | dict[str, float] | None = None
+    seconds: dict[str, float] | None = None
+
+    def by_stage(self, name: str, names: Sequence[str]) -> list[Any]:
+        """Values of an option by stage; see `ServingOptions.by_stage`."""
+        return _by_stage(self, name, names, least=1 if name == "actors" else 0, argument="ray.")
+
+
+def _by_stage(
+    options: Any, name: str, names: Sequence[str], least: int, argument: str = ""
+) -> list[Any]:
+    """Values of an option that is given for all stages, or by name: then others have the default.
+
+    Raises:
+        UsageError: an unknown stage, or a number out of range.
+    """
+    given, default = getattr(options, name), getattr(type(options), name)
+    if isinstance(given, Mapping):
+        for stage in given:
+            check_name(stage, names, argument + name)
+        values = [given.get(stage, default) for stage in names]
+    else:
+        values = [given] * len(names)
+    for value in values:
+        if isinstance(value, (int, float)) and value < least:
+            raise UsageError(f"{argument}{name}: expected at least {least}, got {value}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{argument}{name}: expected a finite number, got {value}.")
+    return values

@@ -46,7 +46,7 @@ OUTSIDE = {
         "torchvision",
         "transformers",
     },
-    "lit": {"lightning", "pyarrow", "torchmetrics", "rich"},
+    "lit": {"lightning", "pyarrow", "ray", "torchmetrics", "rich"},
     "report": {"matplotlib", "rich", "yaml"},
     "serve": {"PIL", "fastapi", "litserve", "prometheus_client", "starlette"},
     "cli": {"jsonargparse", "lightning", "rich", "shtab", "yaml"},

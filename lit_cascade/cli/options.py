@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lit_cascade.options import Combination, PolicyOptions, ScoreName, ServingOptions, Share
+from lit_cascade.options import (
+    Combination,
+    PolicyOptions,
+    RayOptions,
+    ScoreName,
+    ServingOptions,
+    Share,
+)
 
 RecordDtype = Literal["float16", "float32"]
 
@@ -469,6 +476,10 @@ class PredictOptions(OutputOptions):
         format: parquet or csv.
         gather: number of batches whose deferred samples are gathered into full batches for the next
             stage, and whose answers are written together.
+        engine: lightning runs all stages in each of the processes that the Trainer is given; ray
+            runs each stage in a pool of actors of its own on a Ray cluster, where stages want
+            different machines or different numbers of them.
+        ray: cluster and actors of the engine ray.
         out: folder for predictions.parquet or predictions.csv and predict.json; by default a new
             one, runs/predict-N. To resume an interrupted run, give its folder.
         policy: score, temperatures and thresholds of the cascade.
@@ -480,6 +491,8 @@ class PredictOptions(OutputOptions):
     text: bool = False
     format: Literal["parquet", "csv"] = "parquet"
     gather: int = 8
+    engine: Literal["lightning", "ray"] = "lightning"
+    ray: RayOptions = field(default_factory=RayOptions)
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lit_cascade.analysis import known_cost
+from lit_cascade.cli.configured import build_stage
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import PredictOptions
 from lit_cascade.cli.output import resumable_output
 from lit_cascade.data import STDIN, describe, has_split, split_loader
 from lit_cascade.errors import UsageError
-from lit_cascade.lit import Predictions, unfinished_predictions
+from lit_cascade.lit import Predictions, RayPools, unfinished_predictions
 from lit_cascade.report import (
     data_notes,
     fitting_notes,
@@ -67,9 +69,14 @@ def run_models(cli: CascadeCLI, options: PredictOptions) -> None:
         )
         output.write(beside=[name])
 
+    engine = None
+    if options.engine == "ray":
+        described = cli.config_dict()["model"]
+        builds = {name: partial(build_stage, described, name) for name in model.names}
+        engine = RayPools(options.ray, builds)
     cli.trainer.answer(
         model, data, output.folder, split, name, options.gather, configs, finish,
-        top=options.top, text=options.text,
+        top=options.top, text=options.text, engine=engine,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from copy import copy
 from types import TracebackType
 from typing import Any, NamedTuple, cast
 
@@ -561,6 +562,13 @@ class EvaluationData(_PositionedData):
         if self._given is None:
             self.setup()
         return DeferredLoader(cast("DataLoader[Any]", self._given), preprocessings)
+
+    def detached(self) -> EvaluationData:
+        """A copy for another process: it loads samples by position, and nothing else."""
+        other, other.inner = copy(self), copy(self.inner)
+        other.trainer = other.inner.trainer = None
+        vars(other).update(_ready=None, _loader=None, positions=[], batches=[])
+        return other
 
     def on_device(self, batch: PositionedBatch, device: torch.device) -> PositionedBatch:
         """Move a loaded batch to a device, through all hooks of the data module."""

@@ -14,6 +14,7 @@ from lit_cascade.lit.metrics import (
     DeferralQuality,
     DeferralRate,
 )
+from lit_cascade.lit.on_ray import RayPools
 from lit_cascade.lit.predicting import Predictions, unfinished_predictions
 from lit_cascade.lit.reading import not_reported
 from lit_cascade.lit.recording import Configs, ZooRecords
@@ -25,7 +26,7 @@ from lit_cascade.lit.zoo import LitZoo, TimmModels
 __all__ = [
     "AURC", "Benchmark", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
     "Configs", "DeferralQuality", "DeferralRate", "Evaluation", "Execution", "LitCascade",
-    "LitClassifier", "LitZoo", "Predictions", "Signals", "SpeedPlan", "ThresholdMetrics",
-    "TimmModels", "Training", "ZooRecords", "configured_cascade", "explained", "fit_cascade",
-    "not_reported", "unfinished_predictions",
+    "LitClassifier", "LitZoo", "Predictions", "RayPools", "Signals", "SpeedPlan",
+    "ThresholdMetrics", "TimmModels", "Training", "ZooRecords", "configured_cascade",
+    "explained", "fit_cascade", "not_reported", "unfinished_predictions",
 ]  # fmt: skip

@@ -46,7 +46,7 @@ _SMALLEST_PIECE = 8
 """Samples below which a batch is not divided among workers."""
 
 
-class _AdaptiveCascade(Cascade):
+class AdaptiveCascade(Cascade):
     """Runs batches that do not fit into memory in parts."""
 
     def __init__(
@@ -59,6 +59,7 @@ class _AdaptiveCascade(Cascade):
         self._forwards = forwards
 
     def run_stage(self, k: int, inputs: Inputs) -> Tensor:
+        """Logits (N, C) of one stage, on its view of the batch."""
         name = self.names[k]
         return self._forwards[name](self.stages[k], view_of(self.stages[k], inputs), name)
 
@@ -126,7 +127,7 @@ class LitCascade(StagesModule):
             name: (stage if isinstance(stage, Stage) else _stage_of(stage)).build(name)
             for name, stage in stages.items()
         }
-        self.cascade = _AdaptiveCascade(built, policy, self._forwards)
+        self.cascade = AdaptiveCascade(built, policy, self._forwards)
         self._agree()
         for name, stage in built.items():
             self.prepare(name, stage)
@@ -372,7 +373,7 @@ class LitCascade(StagesModule):
         self._align_with(loaders, batch_idx, dataloader_idx)
         inputs, rows = inputs_and_rows(batch)
         output = self(inputs)
-        rows |= _answer_rows(output, None, self.names)
+        rows |= answer_rows(output, None, self.names)
         stage = output.stage.cpu()
         for k, name in enumerate(self.names):
             ran = stage >= k
@@ -444,7 +445,7 @@ class LitCascade(StagesModule):
         """
         self._align_with(self.trainer.predict_dataloaders, batch_idx, dataloader_idx)
         output = self(inputs_of(batch))
-        rows = _answer_rows(output, None, self.names)
+        rows = answer_rows(output, None, self.names)
         del rows["classes"]
         return rows | {"probability": self.cascade.probability(output)}
 
@@ -484,7 +485,7 @@ def _stage_of(network: nn.Module) -> Stage:
     return Stage(cast("Callable[[], nn.Module]", network))
 
 
-def _answer_rows(
+def answer_rows(
     output: CascadeOutput, positions: Tensor | None, names: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """Rows of answers to samples."""
@@ -607,7 +608,7 @@ class SplitStream:
 
     def _rows(self, answered: StreamOutput) -> dict[str, Tensor]:
         rows, output, names = dict(answered.extra), answered.output, self._module.names
-        rows |= _answer_rows(output, rows["positions"], names)
+        rows |= answer_rows(output, rows["positions"], names)
         if not self._metered:
             cascade, top = self._module.cascade, self._module.top
             rows |= {"probability": cascade.probability(output)}

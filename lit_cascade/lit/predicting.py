@@ -83,6 +83,14 @@ class Predictions:
         )
 
 
+Write = Callable[[Mapping[str, Tensor], Mapping[int, str], Mapping[str, int]], None]
+"""Writes windows; see `PartWriter.write`."""
+
+Engine = Callable[[Trainer, LitCascade, EvaluationData, Write], None]
+"""Runs a cascade over data that are set up, except windows that are `done`, and calls `Write` once
+with each of the others, in the main process."""
+
+
 def answer(
     trainer: Trainer,
     model: LitCascade,
@@ -96,6 +104,7 @@ def answer(
     *,
     top: int = 1,
     text: bool = False,
+    engine: Engine | None = None,
 ) -> Predictions | None:
     """Predict the class of every sample of a split and write the predictions, window by window.
 
@@ -109,7 +118,7 @@ def answer(
     - `error`: why the sample could not be read; then `id` and this are all that it has.
 
     Args:
-        trainer: runs the test loop.
+        trainer: runs the test loop, unless there is another engine.
         model: the cascade.
         datamodule: the data; labels are not used.
         folder: for the file, on a disk that all processes share.
@@ -122,6 +131,7 @@ def answer(
             returns the run counts as interrupted.
         top: number of likeliest classes to write.
         text: whether to write the texts that were read.
+        engine: runs the cascade instead of the Trainer, whose precision it keeps.
 
     Returns:
         A summary on the main process; None elsewhere.
@@ -148,10 +158,15 @@ def answer(
         preprocessings = model.preprocessings_to_run()
         data = evaluation_data(trainer, model, datamodule, split, preprocessings, window=gather)
         data.done = done
-        writer = _PartWriter(files, data, preview.classes, texts)
-        with explained(kept), evaluating(trainer, writer):
-            trainer.test(model, datamodule=data, verbose=False)
-            trainer.strategy.barrier()
+        writer = PartWriter(files, data, preview.classes or model.class_names, texts)
+        with explained(kept):
+            if engine is not None:
+                data.setup()
+                engine(trainer, model, data, writer.write)
+            else:
+                with evaluating(trainer, writer):
+                    trainer.test(model, datamodule=data, verbose=False)
+                    trainer.strategy.barrier()
     finally:
         model.metered, model.top = True, 1
     if not trainer.is_global_zero:
@@ -204,8 +219,8 @@ def _plan(
     }
 
 
-class _PartWriter(Callback):
-    """Writes each window of predictions that a test loop returns as a part."""
+class PartWriter(Callback):
+    """Writes each window of predictions that a test loop, or another engine, returns as a part."""
 
     def __init__(
         self,
@@ -228,21 +243,39 @@ class _PartWriter(Callback):
         self._left_out |= dict(batch.left_out)
         if outputs is None:
             return
+        if self._classes is None:
+            self._classes = pl_module.class_names
         rows = {key: value.detach().cpu() for key, value in outputs.items()}
+        self.write(rows, {}, pl_module.samples_per_forward())
+
+    def write(
+        self,
+        rows: Mapping[str, Tensor],
+        left_out: Mapping[int, str],
+        samples_per_forward: Mapping[str, int],
+    ) -> None:
+        """Write whole windows.
+
+        Args:
+            rows: of all their samples, as `LitCascade.test_step` returns them.
+            left_out: position and reason of samples that could not be read.
+            samples_per_forward: as in `Predictions`, so far.
+        """
+        self._left_out |= left_out
         positions = rows["positions"]
         places = positions.where(positions >= 0, ~positions)
-        left_out = torch.tensor([place in self._left_out for place in places.tolist()])
+        unread = torch.tensor([place in self._left_out for place in places.tolist()])
         windows = self._windows(places)
-        classes = self._classes or pl_module.class_names
+        classes = self._classes
         if self._readable is None and classes is not None:
             self._readable = readable_names(classes) or {}
-        for window in windows[(positions >= 0) | left_out].unique().tolist():
+        for window in windows[(positions >= 0) | unread].unique().tolist():
             here = windows == window
-            reasons = {place: self._reason(place) for place in places[here & left_out].tolist()}
+            reasons = {place: self._reason(place) for place in places[here & unread].tolist()}
             mine = here & (positions >= 0)
             table = self._table({key: value[mine] for key, value in rows.items()}, classes)
             table = self._with_unread(table, reasons)
-            self._files.write(window, table, reasons, pl_module.samples_per_forward())
+            self._files.write(window, table, reasons, samples_per_forward)
 
     def _reason(self, position: int) -> str:
         """Why a sample was left out, without its id in front."""
