@@ -380,8 +380,8 @@ class Monitor:
                 test.restore(given)
             self.windows = int(state["windows"])
             seen = state["seen"]
-            counts = ([int(n) for n in seen[name]] for name in ("answered", "deferred"))
-            self._seen = Window(*counts)
+            answered, deferred = ([int(n) for n in seen[name]] for name in ("answered", "deferred"))
+            self._seen = Window(answered, deferred)
             self._seen.checked = {name: Checked(**one) for name, one in seen["checked"].items()}
             self._marks = {int(start): str(mark) for start, mark in state["marks"].items()}
             self._peaks = [float(peak) for peak in state["peaks"]]
