@@ -502,6 +502,11 @@ def calibrate(
     deferring = [one.name for one in loaded[:-1] if one.logits is not None or not learn_score]
     chosen = [check_name(name, names, "stages") for name in stages or deferring]
     rule = policy_for(loaded, policy, undecided=True)
+    if not learn_score and all(one.logits is None and one.knows_answers for one in loaded[:-1]):
+        raise CascadeError(
+            f"record {names[0]!r} holds predictions and no logits, which a temperature needs. A "
+            "learned score is fitted to predictions too: --learn_score."
+        )
     if learn_score and rule.combine == "most_confident":
         raise UsageError(
             "learn_score: policy.combine is most_confident, which compares scores of stages, "

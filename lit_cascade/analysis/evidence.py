@@ -192,10 +192,11 @@ def check_overlap(
         one = ids[int(overlap.rows.nonzero()[0, 0])]
         first = f"{one!r}" if isinstance(one, str) else f"id {one}"
         told = "" if overlap.by == "ids" else f", told by their {overlap.by}"
+        split = f"split {fitted['split']!r}; " if fitted.get("split") else ""
         message = (
-            f"{shared} of these {counted(len(ids), 'sample')} "
+            f"{shared:,} of these {counted(len(ids), 'sample')} "
             f"{be(shared)} among those that the {_were(part)} "
-            f"(split {fitted.get('split')!r}; first {first}{told})"
+            f"({split}first {first}{told})"
         )
         if not allowed:
             other = "." if allowed is None else ", or add --allow_overlap."

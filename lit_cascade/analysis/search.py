@@ -366,9 +366,9 @@ def search(
     """
     if score == LEARNED.name:
         raise UsageError(
-            "score: learned is fitted to one pair of models, and a search tries all; expected "
-            "max_softmax, margin or negative_entropy. For one cascade: lit-cascade calibrate "
-            "--learn_score."
+            "score: a learned score is fitted to one cascade, and a search compares all; expected "
+            "max_softmax, margin, negative_entropy or agreement. Fit one to a cascade that is "
+            "found: lit-cascade calibrate --config cascade-1.yaml --learn_score."
         )
     if score == AGREEMENT.name:
         _check_agreement(stages, combine, window=window)

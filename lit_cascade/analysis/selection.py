@@ -321,7 +321,7 @@ def select(
             )
         )
         raise CascadeError(
-            f"this policy's {what} on all of these {len(first)} samples, and a threshold needs "
+            f"this policy's {what} on all of these {len(first):,} samples, and a threshold needs "
             f"others. {remedy} or add --allow_overlap, which breaks the promise."
         )
     left_out = len(first) - len(unused.rows)

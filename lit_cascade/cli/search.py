@@ -138,11 +138,11 @@ def _unsure(frontier: SearchResult) -> list[str]:
     names = [name for name, any_told in zip(zoo.names[:-1], told, strict=True) if not any_told]
     if not names or zoo.votes:
         return []
-    n = f"{len(names)} of the {counted(len(zoo), 'model')} ({listed(names)})"
+    many = f"{len(names)} of the {counted(len(zoo), 'model')} ({listed(names)})"
+    note = f"Note: no confidences are known of {many}, which as a first stage "
     if frontier.rule.score == AGREEMENT.name:
-        return [f"Note: {n} tell no confidence: they vote, and answer only where another agrees."]
-    why = "so that as a first stage they cannot defer"
-    return [f"Note: {n} tell no confidence, {why}: --score agreement --stages 3 uses them."]
+        return [f"{note}only vote."]
+    return [f"{note}cannot defer: --score agreement --stages 3 makes cascades of them."]
 
 
 def _config_name(number: int) -> str:

@@ -575,10 +575,12 @@ def _check_costs(costs: Mapping[str, Tensor], n: int, what: str) -> None:
                 f"such as latency_s, and none of {', '.join(sorted(_RESERVED))}."
             )
         typed = cost.dtype == torch.float64 and cost.shape == (n,)
-        if not typed or not bool((cost.isfinite() & (cost >= 0)).all()):
+        wrong = cost[~(cost.isfinite() & (cost >= 0))]
+        if not typed or len(wrong):
+            got = f"{wrong[0]:g}" if typed else f"{cost.dtype} of shape {tuple(cost.shape)}"
             raise CascadeError(
-                f"{what}: {unit} must be {n} finite numbers of at least 0, one per sample, "
-                f"got {cost.dtype} of shape {tuple(cost.shape)}."
+                f"{what}: {unit} must be {n} finite numbers of at least 0, one per sample, got "
+                f"{got}."
             )
 
 

@@ -221,17 +221,17 @@ def print_frontier(
         *_scores_explained(result),
     )
     if calls is not None:
-        _print_month(result, calls)
+        _print_month(result, calls, configs)
     print_comparison(result.strategies, result)
     show(*_verdicts(result), *notes)
 
 
-def _print_month(result: SearchResult, calls: float) -> None:
+def _print_month(result: SearchResult, calls: float, configs: Mapping[Pick, str]) -> None:
     """Print what a month's calls cost by single models, and by cascades instead of them."""
     unit, honest = result.protocol.chosen_on.unit, result.protocol.holds_out
     table = Table(
         f"{calls:,.0f} calls a month, in {unit_label(unit)}",
-        "stages", "instead of", "a month", Column("saved", detail=1),
+        "config", "instead of", "a month", Column("saved", detail=1),
         *(["held out", "95 %", "points"] if honest else []),
     )  # fmt: skip
     for pick in result.picks:
@@ -246,7 +246,7 @@ def _print_month(result: SearchResult, calls: float) -> None:
             ends = (total_figure(calls * end, unit) for end in pick.held_out.saved_interval)
             figures.append(total_figure(calls * pick.held_out.saved, unit))
             figures += [" to ".join(ends), f"{100 * pick.held_out.difference:+.2f}"]
-        table.add_row(_stages_of(result, pick), pick.single, *figures)
+        table.add_row(configs.get(pick) or _stages_of(result, pick), pick.single, *figures)
     held_out = (
         "Held out: saved by cascades of at least the model's accuracy on some samples, measured on "
         "others; points: their accuracy there minus the model's."

@@ -73,7 +73,7 @@ def test_fitted_samples_are_left_out_whatever_their_source_is_called(sources):
 
 def test_reports_refuse_fitted_samples_of_unknown_source():
     policy = select(pair(FITTED), max_accuracy_drop=0.05).policy
-    message = "1000 of these 2,000 samples are among those .*; first id 1000, told by their logits"
+    message = "1,000 of these 2,000 samples are among those .*; first id 1000, told by their logits"
     for verb in (curve, replay):
         with pytest.raises(CascadeError, match=message):
             verb(pair(EVERYTHING), policy)
@@ -81,7 +81,7 @@ def test_reports_refuse_fitted_samples_of_unknown_source():
     with pytest.raises(CascadeError, match=message):
         check(policy, pair(EVERYTHING))
     assert check(policy, pair(OTHERS)).notes == ()
-    with pytest.raises(CascadeError, match="1000 of these 2,000 samples are among"):
+    with pytest.raises(CascadeError, match="1,000 of these 2,000 samples are among"):
         compare_scores(pair(EVERYTHING), fit_on=pair(FITTED))
     assert compare_scores(pair(OTHERS), fit_on=pair(FITTED)).notes == ()
 
@@ -159,7 +159,7 @@ def test_a_promise_that_is_forced_says_that_it_does_not_hold():
 
 def test_samples_that_a_search_chose_the_stages_on_are_left_out():
     found = searched(pair(FITTED))
-    with pytest.raises(CascadeError, match="stages were chosen on all of these 1000 samples"):
+    with pytest.raises(CascadeError, match="stages were chosen on all of these 1,000 samples"):
         select(pair(FITTED), max_accuracy_drop=0.05, policy=found)
     chosen = select(pair(EVERYTHING), max_accuracy_drop=0.05, policy=found)
     assert (chosen.left_out, chosen.n) == (1000, 1000)
@@ -169,7 +169,7 @@ def test_samples_that_a_search_chose_the_stages_on_are_left_out():
         chosen.policy,
         calibrate(pair(OTHERS), policy=found, share=0.5).policy,
     ):
-        with pytest.raises(CascadeError, match="stages were chosen on all of these 1000 samples"):
+        with pytest.raises(CascadeError, match="stages were chosen on all of these 1,000 samples"):
             select(pair(FITTED), max_accuracy_drop=0.05, policy=later)
 
 

@@ -205,7 +205,7 @@ def test_a_learned_score_is_in_the_policy():
         (lambda r: calibrate(r, method="platt"), "method: 'platt' is unknown"),
         (lambda r: check(0.9, r), "policy: expected a Policy, got float"),
         (lambda r: search(r, stages=5), "stages: expected 2, 3 or 4"),
-        (lambda r: search(r, score="learned"), "score: learned is fitted to one pair"),
+        (lambda r: search(r, score="learned"), "score: a learned score is fitted to one cascade"),
         (lambda r: search(r, bands=[(0.9, 0.8)]), "bands: expected two accuracies"),
         (lambda r: search([]), "there are no records"),
         (lambda r: compare_scores(made(1)), "at least 2 stages, got 1"),

@@ -198,9 +198,9 @@ def test_a_search_names_models_without_confidence(score, tmp_path, monkeypatch, 
     words = ["--score", score, "--stages", "3", "--holdout", "0", "--levels", "9", "--out", "o"]
     assert main(["search", "--records", ".", *words]) == 0
     notes = json.loads((tmp_path / "o/summary.json").read_text())["notes"]
-    (note,) = [one for one in notes if "tell no confidence" in one]
-    assert note.startswith("Note: 1 of the 3 models (net0)")
-    assert ("--score agreement --stages 3 uses them" in note) == (score == "max_softmax")
+    (note,) = [one for one in notes if "no confidences are known" in one]
+    assert "of 1 of the 3 models (net0), which as a first stage" in note
+    assert ("--score agreement --stages 3" in note) == (score == "max_softmax")
 
 
 @pytest.mark.parametrize("kind", ["score", "alone", "logits"])

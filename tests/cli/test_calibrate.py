@@ -168,7 +168,7 @@ def test_stages_that_are_not_named_keep_their_temperature(capsys):
     assert policy["evidence"]["earlier temperatures"]["n"] == N
     rest = ["select", "--records", *triple, "--config", "c/calibration.yaml", "--deferral_rate"]
     assert main([*rest, "0.5", "--out", "s"]) == 1
-    assert "fitted on all of these 1500 samples" in capsys.readouterr().err
+    assert "fitted on all of these 1,500 samples" in capsys.readouterr().err
 
 
 def test_vectors_of_an_old_config_are_an_unknown_option(capsys):

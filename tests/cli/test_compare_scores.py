@@ -402,7 +402,7 @@ def test_what_cannot_be_learned(fitted, capsys):
 
 def test_a_search_takes_no_learned_score(fitted, capsys):
     assert main(["search", "--records", "fit", "--score", "learned", "--out", "o"]) == 2
-    assert "--score: learned is fitted to one pair" in capsys.readouterr().err
+    assert "--score: a learned score is fitted to one cascade" in capsys.readouterr().err
 
 
 def test_a_learned_score_without_heads(fitted, capsys):
