@@ -73,7 +73,7 @@ def test_fitted_samples_are_left_out_whatever_their_source_is_called(sources):
 
 def test_reports_refuse_fitted_samples_of_unknown_source():
     policy = select(pair(FITTED), max_accuracy_drop=0.05).policy
-    message = "1,000 of these 2,000 samples are among those .*; first id 1000, told by their logits"
+    message = "1,000 of these 2,000 samples are among those .*first id 1000, told by their logits"
     for verb in (curve, replay):
         with pytest.raises(CascadeError, match=message):
             verb(pair(EVERYTHING), policy)
