@@ -16,7 +16,6 @@ ResNet-50 (github.com/facebookresearch/imagenetx), the only model of which one i
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +29,7 @@ from lit_cascade.analysis import SearchResult
 from lit_cascade.records import RecordLike
 from lit_cascade.report.text import Table, show
 from lit_cascade.utilities.units import percent
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 ROOT = Path(__file__).parents[2]
@@ -128,11 +128,10 @@ def reductions(found: SearchResult, stages: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Search, print a table and write the figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--predictions", type=Path, default=PREDICTIONS)
     parser.add_argument("--names", nargs="+", help="data to search; by default all")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     table = Table(
         "Average compute reduction at equal accuracy, held out",
@@ -157,7 +156,7 @@ def main() -> None:
         if options.names and options.out.exists():  # the other data keep their figures
             results = json.loads(options.out.read_text(encoding="utf-8"))["searches"] | results
         content = {"machine": machine(), "repeats": options.repeats, "searches": results}
-        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_results(options.out, content)
 
 
 if __name__ == "__main__":

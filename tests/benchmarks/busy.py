@@ -12,7 +12,6 @@ its ratios to the first environment, one thread, in the same turn.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from typing import Any
 
 from lit_cascade.report.text import Table, show
 from tests.benchmarks.commands import run, write_records
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 from tests.images import image_folder
 
@@ -87,7 +87,7 @@ def environment_of(settings: str) -> dict[str, str]:
 
 def main() -> None:
     """Run in turn, print medians and write all figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--spinners", type=int, nargs="+", default=[0, 2, 8])
     parser.add_argument("--commands", nargs="+")
     parser.add_argument("--environments", nargs="+", default=list(ENVIRONMENTS))
@@ -95,7 +95,6 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +129,7 @@ def main() -> None:
     if args.out:
         settings = {name: value for name, value in vars(args).items() if name != "out"}
         content = {"machine": machine(), "settings": settings, "rows": rows}
-        args.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_results(args.out, content)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ is to the optimum that scipy finds in double precision.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -22,6 +19,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from lit_cascade import fit_temperature
 from lit_cascade.core.calibration import negative_log_likelihood
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine, seconds
 
 
@@ -42,11 +40,10 @@ def by_lbfgs(logits, labels) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -92,9 +89,8 @@ def main() -> None:
     console = Console(width=110)
     console.print(table)
     console.print(machine())
-    if options.out:
-        content = {"machine": machine(), "samples": options.samples, "classes": options.classes}
-        options.out.write_text(json.dumps(content | {"fits": results}, indent=2) + "\n")
+    content = {"machine": machine(), "samples": options.samples, "classes": options.classes}
+    write_results(options.out, content | {"fits": results})
 
 
 if __name__ == "__main__":

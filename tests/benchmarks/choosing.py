@@ -10,8 +10,6 @@ says how many samples are recognised by their logits when these have noise.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core import SCORES, StageOutcomes
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import CascadeError
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 FOLDER = Path(__file__).parents[2] / "checkpoints" / "cifar10" / "test"
@@ -131,9 +130,8 @@ def recognised() -> Iterator[dict[str, float]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     console = Console(width=120)
     rows, shares = list(measured(options.draws)), list(recognised())
@@ -148,9 +146,7 @@ def main() -> None:
     for row in shares:
         table.add_row(f"{row['noise']:g}", str(row["bits"]), f"{row['recognised']:.1%}")
     console.print(table)
-    if options.out:
-        content = {"machine": machine(), "rows": rows, "recognised": shares}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_results(options.out, {"machine": machine(), "rows": rows, "recognised": shares})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ memory that grows, is a defect, and the program exits with 1.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import json
@@ -29,6 +28,7 @@ from safetensors import safe_open
 
 from lit_cascade.errors import CascadeError
 from lit_cascade.records.record import Record
+from tests.benchmarks.results import options_parser
 
 _SLOW = 1.0
 FORMAT = "lit-cascade-record/1"
@@ -251,10 +251,9 @@ def run(files: int, seed: int, folder: Path) -> dict:
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = run(args.files, args.seed, Path(folder))

@@ -12,8 +12,6 @@ broken where the drop is above its limit.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core import AGREEMENT, LEARNED, StageOutcomes
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.errors import CascadeError
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.services import DATA, services
 from tests.benchmarks.sweep import machine
 
@@ -115,12 +114,11 @@ def measured(data: Path, names: Sequence[str], draws: int) -> Iterator[dict[str,
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--data", type=Path, default=DATA)
     names = ["imagenet", *SERVICES]
     parser.add_argument("--names", nargs="+", default=names, choices=names)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     table = Table("population", "choice", "n", "limit", "draws", "promised", "broken", "cost")
     rows = []
@@ -131,9 +129,7 @@ def main() -> None:
             f"{row['draws']:,}", f"{row['promised']:.1%}", f"{row['broken']:.1%}",
             f"{row['cost_ratio']:.3f}",
         )  # fmt: skip
-        if options.out:
-            content = {"machine": machine(), "confidence": CONFIDENCE, "rows": rows}
-            options.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_results(options.out, {"machine": machine(), "confidence": CONFIDENCE, "rows": rows})
     Console(width=150).print(table)
 
 

@@ -12,8 +12,6 @@ answers are those of the bundled records.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -24,6 +22,7 @@ from lit_cascade import Record
 from lit_cascade.report.text import Table, show
 from lit_cascade.utilities.units import percent
 from tests.benchmarks.agreement import PREDICTIONS, RECORDS, with_confidence
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.services import Make, accuracy, chosen_on, halves, learned, measured, plain
 from tests.benchmarks.services import price as mean_cost
 from tests.benchmarks.sweep import machine
@@ -71,10 +70,9 @@ def rows(zoo: dict[str, Record], splits: int) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measure, print a table and write the figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--predictions", type=Path, default=PREDICTIONS)
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = []
     title = "Before PNASNet-5-large, on the other half"
@@ -83,9 +81,7 @@ def main() -> None:
         found.append(row)
         cells = percent(row["loss"]), row["gate"], f"{row['reduction']:.2f}x"
         table.add_row(*cells, percent(row["accuracy_lost"], 2))
-        if options.out:
-            content = {"machine": machine(), "splits": options.splits, "rows": found}
-            options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_results(options.out, {"machine": machine(), "splits": options.splits, "rows": found})
     show(table)
 
 

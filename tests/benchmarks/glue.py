@@ -12,8 +12,6 @@ of the validation split itself: what one might read off the curve, and too good.
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -25,6 +23,7 @@ from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.core.contract import replay
 from lit_cascade.core.metrics import measure
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 DRAWS = 2000
@@ -126,9 +125,8 @@ def table_of(task, metric, n, rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options_parser(__doc__)
     parser.add_argument("--records", default="checkpoints/glue")
-    parser.add_argument("--out")
     options = parser.parse_args()
     console, results = Console(width=150), {}
     for task, splits in folders(options.records).items():
@@ -149,10 +147,7 @@ def main():
             "samples": {"calibration": len(calibration[LARGE]), "validation": len(large)},
             "rows": rows,
         }
-    if options.out:
-        Path(options.out).write_text(
-            json.dumps({"machine": machine(), "tasks": results}, indent=1) + "\n"
-        )
+    write_results(options.out, {"machine": machine(), "tasks": results})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ processor's less that on those 1,000 samples: 1 is linear.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -34,6 +33,7 @@ from lit_cascade import Record
 from lit_cascade.report.text import Table, show
 from lit_cascade.utilities.units import quantity
 from tests.benchmarks.commands import run, write_records
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 SMALLEST = (1000, 10)
@@ -216,7 +216,7 @@ def show_table(axis: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure along each axis, print tables and write all figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--axes", nargs="+", default=["samples", "classes", "models"])
     sizes = [10_000, 50_000, 250_000, 1_280_000]
     parser.add_argument("--samples", type=int, nargs="+", default=sizes)
@@ -229,7 +229,6 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="another checkout to compare with")
     parser.add_argument("--skip_before", nargs="*", default=[], help="SAMPLESxCLASSES")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(max(1, (os.cpu_count() or 1)))
     trees: dict[str, Path | None] = {} if args.before is None else {"before": args.before}
@@ -243,7 +242,7 @@ def main() -> None:
         hidden = {"out", "folder", "before"}
         settings = {name: value for name, value in vars(args).items() if name not in hidden}
         content = {"machine": machine(), "settings": settings, "exponents": fits, "runs": rows}
-        args.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_results(args.out, content)
 
 
 if __name__ == "__main__":

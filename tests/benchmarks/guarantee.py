@@ -9,8 +9,6 @@ population, whose truth is a formula, stands beside. Failing is promising what i
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from lit_cascade.core.guarantee.certify import _leading
 from lit_cascade.core.guarantee.promise import Promise
 from lit_cascade.core.outcomes import StageOutcomes
 from lit_cascade.core.policy import Policy
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 ROOT = Path(__file__).parents[2]
@@ -263,9 +262,8 @@ def draw(rows: list[dict]) -> bytes:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     populations = [
@@ -280,9 +278,7 @@ def main() -> None:
         for row in row_of(population, n, options.draws)
     ]
     show(rows)
-    if options.out:
-        content = {"machine": machine(), "draws": options.draws, "rows": rows}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_results(options.out, {"machine": machine(), "draws": options.draws, "rows": rows})
     if options.picture:
         options.picture.write_bytes(draw(rows))
 

@@ -9,7 +9,6 @@ medians are printed, and ratios of a run to the one before it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -21,6 +20,7 @@ from lit_cascade.report.text import Table, show
 from lit_cascade.utilities.allocator import SWITCH
 from lit_cascade.utilities.units import quantity
 from tests.benchmarks import commands
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 from tests.images import image_folder
 
@@ -41,12 +41,11 @@ def run(folder: Path, out: Path, args: Any, malloc: str | None) -> dict[str, flo
 
 def main() -> None:
     """Run in turn, print medians and write all figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--batch_size", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     runs: dict[str, list[dict[str, float]]] = {"default": [], "kept": []}
     with tempfile.TemporaryDirectory() as place:
@@ -77,7 +76,7 @@ def main() -> None:
         settings = {k: v for k, v in vars(args).items() if k != "out"}
         content = {"machine": machine(), "settings": settings, "medians": medians}
         content |= {"median_ratios": ratios, "runs": runs}
-        args.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_results(args.out, content)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,7 @@ Its stages take no time, so that all there is to time is the cascade. Each figur
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -21,6 +18,7 @@ from lit_cascade import Cascade, Policy
 from lit_cascade.core.combination import COMBINATIONS
 from lit_cascade.core.scores import SCORES
 from lit_cascade.report.text import Table, show
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 
@@ -63,10 +61,9 @@ def own_overhead(policy: Policy, classes: int, repeats: int = 2000) -> tuple[flo
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out")
     args = parser.parse_args()
     rows = []
     for combine in COMBINATIONS:
@@ -83,7 +80,7 @@ def main() -> None:
     show(table)
     if args.out:
         found = {"machine": where, "classes": args.classes, "seconds": rows}
-        Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+        write_results(args.out, found)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ Prints, and writes, how many examples each property was tried on and whether it 
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import os
 import time
 from collections import Counter
@@ -19,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lit_cascade.report.text import Table, show
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 
@@ -53,9 +52,8 @@ class Counting:
 
 def main() -> None:
     """Run the properties."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--examples", type=int, default=2000)
-    parser.add_argument("--out")
     args = parser.parse_args()
     os.environ["EXAMPLES"] = str(args.examples)
     plugin, start = Counting(), time.monotonic()
@@ -76,7 +74,7 @@ def main() -> None:
                 for name, held in plugin.held.items()
             ],
         }
-        Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+        write_results(args.out, found)
 
 
 if __name__ == "__main__":

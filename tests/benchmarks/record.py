@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import shutil
 import statistics
@@ -36,6 +35,7 @@ from lit_cascade.data import EvaluationData, ImageData
 from lit_cascade.lit import TimmModels
 from lit_cascade.live.batch import forward_logits
 from lit_cascade.models import Timm
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine, seconds
 from tests.images import image_folder
 from tests.lit.cascades import trainer
@@ -118,13 +118,12 @@ def measured(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--models", nargs="*", default=MODELS)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # the rest of the machine is for the workers
@@ -158,7 +157,7 @@ def main() -> None:
         }
         settings["malloc"] = {key: os.environ.get(key) for key in MALLOC}
         content = {"machine": machine(), "settings": settings, "models": results}
-        options.out.write_text(json.dumps(content, indent=2) + "\n")
+        write_results(options.out, content)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +22,7 @@ from rich.table import Table
 
 from lit_cascade.core.search.front import average_compute_reduction, default_bands
 from lit_cascade.core.search.search import SearchSettings, search_zoo
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 from tests.zoos import synthetic_zoo
 
@@ -59,11 +59,10 @@ def in_a_process(**options: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--models", type=int, default=600)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -104,9 +103,7 @@ def main() -> None:
     console = Console(width=140)
     console.print(table)
     console.print(machine())
-    if options.out:
-        content = {"machine": machine(), "searches": results}
-        options.out.write_text(json.dumps(content, indent=2) + "\n")
+    write_results(options.out, {"machine": machine(), "searches": results})
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ among them (marked by *). Times are of the processor, in this process.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +19,7 @@ from lit_cascade.core import StageOutcomes
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.core.guarantee.bounds import paired_p_value
 from lit_cascade.report.text import Table, show
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 from tests.zoos import synthetic_zoo
 
@@ -67,12 +65,11 @@ def measured(outcomes: StageOutcomes, promise: Promise) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--stages", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--confidence", type=float, nargs="+", default=[0.95])
     parser.add_argument("--plain", action="store_true", help="without a guarantee, too")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     title = f"{args.samples:,} samples"
     table = Table(title, "target", "limit", "confidence", "stages", "granted", "CPU s", "needed")
@@ -103,7 +100,7 @@ def main() -> None:
     if args.out:
         settings = {k: v for k, v in vars(args).items() if k != "out"}
         content = {"machine": machine(), "settings": settings, "runs": rows}
-        args.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_results(args.out, content)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ figures are those of the other half. Data: the predictions of the FrugalML autho
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -34,6 +32,7 @@ from lit_cascade.analysis.curve import outcomes_of
 from lit_cascade.analysis.selection import select_thresholds
 from lit_cascade.core import LEARNED, Curve, OperatingPoint, StageOutcomes, cheapest
 from lit_cascade.core.guarantee import Promise
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "api_predictions"
@@ -251,11 +250,10 @@ def _best_within(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--names", nargs="+", default=list(NAMES), choices=NAMES)
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     console, content = Console(width=120), {"machine": machine(), "splits": options.splits}
     for name in options.names:
@@ -285,8 +283,7 @@ def main() -> None:
                     f"{1000 * row['usd']:.3f}", f"{row['frugalml']:.2%}", f"{row['learned']:.2%}"
                 )
             console.print(table)
-        if options.out:
-            options.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_results(options.out, content)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import math
 import random
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from lit_cascade.report.text import Table, show
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 from tests.serve import sleeping
 from tests.serve.served import serving
@@ -143,7 +143,7 @@ def measured(
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--deferred", nargs="+", type=float, default=[0.1, 0.3])
     parser.add_argument("--clients", type=int, default=128)
@@ -151,7 +151,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--wait", type=float, help="of both stages, instead of the measured time")
     parser.add_argument("--open", type=float, nargs="*", default=[0.8], help="shares of the ideal")
-    parser.add_argument("--out")
     args = parser.parse_args()
     rows = []
     for mode in args.modes:
@@ -181,7 +180,7 @@ def main() -> None:
     if args.out:
         settings = {name: value for name, value in vars(args).items() if name != "out"}
         found = {"machine": where, "settings": settings, "batch": BATCH, "rows": rows}
-        Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+        write_results(args.out, found)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ of test images as they are, with noise, and blurred.
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from lit_cascade.core.guarantee.promise import Promise
 from lit_cascade.core.policy import Policy
 from lit_cascade.data import CifarData
 from lit_cascade.models import ResNet
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 ROOT = Path(__file__).parents[2] / "checkpoints" / "cifar10"
@@ -53,10 +52,9 @@ def changes():
 
 def main() -> None:
     """Check and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--images", required=True)
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     calibration = [Record.load(ROOT / "calibration" / f"{name}.safetensors") for name in STAGES]
@@ -109,9 +107,10 @@ def main() -> None:
             )  # fmt: skip
     Console(width=140).print(table)
     print(f"threshold {thresholds[0]:.5g}, then {chosen.deferral_rate:.1%} deferred")
-    if options.out:
-        content = {"machine": machine(), "samples": len(y), "thresholds": thresholds, "rows": rows}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_results(
+        options.out,
+        {"machine": machine(), "samples": len(y), "thresholds": thresholds, "rows": rows},
+    )
 
 
 if __name__ == "__main__":

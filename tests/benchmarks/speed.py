@@ -11,9 +11,6 @@ itself costs at batch size 1 on the CPU, with stages that take no time.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from statistics import median
 
 import timm
@@ -25,6 +22,7 @@ from lit_cascade.live.benchmark import latencies, thresholds_at, throughput
 from lit_cascade.report.speed import latency_table, pace_table, speed_rows
 from lit_cascade.report.text import show
 from tests.benchmarks.overhead import own_overhead
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -46,7 +44,7 @@ class Network(nn.Module):
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--small", default="mobilenetv3_small_050")
     parser.add_argument("--large", default="resnet18")
     parser.add_argument("--image", type=int, default=160)
@@ -57,7 +55,6 @@ def main() -> None:
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -105,7 +102,7 @@ def main() -> None:
             },
             "own_overhead_s": {"answers": answers, "defers": defers},
         }
-        Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+        write_results(args.out, found)
 
 
 if __name__ == "__main__":

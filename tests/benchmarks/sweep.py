@@ -7,8 +7,6 @@ Runs are interleaved, so that each ratio compares times of one moment; medians a
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
@@ -23,6 +21,7 @@ from lit_cascade import Record
 from lit_cascade.analysis.curve import curve as curve_of
 from lit_cascade.core.policy import Policy
 from lit_cascade.core.scores import SCORES
+from tests.benchmarks.results import options_parser, write_results
 
 
 def machine() -> dict[str, str | int]:
@@ -47,11 +46,10 @@ def seconds(work) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -98,9 +96,8 @@ def main() -> None:
     console = Console(width=100)
     console.print(table)
     console.print(machine())
-    if options.out:
-        content = {"machine": machine(), "samples": options.samples, "classes": options.classes}
-        options.out.write_text(json.dumps(content | {"times": results}, indent=2) + "\n")
+    content = {"machine": machine(), "samples": options.samples, "classes": options.classes}
+    write_results(options.out, content | {"times": results})
 
 
 if __name__ == "__main__":

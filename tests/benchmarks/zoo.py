@@ -10,7 +10,6 @@ over it in float32. Each search is a process of its own, with held-out figures a
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from lit_cascade import Record
 from lit_cascade.core.scores import row_blocks
 from lit_cascade.report.text import Table, show
 from tests.benchmarks.commands import run, write_records
+from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 from tests.zoos import synthetic_zoo
 
@@ -52,7 +52,7 @@ def write_scores(folder: Path, models: int, samples: int) -> None:
 
 def main() -> None:
     """Write records, search them, print a table and remove them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--models", type=int, default=60)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--classes", type=int, default=1000)
@@ -61,7 +61,6 @@ def main() -> None:
     parser.add_argument("--scored_stages", type=int, nargs="+", default=[2])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--before", type=Path, help="another checkout to compare with")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     place = Path(tempfile.mkdtemp(dir=args.folder, prefix="zoo-"))
     rows: list[dict[str, Any]] = []
@@ -95,7 +94,7 @@ def main() -> None:
     if args.out:
         settings = {k: v for k, v in vars(args).items() if k not in {"out", "folder", "before"}}
         content = {"machine": machine(), "settings": settings, "reading_s": yardstick}
-        args.out.write_text(json.dumps(content | {"runs": rows}, indent=2) + "\n", encoding="utf-8")
+        write_results(args.out, content | {"runs": rows})
 
 
 if __name__ == "__main__":
