@@ -574,10 +574,12 @@ def _check_costs(costs: Mapping[str, Tensor], n: int, what: str) -> None:
                 f"{what}: {unit!r} cannot name a cost: expected letters, digits and underscores, "
                 f"such as latency_s, and none of {', '.join(sorted(_RESERVED))}."
             )
-        typed = cost.dtype == torch.float64 and cost.shape == (n,)
-        wrong = cost[~(cost.isfinite() & (cost >= 0))]
-        if not typed or len(wrong):
-            got = f"{wrong[0]:g}" if typed else f"{cost.dtype} of shape {tuple(cost.shape)}"
+        got = None
+        if cost.dtype != torch.float64 or cost.shape != (n,):
+            got = f"{cost.dtype} of shape {tuple(cost.shape)}"
+        elif len(wrong := cost[~(cost.isfinite() & (cost >= 0))]):
+            got = f"{wrong[0]:g}"
+        if got is not None:
             raise CascadeError(
                 f"{what}: {unit} must be {n} finite numbers of at least 0, one per sample, got "
                 f"{got}."

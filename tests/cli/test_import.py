@@ -318,7 +318,11 @@ ODD = {
         ({"ids": "twos.npy"}, 1, "--ids: 1 occurs 2 times"),
         ({"flops": None}, 2, "--flops: a record needs the cost"),
         ({"flops": "81M"}, 2, "--flops: there is no file '81M'. It is no number either"),
-        ({"flops": "-1"}, 1, "flops must be 4 finite numbers of at least 0"),
+        (
+            {"flops": "-1"},
+            1,
+            "flops must be 4 finite numbers of at least 0, one per sample, got -1.",
+        ),
         ({"flops": "nan"}, 1, "flops must be 4 finite numbers"),
         ({"flops": "three.npy"}, 1, "--flops: 3 values for 4 samples"),
         ({"flops": "animals.txt"}, 1, "--flops: expected numbers, got 'cat'"),
