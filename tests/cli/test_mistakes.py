@@ -54,7 +54,7 @@ def saved(folder, name, **changes):
         (("valdate",), 2, "'valdate' is unknown.*Did you mean 'validate'"),
         (("validate",), 2, "expected --config FILE or --records FILE ...; for example"),
         (("test",), 2, "expected --config FILE; for example"),
-        (("check",), 2, "expected --policy FILE and --records FILE ...; for example"),
+        (("check",), 2, "expected --policy FILE --records FILE .*; for example"),
         (("validate", "--confg", "digits_pair.yaml"), 2, "--confg.*Did you mean --config"),
         (
             ("predict", "--config", "policy.yaml"),
