@@ -61,6 +61,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.speed --samples 512 --repeats 3
 	$(BIN)/python -m tests.benchmarks.overhead
 	$(BIN)/python -m tests.benchmarks.calibrate
+	$(BIN)/python -m tests.benchmarks.serving --seconds 10
 	$(BIN)/python -m tests.benchmarks.growth --samples 10000 50000 --classes 10 1000 --models 4 15
 
 clean:

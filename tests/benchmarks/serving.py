@@ -5,7 +5,8 @@ python -m tests.benchmarks.serving [--seconds 20] [--clients 128] [--open 0.8] [
 Stages sleep: small 4 + 0.75 n ms for a batch of n, large 80 + 15 n ms, one batch at a time on a
 device that they share. In full batches of 16 a sample takes t_small = 1 ms and t_large = 20 ms:
 where a share p is deferred, no server can answer more than 1 / (t_small + p t_large) per second.
-Closed loop: clients that ask again at once. Open loop: arrivals at random, at a share of that rate.
+Answers are compared with those of `Cascade`. Closed loop: clients that ask again at once. Open
+loop: arrivals at random, at a share of that rate.
 The row `engine` has stages that take no time: its rate is what the engine itself costs.
 """
 
@@ -21,7 +22,9 @@ import time
 from typing import Any
 
 import aiohttp
+import torch
 
+from lit_cascade import Cascade
 from lit_cascade.report.text import Table, show
 from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
@@ -53,23 +56,33 @@ def ideal(mode: str, deferred: float) -> float:
 
 
 async def load(
-    port: int, clients: int, warm: float, seconds: float, rate: float | None
-) -> list[tuple[float, float, str]]:
-    """Start, end and answering stage of the requests; those that fail end the benchmark."""
+    port: int, clients: int, warm: float, seconds: float, rate: float | None,
+    expected: list[tuple[int, str]] | None,
+) -> list[tuple[float, float, str]]:  # fmt: skip
+    """Start, end and answering stage of the requests; a failure or wrong answer ends the benchmark.
+
+    Args:
+        expected: prediction and stage of each input of the pool; None checks nothing.
+    """
     bodies = [json.dumps({"array": one.tolist()}).encode() for one in sleeping.pool()]
     rng, done = random.Random(3), []  # noqa: S311 - arrivals
-    rng.shuffle(bodies)
+    order = list(range(len(bodies)))
+    rng.shuffle(order)
     limit = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=limit) as session:
 
         async def ask(number: int, began: float) -> None:
+            which = order[number % len(order)]
             async with session.post(
-                f"http://127.0.0.1:{port}/predict", data=bodies[number % len(bodies)],
+                f"http://127.0.0.1:{port}/predict", data=bodies[which],
                 headers={"content-type": "application/json"},
             ) as response:  # fmt: skip
                 answer = await response.json()
             if response.status != 200:
                 raise RuntimeError(answer)
+            told = (answer["prediction"], answer["stage"])
+            if expected is not None and told != expected[which]:
+                raise RuntimeError(f"input {which}: {told}, expected {expected[which]}")
             done.append((began, time.perf_counter(), answer["stage"]))
 
         start = time.perf_counter()
@@ -111,6 +124,15 @@ def quantile(values: list[float], share: float) -> float:
     return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 1)
 
 
+def answers(deferred: float) -> list[tuple[int, str]]:
+    """Prediction of `Cascade` for each input of the pool, and the stage that answers."""
+    with torch.inference_mode():
+        cascade = Cascade(sleeping.stages(0.0), sleeping.policy(deferred))
+        output = cascade(sleeping.pool())
+    names = [cascade.names[k] for k in output.stage.tolist()]
+    return list(zip(output.prediction.tolist(), names, strict=True))
+
+
 def measured(
     mode: str, deferred: float, args: argparse.Namespace, rate: float | None
 ) -> dict[str, Any]:
@@ -123,7 +145,8 @@ def measured(
         tempfile.TemporaryDirectory() as folder,
         serving(*words, cwd=folder, module="tests.serve.sleeping") as server,
     ):
-        found = asyncio.run(load(server.port, args.clients, args.warm, args.seconds, rate))
+        right = answers(deferred) if words[1] == "stages" else None
+        found = asyncio.run(load(server.port, args.clients, args.warm, args.seconds, rate, right))
         sizes = {
             name: round(
                 server.counted("lit_cascade_batch_size_sum", stage=name)

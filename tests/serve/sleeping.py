@@ -99,11 +99,11 @@ def main() -> None:
     parser.add_argument("--queue_size", type=int, default=1024)
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--audit", type=float, default=0.0)
-    parser.add_argument("--max_body", type=int, default=10_000_000)
+    parser.add_argument("--http_workers", type=int, default=1)
     args = parser.parse_args()
     options = ServingOptions(
         port=args.port, batch_size=args.batch_size, wait=args.wait, queue_size=args.queue_size,
-        timeout=args.timeout, audit=Share(args.audit), max_body=args.max_body, threads=1,
+        timeout=args.timeout, audit=Share(args.audit), threads=1, http_workers=args.http_workers,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         device = str(Path(folder, "device"))

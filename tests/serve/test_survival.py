@@ -57,7 +57,7 @@ def alive(process):
 
 @pytest.mark.slow
 def test_a_server_survives_what_may_happen_to_it(tmp_path):
-    words = ["--deferred", 0.3, "--scale", 0.25, "--queue_size", 64]
+    words = ["--deferred", 0.3, "--scale", 0.25, "--queue_size", 64, "--http_workers", 2]
     with serving(*words, cwd=tmp_path, module=SERVER) as server:
         for name in ("small", "large"):  # the worker that has started first is that of this stage
             killed_under_load(server, name)
