@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lit_cascade.core import OperatingPoint, readable_threshold
+from lit_cascade.core import AGREEMENT, OperatingPoint, readable_threshold
 from lit_cascade.report.text import Column, cost_cells, cost_columns
 from lit_cascade.utilities.units import metric_figure, metric_label, percent, times
 
 
-def shown_thresholds(point: OperatingPoint) -> str:
-    """The thresholds of a point, as the shortest decimal that defers the same samples if known."""
+def shown_thresholds(point: OperatingPoint, score: str = "") -> str:
+    """The thresholds of a point, as the shortest decimal that defers the same samples if known.
+
+    Of several by agreement, +inf is shown as `votes`.
+    """
     if point.below is None:
-        return ", ".join(f"{threshold:.6g}" for threshold in point.thresholds)
+        votes = score == AGREEMENT.name and len(point.thresholds) > 1
+        return ", ".join(
+            "votes" if votes and threshold == math.inf else f"{threshold:.6g}"
+            for threshold in point.thresholds
+        )
     return readable_threshold(point.threshold, point.below)
 
 

@@ -50,7 +50,7 @@ def policy_line(result: Selection) -> str:
     )
     what = promise.text(result.unit)
     return (
-        f"{label} {shown_thresholds(choice)}: {choice.deferral}, {saving}; {what} "
+        f"{label} {shown_thresholds(choice, result.score)}: {choice.deferral}, {saving}; {what} "
         f"{sure} (calibrated on {result.n + result.tuned_on:,}, "
         f"{_observed(promise, choice, result.unit)})"
     )
@@ -66,14 +66,14 @@ def print_selection(result: Selection, notes: Sequence[str] = ()) -> None:
     )  # fmt: skip
     if promise.confidence is not None:
         label = f"{100 * promise.confidence:.3g} % confidence"
-        table.add_row(*_row(label, result.chosen, promise, result.unit))
-    table.add_row(*_row("plain empirical", result.empirical, promise, result.unit))
+        table.add_row(*_row(result, label, result.chosen))
+    table.add_row(*_row(result, "plain empirical", result.empirical))
     chosen = [] if result.chosen is None else [policy_line(result), *result.caveats, _price(result)]
     if result.held_out is not None:
         table.add_section()
-        row = _row("held out", result.held_out.point, promise, result.unit)
+        row = _row(result, "held out", result.held_out.point)
         if result.chosen is not None:
-            row[1] = shown_thresholds(result.chosen)
+            row[1] = shown_thresholds(result.chosen, result.score)
         table.add_row(*row)
         chosen += held_out_lines(result.held_out)
     chosen += _shares(result)
@@ -117,12 +117,12 @@ def held_out_lines(result: HeldOutPolicy) -> list[str]:
     return [figures, f"There {line}"]
 
 
-def _row(label: str, choice: OperatingPoint | None, promise: Promise, unit: str) -> list[str]:
-    deferred, accuracy, *rest = point_cells(choice, unit)
+def _row(result: Selection, label: str, choice: OperatingPoint | None) -> list[str]:
+    deferred, accuracy, *rest = point_cells(choice, result.unit)
     if choice is None:
         return [label, "none", deferred, accuracy, "", *rest]
-    target = _observed(promise, choice, unit).removeprefix("observed ")
-    return [label, shown_thresholds(choice), deferred, accuracy, target, *rest]
+    target = _observed(result.promise, choice, result.unit).removeprefix("observed ")
+    return [label, shown_thresholds(choice, result.score), deferred, accuracy, target, *rest]
 
 
 def _price(result: Selection) -> str:

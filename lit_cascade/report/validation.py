@@ -313,7 +313,8 @@ def _points_table(result: Validation) -> Table:
     for name, point in others.items():
         if point is not None:
             table.add_section()
-            table.add_row(name, shown_thresholds(point), *point_cells(point, unit, metric))
+            shown = shown_thresholds(point, result.rule.score)
+            table.add_row(name, shown, *point_cells(point, unit, metric))
     return table
 
 
