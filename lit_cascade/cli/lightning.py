@@ -26,6 +26,7 @@ from lit_cascade.cli.parsing import flat, options_from
 from lit_cascade.cli.processes import end_with_starter
 from lit_cascade.cli.progress import SampleProgress
 from lit_cascade.cli.refusals import Forgiving
+from lit_cascade.data import describe, split_loader
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit import CascadeTrainer, Configs
 from lit_cascade.utilities.allocator import keep_memory
@@ -127,6 +128,17 @@ class CascadeCLI(LightningCLI):
         """
         check_overlap(self.options.policy.evidence, ids, data, allowed=self.options.allow_overlap)
         official_metric([data], self.options.metric, self.model.class_names)
+
+    def labelled_classes(self) -> tuple[str, ...] | None:
+        """Class names of the config's labelled data, in label order; None if they name none.
+
+        Raises:
+            UsageError: there are no such data.
+        """
+        self.datamodule.prepare_data()
+        self.datamodule.setup("validate")
+        dataset = split_loader(self.datamodule, "validation").dataset
+        return getattr(self.datamodule, "class_names", None) or describe(dataset).classes
 
     def before_instantiate_classes(self) -> None:
         """Note objects of the config that cannot be made."""

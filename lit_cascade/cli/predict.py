@@ -104,10 +104,5 @@ def _unlabelled(cli: CascadeCLI, options: PredictOptions) -> Any:
     data.setup("predict")  # inputs that do not fit are reported before anything is written
     if cli.model.class_names is None:  # then only labelled data may name the classes
         with suppress(UsageError):
-            cli.datamodule.prepare_data()
-            cli.datamodule.setup("validate")
-            named = getattr(cli.datamodule, "class_names", None)
-            data.class_names = (
-                named or describe(split_loader(cli.datamodule, "validation").dataset).classes
-            )
+            data.class_names = cli.labelled_classes()
     return data

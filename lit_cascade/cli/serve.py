@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from lit_cascade.cli.lightning import CascadeCLI
@@ -13,7 +14,7 @@ from lit_cascade.data import (
     class_names_of,
     split_loader,
 )
-from lit_cascade.errors import UsageError
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live import inputs_of
 from lit_cascade.serve import inputs_for, server
 
@@ -41,6 +42,9 @@ def _inputs(cli: CascadeCLI, max_pixels: int) -> Any:
         data = None
     if isinstance(data, UnlabelledImages | UnlabelledTexts):
         cli.model.align(data.classes, fewer=True)
+        if cli.model.class_names is None:  # only labelled data may name them, if they are at hand
+            with suppress(CascadeError):
+                cli.model.class_names = cli.labelled_classes()
         if isinstance(data, UnlabelledImages):
             return inputs_for(networks, None, max_pixels, data.size)
         return inputs_for(networks, ("", "") if data.pairs else "", max_pixels)

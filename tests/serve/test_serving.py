@@ -4,12 +4,15 @@ import sys
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.options import ServingOptions
 from lit_cascade.serve import server
-from tests.cli.runs import within
+from lit_cascade.serve.inputs import ImageInput, TextInput
+from tests.cli.runs import done, within
+from tests.texts import save_classifier
 
 PAIR = {"small": nn.Linear(3, 2), "large": nn.Linear(3, 2)}
 EXAMPLE = torch.zeros(3)
@@ -77,3 +80,82 @@ def test_each_stage_has_workers_devices_and_batches_of_its_own():
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(UsageError, match=said):
         made(PAIR, 0.9, ServingOptions(**options))
+
+
+@pytest.fixture
+def described(monkeypatch, tmp_path):
+    """What the command would serve: keyword arguments of `server`, without starting it."""
+
+    def describe(*words):
+        given = {}
+
+        class Served:
+            def serve(self):
+                given["served"] = True
+
+        def fake(stages, policy, options, **others):
+            given.update(others, stages=stages, policy=policy, options=options)
+            return Served()
+
+        monkeypatch.setattr("lit_cascade.cli.serve.server", fake)
+        done(within("serve", *words, cwd=tmp_path))
+        assert given["served"]
+        return given
+
+    return describe
+
+
+def config(path, network, data, **policy):
+    """Write the config of two stages."""
+    stages = {name: {"network": network} for name in ("small", "large")}
+    content = {"model": {"stages": stages}, "data": data, "policy": {"thresholds": [0.5]} | policy}
+    path.write_text(yaml.safe_dump(content))
+    return ("--config", path)
+
+
+def test_images_are_served_without_any_data_at_hand(described, tmp_path):
+    given = described("--config", "cifar10/pair.yaml", "--data.init_args.source", "nowhere")
+    assert given["inputs"] == ImageInput(size=32)
+    timm = {
+        "class_path": "lit_cascade.models.Timm",
+        "init_args": {"model": "mobilenetv3_small_050.lamb_in1k", "pretrained": False},
+    }
+    some = ["n02123045", "n01440764"]
+    data = {
+        "class_path": "lit_cascade.data.ImageData",
+        "init_args": {"source": "nowhere", "classes": some},
+    }
+    given = described(*config(tmp_path / "pair.yaml", timm, data), "--max_pixels", 1000)
+    assert given["inputs"] == ImageInput(1000)
+    assert given["classes"] == tuple(some)  # the models answer among the classes of the config
+    assert all(one.class_names == tuple(some) for one in given["stages"].values())
+
+
+def test_texts_and_pairs_are_served_without_any_data_at_hand(described, tmp_path):
+    folder = save_classifier("bert", tmp_path / "bert", ["a text"] * 50)
+    text = {
+        "class_path": "lit_cascade.models.TextClassifier",
+        "init_args": {"model": str(folder)},
+    }
+    for task, kind in (("sst2", TextInput()), ("mrpc", TextInput(pair=True))):
+        data = {"class_path": "lit_cascade.data.GlueData", "init_args": {"task": task}}
+        changed = {**text, "init_args": {**text["init_args"]}}
+        if task == "mrpc":
+            changed["init_args"]["classes"] = {
+                "negative": "not_equivalent", "positive": "equivalent",
+            }  # fmt: skip
+        given = described(*config(tmp_path / f"{task}.yaml", changed, data))
+        assert given["inputs"] == kind
+        assert len(given["classes"]) == 2
+
+
+def test_options_and_policy_are_those_of_the_command_line(described):
+    given = described(
+        "--config", "digits_pair.yaml", "--batch_size.large", 4, "--policy.thresholds.small", 0.5,
+        "--audit", "1%",
+    )  # fmt: skip
+    assert given["options"].by_stage("batch_size", ["small", "large"]) == [32, 4]
+    assert given["policy"].thresholds == (0.5,)
+    assert given["options"].audit == 0.01
+    assert given["classes"] == tuple("0123456789")
+    assert given["inputs"].expected == "nested lists of float32 numbers of shape (1, 8, 8)"
