@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from lit_cascade import Policy
+from lit_cascade.analysis import Monitor, Tally
 from lit_cascade.cli import main
 from lit_cascade.core.contract import stage_outputs
 from lit_cascade.serve import metrics
@@ -73,6 +74,13 @@ def answers(n, seed, target="max_accuracy_drop", *, noise=1.0, scale=1.0, label=
 def written(lines, name="answers.jsonl", how="w"):
     with Path(name).open(how) as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+class Piped:
+    """Answers on stdin."""
+
+    def __init__(self, lines):
+        self.buffer = io.BytesIO("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def follow(*words, target="max_accuracy_drop", stream="answers.jsonl"):
@@ -293,10 +301,7 @@ def test_a_file_that_grows_is_followed_and_a_new_one_is_read_from_its_beginning(
 def test_stdin(capsys, monkeypatch):
     lines = answers(2500, 1)
 
-    class Piped:
-        buffer = io.BytesIO("".join(json.dumps(line) + "\n" for line in lines).encode())
-
-    monkeypatch.setattr("sys.stdin", Piped)
+    monkeypatch.setattr("sys.stdin", Piped(lines))
     assert follow("--json", "--state", "s", stream="-") == 0
     assert json.loads(capsys.readouterr().out)["n"] == 2500
     kept = json.loads(Path("s").read_text())
@@ -486,3 +491,50 @@ def test_metrics_are_read_from_an_address(capsys):
         server.shutdown()
     assert scraped(place=f"{place}/metrics") == 2
     assert "--metrics: cannot read 'http://127.0.0.1" in capsys.readouterr().err
+
+
+PAGE = (ROOT / "docs/monitoring.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_page_run(capsys, monkeypatch):
+    lines = answers(3000, 1)
+    written(lines)
+    Path("m.txt").write_text(exposed(lines))
+    Path("max_accuracy_drop.yaml").rename("policy.yaml")
+    commands = re.findall(r"^    (?:tail .* \| )?lit-cascade (check .*)$", PAGE, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for number, command in enumerate(commands):
+        monkeypatch.setattr("sys.stdin", Piped(lines))
+        words = command.replace("http://localhost:8000/metrics", "m.txt")
+        words = words.replace("watch.json", f"watch-{number}.json")
+        assert main(words.split()) == 0
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    capsys.readouterr()
+    exec(program, {})  # noqa: S102
+    assert "3,000 new samples" in capsys.readouterr().out
+    (where,) = re.findall(r'^    python -c "(.*)"$', PAGE, flags=re.MULTILINE)
+    exec(where, {})  # noqa: S102
+    assert json.loads(Path(capsys.readouterr().out.strip()).read_text())["title"] == "Cascade"
+
+
+def test_the_answers_of_the_page_are_read():
+    names = ("small", "large")
+    evidence = Policy.load("max_accuracy_drop.yaml").evidence
+    tally = Tally(Monitor(Policy(0.8, names=names, evidence=evidence)))
+    (block,) = re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)
+    for number, line in enumerate(block.splitlines(), 1):
+        assert tally.add(line, "the page", number)
+    assert tally.window.ends == [2, 1]
+    assert {name: one.n for name, one in tally.window.checked.items()} == {
+        "accuracy": 1, "disagreement": 1,
+    }  # fmt: skip
+
+
+def test_the_page_shows_what_is_printed(capsys):
+    """Answers as those that the policy was chosen on, and from line 3,001 on others."""
+    written(answers(3000, 1))
+    written(answers(3000, 2, noise=1.6), how="a")
+    assert follow() == 1
+    out = capsys.readouterr().out
+    (block,) = re.findall(r"```text\n(accuracy drop.*?)```", PAGE, flags=re.DOTALL)
+    assert out.startswith(block)
