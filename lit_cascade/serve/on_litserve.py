@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -327,6 +328,7 @@ class CascadeServer(ls.LitServer):
         options = self.options
         _check_port(options.host, options.port)
         self._pid = os.getpid()
+        others = set(multiprocessing.active_children())
         before = {
             number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -344,6 +346,8 @@ class CascadeServer(ls.LitServer):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            for child in set(multiprocessing.active_children()) - others:
+                child.kill()  # a signal came before all had started: this process would wait for it
             os.environ.pop(FOLDER)
             os.environ.update({} if given is None else {FOLDER: given})
             shutil.rmtree(folder, ignore_errors=True)
