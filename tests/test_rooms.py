@@ -48,7 +48,7 @@ OUTSIDE = {
     },
     "lit": {"lightning", "pyarrow", "ray", "torchmetrics", "rich"},
     "report": {"matplotlib", "rich", "yaml"},
-    "serve": {"PIL", "fastapi", "litserve", "prometheus_client", "starlette"},
+    "serve": {"PIL", "fastapi", "litserve", "prometheus_client", "ray", "starlette"},
     "cli": {"jsonargparse", "lightning", "rich", "shtab", "yaml"},
     "utilities": {"PIL", "matplotlib", "pandas", "safetensors", "timm", "torchvision", "yaml"},
     "errors": set(),

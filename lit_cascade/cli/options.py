@@ -539,11 +539,28 @@ class ServeOptions(ServingOptions):
     POST /predict answers one input: an image as the body or in base64, a text, or numbers, as the
     config's data have them; /docs is a page that shows how. The thresholds are those of the policy.
 
+    With --to ray nothing is served: serve.yaml is written, which `serve run` and `serve deploy` of
+    Ray Serve take, with a deployment for each stage, on many machines.
+
     Args:
+        to: ray writes serve.yaml for Ray Serve; by default the cascade is served here.
+        out: folder for serve.yaml; by default a new one, runs/serve-N.
+        overwrite: replace a serve.yaml that is already in the folder.
+        benchmark: the benchmark.json of these stages: replicas are in the ratio of the time that
+            each stage needs at the policy's deferral rate.
+        rate: requests per second to have replicas for; by default what one of the stage with the
+            least work serves.
+        ray: replicas of each stage (actors), and CPUs and GPUs of each.
         quiet: print errors only.
         policy: score, temperatures and thresholds of the cascade.
     """
 
     wide = json = False  # no options, as no result is printed
+    to: Literal["ray"] | None = None
+    out: str | None = None
+    overwrite: bool = False
+    benchmark: str | None = None
+    rate: float | None = None
+    ray: RayOptions = field(default_factory=RayOptions)
     quiet: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import ServeOptions
+from lit_cascade.cli.output import Output
+from lit_cascade.cli.ray_app import IMPORT_PATH
+from lit_cascade.core import Policy
 from lit_cascade.data import (
     STDIN,
     UnlabelledImages,
@@ -15,14 +22,24 @@ from lit_cascade.data import (
     split_loader,
 )
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.live import inputs_of
-from lit_cascade.serve import inputs_for, server
+from lit_cascade.live import inputs_of, promised_reach, replicas
+from lit_cascade.options import ServingOptions
+from lit_cascade.serve import inputs_for, plain_inputs, server
+from lit_cascade.utilities.units import percent
+
+_NAME = "serve.yaml"
+_MOST = 4
+"""Replicas of a stage under load, for each of those that are always there."""
 
 
 def run_models(cli: CascadeCLI, options: ServeOptions) -> None:
     """Serve a cascade until it is stopped."""
     model = cli.model
     model.cascade.policy.required_thresholds(model.names)
+    if options.to == "ray":
+        output = Output("serve", options, [_NAME])
+        _write_for_ray(cli, options, output, _inputs(cli, options.max_pixels))
+        return
     inputs = _inputs(cli, options.max_pixels)
     served = server(
         model.networks(), model.cascade.policy, options, inputs=inputs, classes=model.class_names
@@ -55,3 +72,116 @@ def _inputs(cli: CascadeCLI, max_pixels: int) -> Any:
     given = getattr(cli.datamodule, "class_names", None)
     cli.model.align(names if given is None else tuple(map(str, given)), fewer=fewer)
     return inputs_for(networks, inputs_of(dataset[0]), max_pixels)
+
+
+def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, inputs: Any) -> None:
+    """Write the application and its deployments, as Ray Serve takes them."""
+    model, names = cli.model, cli.model.names
+    policy: Policy = model.cascade.policy
+    reach, seconds = _work(options, policy, names)
+    work = [share * one for share, one in zip(reach, seconds, strict=True)]
+    if options.rate is not None and not all(work):
+        raise UsageError(
+            "rate: the seconds of each stage are unknown; give --benchmark benchmark.json, which "
+            "`lit-cascade benchmark` writes, or --ray.seconds."
+        )
+    given = options.ray.by_stage("actors", names)
+    counts = [
+        found if one is None else one
+        for one, found in zip(given, replicas(work, options.rate), strict=True)
+    ]
+    sizes, waits = options.by_stage("batch_size", names), options.by_stage("wait", names)
+    cpus, gpus = options.ray.by_stage("cpus", names), options.ray.by_stage("gpus", names)
+    deployments: list[dict[str, Any]] = [
+        {"name": "router", "num_replicas": 1, "ray_actor_options": {"num_cpus": 1.0}}
+    ]
+    for k, name in enumerate(names):
+        scaled = {"min_replicas": counts[k], "max_replicas": _MOST * counts[k]}
+        deployments.append(
+            {
+                "name": name,
+                "autoscaling_config": scaled | {"target_ongoing_requests": sizes[k]},
+                "max_ongoing_requests": 2 * sizes[k],
+                "ray_actor_options": {
+                    "num_cpus": float(cpus[k]), "num_gpus": float(gpus[k] or 0.0),
+                },
+                "user_config": {"batch_size": sizes[k], "wait": waits[k]},
+            }
+        )  # fmt: skip
+    model_config = cli.config_dict(skip_none=True)["model"]
+    for stage in model_config["stages"].values():
+        path = Path(str(stage.get("checkpoint") or ""))
+        if path.name and path.is_file():  # the other names are of bundled checkpoints
+            stage["checkpoint"] = str(path.absolute())
+    own = {one.name for one in fields(ServingOptions)} - {"host", "port"}
+    settings = {
+        name: getattr(options, name)
+        for name in sorted(own)
+        if getattr(options, name) != getattr(ServingOptions, name)
+    }
+    application = {
+        "name": "lit-cascade",
+        "route_prefix": "/",
+        "import_path": IMPORT_PATH,
+        "args": {
+            "model": {key: value for key, value in model_config.items() if key != "policy"},
+            "policy": policy.to_dict(),
+            "classes": None if model.class_names is None else list(model.class_names),
+            "inputs": plain_inputs(inputs),
+            "options": settings,
+        },
+        "deployments": deployments,
+    }
+    content = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": options.host, "port": options.port},
+        "applications": [application],
+    }
+    told = [
+        f"Stage {name!r}: {percent(share)} of the samples, {one * 1e3:.3g} ms each in full batches."
+        if one
+        else f"Stage {name!r}: {percent(share)} of the samples, seconds unknown."
+        for name, share, one in zip(names, reach, seconds, strict=True)
+    ]
+    if not all(seconds):
+        told.append("Replicas in the ratio of the work need --benchmark benchmark.json.")
+    output.add_yaml(_NAME, _plain(content), "\n".join([f"serve run {_NAME}", *told]))
+    output.summarise({})
+    output.write()
+
+
+def _work(
+    options: ServeOptions, policy: Policy, names: tuple[str, ...]
+) -> tuple[Sequence[float], list[float]]:
+    """Share of the samples that reaches each stage, and its seconds per sample, 0 if unknown.
+
+    Raises:
+        UsageError: no benchmark of these stages.
+    """
+    seconds = options.ray.by_stage("seconds", names)
+    reach = promised_reach(policy, names)
+    if options.benchmark is not None:
+        path = Path(options.benchmark)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            known = [float(content["costs"][name]["latency_s"]) for name in names]
+            rows = content["model_only"]["cascade"]
+            fits = [row for row in rows if tuple(row["thresholds"]) == policy.thresholds]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"benchmark: expected the benchmark.json of the stages {', '.join(names)}, got "
+                f"{options.benchmark!r}."
+            ) from error
+        seconds = [b if a is None else a for a, b in zip(seconds, known, strict=True)]
+        if reach is None and fits:
+            reach = tuple(float(fits[0]["reached"][name]) for name in names)
+    return reach or (1.0,) * len(names), [one or 0.0 for one in seconds]
+
+
+def _plain(value: Any) -> Any:
+    """Values as YAML has them."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return float(value) if isinstance(value, float) else value

@@ -24,7 +24,7 @@ from lit_cascade.live.benchmark import (
 )
 from lit_cascade.live.cascade import Cascade, CascadeOutput, Step, named_stages
 from lit_cascade.live.flops import FlopMeter, count_flops, count_parameters
-from lit_cascade.live.pools import Resources, pool_sizes, promised_reach
+from lit_cascade.live.pools import Resources, pool_sizes, promised_reach, replicas
 from lit_cascade.live.stream import GATHER, Stream, StreamOutput
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "Resources", "Speed", "Step", "Stream", "StreamOutput", "Views", "WithRemarks",
     "batch_size", "count_flops", "count_parameters", "forward_logits", "index_batch",
     "inputs_of", "join_batches", "latencies", "named_stages", "pool_sizes", "promised_reach",
-    "split_labels", "thresholds_at", "throughput", "time_policies", "view_key", "view_of",
+    "replicas", "split_labels", "thresholds_at", "throughput", "time_policies", "view_key",
+    "view_of",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
@@ -92,3 +93,23 @@ def pool_sizes(
         if fixed[slowest] is not None or endless or not fits(more):
             return counts
         counts = more
+
+
+def replicas(work: Sequence[float], rate: float | None = None, busy: float = 0.8) -> list[int]:
+    """Number of workers of each stage that serve a rate of requests.
+
+    Args:
+        work: seconds of each stage per sample of the whole, its share times its seconds.
+        rate: samples per second; by default what one worker of the stage with least work serves.
+        busy: share of their time that workers may be busy at this rate.
+
+    Example:
+        >>> replicas([0.001, 0.1 * 0.02])
+        [1, 2]
+        >>> replicas([0.001, 0.1 * 0.02], rate=2000)
+        [3, 5]
+    """
+    if rate is None:
+        least = min((one for one in work if one), default=0.0)
+        return [max(1, round(one / least)) if least else 1 for one in work]
+    return [max(1, math.ceil(rate * one / busy)) for one in work]

@@ -1,6 +1,9 @@
 """Engines that serve a cascade over HTTP, and what is the same for all of them."""
 
+from lit_cascade.serve.inputs import inputs_of_plain, plain_inputs
 from lit_cascade.serve.scrape import Scrape, read_scrape
 from lit_cascade.serve.serving import inputs_for, server
 
-__all__ = ["Scrape", "inputs_for", "read_scrape", "server"]
+__all__ = [
+    "Scrape", "inputs_for", "inputs_of_plain", "plain_inputs", "read_scrape", "server",
+]  # fmt: skip

@@ -9,7 +9,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -276,8 +276,40 @@ class ArrayInput:
         """The sample that the arrays are like."""
         return tuple(self._arrays)
 
+    def plain(self) -> dict[str, Any]:
+        """Plain values from which `of_plain` makes the same, with zeros as the example."""
+        return {
+            "names": None if self._names is None else list(self._names),
+            "many": self._many,
+            "arrays": [[str(array.dtype), list(array.shape)] for array in self._arrays],
+        }
+
+    @classmethod
+    def of_plain(cls, values: Mapping[str, Any]) -> ArrayInput:
+        """The kind of arrays that `plain` describes."""
+        arrays = [
+            torch.from_numpy(np.zeros(shape, np.dtype(dtype))) for dtype, shape in values["arrays"]
+        ]
+        if values["names"] is not None:
+            return cls(dict(zip(values["names"], arrays, strict=True)))
+        return cls(tuple(arrays) if values["many"] else arrays[0])
+
 
 Inputs = ImageInput | TextInput | ArrayInput
+
+
+def plain_inputs(kind: Inputs) -> dict[str, Any]:
+    """What requests hold, as plain values; see `inputs_of_plain`."""
+    return {kind.key: kind.plain() if isinstance(kind, ArrayInput) else asdict(kind)}
+
+
+def inputs_of_plain(values: Mapping[str, Any]) -> Inputs:
+    """What requests hold, from what `plain_inputs` gave."""
+    ((key, arguments),) = values.items()
+    if key == ArrayInput.key:
+        return ArrayInput.of_plain(arguments)
+    kind: type[ImageInput | TextInput] = ImageInput if key == ImageInput.key else TextInput
+    return kind(**arguments)
 
 
 def parse_request(kind: Inputs, content_type: str, body: bytes, top: str | None = None) -> Query:

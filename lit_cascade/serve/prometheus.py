@@ -126,7 +126,7 @@ class Metrics:
         """What all processes have counted, as Prometheus reads it.
 
         Args:
-            state: of the engine: `waiting`, `restarts` and `costs` by stage.
+            state: of the engine: `waiting` and `costs` by stage, and `restarts` where it knows.
         """
         counted = list(MultiProcessCollector(None, self._folder).collect())  # type: ignore[no-untyped-call]
         families = [*counted, *self._gauges(counted, state)]
@@ -150,7 +150,7 @@ class Metrics:
         restarts = CounterMetricFamily(
             metrics.RESTARTS, "Workers that died and were started again.", labels=["stage"]
         )
-        for name, count in zip(names, state["restarts"], strict=True):
+        for name, count in zip(names, state.get("restarts", ()), strict=False):
             restarts.add_metric([name], count)
         yield restarts
         costs = GaugeMetricFamily(
