@@ -8,10 +8,8 @@ from typing import Any
 from torch import nn
 
 from lit_cascade.cli.configured import build_stage
-from lit_cascade.core import Policy
 from lit_cascade.options import PolicyOptions, ServingOptions
-from lit_cascade.serve import inputs_of_plain
-from lit_cascade.utilities.class_names import readable_names
+from lit_cascade.serve import inputs_of_plain, ray_application
 
 IMPORT_PATH = "lit_cascade.cli.ray_app:build"
 
@@ -23,19 +21,15 @@ def build(args: dict[str, Any]) -> Any:
         args: `model` and `policy` as in a config, `classes` in logit order or null, `inputs` as
             `plain_inputs` gives them, and `options` of `ServingOptions`.
     """
-    from lit_cascade.serve.on_ray import Plan, application
-
     names, classes = tuple(args["model"]["stages"]), args.get("classes")
     classes = None if classes is None else tuple(classes)
-    plan = Plan(
-        names=names,
-        policy=Policy.of(PolicyOptions.from_mapping(args["policy"], "policy"), names),
-        inputs=inputs_of_plain(args["inputs"]),
-        classes=classes,
-        readable={} if classes is None else dict(readable_names(classes) or {}),
-        options=ServingOptions(**args.get("options") or {}),
+    return ray_application(
+        {name: partial(_stage, args["model"], name, classes) for name in names},
+        PolicyOptions.from_mapping(args["policy"], "policy"),
+        inputs_of_plain(args["inputs"]),
+        classes,
+        ServingOptions(**args.get("options") or {}),
     )
-    return application(plan, [partial(_stage, args["model"], name, classes) for name in names])
 
 
 def _stage(model: dict[str, Any], name: str, classes: tuple[str, ...] | None) -> nn.Module:

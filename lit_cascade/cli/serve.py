@@ -78,7 +78,8 @@ def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, input
     """Write the application and its deployments, as Ray Serve takes them."""
     model, names = cli.model, cli.model.names
     policy: Policy = model.cascade.policy
-    reach, seconds = _work(options, policy, names)
+    known, seconds = _work(options, policy, names)
+    reach = known or (1.0,) * len(names)
     work = [share * one for share, one in zip(reach, seconds, strict=True)]
     if options.rate is not None and not all(work):
         raise UsageError(
@@ -137,7 +138,8 @@ def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, input
         "http_options": {"host": options.host, "port": options.port},
         "applications": [application],
     }
-    told = [
+    told = ["The deferral rate is unknown: all samples may reach every stage."] * (not known)
+    told += [
         f"Stage {name!r}: {percent(share)} of the samples, {one * 1e3:.3g} ms each in full batches."
         if one
         else f"Stage {name!r}: {percent(share)} of the samples, seconds unknown."
@@ -152,8 +154,8 @@ def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, input
 
 def _work(
     options: ServeOptions, policy: Policy, names: tuple[str, ...]
-) -> tuple[Sequence[float], list[float]]:
-    """Share of the samples that reaches each stage, and its seconds per sample, 0 if unknown.
+) -> tuple[Sequence[float] | None, list[float]]:
+    """Share of the samples that reaches each stage, None if unknown, and its seconds, 0 if unknown.
 
     Raises:
         UsageError: no benchmark of these stages.
@@ -175,7 +177,7 @@ def _work(
         seconds = [b if a is None else a for a, b in zip(seconds, known, strict=True)]
         if reach is None and fits:
             reach = tuple(float(fits[0]["reached"][name]) for name in names)
-    return reach or (1.0,) * len(names), [one or 0.0 for one in seconds]
+    return reach, [one or 0.0 for one in seconds]
 
 
 def _plain(value: Any) -> Any:

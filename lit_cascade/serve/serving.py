@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,46 @@ def server(
         for number, network in enumerate(networks.values())
     ]
     return CascadeServer(runners, options)
+
+
+def ray_application(
+    builds: Mapping[str, Callable[[], nn.Module]],
+    policy: PolicyLike,
+    inputs: Inputs,
+    classes: Sequence[str] | None = None,
+    options: ServingOptions | None = None,
+) -> Any:
+    """A cascade as an application of Ray Serve, each stage a deployment; for `ray.serve.run`.
+
+    Args:
+        builds: make the stages where they run, by name, cheapest first.
+        policy: as for `Cascade`, with thresholds.
+        inputs: what requests hold.
+        classes: names of the classes in logit order; None for their numbers.
+        options: how to serve; of a replica's place, `ray_actor_options` says more.
+
+    Raises:
+        UsageError: a policy that does not fit, or undecided thresholds.
+        CascadeError: the extra `ray` is not installed.
+    """
+    if find_spec("ray") is None:
+        raise CascadeError(
+            "serving needs ray, which is not installed: pip install 'lit-cascade[ray]'."
+        )
+    from lit_cascade.serve.on_ray import Plan, application  # noqa: PLC0415 - of an extra
+
+    names = tuple(builds)
+    rule = Policy.of(policy, names)
+    rule.required_thresholds(names)
+    plan = Plan(
+        names=names,
+        policy=rule,
+        inputs=inputs,
+        classes=None if classes is None else tuple(classes),
+        readable={} if classes is None else dict(readable_names(classes) or {}),
+        options=options or ServingOptions(),
+    )
+    return application(plan, list(builds.values()))
 
 
 def inputs_for(

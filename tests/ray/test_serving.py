@@ -30,7 +30,7 @@ def ask(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -46,7 +46,18 @@ def served(ray_cluster, tmp_path_factory):
     here = tmp_path_factory.mktemp("deploy")
     port = free_port()
     words = ("serve", "--config", "digits_pair.yaml", "--trainer.accelerator", "cpu", "--to", "ray")
-    words += ("--batch_size", 16, "--wait.small", 0.005, "--audit", "20%", "--port", port)
+    words += (
+        "--batch_size",
+        16,
+        "--wait.small",
+        0.005,
+        "--audit",
+        "20%",
+        "--port",
+        port,
+        "--timeout",
+        PATIENCE,
+    )
     done(within(*words, "--ray.cpus", 0.5, "--out", "deploy", cwd=here))
     again = within(*words, "--out", "deploy", cwd=here)
     assert again.returncode == 2, "an older file is kept"
@@ -105,8 +116,9 @@ def test_answers_are_those_of_the_cascade(served, digits):
     assert counts[f'{metrics.SAMPLES}{{outcome="answered",stage="large"}}'] == deferred
     assert counts[f'{metrics.BATCH_SIZE}_sum{{stage="small"}}'] == len(digits)
     assert counts[f'{metrics.BATCH_SIZE}_count{{stage="small"}}'] < len(digits)
-    read = read_scrape(scrape)
-    assert read.fingerprint
+    read = read_scrape(scrape, served)
+    assert read.samples(["small", "large"], "answered") == [len(digits) - deferred, deferred]
+    assert read.fingerprint == ask(f"{served}/policy")[1]["fingerprint"]
 
 
 def test_other_routes_and_mistakes(served, digits):
