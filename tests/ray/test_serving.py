@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # within Ray
 ]
-PATIENCE = 180
+PATIENCE = 300
 
 
 def ask(url, body=None):
