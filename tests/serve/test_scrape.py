@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,9 @@ def test_the_dashboard_draws_what_was_asked_for():
     assert len(set(places)) == len(places)
     sources = {panel["datasource"]["uid"] for panel in BOARD["panels"]}
     assert sources == {"${datasource}"}
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client.parser", None)
+    with pytest.raises(UsageError, match=r"pip install 'lit-cascade\[serve\]'"):
+        read_scrape("", "it")
