@@ -37,8 +37,8 @@ _METAVARS = {
 }
 """What an option takes, where its name or type does not say it."""
 _BY_TYPE = {int: "N", float: "NUMBER", Share: "SHARE"}
-_IN_FILES = ("policy.heads", "policy.evidence")
-"""Parts of a policy that nobody types."""
+_IN_FILES = ("policy.heads", "policy.evidence", "ray")
+"""Options that nobody types."""
 _HELP = {
     "help": "show this text",
     "config": "YAML file of options; a name without a path is looked for in the working directory, "
