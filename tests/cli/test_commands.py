@@ -338,7 +338,8 @@ def test_help_shows_forms_that_work(name, tmp_path, monkeypatch, capsys):
     assert max(map(len, head.splitlines())) <= 80
     assert not re.search(r"Union|Optional|Literal|type:|null|list\[", head)
     forms = FORM.findall(head)
-    own = {f"--{one.name}" for one in fields(COMMANDS[name].options)} - {"--policy"}
+    groups = {"--policy", "--ray"}
+    own = {f"--{one.name}" for one in fields(COMMANDS[name].options)} - groups
     own.discard(f"--{COMMANDS[name].words}")
     assert own <= {option for option, _ in forms}
     parser = parsing.parser_of(name, COMMANDS[name])
