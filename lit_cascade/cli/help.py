@@ -31,8 +31,8 @@ _METAVARS = {
     "metrics": "URL|FILE",
     "flops": "NUMBER|FILE",
     "inputs": "INPUT",
-    **dict.fromkeys(("batch_size", "workers"), "N"),
-    "wait": "NUMBER",
+    **dict.fromkeys(("batch_size", "workers", "ray.actors"), "N"),
+    **dict.fromkeys(("wait", "ray.cpus", "ray.gpus"), "NUMBER"),
     "devices": "NAME",
 }
 """What an option takes, where its name or type does not say it."""
@@ -49,7 +49,7 @@ _HELP = {
     "single numbers of it",
     "data": "class of the data, such as ImageData; --data.NAME VALUE gives its arguments",
 }
-_BY_STAGE = ("policy.thresholds", "policy.temperatures", "policy.floors")
+_BY_STAGE = ("policy.thresholds", "policy.temperatures", "policy.floors", "ray.seconds")
 
 
 class HelpFormatter(DefaultHelpFormatter):
