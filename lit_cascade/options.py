@@ -7,15 +7,20 @@ fast.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from lit_cascade.errors import UsageError, check_name
 
-ScoreName = Literal["max_softmax", "margin", "negative_entropy", "agreement", "learned"]
+ScoreName = Literal[
+    "max_softmax", "margin", "negative_entropy", "agreement", "learned", "max_logit_pnorm"
+]
+Norm = float | Literal["max_softmax"]
+"""The p of a p-norm, or the score that stands for `max_logit_pnorm` where no p is better."""
 Combination = Literal["later", "average", "most_confident"]
+_Value = TypeVar("_Value", bound=float | str)
 
 
 class Share(float):
@@ -60,12 +65,36 @@ for all of it 1.0 or 100%.
         raise UsageError(f"{argument}: {said}" if argument else said)
 
 
+def norm_of(value: Any) -> Norm:
+    """The p of a norm, at least 1 and finite, or `max_softmax`.
+
+    Raises:
+        UsageError: something else.
+
+    Example:
+        >>> norm_of(5), norm_of("max_softmax")
+        (5.0, 'max_softmax')
+    """
+    if value == "max_softmax":
+        return "max_softmax"
+    try:
+        p = float(value)
+    except (TypeError, ValueError):
+        p = math.nan
+    if not 1 <= p < math.inf:
+        raise UsageError(
+            f"norms: expected a finite p of at least 1, such as 5, or max_softmax, got {value!r}."
+        )
+    return p
+
+
 def _per_stage(
-    values: Mapping[str, float] | Sequence[float] | None,
+    values: Mapping[str, _Value] | Sequence[_Value] | None,
     names: Sequence[str],
     argument: str,
-    default: float | None,
-) -> tuple[float, ...] | None:
+    default: _Value | None,
+    parse: Callable[[Any], _Value],
+) -> tuple[_Value, ...] | None:
     """One number per stage, from numbers by stage name or in stage order.
 
     Args:
@@ -73,6 +102,7 @@ def _per_stage(
         names: of the stages.
         argument: name of the argument for messages.
         default: number of stages that a mapping omits; None if it must name each.
+        parse: makes a number of what the user gave.
 
     Returns:
         As many numbers as `names`; None without values.
@@ -81,7 +111,7 @@ def _per_stage(
         UsageError: an unknown stage, a missing one, or a wrong length.
 
     Example:
-        >>> _per_stage({"small": 1.5}, ["small", "large"], "temperatures", default=1.0)
+        >>> _per_stage({"small": 1.5}, ["small", "large"], "temperatures", 1.0, float)
         (1.5, 1.0)
     """
     if values is None:
@@ -95,12 +125,12 @@ def _per_stage(
                 f"{argument}: expected a number for each of {', '.join(names)}, "
                 f"got none for {', '.join(missing)}."
             )
-        return tuple(float(values.get(name, default)) for name in names)  # type: ignore[arg-type]
+        return tuple(parse(values.get(name, default)) for name in names)
     if len(values) != len(names):
         raise UsageError(
             f"{argument}: expected one number for each of {', '.join(names)}, got {len(values)}."
         )
-    return tuple(float(value) for value in values)
+    return tuple(parse(value) for value in values)
 
 
 @dataclass
@@ -110,8 +140,9 @@ class PolicyOptions:
     Args:
         score: confidence score: max_softmax (0 to 1), margin between the two best classes (0 to 1),
             negative_entropy (at most 0, in nats), agreement (0 to 2: max_softmax or the recorded
-            confidence, plus 1 where an earlier stage gave the same answer), or learned (-1 to
-            1: minus the estimated gain of going on), which needs heads.
+            confidence, plus 1 where an earlier stage gave the same answer), learned (-1 to 1:
+            minus the estimated gain of going on), which needs heads, or max_logit_pnorm (0 to 1),
+            which needs norms.
         thresholds: a stage answers if its score is at least its threshold; by stage name or in
             stage order, for every stage but the last; -inf never defers, inf always does.
         temperatures: divisors of the logits before these are scored, by stage name (others are 1)
@@ -121,6 +152,9 @@ class PolicyOptions:
         floors: a stage also answers if its score is below its floor, as later stages rarely help
             there; by stage name (others have none) or in stage order.
         heads: parameters of the learned score by stage name; written by calibrate --learn_score.
+        norms: p of the score max_logit_pnorm, at least 1, or max_softmax where no norm is better;
+            by stage name or in stage order, for every stage but the last; written by calibrate
+            --choose_norms.
         evidence: samples that the numbers were fitted on; written by calibrate, select and search.
     """
 
@@ -130,6 +164,7 @@ class PolicyOptions:
     combine: Combination = "later"
     floors: dict[str, float] | list[float] | None = None
     heads: dict[str, dict[str, Any]] | None = None
+    norms: dict[str, Norm] | list[Norm] | None = None
     evidence: dict[str, Any] | None = None
 
     @classmethod
@@ -173,7 +208,7 @@ class PolicyOptions:
         Raises:
             UsageError: an unknown stage or a wrong length.
         """
-        temperatures = _per_stage(self.temperatures, names, "policy.temperatures", default=1.0)
+        temperatures = _per_stage(self.temperatures, names, "policy.temperatures", 1.0, float)
         for temperature in temperatures or ():
             if not 0 < temperature < math.inf:
                 raise UsageError(
@@ -187,7 +222,7 @@ class PolicyOptions:
         Raises:
             UsageError: an unknown stage, a missing one, or a wrong length.
         """
-        return _per_stage(self.thresholds, names[:-1], "policy.thresholds", default=None)
+        return _per_stage(self.thresholds, names[:-1], "policy.thresholds", None, float)
 
     def floors_of(self, names: Sequence[str]) -> tuple[float, ...]:
         """One floor per stage but the last; -inf if none is given.
@@ -195,7 +230,7 @@ class PolicyOptions:
         Raises:
             UsageError: an unknown stage or a wrong length.
         """
-        floors = _per_stage(self.floors, names[:-1], "policy.floors", default=-math.inf)
+        floors = _per_stage(self.floors, names[:-1], "policy.floors", -math.inf, float)
         return floors or (-math.inf,) * (len(names) - 1)
 
     def heads_of(self, names: Sequence[str]) -> tuple[Mapping[str, Any], ...]:
@@ -216,6 +251,22 @@ class PolicyOptions:
                 "`lit-cascade calibrate --learn_score` fits them and writes them."
             )
         return tuple(heads[name] for name in names[:-1])
+
+    def norms_of(self, names: Sequence[str]) -> tuple[Norm, ...]:
+        """One norm per stage but the last; empty unless the score is `max_logit_pnorm`.
+
+        Raises:
+            UsageError: an unknown stage, a stage without a norm, a wrong length, or no norm.
+        """
+        if self.score != "max_logit_pnorm":
+            return ()
+        norms = _per_stage(self.norms, names[:-1], "policy.norms", None, norm_of)
+        if norms is None:
+            raise UsageError(
+                f"policy.norms: the score max_logit_pnorm needs a p for {', '.join(names[:-1])}; "
+                "`lit-cascade calibrate --choose_norms` chooses them and writes them."
+            )
+        return norms
 
 
 @dataclass

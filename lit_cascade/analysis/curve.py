@@ -167,7 +167,7 @@ def policy_for(
     score = RECORDED.name if recorded else "max_softmax"
     if not isinstance(policy, Policy):
         policy = Policy(policy, score, stages=len(names))
-    elif recorded and not policy.reads_answers:
+    elif recorded and not policy.own_score:
         policy = replace(policy, score=score)
     return Policy.of(policy, names)
 

@@ -303,8 +303,7 @@ def _by_hand(policy: Policy) -> list[str]:
     found = []
     if not {1.0, *explained} >= set(policy.temperatures):
         found.append("temperatures")
-    if policy.heads and "heads" not in parts:
-        found.append("heads")
+    found += [name for name in ("heads", "norms") if getattr(policy, name) and name not in parts]
     if max(policy.floors) > -float("inf") and not {"thresholds", STAGES} & set(parts):
         found.append("floors")
     return found

@@ -49,7 +49,10 @@ _HELP = {
     "single numbers of it",
     "data": "class of the data, such as ImageData; --data.NAME VALUE gives its arguments",
 }
-_BY_STAGE = ("policy.thresholds", "policy.temperatures", "policy.floors", "ray.seconds")
+_BY_STAGE = (
+    *(f"policy.{name}" for name in ("thresholds", "temperatures", "floors", "norms")),
+    "ray.seconds",
+)
 
 
 class HelpFormatter(DefaultHelpFormatter):

@@ -40,6 +40,7 @@ from lit_cascade.core.metrics import (
     likeliest_labels,
     measure,
 )
+from lit_cascade.core.norms import FittedNorm, fit_norm
 from lit_cascade.core.outcomes import StageOutcomes, at_stage
 from lit_cascade.core.paired import AccuracyDifference, paired_difference, ranked_within
 from lit_cascade.core.policy import Policy, PolicyLike
@@ -47,27 +48,31 @@ from lit_cascade.core.quality import Quality, aurc, deferral_quality, quality_of
 from lit_cascade.core.scores import (
     AGREEMENT,
     LEARNED,
+    MAX_LOGIT_PNORM,
     RECORDED,
     SCORES,
+    TWO_CLASSES,
     Judgement,
     RecordedAnswers,
     StageOutput,
     agreement,
     answers_of,
     check_logits,
+    max_logit_pnorm,
     probabilities_of,
     score_and_answer,
     score_named,
 )
 
 __all__ = [
-    "AGREEMENT", "COMBINATIONS", "FEATURES", "LEARNED", "METRICS", "RECORDED", "RECORDED_FEATURES",
-    "SCORES", "AccuracyDifference", "Answers", "Counts", "Curve", "DeferralHead", "Judgement",
-    "LogOdds", "OperatingPoint", "OperatingPoints", "Policy", "PolicyLike", "Quality",
-    "RecordedAnswers", "StageOutcomes", "StageOutput", "StageOutputs", "above_floor", "agreement",
-    "answers_after", "answers_here", "answers_of", "at_stage", "aurc", "cheapest",
-    "check_countable", "check_logits", "count", "cross_fit", "deferral_quality", "departures",
-    "features_of", "fit_temperature", "is_among_best", "is_right", "likeliest_labels", "measure",
+    "AGREEMENT", "COMBINATIONS", "FEATURES", "LEARNED", "MAX_LOGIT_PNORM", "METRICS", "RECORDED",
+    "RECORDED_FEATURES", "SCORES", "TWO_CLASSES", "AccuracyDifference", "Answers", "Counts",
+    "Curve", "DeferralHead", "FittedNorm", "Judgement", "LogOdds", "OperatingPoint",
+    "OperatingPoints", "Policy", "PolicyLike", "Quality", "RecordedAnswers", "StageOutcomes",
+    "StageOutput", "StageOutputs", "above_floor", "agreement", "answers_after", "answers_here",
+    "answers_of", "at_stage", "aurc", "cheapest", "check_countable", "check_logits", "count",
+    "cross_fit", "deferral_quality", "departures", "features_of", "fit_norm", "fit_temperature",
+    "is_among_best", "is_right", "likeliest_labels", "max_logit_pnorm", "measure",
     "operating_points", "oracle_deferral", "paired_difference", "percentile_interval",
     "prefer_later", "probabilities_of", "quality_of", "ranked_within", "readable_threshold",
     "replay", "resampled_counts", "route", "score_and_answer", "score_named", "softmax_blocks",

@@ -21,23 +21,31 @@ from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.scores import (
     AGREEMENT,
     LEARNED,
+    MAX_LOGIT_PNORM,
     RECORDED,
     Judgement,
     RecordedAnswers,
     StageOutput,
     agreement,
+    max_logit_pnorm,
     probabilities_of,
     score_and_answer,
     score_named,
 )
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.options import PolicyOptions
+from lit_cascade.options import Norm, PolicyOptions, norm_of
 from lit_cascade.utilities.tabular import Tabular, described
 
 _RECORDED = "recorded_scores"
 """Key of the evidence for thresholds that apply to scores which the records hold."""
-_OF_ANSWERS = (LEARNED.name, AGREEMENT.name)
-_NOT_OF_LOGITS = (RECORDED.name, *_OF_ANSWERS)
+_OWN = (LEARNED.name, AGREEMENT.name, MAX_LOGIT_PNORM.name)
+"""Scores that a recorded one never stands for."""
+_NOT_OF_LOGITS = (RECORDED.name, *_OWN)
+_NOT_COMPARED = {
+    LEARNED.name: "estimates how useful it is to defer, and the last stage has none to compare",
+    MAX_LOGIT_PNORM.name: "has another norm and range for each stage, and the last stage has none",
+}
+"""Why the scores of two stages do not tell which of them is more confident."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,17 @@ class Policy(Tabular):
     Attributes:
         thresholds: one per stage but the last, in stage order; a number stands for one threshold;
             `-inf` never defers, `+inf` always. None while they are undecided.
-        score: a name in `lit_cascade.core.scores.SCORES`, `recorded`, `learned` or `agreement`.
-        temperatures: one per stage; by default 1 for each. A learned score does not read them.
+        score: a name in `lit_cascade.core.scores.SCORES`, `recorded`, `learned`, `agreement` or
+            `max_logit_pnorm`.
+        temperatures: one per stage; by default 1 for each. The scores `learned` and
+            `max_logit_pnorm` do not read them.
         combine: a name in `lit_cascade.core.combination.COMBINATIONS`: whose answer counts after a
             deferral.
         floors: one per stage but the last and not above its threshold: a stage also answers below
             its floor. By default `-inf` for each, so that no score is below.
         heads: one per stage but the last where the score is `learned`, and none otherwise.
+        norms: one per stage but the last where the score is `max_logit_pnorm`, and none otherwise:
+            the p of its norm, or `max_softmax` for that score instead.
         stages: number of stages K; by default that of the thresholds, or else of the temperatures.
         names: of the stages, cheapest first; empty if they are unknown. Not compared.
         evidence: samples that the numbers were fitted on, and what they promise, as plain values
@@ -61,8 +73,9 @@ class Policy(Tabular):
 
     Raises:
         UsageError: a threshold that is NaN or that the score cannot reach, a floor above its
-            threshold, a temperature that is not a positive finite number, an unknown name,
-            lengths that do not fit each other, or a learned score with `most_confident`.
+            threshold, a temperature that is not a positive finite number, a norm below 1, an
+            unknown name, lengths that do not fit each other, or `most_confident` with a score that
+            does not compare stages.
 
     Example:
         >>> Policy(0.9).temperatures
@@ -77,6 +90,7 @@ class Policy(Tabular):
     combine: str = "later"
     floors: tuple[float, ...] = ()
     heads: tuple[DeferralHead, ...] = ()
+    norms: tuple[Norm, ...] = ()
     stages: int = 0
     names: tuple[str, ...] = field(default=(), compare=False)
     evidence: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -91,6 +105,7 @@ class Policy(Tabular):
             combine: str = "later",
             floors: Sequence[float] = (),
             heads: Sequence[DeferralHead] = (),
+            norms: Sequence[Norm] = (),
             stages: int = 0,
             names: Sequence[str] = (),
             evidence: Mapping[str, Any] | None = None,
@@ -109,6 +124,7 @@ class Policy(Tabular):
             "temperatures": temperatures or (1.0,) * stages,
             "floors": _numbers(self.floors, "floors") or (-math.inf,) * (stages - 1),
             "heads": tuple(self.heads),
+            "norms": tuple(map(norm_of, self.norms)),
             "names": names,
             "evidence": self.evidence or {},
         }
@@ -146,16 +162,18 @@ class Policy(Tabular):
                 f"names: expected {self.stages} distinct names of stages, "
                 f"got {', '.join(map(str, self.names))}."
             )
-        learned = self.score == LEARNED.name
-        if len(self.heads) != learned * deferring:
+        fitted = ("heads", LEARNED, self.heads), ("norms", MAX_LOGIT_PNORM, self.norms)
+        for part, score, values in fitted:
+            needed = deferring if self.score == score.name else 0
+            if len(values) != needed:
+                raise UsageError(
+                    f"{part}: the score {self.score!r} of {deferring} deferring stages needs "
+                    f"{needed}, got {len(values)}."
+                )
+        if self.combine == "most_confident" and self.score in _NOT_COMPARED:
             raise UsageError(
-                f"heads: the score {self.score!r} of {deferring} deferring stages needs "
-                f"{learned * deferring}, got {len(self.heads)}."
-            )
-        if learned and self.combine == "most_confident":
-            raise UsageError(
-                "combine: a learned score estimates how useful it is to defer, and the last stage "
-                "has none to compare with; use later or average with score learned."
+                f"combine: the score {self.score} {_NOT_COMPARED[self.score]}; use later or "
+                "average with it."
             )
 
     def _check_thresholds(self, thresholds: tuple[float, ...]) -> None:
@@ -185,6 +203,7 @@ class Policy(Tabular):
             "combine": repr(self.combine) if self.combine != "later" else "",
             "floors": _literal(self.floors) if max(self.floors) > -math.inf else "",
             "heads": f"<{len(self.heads)} learned>" if self.heads else "",
+            "norms": repr(self.norms) if self.norms else "",
             "names": repr(self.names) if self.names else "",
         }
         if thresholds is None and not (scaled or self.names):
@@ -195,7 +214,7 @@ class Policy(Tabular):
         return described("Policy", *parts)
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """One row per stage: `stage, threshold, temperature`, and `floor` if there are any.
+        """One row per stage: `stage, threshold, temperature`, and `floor, norm` if there are any.
 
         What the last stage has none of, and thresholds that are undecided, are NaN.
         """
@@ -207,6 +226,8 @@ class Policy(Tabular):
         }
         if max(self.floors) > -math.inf:
             columns["floor"] = self.floors + none
+        if self.norms:
+            columns["norm"] = self.norms + none
         return columns
 
     @classmethod
@@ -264,7 +285,7 @@ class Policy(Tabular):
             Policy(0.9, names=('small', 'large'))
         """
         recorded = recorded or bool((options.evidence or {}).get(_RECORDED))
-        recorded = recorded and options.score not in _OF_ANSWERS
+        recorded = recorded and options.score not in _OWN
         heads = zip(names, options.heads_of(names), strict=False)
         return cls(
             thresholds=options.thresholds_of(names),
@@ -276,13 +297,18 @@ class Policy(Tabular):
                 DeferralHead.from_numbers(numbers, f"policy.heads.{name}")
                 for name, numbers in heads
             ),
+            norms=options.norms_of(names),
             names=tuple(names),
             evidence=options.evidence or {},
         )
 
     def to_options(self) -> PolicyOptions:
         """The policy as options with plain numbers, by stage name if the names are known."""
-        numbers = {"thresholds": self.thresholds, "temperatures": self.temperatures}
+        numbers: dict[str, tuple[Any, ...] | None] = {
+            "thresholds": self.thresholds,
+            "temperatures": self.temperatures,
+            "norms": self.norms or None,
+        }
         if any(floor > -math.inf for floor in self.floors):
             numbers["floors"] = self.floors
         names = self.names or tuple(f"stage{k}" for k in range(self.stages))
@@ -392,9 +418,9 @@ class Policy(Tabular):
         return self.score == AGREEMENT.name or any(head.earlier for head in self.heads)
 
     @property
-    def reads_answers(self) -> bool:
-        """Whether the score is that of the policy also where records hold answers, not logits."""
-        return self.score in _OF_ANSWERS
+    def own_score(self) -> bool:
+        """Whether no score that a record holds instead of logits stands for that of the policy."""
+        return self.score in _OWN
 
     def judge(
         self, stage: int, output: StageOutput, earlier: Sequence[Judgement] = ()
@@ -404,7 +430,8 @@ class Policy(Tabular):
         The confidence is the score itself where that is a function of logits, else the largest
         class probability, or the recorded confidence of a stage without logits. It stands for the
         score where the policy's own is not defined: for a stage with logits among stages with
-        `recorded` scores, and for the last stage where the score is `learned`.
+        `recorded` scores, and for the last stage where the score is `learned` or
+        `max_logit_pnorm`.
 
         Args:
             stage: its number, from 0.
@@ -413,10 +440,19 @@ class Policy(Tabular):
                 `reads_earlier`.
 
         Raises:
-            CascadeError: recorded answers where the score or a temperature needs logits.
+            CascadeError: recorded answers where the score or a temperature needs logits, or a score
+                of fewer classes than it is defined for.
         """
         if stage < len(self.heads):
             return self.heads[stage].judge(output, earlier)
+        if stage < len(self.norms):
+            if isinstance(output, RecordedAnswers):
+                raise CascadeError(
+                    f"{self._named(stage)}: its record holds no logits, which the score "
+                    f"{self.score} needs."
+                )
+            confidence, answer = score_and_answer(output, max_logit_pnorm(self.norms[stage]))
+            return Judgement(confidence, answer, confidence)
         if isinstance(output, RecordedAnswers):
             answer, confidence = output
             if self.temperatures[stage] != 1.0:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_cascade.errors import CascadeError, check_name
+from lit_cascade.options import Norm, norm_of
 from lit_cascade.utilities.mapped import row_slices
 
 # Rows are handled in blocks of about a megabyte, which stay in the cache of one core.
@@ -79,6 +81,20 @@ def _not_of_logits(shifted: Tensor, answers: Tensor) -> Tensor:
     raise CascadeError("this score is no function of the logits alone.")
 
 
+def _max_logit_pnorm(shifted: Tensor, answers: Tensor, p: float) -> Tensor:
+    del answers
+    if shifted.shape[1] == 2:
+        raise CascadeError(TWO_CLASSES)
+    spread = shifted.amin(dim=1, keepdim=True).neg_()  # from the largest logit to the least
+    above = shifted.div_(spread).sum(dim=1).div_(-shifted.shape[1])  # of the largest to the mean
+    largest = above.maximum(1 - above)
+    # logarithms: `pow` may round otherwise at the end of a block
+    logs = shifted.add_(above[:, None]).abs_().div_(largest[:, None]).log_()
+    norm = largest * logs.mul_(p).exp_().sum(dim=1).log_().div_(p).exp_()
+    score = above / norm
+    return score.masked_fill_(spread.squeeze(1) == 0, 0.0)
+
+
 RECORDED = Score("recorded", -math.inf, math.inf, _not_of_logits)
 """The score that a record without logits holds, of any range."""
 
@@ -90,7 +106,41 @@ AGREEMENT = Score("agreement", 0.0, 2.0, _not_of_logits)
 """The stage's own confidence, from 0 to 1, plus 1 where a stage before it gave the same answer
 (agreement-based cascading, arXiv:2407.02348)."""
 
-_KNOWN = SCORES | {score.name: score for score in (RECORDED, LEARNED, AGREEMENT)}
+MAX_LOGIT_PNORM = Score("max_logit_pnorm", 0.0, 1.0, _not_of_logits)
+"""The largest logit over a norm of all, which differs between stages: see `max_logit_pnorm`."""
+
+TWO_CLASSES = (
+    f"the score {MAX_LOGIT_PNORM.name} needs three or more classes: with two it is the same number "
+    "for every sample. Use max_softmax."
+)
+
+_KNOWN = SCORES | {one.name: one for one in (RECORDED, LEARNED, AGREEMENT, MAX_LOGIT_PNORM)}
+
+
+@lru_cache(maxsize=64)
+def max_logit_pnorm(norm: Norm) -> Score:
+    """MaxLogit-pNorm (Cattelan and Silva, arXiv:2305.15508): the largest logit over a p-norm.
+
+    With logits z of C classes and u = z - mean(z), the score is max(u) / (sum of |u|^p)^(1/p). It
+    is above 0 and at most (1 + (C - 1)^(1 - p))^(-1/p) < 1, whatever the scale of the logits, so
+    that a temperature does not change it. Equal logits have a score of 0, and a logit of -inf makes
+    it NaN. With two classes it would be 2^(-1/p) for every sample.
+
+    Args:
+        norm: p, or `max_softmax` for that score instead, where no norm is better.
+
+    Raises:
+        UsageError: a p below 1 or not finite.
+
+    Example:
+        >>> score_and_answer(torch.tensor([[3.0, 0.0, 0.0]]), max_logit_pnorm(1))[0]
+        tensor([0.5000])
+    """
+    p = norm_of(norm)
+    if p == "max_softmax":
+        return SCORES[p]
+    function = partial(_max_logit_pnorm, p=p)
+    return Score(MAX_LOGIT_PNORM.name, MAX_LOGIT_PNORM.low, MAX_LOGIT_PNORM.high, function)
 
 
 class RecordedAnswers(NamedTuple):
@@ -200,7 +250,7 @@ def check_logits(logits: Tensor, what: str) -> None:
 
 
 def score_named(name: str) -> Score:
-    """Return the score called `name`, one of `SCORES` or of the three beside them.
+    """Return the score called `name`, one of `SCORES` or of the four beside them.
 
     Raises:
         UsageError: an unknown name; the message lists the known ones.
@@ -209,7 +259,7 @@ def score_named(name: str) -> Score:
 
 
 def score_and_answer(
-    logits: Tensor, score: str = "max_softmax", temperature: float = 1.0
+    logits: Tensor, score: str | Score = "max_softmax", temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Confidence score and answer of every row of logits.
 
@@ -218,7 +268,7 @@ def score_and_answer(
 
     Args:
         logits: shape (N, C), floating point, any precision; computed in float32.
-        score: a name in `SCORES`.
+        score: a name in `SCORES`, or a score, such as `max_logit_pnorm(5)`.
         temperature: T > 0; the score is that of `logits / T`.
 
     Returns:
@@ -236,7 +286,7 @@ def score_and_answer(
         >>> answers
         tensor([0, 1])
     """
-    function = score_named(score).function
+    function = (score if isinstance(score, Score) else score_named(score)).function
     few = 0 < logits.numel() <= _BLOCK_ELEMENTS
     if logits.ndim == 2 and 1 < logits.shape[1] <= _LONG_ROW and few:  # single samples are urgent
         shifted, answer = _shift(logits.float().contiguous(), temperature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -218,16 +219,12 @@ class LitCascade(StagesModule):
         Raises:
             UsageError: an unknown metric, or one that is not defined for so many classes.
         """
-        policy = self.cascade.policy
+        rule = replace(self.cascade.policy, thresholds=None, floors=())
         return CascadeMetrics(
-            thresholds,
-            policy.score,
-            policy.temperatures,
-            len(self.names),
-            policy.combine,
-            metric,
-            None if self.class_names is None else len(self.class_names),
-            policy.heads,
+            [replace(rule, thresholds=(one,) * (rule.stages - 1)) for one in thresholds],
+            num_stages=rule.stages,
+            metric=metric,
+            num_classes=None if self.class_names is None else len(self.class_names),
         )
 
     def loading(self, *, metered: bool) -> StageLoading:

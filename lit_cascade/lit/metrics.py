@@ -27,6 +27,7 @@ from lit_cascade.core import (
     stage_outputs,
 )
 from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.options import Norm
 
 
 class SampleMeans(Metric):
@@ -117,7 +118,7 @@ class ClassifierMetric(Metric):
 
 def _scoring(policy: Policy) -> tuple[Any, ...]:
     """All of a policy that scores and answers depend on, but not where they are cut."""
-    return policy.score, policy.temperatures, policy.combine, policy.heads
+    return policy.score, policy.temperatures, policy.combine, policy.heads, policy.norms
 
 
 class _CascadeSums(Metric):
@@ -482,12 +483,13 @@ class _Ranking(Metric):
     """A metric of a score as an order of samples. It keeps two or three numbers per sample.
 
     Args:
-        score: a name in `lit_cascade.core.SCORES`, or `learned`.
+        score: a name in `lit_cascade.core.SCORES`, or `learned` or `max_logit_pnorm`.
         temperature: of the model that is scored.
         head: of the score `learned`.
+        norm: of the score `max_logit_pnorm`.
 
     Raises:
-        UsageError: an unknown score, a temperature out of range, or a score without its head.
+        UsageError: an unknown score, a temperature out of range, or a score without head or norm.
     """
 
     is_differentiable = False
@@ -501,10 +503,12 @@ class _Ranking(Metric):
         score: str = "max_softmax",
         temperature: float = 1.0,
         head: DeferralHead | None = None,
+        norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        heads = () if head is None else (head,)
-        self.policy = Policy(score=score, temperatures=(temperature, 1.0), heads=heads)
+        heads, norms = (() if one is None else (one,) for one in (head, norm))
+        temperatures = (temperature, 1.0)
+        self.policy = Policy(score=score, temperatures=temperatures, heads=heads, norms=norms)
         self.add_state("scores", [], dist_reduce_fx="cat")
         # as numbers: of a process without samples torchmetrics sends an empty tensor of floats
         self.add_state("right", [], dist_reduce_fx="cat")
@@ -530,12 +534,13 @@ class AURC(_Ranking):
     It keeps two numbers per sample.
 
     Args:
-        score: a name in `lit_cascade.core.SCORES`, or `learned`.
+        score: a name in `lit_cascade.core.SCORES`, or `learned` or `max_logit_pnorm`.
         temperature: of the classifier.
         head: of the score `learned`.
+        norm: of the score `max_logit_pnorm`.
 
     Raises:
-        UsageError: an unknown score, a temperature out of range, or a score without its head.
+        UsageError: an unknown score, a temperature out of range, or a score without head or norm.
 
     Example:
         >>> metric = AURC()
@@ -575,12 +580,14 @@ class DeferralQuality(_Ranking):
     three numbers per sample.
 
     Args:
-        score: of the first stage, a name in `lit_cascade.core.SCORES`, or `learned`.
+        score: of the first stage, a name in `lit_cascade.core.SCORES`, or `learned` or
+            `max_logit_pnorm`.
         temperature: of the first stage.
         head: of the score `learned`.
+        norm: of the score `max_logit_pnorm`.
 
     Raises:
-        UsageError: an unknown score, a temperature out of range, or a score without its head.
+        UsageError: an unknown score, a temperature out of range, or a score without head or norm.
 
     Example:
         >>> metric = DeferralQuality()

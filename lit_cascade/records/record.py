@@ -667,6 +667,8 @@ def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, T
         )
     if stage < len(policy.heads):
         record.output("a learned score")
+    if stage < len(policy.norms):
+        record.logits_for(f"the score {policy.score}")
     if policy.temperatures[stage] != 1.0:
         record.logits_for("a temperature")
     if record.score is None or record.correct is None:  # ruled out by the class; for types

@@ -17,6 +17,7 @@ from lit_cascade.analysis import (
 from lit_cascade.core import (
     AGREEMENT,
     LEARNED,
+    MAX_LOGIT_PNORM,
     Curve,
     OperatingPoint,
     Policy,
@@ -104,8 +105,8 @@ class Validation:
         outcomes = outcomes_of(records, rule, unit, metric)
         votes = rule.score == AGREEMENT.name and len(records) > 2
         plain = replace(rule, temperatures=())
-        if rule.score == LEARNED.name and rule.combine != "average":
-            plain = rule  # it was fitted to these very logits: a temperature moves nothing
+        if rule.score in (LEARNED.name, MAX_LOGIT_PNORM.name) and rule.combine != "average":
+            plain = rule  # a temperature moves nothing
         return cls(
             records=records,
             rule=rule,

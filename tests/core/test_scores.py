@@ -8,6 +8,7 @@ import torch
 from lit_cascade.core.scores import (
     AGREEMENT,
     LEARNED,
+    MAX_LOGIT_PNORM,
     SCORES,
     answers_of,
     score_and_answer,
@@ -205,4 +206,6 @@ def test_logits_of_another_shape_are_refused(shape):
 
 
 def test_the_options_offer_every_score():
-    assert get_args(ScoreName) == (*SCORES, AGREEMENT.name, LEARNED.name)
+    assert get_args(ScoreName) == (
+        *SCORES, AGREEMENT.name, LEARNED.name, MAX_LOGIT_PNORM.name,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -18,6 +19,7 @@ from lit_cascade import (
     CascadeMetrics,
     DeferralQuality,
     DeferralRate,
+    LitCascade,
     Policy,
     PolicyOptions,
     ThresholdMetrics,
@@ -304,6 +306,26 @@ def test_a_collection_updates_once_for_all_its_metrics():
     assert set(metrics.clone(prefix="val_").compute()) == {
         "val_accuracy", "val_deferral_rate", "val_flops", "val_f1_macro",
     }  # fmt: skip
+
+
+def test_metrics_of_a_score_with_norms_are_those_of_the_replay():
+    small, large = logits = [torch.randn(90, 4) * k for k in (2, 4)]
+    labels = large.argmax(1).where(torch.rand(90) < 0.8, torch.randint(0, 4, (90,)))
+    rule = Policy(0.7, "max_logit_pnorm", norms=(3,))
+    metrics = LitCascade([torch.nn.Linear(2, 4), torch.nn.Linear(2, 4)], rule).metrics_at(
+        [0.6, 0.7]
+    )
+    metrics.update(logits, labels, torch.ones(90, 2))
+    for k, threshold in enumerate((0.6, 0.7)):
+        found = replay(logits, replace(rule, thresholds=(threshold,)))
+        assert 0 < found.stage.sum() < 90
+        right = (found.prediction == labels).double().mean()
+        assert float(metrics.compute()["accuracy"][k]) == pytest.approx(float(right))
+        assert metrics.compute()["deferral_rate"][k] == found.stage.double().mean()
+    area = AURC("max_logit_pnorm", norm=3)
+    area.update(small, labels)
+    score = rule.judge(0, small).score
+    assert float(area.compute()) == aurc(score, small.argmax(1) == labels)
 
 
 def test_metrics_at_other_thresholds_never_share_their_sums():

@@ -61,14 +61,16 @@ def run_in_batches(cascade, x, size):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("score", [*SCORES, "agreement"])
+@pytest.mark.parametrize("score", [*SCORES, "agreement", "max_logit_pnorm"])
 @pytest.mark.parametrize("stages", [2, 3, 4])
 @pytest.mark.parametrize("size", [1, 7, 64, 200])
 def test_live_execution_equals_replay(score, stages, size):
     nets, x = linears(stages), torch.randn(200, 8) * 3
     logits = [torch.cat([net(row) for row in x.split(1)]) for net in nets]
     temperatures = (1.3, 0.8, 1.0, 1.0)[:stages]
-    scores = stage_outputs(logits, Policy(score=score, temperatures=temperatures)).scores
+    norms = (5, "max_softmax", 2.5)[: stages - 1] if score == "max_logit_pnorm" else ()
+    rule = Policy(score=score, temperatures=temperatures, norms=norms)
+    scores = stage_outputs(logits, rule).scores
     whole = [net(x) for net in nets]
     for q in torch.linspace(0.02, 0.98, 20).tolist():
         thresholds = []
@@ -76,7 +78,7 @@ def test_live_execution_equals_replay(score, stages, size):
             ordered = column.sort().values.double()
             at = int(q * 199)
             thresholds.append(((ordered[at] + ordered[at + 1]) / 2).item())
-        policy = Policy(tuple(thresholds), score, temperatures)
+        policy = replace(rule, thresholds=tuple(thresholds))
         live = run_in_batches(Cascade(nets, policy), x, size)
         expected = replay(logits, policy)
         assert torch.equal(live[2], expected.stage)

@@ -38,15 +38,18 @@ def streamed(cascade, numbers, size, **settings):
     return [torch.cat(column) for column in zip(*(one.output for one in found), strict=True)]
 
 
-@pytest.mark.parametrize("score", ["max_softmax", "agreement"])
-@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize(
+    ("score", "combine"),
+    [*itertools.product(("max_softmax", "agreement"), COMBINATIONS), ("max_logit_pnorm", "later")],
+)
 @pytest.mark.parametrize(
     ("stages", "size", "gather"), [(2, 16, 1), (2, 7, 4), (3, 10, 3), (4, 1, 50)]
 )
 def test_gives_the_answers_of_the_replay_in_order(combine, score, stages, size, gather):
     logits, inf = tables(stages), float("inf")
-    for threshold in (-inf, 0.5, 0.8, inf) if score == "max_softmax" else (0.9, 1.3, inf):
-        policy = Policy((threshold,) * (stages - 1), score, combine=combine)
+    norms = (3,) * (stages - 1) if score == "max_logit_pnorm" else ()
+    for threshold in (0.9, 1.3, inf) if score == "agreement" else (-inf, 0.5, 0.8, inf):
+        policy = Policy((threshold,) * (stages - 1), score, combine=combine, norms=norms)
         cascade = Cascade([Table(stage) for stage in logits], policy)
         numbers = torch.randperm(203, generator=torch.Generator().manual_seed(1))
         found = streamed(cascade, numbers, size, gather=gather)
