@@ -9,6 +9,7 @@ from lit_cascade.analysis.calibration import (
     StageCalibration,
     calibrate,
     calibrate_record,
+    check_fitted_score,
     compare_cascades,
     cross_fitted,
 )
@@ -65,9 +66,10 @@ __all__ = [
     "Monitor", "MonthlySaving", "Pick", "PublishedModel", "PublishedTable", "Reduction",
     "ReliabilityDiagram", "Replay", "ScoreComparison", "ScoreFigures", "ScreenedModel", "Screening",
     "SearchResult", "Selection", "StageCalibration", "Strategy", "Tally", "Verdict", "Window",
-    "calibrate", "calibrate_record", "check", "check_calls", "check_overlap", "compare_cascades",
-    "compare_scores", "cost_notes", "cross_fitted", "curve", "evaluate_strategies", "fit_head",
-    "fit_heads", "fitted_on", "known_cost", "largest_sizes", "least_missed", "official_metric",
-    "outcomes_of", "policy_for", "published_front", "published_models", "rates_renumbered",
-    "replay", "score_notes", "screen", "search", "select", "variants",
+    "calibrate", "calibrate_record", "check", "check_calls", "check_fitted_score", "check_overlap",
+    "compare_cascades", "compare_scores", "cost_notes", "cross_fitted", "curve",
+    "evaluate_strategies", "fit_head", "fit_heads", "fitted_on", "known_cost", "largest_sizes",
+    "least_missed", "official_metric", "outcomes_of", "policy_for", "published_front",
+    "published_models", "rates_renumbered", "replay", "score_notes", "screen", "search", "select",
+    "variants",
 ]  # fmt: skip

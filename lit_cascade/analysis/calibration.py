@@ -16,13 +16,16 @@ from lit_cascade.analysis.evidence import chosen_stages, fitted_on
 from lit_cascade.analysis.reliability import CalibrationMetrics, calibration_metrics
 from lit_cascade.core import (
     LEARNED,
+    MAX_LOGIT_PNORM,
     AccuracyDifference,
     Curve,
+    FittedNorm,
     Policy,
     PolicyLike,
     StageOutcomes,
     cheapest,
     cross_fit,
+    fit_norm,
     fit_temperature,
     paired_difference,
     ranked_within,
@@ -328,9 +331,10 @@ class Calibration(Tabular):
         policy: the policy with the temperatures, with the learned score if one was fitted, and
             without thresholds, which were chosen at another calibration.
         heads: fitted learned scores by stage name; empty if none were asked for.
-        learned: the cascade by the score of the given policy and by learned scores, on samples
-            that these were not fitted on; None if none were asked for, or if a fold has too few
-            samples.
+        norms: norms of the score `max_logit_pnorm` by stage name; empty if none were asked for.
+        learned: the cascade by the score of the given policy and by the fitted one, learned or with
+            norms, on samples that it was not fitted on; None if none was asked for, or if a fold
+            has too few samples.
         notes: what else to know about the learned scores.
     """
 
@@ -342,19 +346,21 @@ class Calibration(Tabular):
     unit: str
     policy: Policy
     heads: Mapping[str, FittedHead]
+    norms: Mapping[str, FittedNorm]
     learned: CalibrationEffect | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def learned_verdict(self) -> str:
-        """Whether the learned score helps, in a sentence; empty if none was asked for."""
-        if not self.heads:
+        """Whether the fitted score helps, in a sentence; empty if none was asked for."""
+        if not (self.heads or self.norms):
             return ""
         if self.learned is None:
             return (
                 "Whether the learned score helps is unknown: a part of the samples has too few "
                 "that the last stage puts right."
             )
+        subject = "The learned score" if self.heads else f"The score {MAX_LOGIT_PNORM.name}"
         difference = self.learned.difference
         low, high = (100 * end for end in difference.interval)
         moved = (
@@ -362,10 +368,10 @@ class Calibration(Tabular):
             f"(95 %: {low:+.3f} to {high:+.3f}), against the stage's own confidence"
         )
         if difference.better:
-            return f"The learned score helps this cascade: {moved}."
+            return f"{subject} helps this cascade: {moved}."
         if difference.worse:
-            return f"The learned score makes this cascade worse: {moved}. Do not use it."
-        return f"The learned score does not help this cascade beyond chance: {moved}."
+            return f"{subject} makes this cascade worse: {moved}. Do not use it."
+        return f"{subject} does not help this cascade beyond chance: {moved}."
 
     @property
     def recommendation(self) -> str:
@@ -465,6 +471,7 @@ def calibrate(
     share: float | str | None = None,
     seed: int = 0,
     learn_score: bool = False,
+    choose_norms: bool = False,
     cost: str = "flops",
 ) -> Calibration:
     """Fit temperatures to recorded stages, and test whether they help the cascade.
@@ -479,12 +486,15 @@ def calibrate(
             thresholds on them. By default all are fitted on, and the evaluation is cross-fitted.
         seed: seed of the draw of the samples to fit on.
         learn_score: also fit a learned score (see `fit_heads`), with the same samples.
+        choose_norms: also choose the norm of each deferring stage for the score `max_logit_pnorm`
+            (see `fit_norm`), with the same samples.
         cost: unit of the cost to compare cascades by, or UNIT=FILE.
 
     Raises:
-        UsageError: an unknown stage or method, a share out of range, or a learned score with
-            `most_confident`.
-        CascadeError: records of different samples, or without logits, labels or the unit.
+        UsageError: an unknown stage or method, a share out of range, both kinds of scores, or one
+            of them with `most_confident`.
+        CascadeError: records of different samples, or without logits, labels or the unit; or norms
+            for two classes.
 
     Example:
         >>> labels = torch.arange(300) % 3
@@ -507,11 +517,7 @@ def calibrate(
             f"record {names[0]!r} holds predictions and no logits, which a temperature needs. A "
             "learned score is fitted to predictions too: --learn_score."
         )
-    if learn_score and rule.combine == "most_confident":
-        raise UsageError(
-            "learn_score: policy.combine is most_confident, which compares scores of stages, "
-            "and a learned score estimates the gain of deferring; expected later or average."
-        )
+    check_fitted_score(rule.combine, learn_score=learn_score, choose_norms=choose_norms)
     plan = CalibrationPlan.of(len(first), share, seed)
     fitted = {
         record.name: calibrate_record(record, method, plan)
@@ -535,18 +541,21 @@ def calibrate(
         with_temperatures(rule, names, new), floors=(-math.inf,) * (len(names) - 1)
     )
     heads: dict[str, FittedHead] = {}
+    norms: dict[str, FittedNorm] = {}
     effect: CalibrationEffect | None = None
-    if learn_score:
-        heads = fit_heads(loaded, calibrated, plan.fitted)
-        learned = tuple(head.head for head in heads.values())
-        calibrated = replace(calibrated, score=LEARNED.name, heads=learned)
-        fits = {name: head.summary() for name, head in heads.items()}
-        evidence["heads"] = samples | {"fits": fits}
-        effect = _gain_of_learning(loaded, rule, plan, unit)
+    if learn_score or choose_norms:
+        if learn_score:
+            heads, part, score = fit_heads(loaded, calibrated, plan.fitted), "heads", LEARNED
+        else:
+            norms, part, score = fit_norms(loaded, plan.fitted), "norms", MAX_LOGIT_PNORM
+        calibrated = _fitted_score(calibrated, heads, norms)
+        fits = {name: one.summary() for name, one in (heads or norms).items()}
+        evidence[part] = samples | {"fits": fits}
+        effect = _gain_of_fitting(loaded, rule, plan, unit, score.name)
         if effect is not None:
-            evidence["heads"]["held_out"] = _verdict("learned", plan, effect)
-    elif "heads" in old:
-        evidence["heads"] = old["heads"]
+            evidence[part]["held_out"] = _verdict(score.name, plan, effect)
+    else:
+        evidence |= {part: old[part] for part in ("heads", "norms") if part in old}
     return Calibration(
         records=loaded,
         fitted=fitted,
@@ -556,6 +565,7 @@ def calibrate(
         unit=unit,
         policy=replace(calibrated, evidence=evidence),
         heads=heads,
+        norms=norms,
         learned=effect,
         notes=tuple(head_notes(heads)),
     )
@@ -613,24 +623,68 @@ def compare_cascades(
     )
 
 
-def _gain_of_learning(
-    records: Sequence[Record], rule: Policy, plan: CalibrationPlan, unit: str
+def check_fitted_score(combine: str, *, learn_score: bool, choose_norms: bool) -> None:
+    """Check that a calibration can fit the score that it is asked for.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if learn_score and choose_norms:
+        raise UsageError(
+            "choose_norms: learn_score fits another score, and a policy has one; leave one out."
+        )
+    if (learn_score or choose_norms) and combine == "most_confident":
+        option = "learn_score" if learn_score else "choose_norms"
+        raise UsageError(
+            f"{option}: policy.combine is most_confident, which compares scores of stages, and "
+            "this score differs between them; expected later or average."
+        )
+
+
+def fit_norms(records: Sequence[Record], rows: Tensor | None = None) -> dict[str, FittedNorm]:
+    """Choose a norm for each deferring stage, by stage name; see `fit_norm`.
+
+    Args:
+        records: one per stage, cheapest first.
+        rows: samples to choose on; by default all.
+
+    Raises:
+        CascadeError: records without logits or labels, or two classes.
+    """
+    purpose = f"the score {MAX_LOGIT_PNORM.name}"
+    return {one.name: fit_norm(*one.logits_for(purpose), rows) for one in records[:-1]}
+
+
+def _fitted_score(
+    rule: Policy, heads: Mapping[str, FittedHead], norms: Mapping[str, FittedNorm]
+) -> Policy:
+    """Return a policy with another score: that of the heads, or else that of the norms."""
+    return replace(
+        rule,
+        score=LEARNED.name if heads else MAX_LOGIT_PNORM.name,
+        heads=[one.head for one in heads.values()],
+        norms=[one.norm for one in norms.values()],
+    )
+
+
+def _gain_of_fitting(
+    records: Sequence[Record], rule: Policy, plan: CalibrationPlan, unit: str, score: str
 ) -> CalibrationEffect | None:
-    """Compare learned scores with the plain score, cross-fitted.
+    """Compare a fitted score with the plain score, cross-fitted.
 
     None where a fold has too few samples for a fit.
     """
-    plain = replace(rule, floors=(), heads=())
-    if rule.score == LEARNED.name:
-        plain = replace(plain, score=policy_for(records).score)
+    plain = replace(rule, floors=())
+    if rule.heads or rule.norms:
+        plain = replace(plain, score=policy_for(records).score, heads=(), norms=())
     try:
-        rules = _learned_by_folds(records, plain, plan)
+        rules = _fitted_by_folds(records, plain, plan, score)
     except CascadeError:
         return None
     without = _by_folds(records, [plain for _ in rules], plan, unit)
     learned = _by_folds(records, rules, plan, unit)
     return CalibrationEffect(
-        method=LEARNED.name,
+        method=score,
         before=without.curve(),
         after=learned.curve(),
         difference=paired_difference(without, learned),
@@ -638,15 +692,19 @@ def _gain_of_learning(
     )
 
 
-def _learned_by_folds(
-    records: Sequence[Record], rule: Policy, plan: CalibrationPlan
+def _fitted_by_folds(
+    records: Sequence[Record], rule: Policy, plan: CalibrationPlan, score: str = LEARNED.name
 ) -> list[Policy]:
-    """Policies with learned scores, one per fold, each fitted on the other folds."""
-    rules = []
-    for fitted, _ in plan.folds:
-        heads = tuple(one.head for one in fit_heads(records, rule, fitted).values())
-        rules.append(replace(rule, score=LEARNED.name, heads=heads))
-    return rules
+    """Policies with a fitted score, one per fold, each fitted on the other folds."""
+    learned = score == LEARNED.name
+    return [
+        _fitted_score(
+            rule,
+            fit_heads(records, rule, fitted) if learned else {},
+            {} if learned else fit_norms(records, fitted),
+        )
+        for fitted, _ in plan.folds
+    ]
 
 
 def cross_fitted(
@@ -686,7 +744,7 @@ def cross_fitted(
     """
     rule = replace(policy_for(records, policy, undecided=True), floors=(), heads=())
     plan = CalibrationPlan.of(len(records[0]), seed=seed)
-    rules = _learned_by_folds(records, rule, plan)
+    rules = _fitted_by_folds(records, rule, plan)
     return _by_folds(records, rules, plan, cost, ranked=False)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_cascade.core import MAX_LOGIT_PNORM
 from lit_cascade.core.search import Progress, Zoo
 from lit_cascade.errors import CascadeError, UsageError, check_name
 from lit_cascade.records import ModelCosts, RecordedZoo, RecordLike, find_records
@@ -23,14 +24,20 @@ class DecisionRule:
     """How the cascades of a search decide.
 
     Attributes:
-        score: a name in `lit_cascade.core.scores.SCORES`.
+        score: a name in `lit_cascade.core.scores.SCORES`, or `agreement` or `max_logit_pnorm`.
         combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
-        calibrate: fit a temperature per model on the samples of the choice.
+        calibrate: fit a temperature per model on the samples of the choice, as a norm is where the
+            score has one.
     """
 
     score: str = "max_softmax"
     combine: str = "later"
     calibrate: bool = False
+
+    @property
+    def fitted(self) -> dict[str, bool]:
+        """Whether temperatures and norms are fitted on the samples of the choice."""
+        return {"temperatures": self.calibrate, "norms": self.score == MAX_LOGIT_PNORM.name}
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class SearchProtocol:
     """Records to choose on and to report on.
 
     Attributes:
-        chosen_on: records on which temperatures, models and thresholds are chosen.
+        chosen_on: records on which temperatures, norms, models and thresholds are chosen.
         reported_on: records of the same models in the same order; None to report on the samples of
             the choice, or to hold out parts of them.
         holdout: share of the samples to hold out without `reported_on`; 0 for none.
@@ -57,16 +64,28 @@ class SearchProtocol:
         """Whether `trials` report on other samples than they choose on."""
         return self.reported_on is not None or self.holdout > 0
 
-    def temperatures(
+    def fits(
         self,
         rule: DecisionRule,
         rows: Tensor | None = None,
         read: Callable[[], None] | None = None,
-    ) -> tuple[float, ...]:
-        """Return one temperature per model, fitted on the samples of the choice or some of them."""
-        if not rule.calibrate:
-            return (1.0,) * len(self.chosen_on)
-        return self.chosen_on.temperatures(rows, read)
+    ) -> dict[str, tuple[Any, ...]]:
+        """Return what a rule fits to each model on the samples of the choice, or on some of them.
+
+        Args:
+            rule: how the cascades decide.
+            rows: positions of the samples to fit on; by default all.
+            read: called after each record.
+
+        Returns:
+            One number per model under `temperatures` and `norms`; none for what is not fitted.
+        """
+        chosen_on = self.chosen_on
+        methods = {"temperatures": chosen_on.temperatures, "norms": chosen_on.norms}
+        return {
+            name: methods[name](rows, read) if wanted else ()
+            for name, wanted in rule.fitted.items()
+        }
 
     def zoos(self, rule: DecisionRule, reading: Progress | None = None) -> tuple[Zoo, Zoo]:
         """Return the zoo to choose on and the zoo to report on, which may be the same.
@@ -76,18 +95,19 @@ class SearchProtocol:
             reading: called with the number of records that are read, and of all.
         """
         chosen_on, reported_on = self.chosen_on, self.reported_on
-        total = (1 + rule.calibrate + (reported_on is not None)) * len(chosen_on)
+        passes = 1 + sum(rule.fitted.values()) + (reported_on is not None)
+        total = passes * len(chosen_on)
         numbers = itertools.count(1)
 
         def read() -> None:
             if reading is not None:
                 reading(next(numbers), total)
 
-        temperatures = self.temperatures(rule, read=read)
-        chosen = chosen_on.zoo(rule.score, rule.combine, temperatures, read)
+        fits = self.fits(rule, read=read)
+        chosen = chosen_on.zoo(rule.score, rule.combine, read=read, **fits)
         if reported_on is None:
             return chosen, chosen
-        return chosen, reported_on.zoo(rule.score, rule.combine, temperatures, read)
+        return chosen, reported_on.zoo(rule.score, rule.combine, read=read, **fits)
 
     def trials(
         self, rule: DecisionRule, zoos: tuple[Zoo, Zoo] | None = None
@@ -108,8 +128,8 @@ class SearchProtocol:
             order = torch.randperm(chosen.n, generator=generator)
             rows, others = order[held_out:].sort().values, order[:held_out].sort().values
             whole = chosen
-            if rule.calibrate:
-                whole = self.chosen_on.zoo(rule.score, rule.combine, self.temperatures(rule, rows))
+            if any(rule.fitted.values()):
+                whole = self.chosen_on.zoo(rule.score, rule.combine, **self.fits(rule, rows))
             yield whole.rows(rows), whole.rows(others)
 
 

@@ -15,7 +15,7 @@ from lit_cascade.analysis.curve import policy_for
 from lit_cascade.analysis.evidence import fitted_on
 from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
 from lit_cascade.analysis.savings import costs_evidence
-from lit_cascade.core import AGREEMENT, LEARNED, Policy
+from lit_cascade.core import AGREEMENT, LEARNED, MAX_LOGIT_PNORM, Policy
 from lit_cascade.core.search import (
     Band,
     CascadeFront,
@@ -38,7 +38,7 @@ from lit_cascade.core.search import (
     shared_threshold,
 )
 from lit_cascade.errors import UsageError
-from lit_cascade.options import Share
+from lit_cascade.options import Norm, Share
 from lit_cascade.records import RecordLike, read_costs
 from lit_cascade.utilities.drawing import (
     BLACK,
@@ -138,6 +138,7 @@ class SearchResult(Tabular):
         settings: extent and resolution of the search.
         bands: maps the single models' front to bands of accuracies.
         temperatures: one per model.
+        norms: one per model if the score is `max_logit_pnorm`, and none otherwise.
         zoo: the models on the samples of the report.
         cascades: the front on the samples of the choice.
         reported: its points on the samples of the report, (P,).
@@ -152,6 +153,7 @@ class SearchResult(Tabular):
     settings: SearchSettings
     bands: Bands
     temperatures: tuple[float, ...]
+    norms: tuple[Norm, ...]
     zoo: Zoo
     cascades: CascadeFront
     reported: Front
@@ -213,10 +215,12 @@ class SearchResult(Tabular):
             temperatures=[self.temperatures[model] for model in point.stages],
             combine=rule.combine,
             floors=point.floors,
+            norms=[self.norms[model] for model in point.stages[:-1] if self.norms],
             names=names,
             evidence={
                 **dict.fromkeys(
-                    ["thresholds", *(["temperatures"] if rule.calibrate else [])], evidence
+                    ["thresholds", *(name for name, fitted in rule.fitted.items() if fitted)],
+                    evidence,
                 ),
                 "costs": costs_evidence(chosen.unit, names, self.zoo.mean_cost[list(point.stages)]),
             },
@@ -331,6 +335,7 @@ def search(
         stages: the largest number of stages of a cascade, 2 to 4.
         score: confidence score; records without logits keep their own, or it is `agreement`, for
             which 3 or 4 stages are searched: the first of them votes, or answers where it is sure.
+            For `max_logit_pnorm` a norm per model is chosen on the samples that are chosen on.
         combine: which answer counts after a deferral.
         calibrate: fit a temperature per model, on the samples that are chosen on.
         window: also try floors below which a stage answers, with 2 stages.
@@ -372,6 +377,8 @@ def search(
         )
     if score == AGREEMENT.name:
         _check_agreement(stages, combine, window=window)
+    if score == MAX_LOGIT_PNORM.name:  # raises where a policy would
+        Policy(score=score, combine=combine, norms=("max_softmax",), stages=2)
     holdout = Share(holdout, "holdout")
     if holdout >= 1.0:
         raise UsageError("holdout: expected a share from 0 to below 1, got 1.0.")
@@ -473,13 +480,14 @@ def frontier_of(
         Strategy(name, front(reported_on), _reductions(chosen_on, front(chosen_on), bands))
         for name, front in unchosen.items()
     ]
-    reported = strategies[0].points
+    reported, fits = strategies[0].points, protocol.fits(rule)
     return SearchResult(
         protocol=protocol,
         rule=rule,
         settings=settings,
         bands=bands,
-        temperatures=protocol.temperatures(rule),
+        temperatures=fits["temperatures"] or (1.0,) * len(reported_on),
+        norms=fits["norms"],
         zoo=reported_on,
         cascades=cascades,
         reported=reported,
@@ -631,6 +639,7 @@ def variants(settings: SearchSettings) -> Mapping[str, tuple[DecisionRule, Searc
         "max softmax, later answer (default)": (rule, pairs),
         "score: margin": (replace(rule, score="margin"), pairs),
         "score: negative entropy": (replace(rule, score="negative_entropy"), pairs),
+        "score: max logit over a p-norm": (replace(rule, score=MAX_LOGIT_PNORM.name), pairs),
         "calibrated": (replace(rule, calibrate=True), pairs),
         "combine: average": (average, pairs),
         "combine: average, calibrated": (replace(average, calibrate=True), pairs),

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_cascade.analysis import Calibration, calibrate
+from lit_cascade.analysis import Calibration, calibrate, check_fitted_score
 from lit_cascade.cli.options import CalibrateOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.errors import UsageError, check_name
+from lit_cascade.errors import check_name
 from lit_cascade.records import Record
 from lit_cascade.report import (
     calibration_summary,
     data_notes,
     draw_calibration,
     print_calibration,
-    print_heads,
+    print_fitted_scores,
 )
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def run_models(cli: CascadeCLI, options: CalibrateOptions) -> None:
 
 def _output(options: CalibrateOptions) -> Output:
     """Check the options and the folder before any work."""
-    if options.learn_score and options.policy.combine == "most_confident":
-        raise UsageError(
-            "--learn_score: policy.combine is most_confident, which compares scores of stages, "
-            "and a learned score estimates the gain of deferring; expected later or average."
-        )
+    check_fitted_score(
+        options.policy.combine,
+        learn_score=options.learn_score,
+        choose_norms=options.choose_norms,
+    )
     return Output("calibrate", options, ["calibration.yaml", "calibrate.png", "summary.json"])
 
 
@@ -61,6 +61,7 @@ def _report(records: Sequence[Record], options: CalibrateOptions, output: Output
         share=options.share,
         seed=options.seed,
         learn_score=options.learn_score,
+        choose_norms=options.choose_norms,
         cost=options.cost,
     )
     data = records[0].data
@@ -72,10 +73,10 @@ def _report(records: Sequence[Record], options: CalibrateOptions, output: Output
         )
     where = f"{data.get('name', 'records')}, split {data.get('split', 'unknown')!r}"
     print_calibration(result, where, notes)
-    if result.heads:
-        print_heads(result)
+    if result.heads or result.norms:
+        print_fitted_scores(result)
     said = [result.recommendation] if result.fitted else []
-    said += [result.learned_verdict] if result.heads else []
+    said += [result.learned_verdict] if result.learned_verdict else []
     output.add_yaml(
         "calibration.yaml",
         {"policy": _overlay(result)},
@@ -92,5 +93,6 @@ def _report(records: Sequence[Record], options: CalibrateOptions, output: Output
 def _overlay(result: Calibration) -> dict[str, Any]:
     """What the calibration changes in a config."""
     values = result.policy.to_dict()
-    changed = ["temperatures", *(["score", "heads"] if result.heads else []), "evidence"]
+    fitted = [part for part in ("heads", "norms") if getattr(result, part)]
+    changed = ["temperatures", *(["score", *fitted] if fitted else []), "evidence"]
     return {"thresholds": None, "floors": None, **{name: values[name] for name in changed}}

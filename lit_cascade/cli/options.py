@@ -218,6 +218,8 @@ class CalibrateOptions(OutputOptions):
         seed: seed for drawing the samples.
         learn_score: also fit a learned score, which estimates what is gained by going on, from the
             confidence, the predicted class, and what earlier stages say; also to predictions.
+        choose_norms: also choose the norms of the score max_logit_pnorm, or max_softmax for a stage
+            where none is better at telling its right answers from its wrong ones.
         split: the split to fit on.
         cost: unit of the cost to compare cascades by: flops, or another that the records have.
         allow_overlap: fit even on samples that the validation split has too.
@@ -230,6 +232,7 @@ class CalibrateOptions(OutputOptions):
     share: Share | None = None
     seed: int = 0
     learn_score: bool = False
+    choose_norms: bool = False
     split: str = "calibration"
     cost: str = "flops"
     allow_overlap: bool = False

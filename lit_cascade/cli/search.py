@@ -120,6 +120,12 @@ def _notes(frontier: SearchResult) -> list[str]:
         for data in splits
         if data.get("limited_to")
     ]
+    if norms := frontier.norms:
+        plain = norms.count("max_softmax")
+        notes.append(
+            f"No norm is better than max_softmax for {plain} of {counted(len(norms), 'model')}, "
+            "which have this score instead."
+        )
     if beaten:
         notes.append(
             f"{beaten} of the {counted(len(frontier.zoo), 'model')} {be(beaten)} no use alone: "

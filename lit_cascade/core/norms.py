@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -30,6 +31,15 @@ class FittedNorm:
     n: int
     aurc: float
     aurc_before: float
+
+    def summary(self) -> dict[str, Any]:
+        """The choice as plain values; its areas are those of the samples that it was made on."""
+        return {
+            "norm": self.norm,
+            "n": self.n,
+            "aurc": self.aurc,
+            "aurc_max_softmax": self.aurc_before,
+        }
 
 
 def fit_norm(logits: Tensor, labels: Tensor, rows: Tensor | None = None) -> FittedNorm:

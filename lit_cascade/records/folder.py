@@ -7,20 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from lit_cascade.core import (
     AGREEMENT,
+    MAX_LOGIT_PNORM,
     answers_of,
+    fit_norm,
     fit_temperature,
     is_among_best,
     probabilities_of,
 )
 from lit_cascade.core.search import Zoo
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.options import Norm
 from lit_cascade.records.costs import ModelCosts, with_costs
 from lit_cascade.records.record import (
     Record,
@@ -40,6 +43,7 @@ _MEMORY = 2**30
 """Bytes of probabilities that `RecordedZoo.zoo` may keep in memory."""
 
 _MIN_CLASSES_TOP5 = 10
+_Fit = TypeVar("_Fit")
 _INT16 = 2**15
 
 
@@ -241,46 +245,67 @@ class RecordedZoo:
         Raises:
             CascadeError: a record without logits.
         """
-        temperatures = []
+        return self._fitted(
+            "a temperature", lambda *pair: fit_temperature(*pair, rows=rows).temperature, read
+        )
+
+    def norms(
+        self, rows: Tensor | None = None, read: Callable[[], None] | None = None
+    ) -> tuple[Norm, ...]:
+        """Choose a norm per model for the score `max_logit_pnorm`, as `temperatures` fits one.
+
+        Raises:
+            CascadeError: a record without logits, or two classes.
+        """
+        purpose = f"the score {MAX_LOGIT_PNORM.name}"
+        return self._fitted(purpose, lambda *pair: fit_norm(*pair, rows=rows).norm, read)
+
+    def _fitted(
+        self, purpose: str, fit: Callable[[Tensor, Tensor], _Fit], read: Callable[[], None] | None
+    ) -> tuple[_Fit, ...]:
+        """What a function of logits and labels gives for each model."""
+        found = []
         for model in self.models:
-            logits, labels = self.record(model).logits_for("a temperature")
-            temperatures.append(fit_temperature(logits, labels, rows=rows).temperature)
+            found.append(fit(*self.record(model).logits_for(purpose)))
             if read is not None:
                 read()
-        return tuple(temperatures)
+        return tuple(found)
 
     def zoo(
         self,
         score: str = "max_softmax",
         combine: str = "later",
-        temperatures: Sequence[float] | None = None,
+        temperatures: Sequence[float] = (),
+        norms: Sequence[Norm] = (),
         read: Callable[[], None] | None = None,
     ) -> Zoo:
         """Reduce the records to what a search needs.
 
         Args:
             score: a name in `lit_cascade.core.scores.SCORES`, ignored for records without logits;
-                or `agreement`.
+                or `agreement` or `max_logit_pnorm`.
             combine: a name in `lit_cascade.core.combination.COMBINATIONS`.
             temperatures: one per model; by default 1.
+            norms: one per model for the score `max_logit_pnorm`, and none otherwise.
             read: called after each record.
 
         Raises:
-            CascadeError: a temperature or an average for a record without logits, or agreement
+            CascadeError: a temperature, norm or average for a record without logits, or agreement
                 for one that only holds which answers are right, or confidences outside 0 to 1.
         """
         divisors = tuple(temperatures or (1.0,) * len(self))
+        fits = zip(self.models, divisors, norms or (None,) * len(self), strict=True)
         scores = torch.empty(len(self), self.n)
         correct = torch.empty(len(self), self.n, dtype=torch.bool)
         agree = score == AGREEMENT.name
         narrow = torch.int16 if len(self.samples.classes) <= _INT16 else torch.int32
         answers = torch.empty(len(self), self.n, dtype=narrow) if agree else None
         costs = []
-        for k, (model, temperature) in enumerate(zip(self.models, divisors, strict=True)):
+        for k, (model, *fit) in enumerate(fits):
             record = self.record(model)
             if answers is not None:
                 answers[k] = _answers(record)
-            scores[k], correct[k] = score_and_correct(record, score, temperature)
+            scores[k], correct[k] = score_and_correct(record, score, *fit)
             cost = record.cost(self.unit)
             costs.append(cost[:1] if bool((cost == cost[0]).all()) else cost)
             if read is not None:

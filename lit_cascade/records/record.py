@@ -32,6 +32,7 @@ from lit_cascade.core import (
     score_and_answer,
 )
 from lit_cascade.errors import CascadeError, UsageError, name_fault
+from lit_cascade.options import Norm
 from lit_cascade.records.samples import Ids, Samples, listed_labels, whole_numbers
 from lit_cascade.utilities.files import write_atomically
 from lit_cascade.utilities.mapped import mapped_tensor, row_slices, taken
@@ -677,21 +678,26 @@ def stage_answers(record: Record, policy: Policy, stage: int) -> tuple[Tensor, T
 
 
 def score_and_correct(
-    record: Record, score: str = "max_softmax", temperature: float = 1.0
+    record: Record,
+    score: str = "max_softmax",
+    temperature: float = 1.0,
+    norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Confidence and correctness of one model on every sample.
 
     Args:
         record: with logits, or with a score of its own.
         score: a name in `lit_cascade.core.scores.SCORES`; ignored for a record without logits,
-            whose own score it is, or 0 where it has none.
+            whose own score it is, or 0 where it has none. Or `max_logit_pnorm`.
         temperature: divisor of the logits.
+        norm: of the score `max_logit_pnorm`.
 
     Returns:
         Scores (N,) float32 and correctness (N,) bool.
 
     Raises:
-        CascadeError: a temperature for a record without logits.
+        CascadeError: a temperature or a norm for a record without logits.
     """
-    rule = Policy(score=score, temperatures=(temperature, 1.0))
+    norms = () if norm is None else (norm,)
+    rule = Policy(score=score, temperatures=(temperature, 1.0), norms=norms)
     return stage_answers(record, rule, 0)

@@ -23,7 +23,7 @@ from lit_cascade.report.savings import (
 )
 from lit_cascade.report.scores import (
     draw_scores,
-    print_heads,
+    print_fitted_scores,
     print_scores,
     scores_csv,
     scores_summary,
@@ -84,7 +84,7 @@ __all__ = [
     "frontier_summary", "inform", "json_text", "known_cost_lines", "known_cost_summary",
     "latency_table", "model_notes", "outcome_summary", "pace_table", "plain", "policy_line",
     "print_answers", "print_calibration", "print_card", "print_check", "print_comparison",
-    "print_execution", "print_flops", "print_frontier", "print_heads", "print_records",
+    "print_execution", "print_fitted_scores", "print_flops", "print_frontier", "print_records",
     "print_scores", "print_screen", "print_selection", "print_validation", "printing",
     "records_summary", "saving_line", "saving_summary", "scores_csv", "scores_summary",
     "screen_csv", "screen_summary", "selection_summary", "show", "show_summary", "speed_summary",

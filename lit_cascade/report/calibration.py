@@ -54,6 +54,7 @@ def calibration_summary(result: Calibration) -> dict[str, Any]:
         },
         "recommendation": result.recommendation,
         "learned": {name: one.summary() for name, one in result.heads.items()} or None,
+        "norms": {name: one.summary() for name, one in result.norms.items()} or None,
         "learned_verdict": result.learned_verdict or None,
         "provenance": provenance(result.records),
     }

@@ -135,8 +135,13 @@ def scores_summary(result: ScoreComparison, records: Sequence[Record]) -> dict[s
     }
 
 
-def print_heads(result: Calibration) -> None:
-    """Print what each deferral head was fitted on, and whether learned scores help held out."""
+def print_fitted_scores(result: Calibration) -> None:
+    """Print what learned scores or norms were fitted on, and whether they help held out."""
+    table, legend = _heads_table(result) if result.heads else _norms_table(result)
+    show(table, legend, f"{result.learned_verdict} Judged {result.plan.text}.", *result.notes)
+
+
+def _heads_table(result: Calibration) -> tuple[Table, str]:
     table = Table(
         "Learned score: samples that only one stage has right",
         "stage", "samples", "only last right", "only this right",
@@ -150,13 +155,24 @@ def print_heads(result: Calibration) -> None:
             name, f"{one.n:,}", f"{one.fixed:,}", f"{one.broken:,}", f"{one.strength:g}", spread,
             *areas,
         )  # fmt: skip
-    show(
-        table,
+    return table, (
         "Area: 0 is random deferral, 1 the oracle; on the fitting samples, which is optimistic for "
         "the learned score. Spread of answers: standard deviation to which the effects of the "
-        "predicted classes are shrunk, in log-odds.",
-        f"{result.learned_verdict} Judged {result.plan.text}.",
-        *result.notes,
+        "predicted classes are shrunk, in log-odds."
+    )
+
+
+def _norms_table(result: Calibration) -> tuple[Table, str]:
+    table = Table(
+        "Norms of the score max_logit_pnorm",
+        "stage", "samples", "p", "AURC of max_softmax", "AURC",
+    )  # fmt: skip
+    for name, one in result.norms.items():
+        p = "none" if isinstance(one.norm, str) else f"{one.norm:g}"
+        table.add_row(name, f"{one.n:,}", p, _number(one.aurc_before), _number(one.aurc))
+    return table, (
+        "AURC: less is better; on the fitting samples, which is optimistic. With p none no norm is "
+        "better than max_softmax, which the stage has instead."
     )
 
 

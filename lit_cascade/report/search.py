@@ -133,12 +133,14 @@ def frontier_summary(
                 "accuracy": float(accuracy),
                 "parameters": model.parameters,
                 "temperature": temperature,
+                "norm": norm,
             }
-            for model, cost, accuracy, temperature in zip(
+            for model, cost, accuracy, temperature, norm in zip(
                 chosen.models,
                 result.zoo.mean_cost,
                 result.zoo.accuracy,
                 result.temperatures,
+                result.norms or (None,) * len(chosen),
                 strict=True,
             )
         ],
@@ -325,8 +327,9 @@ def _verdicts(result: SearchResult) -> list[str]:
     protocol = result.protocol
     if result.apart:
         split = protocol.chosen_on.data.get("split")
+        fitted = [name for name, wanted in result.rule.fitted.items() if wanted]
         sentences.append(
-            f"Models{', temperatures' if result.rule.calibrate else ''} and thresholds were chosen "
+            f"{', '.join(['Models', *fitted])} and thresholds were chosen "
             f"on the split {split!r} ({counted(protocol.chosen_on.n, 'sample')}), which also "
             "promised the accuracies."
         )
