@@ -5,7 +5,8 @@ import torch
 
 from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
 from lit_cascade.core.calibration import fit_temperature
-from lit_cascade.core.scores import score_and_answer
+from lit_cascade.core.norms import fit_norm
+from lit_cascade.core.scores import max_logit_pnorm, score_and_answer
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.folder import RecordedZoo
 from lit_cascade.records.record import Record
@@ -146,7 +147,7 @@ def test_temperatures_of_the_choice_are_used_on_both(tmp_path):
     write(tmp_path, "calibration", seed=1)
     write(tmp_path, "test", first=100, seed=2)
     found = protocol_of([str(tmp_path)])
-    assert found.temperatures(DecisionRule()) == (1, 1, 1)
+    assert found.fits(DecisionRule()) == {"temperatures": (), "norms": ()}
     zoos = found.zoos(DecisionRule(calibrate=True))
     for k, name in enumerate("abc"):
         one = Record.load(tmp_path / f"{name}-calibration.safetensors")
@@ -154,6 +155,38 @@ def test_temperatures_of_the_choice_are_used_on_both(tmp_path):
         for zoo, split in zip(zoos, ("calibration", "test"), strict=True):
             logits = Record.load(tmp_path / f"{name}-{split}.safetensors").logits
             assert zoo.scores[k].equal(score_and_answer(logits, "max_softmax", temperature)[0])
+
+
+def test_norms_of_the_choice_are_used_on_both_and_of_a_part_on_its_others(tmp_path):
+    write(tmp_path, "calibration", seed=1)
+    write(tmp_path, "test", first=100, seed=2)
+    rule, ends = DecisionRule("max_logit_pnorm"), []
+    found = protocol_of([str(tmp_path)])
+    zoos = found.zoos(rule, lambda *numbers: ends.append(numbers))
+    assert ends == [(k, 9) for k in range(1, 10)]
+    records = {
+        (name, split): Record.load(tmp_path / f"{name}-{split}.safetensors")
+        for name in "abc"
+        for split in ("calibration", "test")
+    }
+    for k, name in enumerate("abc"):
+        one = records[name, "calibration"]
+        norm = fit_norm(one.logits, one.labels).norm
+        assert found.fits(rule)["norms"][k] == norm
+        for zoo, split in zip(zoos, ("calibration", "test"), strict=True):
+            expected, _ = score_and_answer(records[name, split].logits, max_logit_pnorm(norm))
+            assert zoo.scores[k].equal(expected)
+    alone = protocol_of([str(tmp_path)], split="test", choose_on="test", repeats=8)
+    generator = torch.Generator().manual_seed(0)
+    for parts in alone.trials(rule):
+        order = torch.randperm(N, generator=generator)
+        rows = order[N // 2 :].sort().values, order[: N // 2].sort().values
+        for k, name in enumerate("abc"):
+            logits, labels = records[name, "test"].logits, records[name, "test"].labels
+            norm = fit_norm(logits[rows[0]], labels[rows[0]]).norm
+            expected, _ = score_and_answer(logits, max_logit_pnorm(norm))
+            for part, some in zip(parts, rows, strict=True):
+                assert part.scores[k].equal(expected[some])
 
 
 # one split

@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
+from lit_cascade.analysis.curve import replay
 from lit_cascade.analysis.protocol import DecisionRule, SearchProtocol, protocol_of
-from lit_cascade.analysis.search import evaluate_strategies, frontier_of, variants
+from lit_cascade.analysis.search import evaluate_strategies, frontier_of, search, variants
 from lit_cascade.core.search.front import Band, default_bands
 from lit_cascade.core.search.points import CascadeFront, CascadePoint
 from lit_cascade.core.search.search import SearchSettings, search_zoo
@@ -320,3 +321,39 @@ def test_progress_counts_the_records_that_are_read_and_then_the_models(tmp_path,
     total = (3 if calibrate else 2) * 4
     assert read == [(done, total, 0) for done in range(1, total + 1)]
     assert searched[-1] == (3, 3)
+
+
+# norms
+
+
+def test_norms_are_chosen_where_the_models_are_and_are_in_the_policies(tmp_path):
+    place = write(tmp_path, "calibration", n=200)
+    write(tmp_path, "test", n=150, seed=1, first=1000)
+    found = search([place], score="max_logit_pnorm", repeats=2)
+    chosen = found.protocol.chosen_on
+    assert found.norms == chosen.norms()
+    row = next(k for k, point in enumerate(found.cascades.points) if len(point.stages) == 2)
+    point, policy = found.cascades.points[row], found.policy(row)
+    assert policy.norms == (found.norms[point.stages[0]],)
+    assert policy.evidence["norms"]["ids"] == policy.evidence["thresholds"]["ids"] == "0..199"
+    records = [
+        Record.load(tmp_path / f"{found.zoo.names[model]}-test.safetensors")
+        for model in point.stages
+    ]
+    replayed = replay(records, policy)
+    assert float(found.reported.cost[row]) == pytest.approx(replayed.point.cost)
+    assert float(found.reported.accuracy[row]) == pytest.approx(replayed.point.accuracy)
+    with pytest.raises(CascadeError, match="fitted on"):
+        replay([chosen.record(chosen.models[model]) for model in point.stages], policy)
+
+
+def test_norms_that_no_cascade_can_have_are_refused(tmp_path):
+    place = write(tmp_path, "test")
+    with pytest.raises(UsageError, match="combine: the score max_logit_pnorm has another norm"):
+        search([place], score="max_logit_pnorm", combine="most_confident")
+    pair = [
+        Record.from_arrays(name, torch.randn(9, 2), torch.zeros(9).long(), flops=k)
+        for k, name in enumerate("ab", start=1)
+    ]
+    with pytest.raises(CascadeError, match="max_logit_pnorm needs three or more classes"):
+        search(pair, score="max_logit_pnorm")

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lit_cascade.cli import main
 from lit_cascade.core.contract import answers_here, replay
 from lit_cascade.core.curve import operating_points
 from lit_cascade.core.deferral_head import DeferralHead
+from lit_cascade.core.norms import fit_norm
 from lit_cascade.core.quality import aurc, deferral_quality
 from lit_cascade.core.scores import SCORES, score_and_answer
 from lit_cascade.options import PolicyOptions
@@ -440,3 +442,78 @@ def test_a_cascade_runs_for_real_by_a_learned_score():
     assert 0 < done["deferral_rate"] < 1
     for figure in ("accuracy", "deferral_rate", "answered"):
         assert done[figure] == told[figure]
+
+
+def scaled(records, seed):
+    """The same models, where the size of a sample's logits says nothing of how sure they are."""
+    factors = (
+        torch.rand(len(records[0]), 1, generator=torch.Generator().manual_seed(seed)) * 9 + 0.3
+    )
+    return [replace(one, logits=one.logits * factors) for one in records]
+
+
+@pytest.mark.parametrize("names", [("small", "large"), ("small", "middle", "large")])
+def test_norms_are_chosen_selected_checked_and_replayed(names, capsys):
+    fit, choose, new = (
+        saved(scaled(made(n, seed, names, first=10_000 * seed), seed), folder)
+        for n, seed, folder in ((800, 0, "fit"), (3000, 1, "choose"), (4000, 2, "new"))
+    )
+    assert main(["calibrate", "--choose_norms", "--records", *fit, "--out", "c"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Norms of the score max_logit_pnorm" in printed
+    assert "The score max_logit_pnorm" in printed
+    policy = policy_in("c/calibration.yaml")
+    others = [Record.load(path) for path in fit]
+    fitted = [fit_norm(one.logits, one.labels) for one in others[:-1]]
+    assert policy["norms"] == {one.name: f.norm for one, f in zip(others, fitted, strict=False)}
+    assert policy["evidence"]["norms"]["ids"] == "0..799"
+    held_out = policy["evidence"]["norms"]["held_out"]
+    assert held_out["interval"][0] <= held_out["gain"] <= held_out["interval"][1]
+    assert json_in("c/summary.json")["norms"]["small"] == fitted[0].summary()
+    words = ["--config", "c/calibration.yaml", "--records"]
+    assert main(["validate", *words, *fit, "--out", "v"]) == 1
+    assert "were fitted on" in capsys.readouterr().err
+    words += [*choose, "--max_accuracy_drop", "0.05"]
+    assert main(["select", *words, "--out", "s"]) == 0
+    rule = Policy.load("s/policy.yaml")
+    assert (rule.score, rule.norms) == ("max_logit_pnorm", tuple(f.norm for f in fitted))
+    records = [Record.load(path) for path in choose]
+    if len(names) == 2:
+        done = point_of_records(records, rule)
+        assert done.accuracy == pytest.approx(json_in("s/summary.json")["chosen"]["accuracy"])
+    capsys.readouterr()
+    assert main(["check", "--policy", "s/policy.yaml", "--records", *new, "--out", "k"]) == 0
+    stage = replay([Record.load(path).logits for path in new], rule).stage
+    assert json_in("k/check.json")["stages"][0]["rate"] == pytest.approx(
+        float((stage > 0).double().mean())
+    )
+    # temperatures fitted anew keep the norms and what they were chosen on
+    again = saved(made(200, 7, names, first=90_000), "again")
+    assert main(["calibrate", *words[:3], *again, "--out", "t"]) == 0
+    assert policy_in("t/calibration.yaml")["evidence"]["norms"]["ids"] == "0..799"
+
+
+def test_norms_that_cannot_be_chosen(fitted, capsys):
+    words = ["calibrate", "--choose_norms", "--out", "c", "--records"]
+    two = made(50, 0)
+    two = saved([replace(one, logits=one.logits[:, :2], labels=one.labels % 2, classes=("a", "b"))
+                 for one in two], "two")  # fmt: skip
+    for given, says in (
+        ([*fitted, "--learn_score"], "--choose_norms: learn_score fits another score"),
+        ([*fitted, "--policy.combine", "most_confident"], "--choose_norms: policy.combine is"),
+        (two, "the score max_logit_pnorm needs three or more classes: with two it is the same"),
+        ([*saved(services(50, 0), "own"), "--method", "none", "--cost", "usd"], "no logits"),
+    ):
+        assert main([*words, *given]) > 0
+        said = capsys.readouterr().err
+        assert says in said
+        assert "Traceback" not in said
+    for score in ("0", "0.5"):
+        asked = ["--policy.score", "max_logit_pnorm", "--policy.norms", f"[{score}]"]
+        assert main(["validate", "--records", *fitted, *asked, "--out", "v"]) == 2
+        assert "norms: expected a finite p of at least 1" in capsys.readouterr().err
+    asked = ["--policy.score", "max_logit_pnorm", "--policy.norms", "[3]", "--cost", "usd"]
+    assert main(["validate", "--records", *saved(services(50, 0), "own"), *asked]) == 1
+    assert "holds no logits, which the score max_logit_pnorm needs" in capsys.readouterr().err
+    assert main(["validate", "--records", *two, *asked[:-2]]) == 1
+    assert "the score max_logit_pnorm needs three or more classes" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from lit_cascade.core.calibration import fit_temperature
+from lit_cascade.core.norms import fit_norm
 from lit_cascade.core.scores import SCORES
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.records.folder import RecordedZoo, find_records
@@ -257,6 +258,9 @@ def test_temperatures_are_fitted_to_the_rows_given(tmp_path):
             fit_temperature(logits_of(name)[chosen], labels[chosen]).temperature for name in "ab"
         )
         assert found.temperatures(some) == expected
+        assert found.norms(some) == tuple(
+            fit_norm(logits_of(name)[chosen], labels[chosen]).norm for name in "ab"
+        )
     assert found.temperatures() != found.temperatures(rows)
 
 
@@ -286,6 +290,10 @@ def test_what_needs_logits_is_refused_for_scores(tmp_path, labels):
     found = RecordedZoo([api(tmp_path, "a", **known), api(tmp_path, "b", **known)])
     with pytest.raises(CascadeError, match=r"'a' holds scores and no logits.*a temperature needs"):
         found.temperatures()
+    with pytest.raises(CascadeError, match=r"'a' holds scores .*the score max_logit_pnorm needs"):
+        found.norms()
+    with pytest.raises(CascadeError, match=r"'a' holds scores .*the score max_logit_pnorm needs"):
+        found.zoo("max_logit_pnorm", norms=(2.0, "max_softmax"))
     with pytest.raises(CascadeError, match=r"'b' holds scores and no logits.*a temperature needs"):
         found.zoo(temperatures=(1.0, 2.0))
     with pytest.raises(CascadeError, match=r"'a' holds scores and no logits|needs the probab"):
