@@ -662,8 +662,8 @@ def _fitted_score(
     return replace(
         rule,
         score=LEARNED.name if heads else MAX_LOGIT_PNORM.name,
-        heads=[one.head for one in heads.values()],
-        norms=[one.norm for one in norms.values()],
+        heads=tuple(one.head for one in heads.values()),
+        norms=tuple(one.norm for one in norms.values()),
     )
 
 

@@ -69,7 +69,7 @@ class SearchProtocol:
         rule: DecisionRule,
         rows: Tensor | None = None,
         read: Callable[[], None] | None = None,
-    ) -> dict[str, tuple[Any, ...]]:
+    ) -> dict[str, Any]:
         """Return what a rule fits to each model on the samples of the choice, or on some of them.
 
         Args:
@@ -78,7 +78,8 @@ class SearchProtocol:
             read: called after each record.
 
         Returns:
-            One number per model under `temperatures` and `norms`; none for what is not fitted.
+            A tuple with one number per model under `temperatures` and under `norms`; an empty one
+            where nothing is fitted.
         """
         chosen_on = self.chosen_on
         methods = {"temperatures": chosen_on.temperatures, "norms": chosen_on.norms}

@@ -506,9 +506,12 @@ class _Ranking(Metric):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        heads, norms = (() if one is None else (one,) for one in (head, norm))
-        temperatures = (temperature, 1.0)
-        self.policy = Policy(score=score, temperatures=temperatures, heads=heads, norms=norms)
+        self.policy = Policy(
+            score=score,
+            temperatures=(temperature, 1.0),
+            heads=() if head is None else (head,),
+            norms=() if norm is None else (norm,),
+        )
         self.add_state("scores", [], dist_reduce_fx="cat")
         # as numbers: of a process without samples torchmetrics sends an empty tensor of floats
         self.add_state("right", [], dist_reduce_fx="cat")

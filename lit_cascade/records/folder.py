@@ -258,7 +258,9 @@ class RecordedZoo:
             CascadeError: a record without logits, or two classes.
         """
         purpose = f"the score {MAX_LOGIT_PNORM.name}"
-        return self._fitted(purpose, lambda *pair: fit_norm(*pair, rows=rows).norm, read)
+        return self._fitted(
+            purpose, lambda logits, labels: fit_norm(logits, labels, rows).norm, read
+        )
 
     def _fitted(
         self, purpose: str, fit: Callable[[Tensor, Tensor], _Fit], read: Callable[[], None] | None
@@ -301,11 +303,11 @@ class RecordedZoo:
         narrow = torch.int16 if len(self.samples.classes) <= _INT16 else torch.int32
         answers = torch.empty(len(self), self.n, dtype=narrow) if agree else None
         costs = []
-        for k, (model, *fit) in enumerate(fits):
+        for k, (model, temperature, norm) in enumerate(fits):
             record = self.record(model)
             if answers is not None:
                 answers[k] = _answers(record)
-            scores[k], correct[k] = score_and_correct(record, score, *fit)
+            scores[k], correct[k] = score_and_correct(record, score, temperature, norm)
             cost = record.cost(self.unit)
             costs.append(cost[:1] if bool((cost == cost[0]).all()) else cost)
             if read is not None:
