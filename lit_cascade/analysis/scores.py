@@ -16,13 +16,16 @@ from lit_cascade.analysis.evidence import check_overlap, fitted_on
 from lit_cascade.core import (
     AGREEMENT,
     LEARNED,
+    MAX_LOGIT_PNORM,
     RECORDED,
     SCORES,
+    TWO_CLASSES,
     OperatingPoint,
     Policy,
     Quality,
     StageOutcomes,
     cheapest,
+    fit_norm,
     oracle_deferral,
     percentile_interval,
     quality_of,
@@ -264,7 +267,7 @@ def compare_scores(
         ...     for k, name in ((1, "small"), (9, "large"))
         ... )
         >>> [score.name for score in compare_scores([small, large]).figures]
-        ['max_softmax', 'margin', 'negative_entropy', 'learned']
+        ['max_softmax', 'margin', 'negative_entropy', 'learned', 'max_logit_pnorm']
     """
     records, unit = priced(load_records(records), cost)
     notes: list[str] = []
@@ -296,6 +299,16 @@ def compare_scores(
             output = record.output("a learned score")
             scores = learned.head.judge(output, rows=some).score[:, None]
             tables[LEARNED.name] = replace(next(iter(tables.values())), scores=scores)
+    classes = len(fitting[0].classes)
+    if fitting[0].logits is not None and len(fit_rows) and classes > 2:
+        norm = fit_norm(*fitting[0].logits_for(f"the score {MAX_LOGIT_PNORM.name}"), fit_rows).norm
+        rule = Policy(score=MAX_LOGIT_PNORM.name, norms=(norm,), stages=2)
+        here[rule.score] = outcomes_of(records, rule, unit).rows(rows)
+        there[rule.score] = outcomes_of(fitting, rule, unit).rows(fit_rows)
+        p = "max_softmax in its place" if isinstance(norm, str) else f"p = {norm:g}"
+        notes.append(f"{rule.score}: {p}, chosen on the fitting samples.")
+    elif fitting[0].logits is not None and classes == 2:
+        notes.append(f"Not compared: {TWO_CLASSES}")
     first = next(iter(here.values()))
     correct, _ = first.labelled("a comparison of scores")
     gain = correct[:, 1].double() - correct[:, 0].double()

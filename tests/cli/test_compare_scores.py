@@ -18,12 +18,12 @@ from lit_cascade.core.curve import operating_points
 from lit_cascade.core.deferral_head import DeferralHead
 from lit_cascade.core.norms import fit_norm
 from lit_cascade.core.quality import aurc, deferral_quality
-from lit_cascade.core.scores import SCORES, score_and_answer
+from lit_cascade.core.scores import SCORES, max_logit_pnorm, score_and_answer
 from lit_cascade.options import PolicyOptions
 from lit_cascade.report.validation import Validation
 from tests.points import point_of_records
 
-ALL = [*SCORES, "learned"]
+ALL = [*SCORES, "learned", "max_logit_pnorm"]
 
 
 @pytest.fixture(autouse=True)
@@ -101,11 +101,16 @@ def test_every_figure_is_of_the_samples_that_nothing_was_fitted_on(fitted, judge
     known, correct = columns(others), columns(records)
     head = fit_head(others[0].logits, known[:, 0], known[:, 1]).head
     assert DeferralHead.from_numbers(told["learned"]["head"], "head") == head
+    norm = fit_norm(others[0].logits, others[0].labels).norm
+    assert any(note.startswith("max_logit_pnorm: ") for note in told["notes"])
     for name, row in zip(ALL, rows, strict=True):
         scores = (
             head.judge(records[0].logits).score
             if name == "learned"
-            else score_and_answer(records[0].logits, name)[0]
+            else score_and_answer(
+                records[0].logits,
+                max_logit_pnorm(norm) if name == "max_logit_pnorm" else name,
+            )[0]
         )
         figures = told["scores"][name]
         area = deferral_quality(scores, *correct.T)
