@@ -121,9 +121,9 @@ def known_cost(
         None if the evidence has no costs of these stages, or nothing was answered.
 
     Example:
-        >>> evidence = {"costs": {"unit": "usd", "stages": {"small": 0.1, "large": 1.0}}}
+        >>> evidence = {"costs": {"unit": "usd", "stages": {"small": 0.25, "large": 1.0}}}
         >>> known_cost(evidence, ["small", "large"], [0.75, 0.25])
-        KnownCost(unit='usd', cost=0.35, last=1.0)
+        KnownCost(unit='usd', cost=0.5, last=1.0)
     """
     costs = (evidence or {}).get("costs")
     if not isinstance(costs, Mapping) or not sum(answered) > 0:

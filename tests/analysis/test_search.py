@@ -284,7 +284,7 @@ def test_variants_change_one_thing_at_a_time():
         assert rule.calibrate == ("calibrated" in name)
         assert (rule.combine == "average") == ("average" in name)
         assert settings.candidates == (5 if settings.stages == 3 else 96)
-    assert len({(rule, settings) for rule, settings in found.values()}) == len(found) == 12
+    assert len({(rule, settings) for rule, settings in found.values()}) == len(found) == 13
 
 
 def test_what_costs_nothing_is_searched_too(tmp_path):

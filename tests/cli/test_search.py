@@ -365,7 +365,7 @@ def test_bands_and_tables_of_published_models(capsys):
 def test_ways_to_decide_are_compared(capsys):
     write(n=24, models=3)
     summary = run("--compare", "--repeats", 1)
-    assert len(summary["comparison"]) == 12
+    assert len(summary["comparison"]) == 13
     default = summary["comparison"]["max softmax, later answer (default)"]
     assert default == summary["bands"]
     for name, words in (

@@ -316,8 +316,13 @@ def test_a_follow_that_is_ended_keeps_its_state(tmp_path):
     lines = answers(2500, 1)
     written(lines)
     words = ["--policy", "max_accuracy_drop.yaml", "--follow", "answers.jsonl", "--state", "s"]
+    # a shell has what it starts in the background ignore the signal
+    program = (
+        "import signal; from lit_cascade.cli import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); raise SystemExit(main())"
+    )
     run = subprocess.Popen(
-        [sys.executable, "-m", "lit_cascade", "check", *words, "--wait", "inf"],
+        [sys.executable, "-c", program, "check", *words, "--wait", "inf"],
         env={**__import__("os").environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
     )  # fmt: skip
     for row in run.stdout:

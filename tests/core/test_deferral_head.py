@@ -292,7 +292,7 @@ def test_heads_come_with_the_learned_score_and_it_with_them():
 
 
 def test_the_most_confident_of_learned_scores_is_refused():
-    with pytest.raises(UsageError, match=r"combine: a learned score .* use later or average"):
+    with pytest.raises(UsageError, match=r"combine: the score learned .* use later or average"):
         Policy((-0.5,), "learned", combine="most_confident", heads=(HEAD,))
 
 

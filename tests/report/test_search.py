@@ -80,9 +80,10 @@ def test_what_the_summary_says_of_a_cascade(found):
     assert (last["single"], last["saving"]) == ("large", pytest.approx(2000 / 1002))
     assert last["accuracy_difference"] == -0.25
     assert (last["config"], summary["cascades"][0]["config"]) == ("c.yaml", None)
+    rest = {"parameters": 0, "temperature": 1, "norm": None}
     assert summary["models"] == [
-        {"name": "small", "flops": 2, "accuracy": 0.5, "parameters": 0, "temperature": 1},
-        {"name": "large", "flops": 2000, "accuracy": 0.75, "parameters": 0, "temperature": 1},
+        {"name": "small", "flops": 2, "accuracy": 0.5, **rest},
+        {"name": "large", "flops": 2000, "accuracy": 0.75, **rest},
     ]
     assert (summary["same_samples"], summary["holdout"]) == (False, None)
     assert set(summary["provenance"]) == {"chosen_on", "reported_on", "models", "recorded"}
