@@ -1,7 +1,7 @@
 """What cascades of commercial services save, chosen on half of the samples, measured on the others.
 
 python -m tests.benchmarks.services [--data ../shared/data/api_predictions] [--names ferplus ...]
-    [--splits 20] [--out FILE.json]
+    [--splits 20] [--out FILE.json] [--resume]
 
 For each draw of a half, every choice is made there: the services, their order, the learned scores
 and the thresholds, for the least cost at the accuracy of the service that is best there. The
@@ -12,13 +12,14 @@ figures are those of the other half. Data: the predictions of the FrugalML autho
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -38,6 +39,7 @@ from tests.benchmarks.sweep import machine
 DATA = Path(__file__).parents[3] / "shared" / "data" / "api_predictions"
 NAMES = ("ferplus", "rafdb", "command", "waimai", "imdb", "audiomnist")
 UNIT = "usd"
+BUDGET_SPLITS = 5  # as many as FrugalML's seeds
 Chain = tuple[str, ...]
 Make = Callable[[Sequence[Record], Tensor], Policy]
 
@@ -167,28 +169,51 @@ def halves(n: int, splits: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield order[: n // 2].sort().values, order[n // 2 :].sort().values
 
 
-def saved(zoo: dict[str, Record], splits: int) -> Iterator[dict[str, object]]:
-    """Saving and accuracy lost of each way to choose."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
-    chains: dict[str, Counter[Chain]] = {name: Counter() for name in METHODS}
-    for here, there in halves(len(next(iter(zoo.values()))), splits):
-        best = max(zoo, key=lambda name: accuracy(zoo[name], here))
-        before, dearest = accuracy(zoo[best], there), price(zoo[best])
-        for name, (make, sizes, learns) in METHODS.items():
-            choice = chosen_on(zoo, here, make, sizes, learns=learns)
-            reached, cost = measured(zoo, choice, there)
-            found[name].append((1 - cost / dearest, before - reached))
-            chains[name][choice.chain] += 1
-    for name, pairs in found.items():
-        saving, lost = zip(*pairs, strict=True)
+def once(make: Make) -> Make:
+    """Make the policy of a chain once only, for the same samples."""
+    found: dict[Chain, Policy] = {}
+
+    def made(records: Sequence[Record], rows: Tensor) -> Policy:
+        chain = tuple(record.name for record in records)
+        if chain not in found:
+            found[chain] = make(records, rows)
+        return found[chain]
+
+    return made
+
+
+def drawn(zoo: dict[str, Record], here: Tensor, there: Tensor) -> Iterator[dict[str, Any]]:
+    """Saving and accuracy lost of each way to choose on one half, measured on the other.
+
+    `saving_in_reach` is that of the cheapest thresholds of the same cascade for the accuracy of the
+    best service, had they been chosen on the samples that are measured.
+    """
+    best = max(zoo, key=lambda name: accuracy(zoo[name], here))
+    before, dearest, fitted = accuracy(zoo[best], there), price(zoo[best]), once(learned)
+    for name, (make, sizes, learns) in METHODS.items():
+        choice = chosen_on(zoo, here, fitted if learns else make, sizes, learns=learns)
+        reached, cost = measured(zoo, choice, there)
+        records = [zoo[one].rows(there) for one in choice.chain]
+        point = None
+        if len(records) > 1:
+            point = point_at(outcomes_of(records, choice.policy, unit(records)), before)
         yield {
             "choice": name,
-            "saving": fmean(saving),
-            "saving_sd": stdev(saving) if splits > 1 else None,
-            "accuracy_lost": fmean(lost),
-            "accuracy_lost_sd": stdev(lost) if splits > 1 else None,
-            "chains": {" > ".join(chain): count for chain, count in chains[name].most_common()},
+            "chain": " > ".join(choice.chain),
+            "saving": 1 - cost / dearest,
+            "accuracy_lost": before - reached,
+            "saving_in_reach": 1 - point.cost / dearest if point else 0.0,
         }
+
+
+def averaged(draws: Sequence[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Means and standard deviations over the draws of the halves."""
+    for found in zip(*draws, strict=True):
+        row = {"choice": found[0]["choice"]}
+        for name in ("saving", "accuracy_lost", "saving_in_reach"):
+            values = [one[name] for one in found]
+            row |= {name: fmean(values), f"{name}_sd": stdev(values) if len(values) > 1 else None}
+        yield row | {"chains": dict(Counter(one["chain"] for one in found).most_common())}
 
 
 def published(data: Path) -> dict[float, float]:
@@ -203,23 +228,19 @@ def published(data: Path) -> dict[float, float]:
 
 
 def at_budgets(
-    zoo: dict[str, Record], budgets: Sequence[float], splits: int
-) -> dict[float, list[float]]:
+    zoo: dict[str, Record], budgets: Sequence[float], here: Tensor, there: Tensor
+) -> list[float]:
     """Accuracy at each budget of the cascade that is the most accurate on the choosing half.
 
     A service alone is one of them. Three services share one threshold.
     """
-    found: dict[float, list[float]] = {budget: [] for budget in budgets}
-    for here, there in halves(len(next(iter(zoo.values()))), splits):
-        options: list[tuple[Curve, Callable[[float], float]]] = []
-        for chain in (*combinations(zoo, 2), *combinations(zoo, 3)):
-            records = [zoo[name] for name in chain]
-            whole = outcomes_of(records, learned(records, here), unit(records)).rows(there)
-            curve = cross_fitted([one.rows(here) for one in records], cost=unit(records)).curve()
-            options.append((curve, partial(_reached, whole)))
-        for budget in budgets:
-            found[budget].append(_best_within(zoo, options, budget, here, there))
-    return found
+    options: list[tuple[Curve, Callable[[float], float]]] = []
+    for chain in (*combinations(zoo, 2), *combinations(zoo, 3)):
+        records = [zoo[name] for name in chain]
+        whole = outcomes_of(records, learned(records, here), unit(records)).rows(there)
+        curve = cross_fitted([one.rows(here) for one in records], cost=unit(records)).curve()
+        options.append((curve, partial(_reached, whole)))
+    return [_best_within(zoo, options, budget, here, there) for budget in budgets]
 
 
 def _reached(outcomes: StageOutcomes, threshold: float) -> float:
@@ -243,9 +264,33 @@ def _best_within(
         within = curve.cost <= budget
         if bool(within.any()):
             row = int(torch.where(within, curve.accuracy, -1.0).argmax())
-            top, threshold = float(curve.accuracy[row]), float(curve.threshold[row])
+            top, threshold = float(curve.accuracy[row]), float(curve.thresholds[row])
             tops.append((top, partial(reached, threshold)))
     return max(tops, key=lambda one: one[0])[1]()
+
+
+def measure(
+    zoo: dict[str, Record], found: dict[str, Any], splits: int, theirs: dict[float, float]
+) -> Iterator[None]:
+    """Add the draws that are missing to what was found, one by one."""
+    found |= {
+        "samples": len(next(iter(zoo.values()))),
+        "accuracy": {one: accuracy(zoo[one], torch.arange(len(zoo[one]))) for one in zoo},
+    }
+    draws, budgets = found.setdefault("draws", []), found.setdefault("budget_draws", [])
+    for k, (here, there) in enumerate(halves(found["samples"], splits)):
+        if k >= len(draws):
+            draws.append(list(drawn(zoo, here, there)))
+        if theirs and k >= len(budgets) and k < BUDGET_SPLITS:
+            budgets.append(at_budgets(zoo, list(theirs), here, there))
+        found["rows"] = list(averaged(draws))
+        if theirs:
+            found["budgets"] = [
+                {"usd": budget, "frugalml": theirs[budget], "learned": fmean(values),
+                 "learned_sd": stdev(values) if len(values) > 1 else None}
+                for budget, *values in zip(theirs, *budgets, strict=True)
+            ]  # fmt: skip
+        yield
 
 
 def main() -> None:
@@ -254,36 +299,31 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--names", nargs="+", default=list(NAMES), choices=NAMES)
     parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--resume", action="store_true", help="keep the draws that --out holds")
     options = parser.parse_args()
-    console, content = Console(width=120), {"machine": machine(), "splits": options.splits}
+    console, content = Console(width=130), {}
+    if options.resume and options.out and options.out.exists():
+        content = json.loads(options.out.read_text(encoding="utf-8"))
+    content |= {"machine": machine(), "splits": options.splits}
     for name in options.names:
-        zoo = services(options.data, name)
-        content[name] = {
-            "samples": len(next(iter(zoo.values()))),
-            "accuracy": {one: accuracy(zoo[one], torch.arange(len(zoo[one]))) for one in zoo},
-            "rows": list(saved(zoo, options.splits)),
-        }
-        table = Table(name, "saving", "accuracy lost", "most often")
-        for row in content[name]["rows"]:
+        zoo, found = services(options.data, name), content.setdefault(name, {})
+        theirs = published(options.data) if name == "rafdb" else {}
+        for _ in measure(zoo, found, options.splits, theirs):
+            write_results(options.out, content)
+        table = Table(name, "saving", "in reach", "accuracy lost", "most often")
+        for row in found["rows"]:
             table.add_row(
-                row["choice"], f"{row['saving']:.1%}", f"{100 * row['accuracy_lost']:.2f} points",
-                next(iter(row["chains"])),
+                row["choice"], f"{row['saving']:.1%}", f"{row['saving_in_reach']:.1%}",
+                f"{100 * row['accuracy_lost']:.2f} points", next(iter(row["chains"])),
             )  # fmt: skip
         console.print(table)
-        if name == "rafdb":
-            theirs = published(options.data)
-            ours = at_budgets(zoo, list(theirs), min(options.splits, 5))
-            content[name]["budgets"] = [
-                {"usd": budget, "frugalml": theirs[budget], "learned": fmean(values)}
-                for budget, values in ours.items()
-            ]
+        if theirs:
             table = Table("dollars per 1,000 calls", "FrugalML, published", "learned")
-            for row in content[name]["budgets"][::5]:
+            for row in found["budgets"][::5]:
                 table.add_row(
                     f"{1000 * row['usd']:.3f}", f"{row['frugalml']:.2%}", f"{row['learned']:.2%}"
                 )
             console.print(table)
-        write_results(options.out, content)
 
 
 if __name__ == "__main__":
