@@ -14,7 +14,7 @@ from lit_cascade.errors import UsageError
 from lit_cascade.utilities.text import single_line
 
 _ROUNDING = 1e-6
-"""How far a score may be from where its stage answers: scores have 32 bits."""
+"""Tolerance of a score around the threshold of its stage, as scores are rounded to float32."""
 _EXPECTED = '{"stage": "small", "score": 0.93}'
 
 
@@ -65,7 +65,7 @@ class Tally:
         return window
 
     def add(self, line: str, where: str, number: int) -> bool:
-        """Count the answer in a line; an empty line is none.
+        """Count the answer in a line of JSON, and skip an empty line.
 
         Args:
             line: of the stream.
@@ -133,13 +133,13 @@ class Tally:
         return score
 
     def _checks(self, answer: Mapping[str, Any], stage: int) -> dict[str, tuple[int, int]]:
-        """What labels and audits tell: by target, whether the answer is lost, or won."""
+        """Whether labels and audits count the answer as lost or won, by target."""
         given = {name: answer.get(name) for name in ("prediction", "label", "audit")}
         for name in ("label", "audit"):
             if given[name] is None:
                 continue
             if not isinstance(given["prediction"], (str, int)):
-                raise ValueError(  # noqa: TRY004 - of a file
+                raise ValueError(  # noqa: TRY004 - a mistake in a file, not in a call
                     f"prediction: expected a class to compare {name} with, got "
                     f"{_shown(given['prediction'])}"
                 )

@@ -165,7 +165,7 @@ def _fit(
     multiplied by s for a prior of standard deviation s, and fitted together with the features.
     """
     # imported here: scikit-learn takes a second, and only this question needs it
-    from scipy import sparse  # noqa: PLC0415 - as below
+    from scipy import sparse  # noqa: PLC0415 - as scikit-learn below
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second
     from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415 - as above
 

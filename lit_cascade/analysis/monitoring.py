@@ -225,7 +225,7 @@ class Monitor:
         """
         ahead = copy.deepcopy(self)
         ahead.observe(window, mark)
-        self._peaks, self._since = list(ahead._peaks), list(ahead._since)  # noqa: SLF001
+        self._peaks, self._since = list(ahead._peaks), list(ahead._since)  # noqa: SLF001 - a copy
         return ahead
 
     def _loss_counts(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
