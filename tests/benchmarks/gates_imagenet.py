@@ -23,7 +23,16 @@ from lit_cascade.report.text import Table, show
 from lit_cascade.utilities.units import percent
 from tests.benchmarks.agreement import PREDICTIONS, RECORDS, with_confidence
 from tests.benchmarks.results import options_parser, write_results
-from tests.benchmarks.services import Make, accuracy, chosen_on, halves, learned, measured, plain
+from tests.benchmarks.services import (
+    Make,
+    accuracy,
+    chosen_on,
+    crossed_on,
+    halves,
+    learned,
+    measured,
+    plain,
+)
 from tests.benchmarks.services import price as mean_cost
 from tests.benchmarks.sweep import machine
 
@@ -52,8 +61,8 @@ def rows(zoo: dict[str, Record], splits: int) -> Iterator[dict[str, Any]]:
         some = {model: zoo[model] for model in chain}
         ratios, lost = [], []
         for here, there in halves(len(large), splits):
-            sizes, learns = (len(chain),), make is learned
-            choice = chosen_on(some, here, make, sizes, learns=learns, loss=loss)
+            crossed = crossed_on(some, here) if make is learned else None
+            choice = chosen_on(some, here, make, (len(chain),), loss=loss, crossed=crossed)
             reached, cost = measured(some, choice, there)
             ratios.append(mean_cost(large) / cost)
             lost.append(accuracy(large, there) - reached)

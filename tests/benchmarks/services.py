@@ -1,7 +1,7 @@
 """What cascades of commercial services save, chosen on half of the samples, measured on the others.
 
 python -m tests.benchmarks.services [--data ../shared/data/api_predictions] [--names ferplus ...]
-    [--splits 20] [--out FILE.json] [--resume]
+    [--choices NAME ...] [--splits 20] [--out FILE.json] [--resume]
 
 For each draw of a half, every choice is made there: the services, their order, the learned scores
 and the thresholds, for the least cost at the accuracy of the service that is best there. The
@@ -15,7 +15,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
@@ -112,13 +112,13 @@ def chosen_on(
     make: Make,
     sizes: Sequence[int],
     *,
-    learns: bool = False,
     loss: float = 0.0,
+    crossed: Callable[[Chain], StageOutcomes] | None = None,
 ) -> Choice:
     """The cheapest cascade for the accuracy of the best service, less a loss, that ends in it.
 
-    A learned score is fitted once to compare cascades, and cross-fitted for the thresholds of the
-    one that is chosen.
+    A learned score is fitted once to compare cascades, and `crossed`, which fits it on other
+    samples than it is judged on, gives the thresholds of the one that is chosen.
     """
     best = max(zoo, key=lambda name: accuracy(zoo[name], rows))
     target = accuracy(zoo[best], rows) - loss
@@ -137,9 +137,8 @@ def chosen_on(
     if not choices:
         return alone
     choice = min(choices, key=lambda one: one.cost)
-    if learns:
-        records = [zoo[name].rows(rows) for name in choice.chain]
-        point = point_at(cross_fitted(records, cost=unit(records)), target)
+    if crossed:
+        point = point_at(crossed(choice.chain), target)
         if point is None:
             return alone
         choice = choice._replace(thresholds=point.thresholds)
@@ -155,11 +154,20 @@ def measured(zoo: dict[str, Record], choice: Choice, rows: Tensor) -> tuple[floa
     return point.accuracy, point.cost
 
 
-METHODS: dict[str, tuple[Make, tuple[int, ...], bool]] = {
-    "confidence, one threshold": (plain("recorded"), (2,), False),
-    "agreement, up to three services": (plain("agreement"), (2, 3), False),
-    "learned, two services": (learned, (2,), True),
-    "learned, up to three services": (learned, (2, 3), True),
+class Method(NamedTuple):
+    """A way to choose: its score, how many services, and the accuracy that may be lost."""
+
+    make: Make
+    sizes: tuple[int, ...]
+    loss: float = 0.0
+
+
+METHODS = {
+    "confidence, one threshold": Method(plain("recorded"), (2,)),
+    "agreement, up to three services": Method(plain("agreement"), (2, 3)),
+    "learned, two services": Method(learned, (2,)),
+    "learned, two services, 0.2 points may be lost": Method(learned, (2,), 0.002),
+    "learned, up to three services": Method(learned, (2, 3)),
 }
 
 
@@ -182,21 +190,37 @@ def once(make: Make) -> Make:
     return made
 
 
-def drawn(zoo: dict[str, Record], here: Tensor, there: Tensor) -> Iterator[dict[str, Any]]:
+def crossed_on(zoo: dict[str, Record], rows: Tensor) -> Callable[[Chain], StageOutcomes]:
+    """A function of a chain: what its stages do by cross-fitted scores, computed once only."""
+
+    @cache
+    def crossed(chain: Chain) -> StageOutcomes:
+        records = [zoo[name].rows(rows) for name in chain]
+        return cross_fitted(records, cost=unit(records))
+
+    return crossed
+
+
+def drawn(
+    zoo: dict[str, Record], choices: Sequence[str], here: Tensor, there: Tensor
+) -> Iterator[dict[str, Any]]:
     """Saving and accuracy lost of each way to choose on one half, measured on the other.
 
-    `saving_in_reach` is that of the cheapest thresholds of the same cascade for the accuracy of the
-    best service, had they been chosen on the samples that are measured.
+    `saving_in_reach` is that of the cheapest thresholds of the same cascade for the accuracy that
+    was asked for, had they been chosen on the samples that are measured.
     """
     best = max(zoo, key=lambda name: accuracy(zoo[name], here))
     before, dearest, fitted = accuracy(zoo[best], there), price(zoo[best]), once(learned)
-    for name, (make, sizes, learns) in METHODS.items():
-        choice = chosen_on(zoo, here, fitted if learns else make, sizes, learns=learns)
+    crossed = crossed_on(zoo, here)
+    for name in choices:
+        make, sizes, loss = METHODS[name]
+        fits = {"make": fitted, "crossed": crossed} if make is learned else {"make": make}
+        choice = chosen_on(zoo, here, sizes=sizes, loss=loss, **fits)
         reached, cost = measured(zoo, choice, there)
         records = [zoo[one].rows(there) for one in choice.chain]
         point = None
         if len(records) > 1:
-            point = point_at(outcomes_of(records, choice.policy, unit(records)), before)
+            point = point_at(outcomes_of(records, choice.policy, unit(records)), before - loss)
         yield {
             "choice": name,
             "chain": " > ".join(choice.chain),
@@ -206,14 +230,13 @@ def drawn(zoo: dict[str, Record], here: Tensor, there: Tensor) -> Iterator[dict[
         }
 
 
-def averaged(draws: Sequence[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Means and standard deviations over the draws of the halves."""
-    for found in zip(*draws, strict=True):
-        row = {"choice": found[0]["choice"]}
-        for name in ("saving", "accuracy_lost", "saving_in_reach"):
-            values = [one[name] for one in found]
-            row |= {name: fmean(values), f"{name}_sd": stdev(values) if len(values) > 1 else None}
-        yield row | {"chains": dict(Counter(one["chain"] for one in found).most_common())}
+def averaged(name: str, draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations of a choice over the draws of the halves."""
+    row: dict[str, Any] = {"choice": name}
+    for figure in ("saving", "accuracy_lost", "saving_in_reach"):
+        values = [one[figure] for one in draws]
+        row |= {figure: fmean(values), f"{figure}_sd": stdev(values) if len(values) > 1 else None}
+    return row | {"chains": dict(Counter(one["chain"] for one in draws).most_common())}
 
 
 def published(data: Path) -> dict[float, float]:
@@ -270,20 +293,27 @@ def _best_within(
 
 
 def measure(
-    zoo: dict[str, Record], found: dict[str, Any], splits: int, theirs: dict[float, float]
+    zoo: dict[str, Record],
+    found: dict[str, Any],
+    choices: Sequence[str],
+    splits: int,
+    theirs: dict[float, float],
 ) -> Iterator[None]:
-    """Add the draws that are missing to what was found, one by one."""
+    """Add the draws that are missing to what was found, one by one; rows of other choices stay."""
     found |= {
         "samples": len(next(iter(zoo.values()))),
         "accuracy": {one: accuracy(zoo[one], torch.arange(len(zoo[one]))) for one in zoo},
     }
-    draws, budgets = found.setdefault("draws", []), found.setdefault("budget_draws", [])
+    draws, budgets = found.setdefault("draws", {}), found.setdefault("budget_draws", [])
     for k, (here, there) in enumerate(halves(found["samples"], splits)):
-        if k >= len(draws):
-            draws.append(list(drawn(zoo, here, there)))
+        missing = [name for name in choices if len(draws.setdefault(name, [])) <= k]
+        for one in drawn(zoo, missing, here, there):
+            draws[one["choice"]].append(one)
         if theirs and k >= len(budgets) and k < BUDGET_SPLITS:
             budgets.append(at_budgets(zoo, list(theirs), here, there))
-        found["rows"] = list(averaged(draws))
+        rows = {one["choice"]: one for one in found.get("rows", [])}
+        rows |= {name: averaged(name, some) for name, some in draws.items()}
+        found["rows"] = [rows[name] for name in METHODS if name in rows]
         if theirs:
             found["budgets"] = [
                 {"usd": budget, "frugalml": theirs[budget], "learned": fmean(values),
@@ -298,8 +328,9 @@ def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--names", nargs="+", default=list(NAMES), choices=NAMES)
+    parser.add_argument("--choices", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--resume", action="store_true", help="keep the draws that --out holds")
+    parser.add_argument("--resume", action="store_true", help="keep what --out holds")
     options = parser.parse_args()
     console, content = Console(width=130), {}
     if options.resume and options.out and options.out.exists():
@@ -308,7 +339,7 @@ def main() -> None:
     for name in options.names:
         zoo, found = services(options.data, name), content.setdefault(name, {})
         theirs = published(options.data) if name == "rafdb" else {}
-        for _ in measure(zoo, found, options.splits, theirs):
+        for _ in measure(zoo, found, options.choices, options.splits, theirs):
             write_results(options.out, content)
         table = Table(name, "saving", "in reach", "accuracy lost", "most often")
         for row in found["rows"]:
