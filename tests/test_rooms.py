@@ -25,7 +25,8 @@ ARROWS = {
 ARROWS["report"] = ARROWS["lit"] | {"lit"}
 # engines stand at the edge: nothing but the command line imports them
 ARROWS["serve"] = {"models", "live", "core", "options", "utilities"}
-ARROWS["cli"] = ARROWS["report"] | {"report", "serve"}
+ARROWS["export"] = ARROWS["serve"]
+ARROWS["cli"] = ARROWS["report"] | {"report", "serve", "export"}
 
 USED_BY_CORE = {"drawing", "files", "mapped", "tabular", "units"}
 
@@ -49,6 +50,7 @@ OUTSIDE = {
     "lit": {"lightning", "pyarrow", "ray", "torchmetrics", "rich"},
     "report": {"matplotlib", "rich", "yaml"},
     "serve": {"PIL", "fastapi", "litserve", "prometheus_client", "ray", "starlette"},
+    "export": {"onnx", "onnxruntime", "tokenizers"},
     "cli": {"jsonargparse", "lightning", "rich", "shtab", "yaml"},
     "utilities": {"PIL", "matplotlib", "pandas", "safetensors", "timm", "torchvision", "yaml"},
     "errors": set(),

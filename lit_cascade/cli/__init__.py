@@ -118,6 +118,9 @@ COMMANDS = {
     "serve": Command(
         "lit_cascade.cli.serve", options.ServeOptions, f"{_DIGITS} --port 8000", "LitCascade"
     ),
+    "export": Command(
+        "lit_cascade.cli.export", options.ExportOptions, f"{_DIGITS} --to onnx", "LitCascade"
+    ),
 }
 
 _COMPLETION = "--print_completion"

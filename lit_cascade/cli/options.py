@@ -567,3 +567,26 @@ class ServeOptions(ServingOptions):
     ray: RayOptions = field(default_factory=RayOptions)
     quiet: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class ExportOptions(OutputOptions):
+    """Write a cascade as files that run without torch, and prove that they decide the same.
+
+    stage-0.onnx, stage-1.onnx, ... are the stages, policy.json says how they work together, and
+    run_cascade.py runs them with numpy and onnxruntime alone.
+
+    Args:
+        to: format of the stages: onnx.
+        verify: number of samples on which files and cascade must decide the same: one by one, seven
+            at a time and all at once; with the policy's thresholds and with others that defer some,
+            none and all. 0 verifies nothing.
+        split: the split that these samples are from.
+        out: folder for the files; by default a new one, runs/export-N.
+        policy: score, temperatures and thresholds of the cascade.
+    """
+
+    to: Literal["onnx"] = "onnx"
+    verify: int = 256
+    split: str = "validation"
+    policy: PolicyOptions = field(default_factory=PolicyOptions)

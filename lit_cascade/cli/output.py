@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cascade.cli.options import OutputOptions
-from lit_cascade.report import inform, json_text, printing, show, show_summary
+from lit_cascade.report import inform, printing, show, show_summary
 from lit_cascade.utilities.files import (
     Content,
     main_process,
@@ -23,6 +23,7 @@ from lit_cascade.utilities.files import (
 )
 from lit_cascade.utilities.locks import held, new_folder
 from lit_cascade.utilities.resume import UnfinishedRun
+from lit_cascade.utilities.text import json_text
 
 _RUNS = Path("runs")
 _MOST_PATHS = 8

@@ -25,6 +25,7 @@ from lit_cascade.core.scores import (
     RECORDED,
     Judgement,
     RecordedAnswers,
+    Score,
     StageOutput,
     agreement,
     max_logit_pnorm,
@@ -445,15 +446,12 @@ class Policy(Tabular):
         """
         if stage < len(self.heads):
             return self.heads[stage].judge(output, earlier)
-        if stage < len(self.norms):
-            if isinstance(output, RecordedAnswers):
+        if isinstance(output, RecordedAnswers):
+            if stage < len(self.norms):
                 raise CascadeError(
                     f"{self._named(stage)}: its record holds no logits, which the score "
                     f"{self.score} needs."
                 )
-            confidence, answer = score_and_answer(output, max_logit_pnorm(self.norms[stage]))
-            return Judgement(confidence, answer, confidence)
-        if isinstance(output, RecordedAnswers):
             answer, confidence = output
             if self.temperatures[stage] != 1.0:
                 raise CascadeError(
@@ -462,11 +460,24 @@ class Policy(Tabular):
             if self.score == AGREEMENT.name:
                 self._check_confidence(stage, confidence)
         else:
-            score = "max_softmax" if self.score in _NOT_OF_LOGITS else self.score
-            confidence, answer = score_and_answer(output, score, self.temperatures[stage])
+            confidence, answer = score_and_answer(output, *self.confidence_of(stage))
         if self.score == AGREEMENT.name:
             return Judgement(agreement(confidence, answer, earlier), answer, confidence)
         return Judgement(confidence, answer, confidence)
+
+    def confidence_of(self, stage: int) -> tuple[Score, float]:
+        """The score that is the confidence of a stage with logits, and the temperature it is of.
+
+        Example:
+            >>> policy = Policy(0.9, score="agreement", temperatures=(2, 1))
+            >>> score, temperature = policy.confidence_of(0)
+            >>> score.name, temperature
+            ('max_softmax', 2.0)
+        """
+        if stage < len(self.norms):
+            return max_logit_pnorm(self.norms[stage]), 1.0
+        name = "max_softmax" if self.score in _NOT_OF_LOGITS else self.score
+        return score_named(name), self.temperatures[stage]
 
     def _check_confidence(self, stage: int, confidence: Tensor) -> None:
         """Check that an agreement counts more than any confidence.

@@ -289,7 +289,7 @@ def score_and_answer(
     function = (score if isinstance(score, Score) else score_named(score)).function
     few = 0 < logits.numel() <= _BLOCK_ELEMENTS
     if logits.ndim == 2 and 1 < logits.shape[1] <= _LONG_ROW and few:  # single samples are urgent
-        shifted, answer = _shift(logits.float().contiguous(), temperature)
+        shifted, answer = shift(logits.float().contiguous(), temperature)
         return function(shifted, answer), answer
     # filled in place: many small results among large temporaries would fragment the memory
     n = logits.shape[0] if logits.ndim else 0
@@ -297,19 +297,27 @@ def score_and_answer(
     answers = torch.empty(n, dtype=torch.int64, device=logits.device)
     start = 0
     for rows in row_blocks(logits):
-        shifted, answer = _shift(rows, temperature)
+        shifted, answer = shift(rows, temperature)
         end = start + len(answer)
         scores[start:end], answers[start:end] = function(shifted, answer), answer
         start = end
     return scores, answers
 
 
-def _shift(rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """`(logits - max) / T` of a block of rows, and the argmax of each row."""
+def shift(logits: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """What the function of a `Score` takes: `(logits - max) / T`, and the argmax of each row.
+
+    Args:
+        logits: float32 of shape (N, C).
+        temperature: T > 0.
+
+    Raises:
+        CascadeError: a temperature that is not a positive finite number.
+    """
     if not (temperature > 0 and math.isfinite(temperature)):
         raise CascadeError(f"temperature must be a finite number above 0, got {temperature}.")
-    best, answer = rows.max(dim=1, keepdim=True)
-    shifted = rows - best
+    best, answer = logits.max(dim=1, keepdim=True)
+    shifted = logits - best
     if temperature != 1.0:
         shifted /= temperature
     return shifted, answer.squeeze(1)
@@ -334,7 +342,7 @@ def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """
     blocks = []
     for rows in row_blocks(logits):
-        weights = _shift(rows, temperature)[0].exp_()
+        weights = shift(rows, temperature)[0].exp_()
         blocks.append(weights / weights.sum(dim=1, keepdim=True))
     return _joined(blocks)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -12,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from shutil import get_terminal_size
 from typing import Any
@@ -21,7 +20,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from lit_cascade.utilities.text import as_cell, in_json, printable, single_line
+from lit_cascade.utilities.text import as_cell, json_text, printable, single_line
 from lit_cascade.utilities.units import be, cost_figure, cost_heading, counted, quantity
 
 
@@ -41,24 +40,6 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def columns_csv(columns: Mapping[str, Sequence[Any]]) -> str:
     """The content of a CSV file of columns by name; None is an empty cell."""
     return csv_text(list(columns), zip(*columns.values(), strict=True))
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON holds it: dataclasses as objects, NaN as null, infinities as strings.
-
-    Example:
-        >>> plain({"threshold": float("-inf"), "accuracy": float("nan"), "edges": (0, 1)})
-        {'threshold': '-inf', 'accuracy': None, 'edges': [0, 1]}
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 def file_size(size: int) -> str:
@@ -347,12 +328,6 @@ def show_summary(content: Any) -> None:
     """Print the summary of a command to stdout as JSON, if it is asked for."""
     if _terminal.json:
         sys.stdout.write(json_text(content))
-
-
-def json_text(content: Any) -> str:
-    """The content of a JSON file without hidden characters; see `plain` for what it may hold."""
-    text = json.dumps(plain(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    return in_json(text)
 
 
 def cost_columns(unit: str) -> list[str | Column]:

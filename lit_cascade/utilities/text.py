@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
 
 # control codes, marks that change the direction of writing (https://trojansource.codes), breaks of
 # lines and paragraphs, and bytes of file names that are no UTF-8
@@ -27,8 +32,27 @@ def single_line(text: str) -> str:
     return printable(text).replace("\n", r"\n")
 
 
-def in_json(text: str) -> str:
-    """The text of a JSON document with hidden characters escaped."""
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: dataclasses as objects, NaN as null, infinities as strings.
+
+    Example:
+        >>> plain({"threshold": float("-inf"), "accuracy": float("nan"), "edges": (0, 1)})
+        {'threshold': '-inf', 'accuracy': None, 'edges': [0, 1]}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def json_text(content: Any) -> str:
+    """The content of a JSON file without hidden characters; see `plain` for what it may hold."""
+    text = json.dumps(plain(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

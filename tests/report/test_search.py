@@ -22,7 +22,7 @@ from lit_cascade.report.search import (
     print_frontier,
     strategy_summary,
 )
-from lit_cascade.report.text import plain
+from lit_cascade.utilities.text import plain
 
 searching = importlib.import_module("lit_cascade.analysis.search")
 

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_cascade.report.text import csv_text, json_text
-from lit_cascade.utilities.text import as_cell, from_cell, in_markdown, printable, single_line
+from lit_cascade.report.text import csv_text
+from lit_cascade.utilities.text import (
+    as_cell,
+    from_cell,
+    in_markdown,
+    json_text,
+    printable,
+    single_line,
+)
 
 HIDDEN = ["\x1b", "\x07", "\x9b", "\r", "\t", "\x7f", "\u202e", "\u2066", "\u2028", "\udc80"]
 

@@ -1,0 +1,6 @@
+"""A cascade as files that run without this package: programs of the stages, and how to run them."""
+
+from lit_cascade.export.exporting import FORMATS, Exported, export_cascade, file_names
+from lit_cascade.export.policy_file import FORMAT, POLICY_FILE
+
+__all__ = ["FORMAT", "FORMATS", "POLICY_FILE", "Exported", "export_cascade", "file_names"]

@@ -1,0 +1,346 @@
+"""From stages and a policy to a folder of files."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_cascade.core import Policy, PolicyLike, stage_outputs
+from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.export.policy_file import (
+    FORMAT,
+    POLICY_FILE,
+    check_exportable,
+    evidence_of,
+    hashes,
+    readme,
+    steps_of,
+    with_decision_points,
+)
+from lit_cascade.export.programs import Input, ScoredStage, trace, write_onnx
+from lit_cascade.export.verifying import (
+    RUNNER,
+    VERIFY_FILE,
+    runner_in,
+    stage_files,
+    verify,
+    verify_tokens,
+)
+from lit_cascade.live import (
+    Inputs,
+    count_flops,
+    forward_logits,
+    index_batch,
+    named_stages,
+    view_key,
+    view_of,
+)
+from lit_cascade.models import Stage, TextPreprocessing
+from lit_cascade.utilities.class_names import readable_names
+from lit_cascade.utilities.locks import new_folder
+from lit_cascade.utilities.text import json_text
+from lit_cascade.utilities.versions import library_versions
+
+Format = Literal["onnx"]
+FORMATS: tuple[Format, ...] = ("onnx",)
+README = "README.md"
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export has written.
+
+    Attributes:
+        folder: of the files.
+        files: their names; the policy's is the last one.
+        policy: content of policy.json.
+        verification: content of verify.json; None if nothing was verified.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    policy: Mapping[str, Any]
+    verification: Mapping[str, Any] | None
+
+
+def export_cascade(
+    stages: Mapping[str, Stage | nn.Module] | Sequence[Stage | nn.Module],
+    policy: PolicyLike,
+    inputs: Inputs,
+    folder: Path | str,
+    *,
+    to: Format = "onnx",
+    verified: bool = True,
+    texts: Sequence[Any] | None = None,
+    classes: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Write a cascade as files that run without this package, and prove that they decide the same.
+
+    All files are made and verified in a temporary folder beside; after an error there are none.
+
+    Args:
+        stages: as for `LitCascade`, on the CPU.
+        policy: as for `Cascade`, with thresholds.
+        inputs: a batch of samples as the stages take them: the shapes are taken from it, and on all
+            of it files and cascade are compared.
+        folder: for the files; need not exist.
+        to: `onnx`.
+        verified: whether to compare; otherwise no scores tell where decision points may lie.
+        texts: where stages have tokenizers, the texts of the batch, or pairs of them, so that the
+            tokens are compared as well.
+        classes: names of the classes in logit order; by default those of the stages, or None.
+        overwrite: replace files of the same names.
+
+    Raises:
+        UsageError: a policy that does not fit or cannot be exported, class names of another number
+            than the logits, or a folder that has such files or cannot be written to.
+        CascadeError: an extra that is not installed, a stage that cannot be exported, files that
+            decide otherwise, or a full disk.
+    """
+    check_name(to, FORMATS, "to")
+    _check_installed()
+    by_name = named_stages(stages, policy, (nn.Module, Stage), "an nn.Module or a Stage")
+    networks = {
+        name: (stage.build(name) if isinstance(stage, Stage) else stage).eval()
+        for name, stage in by_name.items()
+    }
+    rule = Policy.of(policy, tuple(networks))
+    check_exportable(rule)
+    target = Path(folder)
+    there = [name for name in file_names(rule.stages, to) if (target / name).exists()]
+    if there and not overwrite:
+        raise UsageError(
+            f"folder: {str(target)!r} already holds {', '.join(there)}; choose another one, or add "
+            "overwrite=True."
+        )
+    logits = _logits(networks, inputs)
+    names = _classes(classes, networks, logits)
+    try:
+        with new_folder(target), tempfile.TemporaryDirectory(dir=target, prefix=".") as temporary:
+            made = Path(temporary)
+            written = _Folder(made, networks, rule, inputs, logits if verified else None)
+            written.write_stages()
+            written.write_policy(names)
+            verification = written.verify(texts) if verified else None
+            files = sorted((path.name for path in made.iterdir()), key=_order)
+            for name in there:  # of an older export
+                (target / name).unlink()
+            for name in files:
+                (made / name).replace(target / name)
+    except OSError as error:
+        kind = CascadeError if error.errno in _FULL else UsageError
+        raise kind(f"cannot write {str(target)!r}: {error.strerror or error}.") from error
+    return Exported(target, tuple(files), written.policy, verification)
+
+
+def file_names(stages: int, to: Format = "onnx") -> list[str]:
+    """The files that an export of so many stages may write."""
+    programs = [f"stage-{k}.{to}" for k in range(stages)]
+    weights = [f"{name}.data" for name in programs]
+    return [*programs, *weights, RUNNER.name, README, VERIFY_FILE, POLICY_FILE]
+
+
+def _order(name: str) -> tuple[bool, str]:
+    """The policy comes last: without it there is no exported cascade."""
+    return name == POLICY_FILE, name
+
+
+def _check_installed() -> None:
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(module) is None:
+            raise CascadeError(
+                f"export needs {module}, which is not installed: pip install 'lit-cascade[onnx]'."
+            )
+
+
+def _logits(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[Tensor]:
+    with torch.inference_mode():
+        logits = [
+            forward_logits(network, inputs, f"stage {name!r}").float()
+            for name, network in networks.items()
+        ]
+    widths = {name: one.shape[1] for name, one in zip(networks, logits, strict=True)}
+    if len(set(widths.values())) > 1:
+        told = ", ".join(f"{name!r} has {width}" for name, width in widths.items())
+        raise CascadeError(f"stages: expected the same classes of all, but stage {told}.")
+    return logits
+
+
+def _classes(
+    given: Sequence[str] | None, networks: Mapping[str, nn.Module], logits: Sequence[Tensor]
+) -> tuple[str, ...] | None:
+    """Names of the classes in logit order.
+
+    Raises:
+        UsageError: another number of names than of logits, or stages with different names.
+    """
+    known = {name: getattr(network, "class_names", None) for name, network in networks.items()}
+    lists = {name: tuple(one) for name, one in known.items() if one is not None}
+    if given is not None:
+        lists = {"classes": tuple(given), **lists}
+    for name, one in lists.items():
+        first = next(iter(lists))
+        if one != lists[first]:
+            raise UsageError(
+                f"classes: those of {name!r} are {_shown(one)}; those of {first!r} are "
+                f"{_shown(lists[first])}. Expected the same in the same order."
+            )
+        if len(one) != logits[0].shape[1]:
+            raise UsageError(
+                f"classes: expected {logits[0].shape[1]} names, one per logit, got {len(one)}."
+            )
+    return next(iter(lists.values()), None)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+
+
+class _Folder:
+    """The files of a cascade, while they are made.
+
+    Args:
+        path: of an empty folder.
+        networks: the stages by name.
+        rule: the policy.
+        inputs: a batch of samples.
+        logits: of each stage on them; None where no scores are to be read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        networks: Mapping[str, nn.Module],
+        rule: Policy,
+        inputs: Inputs,
+        logits: Sequence[Tensor] | None,
+    ) -> None:
+        self.path, self.networks, self.rule, self.samples = path, networks, rule, inputs
+        self.policy: dict[str, Any] = {}
+        self.scores = [torch.empty(0)] * rule.stages
+        if logits is not None:
+            self.scores = stage_outputs(logits, rule).scores
+        self.inputs = _inputs_of(networks, inputs)
+        self.outputs: list[str] = []
+
+    def write_stages(self) -> None:
+        """Write the program of each stage, and the tokenizers."""
+        for k, (name, network) in enumerate(self.networks.items()):
+            score, temperature = self.rule.confidence_of(k)
+            of_all = self.rule.temperatures[k] if self.rule.combine == "average" else None
+            arguments = [one.argument for one in self.inputs[k]]
+            stage = ScoredStage(network, arguments, score, temperature, of_all).eval()
+            self.outputs = stage.outputs
+            traced = [one._replace(example=_two(one.example)) for one in self.inputs[k]]
+            program = trace(stage, traced, name)
+            write_onnx(program, traced, stage.outputs, self.path / self.file_of(k), name)
+
+    def file_of(self, k: int) -> str:
+        """Name of the file of a stage."""
+        return f"stage-{k}.onnx"
+
+    def write_policy(self, classes: Sequence[str] | None) -> None:
+        """Write policy.json, the runner and README.md."""
+        points = with_decision_points(self.rule, self.scores)
+        stages = []
+        for k, (name, network) in enumerate(self.networks.items()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                flops = count_flops(network, index_batch(self.samples, slice(0, 1)))
+            facts: dict[str, Any] = {
+                "name": name,
+                "file": self.file_of(k),
+                "inputs": [
+                    {
+                        "name": one.name,
+                        "dtype": str(one.example.dtype).removeprefix("torch."),
+                        "shape": one.shape,
+                    }
+                    for one in self.inputs[k]
+                ],
+                "outputs": self.outputs,
+                "preprocessing": steps_of(getattr(network, "preprocessing", None)),
+                "temperature": self.rule.temperatures[k],
+                "flops": flops,
+            }
+            if k < len(points):
+                threshold, floor = points[k]
+                chosen = self.rule.required_thresholds()[k]
+                facts |= {"threshold": threshold, "floor": floor, "chosen_threshold": chosen}
+            stages.append(facts)
+        shutil.copyfile(RUNNER, self.path / RUNNER.name)
+        readable = None if classes is None else readable_names(classes)
+        versions = {name: importlib.metadata.version(name) for name in ("onnx", "onnxscript")}
+        self.policy = {
+            "format": FORMAT,
+            "to": "onnx",
+            "score": self.rule.score,
+            "combine": self.rule.combine,
+            "classes": None if classes is None else list(classes),
+            **({"readable": [readable[one] for one in classes or ()]} if readable else {}),
+            "stages": stages,
+            "fingerprint": self.rule.fingerprint,
+            "evidence": evidence_of(self.rule),
+            "versions": library_versions() | versions,
+            "sha256": hashes(self.path.iterdir()),
+        }
+        (self.path / POLICY_FILE).write_text(json_text(self.policy), encoding="utf-8")
+        (self.path / README).write_text(readme(self.policy), encoding="utf-8")
+
+    def verify(self, texts: Sequence[Any] | None) -> dict[str, Any]:
+        """Compare the files with the cascade, and write verify.json.
+
+        Raises:
+            CascadeError: they decide otherwise.
+        """
+        runner = runner_in(self.path)
+        arrays = {one.name: one.example.numpy() for stage in self.inputs for one in stage}
+        if texts is not None:
+            verify_tokens(runner, texts, arrays)
+        runs = {"stages": stage_files(runner)}
+        found = verify(self.networks, self.rule, self.samples, arrays, self.scores, runs)
+        (self.path / VERIFY_FILE).write_text(json_text(found), encoding="utf-8")
+        return found
+
+
+def _inputs_of(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[list[Input]]:
+    """Inputs of each stage; stages with the same preprocessing share theirs."""
+    views: dict[str, int] = {}
+    found = []
+    for network in networks.values():
+        preprocessing = getattr(network, "preprocessing", None)
+        number = views.setdefault(view_key(preprocessing), len(views))
+        view, suffix = view_of(network, inputs), f"_{number}" if number else ""
+        padded = isinstance(preprocessing, TextPreprocessing)
+        if isinstance(view, Tensor):
+            named = [("input", "", view)]
+        elif isinstance(view, Mapping):
+            named = [(name, name, tensor) for name, tensor in view.items()]
+        else:
+            named = [(f"input{i}", "", tensor) for i, tensor in enumerate(view)]
+        found.append(
+            [
+                Input(f"{name}{suffix}", argument, tensor.detach().cpu(), padded)
+                for name, argument, tensor in named
+            ]
+        )
+    return found
+
+
+def _two(samples: Tensor) -> Tensor:
+    """Two samples: a trace of one would hold for one only."""
+    return samples[:2] if len(samples) > 1 else samples.repeat_interleave(2, dim=0)
