@@ -8,13 +8,14 @@ export HF_HUB_OFFLINE := 1
 # Where it is set, every process compiles torch and lightning anew: 20 s each, and tests start many.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick lint types tests bench clean
+.PHONY: help demo test quick lint types tests bench docs clean
 
 help:
 	@echo "make demo    install, then judge the bundled cascade of digit classifiers"
 	@echo "make test    install, then lint, types, tests and doctests"
 	@echo "make quick   lint, and the tests that take no minute"
 	@echo "make bench   timings, as tables"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make clean   remove what these targets made"
 
 # uv installs the 6 GB of torch and its CUDA libraries in seconds. torch and torchvision come from
@@ -64,5 +65,9 @@ bench: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.serving --seconds 10
 	$(BIN)/python -m tests.benchmarks.growth --samples 10000 50000 --classes 10 1000 --models 4 15
 
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+	@echo "site/index.html"
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache build dist

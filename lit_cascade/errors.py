@@ -96,7 +96,7 @@ def check_file_name(name: str, argument: str) -> None:
 def name_fault(name: object) -> str:
     r"""What keeps a name of a model or a class from being shown and told from others; or nothing.
 
-    Example:
+    Examples:
         >>> name_fault("resnet8"), name_fault("a\nb")
         ('', "'a\\nb' has line breaks or other hidden characters")
     """

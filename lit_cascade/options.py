@@ -35,7 +35,7 @@ class Share(float):
     Raises:
         UsageError: something else.
 
-    Example:
+    Examples:
         >>> Share("0.5%") == Share("0.005") == Share(0.005) == 0.005
         True
         >>> Share(1, "holdout")
@@ -71,7 +71,7 @@ def norm_of(value: Any) -> Norm:
     Raises:
         UsageError: something else.
 
-    Example:
+    Examples:
         >>> norm_of(5), norm_of("max_softmax")
         (5.0, 'max_softmax')
     """
@@ -110,7 +110,7 @@ def _per_stage(
     Raises:
         UsageError: an unknown stage, a missing one, or a wrong length.
 
-    Example:
+    Examples:
         >>> _per_stage({"small": 1.5}, ["small", "large"], "temperatures", 1.0, float)
         (1.5, 1.0)
     """
@@ -341,7 +341,7 @@ class ServingOptions:
         Raises:
             UsageError: an unknown stage, or a number out of range.
 
-        Example:
+        Examples:
             >>> ServingOptions(workers={"large": 2}).by_stage("workers", ["small", "large"])
             [1, 2]
         """

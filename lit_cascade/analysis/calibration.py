@@ -77,7 +77,7 @@ class CalibrationPlan:
         Raises:
             UsageError: a share that leaves nothing to fit on, or nothing to evaluate.
 
-        Example:
+        Examples:
             >>> plan = CalibrationPlan.of(10, share=0.3)
             >>> len(plan.fitted), [len(rows) for _, rows in plan.folds], plan.held_out
             (3, [7], True)
@@ -210,7 +210,7 @@ def calibrate_record(
         UsageError: an unknown method.
         CascadeError: a record without logits or labels.
 
-    Example:
+    Examples:
         >>> record = Record.from_arrays("net", [[4.0, 0.0]] * 8, [0, 0, 0, 1] * 2, flops=1)
         >>> fitted = calibrate_record(record)
         >>> round(fitted.temperature, 3), round(fitted.before.ece, 3)
@@ -496,7 +496,7 @@ def calibrate(
         CascadeError: records of different samples, or without logits, labels or the unit; or norms
             for two classes.
 
-    Example:
+    Examples:
         >>> labels = torch.arange(300) % 3
         >>> small, large = (
         ...     Record.from_arrays(name, torch.randn(300, 3) + k * torch.eye(3)[labels], labels,
@@ -732,7 +732,7 @@ def cross_fitted(
     Raises:
         CascadeError: as for `fit_heads`, for a fold.
 
-    Example:
+    Examples:
         >>> labels = torch.arange(300) % 3
         >>> small, large = (
         ...     Record.from_arrays(name, torch.randn(300, 3) + k * torch.eye(3)[labels], labels,

@@ -210,7 +210,7 @@ def check(
         CascadeError: a policy without a promise, records of other stages, or samples that the
             policy was fitted on.
 
-    Example:
+    Examples:
         >>> from lit_cascade.analysis import select
         >>> labels = torch.arange(900) % 3
         >>> small, large = (

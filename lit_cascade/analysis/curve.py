@@ -127,7 +127,7 @@ def official_metric(
         UsageError: an unknown name, or a metric that is not defined for so many classes.
         CascadeError: the data name different metrics.
 
-    Example:
+    Examples:
         >>> official_metric([{"metric": "f1"}, {}]), official_metric([{"metric": "f1"}], "accuracy")
         ('f1', None)
     """
@@ -258,7 +258,7 @@ def curve(
         CascadeError: records of different samples, without labels or the unit; or a policy that
             was fitted on some of the samples.
 
-    Example:
+    Examples:
         >>> labels = torch.arange(300) % 3
         >>> small, large = (
         ...     Record.from_arrays(name, torch.randn(300, 3) + k * torch.eye(3)[labels], labels,
@@ -341,7 +341,7 @@ def replay(
         UsageError: a policy for other stages or without thresholds.
         CascadeError: as for `curve`, but labels are not needed.
 
-    Example:
+    Examples:
         >>> small = Record.from_arrays("small", [[3.0, 0.0], [0.1, 0.0]], [0, 1], flops=1)
         >>> large = Record.from_arrays("large", [[3.0, 0.0], [0.0, 9.0]], [0, 1], flops=9)
         >>> replayed = replay([small, large], 0.9)

@@ -108,7 +108,7 @@ def fit_head(
     Raises:
         CascadeError: too few samples are put right, or too few are not.
 
-    Example:
+    Examples:
         >>> logits = torch.randn(400, 3)
         >>> right = logits.max(dim=1).values > torch.randn(400)
         >>> fitted = fit_head(logits, right, torch.ones(400).bool())

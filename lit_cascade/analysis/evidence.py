@@ -30,7 +30,7 @@ def _number(value: int | str) -> int:
 def ids_to_text(ids: Ids | Sequence[int]) -> str:
     """Ids as ranges, for a YAML file.
 
-    Example:
+    Examples:
         >>> ids_to_text([1, 2, 3, 7])
         '1..3,7'
     """

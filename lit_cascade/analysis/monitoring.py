@@ -113,7 +113,7 @@ class Monitor:
         UsageError: a confidence out of range.
         CascadeError: a policy without a promise, or with damaged evidence.
 
-    Example:
+    Examples:
         >>> evidence = {
         ...     "promise": {"target": "deferral_rate", "limit": 0.2, "confidence": 0.95,
         ...                 "stages": ["small", "large"], "cost": "flops"},

@@ -138,7 +138,7 @@ def calibration_metrics(
         temperatures: T, one for all rows or one for each row that is read, (M,) float64.
         rows: positions of the rows to read; by default all.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
         >>> metrics = calibration_metrics(logits, labels)
         >>> round(metrics.confidence, 3), metrics.accuracy, round(metrics.ece, 3)

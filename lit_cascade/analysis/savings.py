@@ -51,7 +51,7 @@ class MonthlySaving:
             thresholds: one per deferring stage.
             calls: number of calls in a month.
 
-        Example:
+        Examples:
             >>> import torch
             >>> scores, costs = torch.tensor([[0.9], [0.1]]), torch.tensor([[1.0, 4.0], [1.0, 4.0]])
             >>> MonthlySaving.of(StageOutcomes(scores, None, costs), [0.5], 100)
@@ -120,7 +120,7 @@ def known_cost(
     Returns:
         None if the evidence has no costs of these stages, or nothing was answered.
 
-    Example:
+    Examples:
         >>> evidence = {"costs": {"unit": "usd", "stages": {"small": 0.25, "large": 1.0}}}
         >>> known_cost(evidence, ["small", "large"], [0.75, 0.25])
         KnownCost(unit='usd', cost=0.5, last=1.0)

@@ -259,7 +259,7 @@ def compare_scores(
             confidences outside of 0 to 1 where agreement adds to them; or samples of `fit_on` among
             those that are reported on.
 
-    Example:
+    Examples:
         >>> labels = torch.arange(300) % 3
         >>> small, large = (
         ...     Record.from_arrays(name, torch.randn(300, 3) + k * torch.eye(3)[labels], labels,

@@ -91,7 +91,7 @@ def published_models(
         CascadeError: a file is not such a table; no model has both an accuracy and a cost; a model
             has two accuracies; or an accuracy is out of range.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
         ...     _ = file.write("model,img_size,top1,gmacs,param_count\na.x,224,75,4,25.6\n")
@@ -308,7 +308,7 @@ def screen(models: Sequence[PublishedModel], criteria: Criteria, unit: str = "fl
     Raises:
         UsageError: no model qualifies; the message says which criterion to relax.
 
-    Example:
+    Examples:
         >>> table = [("a", 0.70, 1), ("b", 0.80, 4), ("c", 0.795, 5), ("d", 0.75, 6)]
         >>> models = [PublishedModel(name, None, share, cost) for name, share, cost in table]
         >>> [(kept.model.name, kept.on_front) for kept in screen(models, Criteria()).kept]

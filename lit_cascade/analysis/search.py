@@ -358,7 +358,7 @@ def search(
         UsageError: an option out of range, or splits that leave several choices.
         CascadeError: records that do not belong together, or that lack what the options need.
 
-    Example:
+    Examples:
         >>> from lit_cascade.records import Record
         >>> labels = torch.arange(300) % 3
         >>> records = [

@@ -293,7 +293,7 @@ def select(
         CascadeError: records of different samples, or without what the target needs; or a policy
             that was fitted on all of the samples.
 
-    Example:
+    Examples:
         >>> labels = torch.arange(900) % 3
         >>> small, large = (
         ...     Record.from_arrays(name, torch.randn(900, 3) + k * torch.eye(3)[labels], labels,
@@ -464,7 +464,7 @@ def select_thresholds(outcomes: StageOutcomes, promise: Promise, seed: int = 0) 
     Raises:
         CascadeError: labels or answers that the target needs are unknown, or NaN scores.
 
-    Example:
+    Examples:
         >>> right = torch.tensor([[True, True]] * 900 + [[False, True]] * 100)
         >>> scores = torch.linspace(1, 0, 1000)[:, None]
         >>> costs = torch.tensor([[1.0, 9.0]]).expand(1000, 2)

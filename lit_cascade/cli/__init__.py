@@ -225,7 +225,7 @@ def _show_traceback(words: Sequence[str]) -> None:
 def _as_option(message: str, command: str) -> str:
     """A message about an argument, which the command line spells with two dashes.
 
-    Example:
+    Examples:
         >>> _as_option("split: 'tset' is unknown", "validate")
         "--split: 'tset' is unknown"
     """

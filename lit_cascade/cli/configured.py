@@ -34,7 +34,7 @@ def load_cascade(
         UsageError: a missing file, a config that describes no cascade, or a policy for others.
         CascadeError: a checkpoint of another architecture.
 
-    Example:
+    Examples:
         >>> cascade = load_cascade("digits_pair.yaml")
         >>> cascade.names, cascade.policy.thresholds
         (('small', 'large'), (0.92,))

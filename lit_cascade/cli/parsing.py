@@ -59,7 +59,7 @@ def accuracy_range(text: str, argument: str, *, open_ends: bool = False) -> tupl
     Raises:
         UsageError: the text is something else.
 
-    Example:
+    Examples:
         >>> accuracy_range("0.8:0.86", "--bands"), accuracy_range("0.8:", "--a", open_ends=True)
         ((0.8, 0.86), (0.8, 1.0))
     """

@@ -14,7 +14,7 @@ def resampled_counts(
     Returns:
         Multiplicity of each sample in each resample, (R, N).
 
-    Example:
+    Examples:
         >>> resampled_counts(4, 2, torch.Generator().manual_seed(0)).sum(dim=1)
         tensor([4., 4.], dtype=torch.float64)
     """

@@ -139,7 +139,7 @@ def fit_temperature(
     Raises:
         CascadeError: logits or labels that are malformed, NaN, or out of range.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
         >>> labels = torch.tensor([0, 0, 0, 1])  # confidence 98 %, accuracy 75 %: T = 4 / log 3
         >>> round(fit_temperature(logits, labels).temperature, 6)
@@ -175,7 +175,7 @@ def cross_fit(
         parts: positions of the rows to fit on, for each temperature.
         near: the temperature of all rows, at which the searches start.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.tensor([[4.0, 0.0]] * 5), torch.tensor([0, 0, 0, 1, 1])
         >>> [round(t, 6) for t in cross_fit(logits, labels, [torch.arange(4)], near=2.0)]
         [3.640957]

@@ -25,7 +25,7 @@ def prefer_later(earlier: Tensor, later: Tensor) -> Tensor:
         earlier: scores of the earlier stage, (N,).
         later: scores of the later stage, (N,).
 
-    Example:
+    Examples:
         >>> prefer_later(torch.tensor([0.9, 0.5, float("nan")]), torch.tensor([0.5, 0.5, 0.1]))
         tensor([False,  True,  True])
     """
@@ -52,7 +52,7 @@ def answers_after(
     Raises:
         UsageError: an unknown combination.
 
-    Example:
+    Examples:
         >>> small, large = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])
         >>> answers_after("average", [], [answers_of(small)], [small, large])
         [tensor([0]), tensor([0])]

@@ -38,7 +38,7 @@ def answers_here(scores: Tensor, threshold: float, floor: float = -math.inf) -> 
     Returns:
         Booleans of shape (N,).
 
-    Example:
+    Examples:
         >>> answers_here(torch.tensor([0.4, 0.5, float("nan")]), 0.5)
         tensor([False,  True, False])
     """
@@ -78,7 +78,7 @@ def route(
     Raises:
         CascadeError: no scores, or another number of thresholds.
 
-    Example:
+    Examples:
         >>> route([torch.tensor([0.9, 0.2, 0.2]), torch.tensor([0.1, 0.8, 0.3])], [0.5, 0.5])
         tensor([0, 1, 2])
     """
@@ -167,7 +167,7 @@ def replay(outputs: Sequence[StageOutput], policy: Policy) -> Replay:
         UsageError: the thresholds are undecided.
         CascadeError: the policy is for another number of stages.
 
-    Example:
+    Examples:
         >>> small = torch.tensor([[3.0, 0.0], [0.1, 0.0]])
         >>> large = torch.tensor([[3.0, 0.0], [0.0, 9.0]])
         >>> replay([small, large], Policy(thresholds=(0.9,)))

@@ -237,7 +237,7 @@ class ScoreOrder(NamedTuple):
         Returns:
             (..., M + 1).
 
-        Example:
+        Examples:
             >>> ScoreOrder.of(torch.tensor([0.5, 0.2, 0.5])).sums(torch.tensor([1, 10, 100]))
             tensor([  0,  10, 111])
         """
@@ -289,7 +289,7 @@ def sweep(
     Raises:
         CascadeError: fewer than two stages, no samples, NaN scores, or shapes that do not fit.
 
-    Example:
+    Examples:
         >>> curve = sweep(
         ...     scores=torch.tensor([0.75, 0.5]),
         ...     correct=torch.tensor([[True, True], [False, True]]),
@@ -358,7 +358,7 @@ def oracle_deferral(correct: Tensor, costs: Tensor) -> ReferenceCurve:
     Raises:
         CascadeError: not two stages, or shapes that do not fit.
 
-    Example:
+    Examples:
         >>> correct = torch.tensor([[True, True], [False, True]])
         >>> oracle_deferral(correct, torch.tensor([[1.0, 9.0], [1.0, 9.0]])).accuracy.tolist()
         [0.5, 1.0, 1.0]
@@ -397,7 +397,7 @@ def readable_threshold(threshold: float, below: float) -> str:
         threshold: a score.
         below: the next smaller score, or -inf.
 
-    Example:
+    Examples:
         >>> readable_threshold(0.87312, below=0.86901)
         '0.87'
     """
@@ -520,7 +520,7 @@ class OperatingPoint:
         Raises:
             CascadeError: the last stage costs nothing.
 
-        Example:
+        Examples:
             >>> costs = torch.tensor([[1.0, 0.0], [1.0, 10.0]])
             >>> right = torch.tensor([True, True])
             >>> point = OperatingPoint.measured([0.5], torch.tensor([0, 1]), right, costs, costs[1])

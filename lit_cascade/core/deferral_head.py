@@ -48,7 +48,7 @@ def feature_names(*, recorded: bool, earlier: int) -> tuple[str, ...]:
         recorded: whether its answers are recorded, without logits.
         earlier: number of stages before it.
 
-    Example:
+    Examples:
         >>> feature_names(recorded=True, earlier=1)[:3]
         ('confidence', 'confidence_log_odds', 'agrees_0')
     """
@@ -91,7 +91,7 @@ def features_of(
         One tensor (M,) float64 per name in `feature_names`, the answers (M,) int64, and the
         confidences (M,) float32: the recorded ones, or the largest class probabilities.
 
-    Example:
+    Examples:
         >>> features, answers, _ = features_of(torch.tensor([[0.0, 2.0, 0.0]]))
         >>> [round(float(feature), 3) for feature in features], answers.tolist()
         ([0.787, 0.68, -0.666, 2.0, 1.307], [1])
@@ -239,7 +239,7 @@ class DeferralHead:
     Raises:
         UsageError: another number of weights than of features, or numbers that are not finite.
 
-    Example:
+    Examples:
         >>> head = DeferralHead(LogOdds(bias=1.0, weights=(-2.0, 0.0, 0.0, 0.0, 0.0)))
         >>> head.judge(torch.tensor([[0.0, 0.0], [0.0, 9.0]])).score
         tensor([-0.5000, -0.2690])
@@ -286,7 +286,7 @@ class DeferralHead:
         Raises:
             UsageError: a missing or unknown name, or a value that is no number.
 
-        Example:
+        Examples:
             >>> head = DeferralHead(LogOdds(0.5, (1.0, 2.0), (0.25, -0.25)), recorded=True)
             >>> DeferralHead.from_numbers(head.numbers, "heads") == head
             True

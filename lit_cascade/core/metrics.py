@@ -35,7 +35,7 @@ def is_right(answers: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (N,) bool.
 
-    Example:
+    Examples:
         >>> is_right(torch.tensor([1, 2]), torch.tensor([[0, 1], [0, -1]]))
         tensor([ True, False])
     """
@@ -57,7 +57,7 @@ def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (N,) int64.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
         >>> likeliest_labels(logits, torch.tensor([[1, 2, -1]]))
         tensor([2])
@@ -86,7 +86,7 @@ def is_among_best(logits: Tensor, labels: Tensor, k: int = 5) -> Tensor:
     Returns:
         (N,) bool.
 
-    Example:
+    Examples:
         >>> is_among_best(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([2]), k=2)
         tensor([True])
     """
@@ -226,7 +226,7 @@ def count(answers: Tensor, labels: Tensor, classes: int) -> Counts:
         labels: (N,) integers, or (N, M) where several are right, filled up with -1.
         classes: number of classes C.
 
-    Example:
+    Examples:
         >>> [part.tolist() for part in count(torch.tensor([0, 1]), torch.zeros(2).int(), 2)[:3]]
         [[1, 0], [1, 1], [2, 0]]
     """
@@ -252,7 +252,7 @@ def measure(metric: str, answers: Tensor, labels: Tensor, classes: int) -> float
         UsageError: an unknown metric, or `f1` of more or fewer than two classes.
         CascadeError: several labels for a metric that counts one.
 
-    Example:
+    Examples:
         >>> measure("f1", torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), classes=2)
         0.6666666666666666
     """

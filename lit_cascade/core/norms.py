@@ -57,7 +57,7 @@ def fit_norm(logits: Tensor, labels: Tensor, rows: Tensor | None = None) -> Fitt
     Raises:
         CascadeError: two classes, or no samples.
 
-    Example:
+    Examples:
         >>> import torch
         >>> wrong, right = [9.0, 5.0, 0.0], [2.0, 0.0, 0.0]
         >>> fit_norm(torch.tensor([wrong, right]), torch.tensor([1, 0])).norm

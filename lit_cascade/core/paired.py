@@ -96,7 +96,7 @@ def ranked_within(scores: Tensor, groups: Sequence[Tensor]) -> Tensor:
         scores: (N, K - 1), finite or +inf, which is kept.
         groups: row numbers of each group; each row is in exactly one.
 
-    Example:
+    Examples:
         >>> ranked_within(torch.tensor([[5.0], [7.0], [0.2], [0.1]]), [torch.tensor([0, 1]),
         ...     torch.tensor([2, 3])]).flatten().tolist()
         [0.25, 0.75, 0.75, 0.25]
@@ -156,7 +156,7 @@ def paired_difference(
     Raises:
         CascadeError: different numbers of samples, or nothing can be deferred.
 
-    Example:
+    Examples:
         >>> right = torch.tensor([[k < 50, True] for k in range(100)])
         >>> costs = torch.tensor([[1.0, 9.0]]).expand(100, 2)
         >>> guesses = StageOutcomes(torch.rand(100, 1), right, costs)

@@ -78,7 +78,7 @@ class Policy(Tabular):
             unknown name, lengths that do not fit each other, or `most_confident` with a score that
             does not compare stages.
 
-    Example:
+    Examples:
         >>> Policy(0.9).temperatures
         (1.0, 1.0)
         >>> Policy(stages=3).thresholds is None
@@ -243,7 +243,7 @@ class Policy(Tabular):
         Raises:
             UsageError: a policy for other stages, or something that is no policy.
 
-        Example:
+        Examples:
             >>> Policy.of(0.9, ["small", "large"]).thresholds
             (0.9,)
         """
@@ -281,7 +281,7 @@ class Policy(Tabular):
             UsageError: an unknown stage, a wrong length, a number out of range, or a learned score
                 without heads.
 
-        Example:
+        Examples:
             >>> Policy.from_options(PolicyOptions(thresholds={"small": 0.9}), ["small", "large"])
             Policy(0.9, names=('small', 'large'))
         """
@@ -340,7 +340,7 @@ class Policy(Tabular):
     def fingerprint(self) -> str:
         """Hash of everything that decides answers, 16 hexadecimal digits; not of the evidence.
 
-        Example:
+        Examples:
             >>> Policy(0.9).fingerprint == Policy(0.9, evidence={"n": 1}).fingerprint
             True
         """
@@ -358,7 +358,7 @@ class Policy(Tabular):
         Raises:
             UsageError: a place that cannot be written to.
 
-        Example:
+        Examples:
             >>> path = getfixture("tmp_path") / "policy.yaml"
             >>> Policy(0.9, names=("small", "large")).save(path)
             >>> Policy.load(path).names
@@ -468,7 +468,7 @@ class Policy(Tabular):
     def confidence_of(self, stage: int) -> tuple[Score, float]:
         """The score that is the confidence of a stage with logits, and the temperature it is of.
 
-        Example:
+        Examples:
             >>> policy = Policy(0.9, score="agreement", temperatures=(2, 1))
             >>> score, temperature = policy.confidence_of(0)
             >>> score.name, temperature

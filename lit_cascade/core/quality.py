@@ -63,7 +63,7 @@ def quality_of(
         CascadeError: no samples, NaN scores, a large model that costs nothing, or shapes that do
             not fit.
 
-    Example:
+    Examples:
         >>> quality = quality_of(
         ...     scores=torch.tensor([0.9, 0.2, 0.8, 0.7]),
         ...     correct=torch.tensor([[True, True], [False, True], [True, True], [True, True]]),
@@ -139,7 +139,7 @@ def deferral_quality(scores: Tensor, correct_small: Tensor, correct_large: Tenso
     Raises:
         CascadeError: no samples, NaN scores, or shapes that do not fit.
 
-    Example:
+    Examples:
         >>> small, large = torch.tensor([True, False, False]), torch.tensor([True, True, False])
         >>> deferral_quality(torch.tensor([0.9, 0.1, 0.5]), small, large)
         1.0
@@ -165,7 +165,7 @@ def aurc(scores: Tensor, correct: Tensor) -> float:
     Raises:
         CascadeError: no samples, NaN scores, or shapes that do not fit.
 
-    Example:
+    Examples:
         >>> round(aurc(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([True, True, False])), 4)
         0.1111
     """

@@ -132,7 +132,7 @@ def max_logit_pnorm(norm: Norm) -> Score:
     Raises:
         UsageError: a p below 1 or not finite.
 
-    Example:
+    Examples:
         >>> score_and_answer(torch.tensor([[3.0, 0.0, 0.0]]), max_logit_pnorm(1))[0]
         tensor([0.5000])
     """
@@ -184,7 +184,7 @@ def agreement(confidence: Tensor, answer: Tensor, earlier: Sequence[Judgement]) 
         answer: of the stage alone, (N,) int64.
         earlier: the stages before it, on the same samples.
 
-    Example:
+    Examples:
         >>> first = Judgement(torch.tensor([0.5, 0.5]), torch.tensor([3, 4]), torch.zeros(2))
         >>> agreement(torch.tensor([0.25, 0.75]), torch.tensor([3, 3]), [first])
         tensor([1.2500, 0.7500])
@@ -279,7 +279,7 @@ def score_and_answer(
         CascadeError: logits that are not of shape (N, C), a temperature that is not a positive
             finite number, or a score that is no function of logits.
 
-    Example:
+    Examples:
         >>> scores, answers = score_and_answer(torch.tensor([[2.0, 0.0], [0.0, 0.5]]))
         >>> scores
         tensor([0.8808, 0.6225])
@@ -336,7 +336,7 @@ def probabilities_of(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Raises:
         CascadeError: as for `score_and_answer`.
 
-    Example:
+    Examples:
         >>> probabilities_of(torch.tensor([[0.0, 0.0]]))
         tensor([[0.5000, 0.5000]])
     """

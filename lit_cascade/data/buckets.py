@@ -31,7 +31,7 @@ class LengthBuckets(BatchSampler):
         lengths: lengths of all samples, by position.
         seed: seed of the order of batches if the sampler shuffles.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import SequentialSampler
         >>> lengths = [3, 9, 1, 8, 3]
         >>> list(LengthBuckets(SequentialSampler(lengths), 2, False, lengths=lengths))

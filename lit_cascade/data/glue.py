@@ -158,7 +158,7 @@ def whole_sentences(texts: Sequence[str]) -> list[int]:
 
     Of texts that differ only in spaces the first counts.
 
-    Example:
+    Examples:
         >>> whole_sentences(["a fine film", "fine", "a dull film", "fine film", "a  dull film"])
         [0, 2]
     """
@@ -177,7 +177,7 @@ def whole_sentences(texts: Sequence[str]) -> list[int]:
 def phrases_of(sentences: Iterable[str], texts: Sequence[str]) -> list[int]:
     """Positions of the texts that are a part of any of some sentences, or all of one.
 
-    Example:
+    Examples:
         >>> phrases_of(["a fine film"], ["film", "a film", "a fine film", "fine  film", "fin"])
         [0, 2, 3]
     """

@@ -30,7 +30,7 @@ STDIN = "-"
 def name_of_inputs(sources: Sequence[str]) -> str:
     """Name of the data in several files or folders.
 
-    Example:
+    Examples:
         >>> name_of_inputs(["new/photos"]), name_of_inputs(["a.jpg", "b.jpg", "c.jpg"])
         ('photos', 'a.jpg and 2 more')
     """
@@ -286,7 +286,7 @@ def held_back(order: Sequence[int], sizes: Mapping[str, float], what: str) -> di
     Raises:
         UsageError: all samples or more would be held back.
 
-    Example:
+    Examples:
         >>> held_back([3, 1, 0, 2], {"calibration": 0.5, "development": 1}, "images")
         {'calibration': [1, 3], 'development': [0]}
     """

@@ -63,7 +63,7 @@ def decision_point(threshold: float, scores: Tensor) -> float:
         threshold: of a policy, or a floor.
         scores: of some samples, (N,) float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> decision_point(0.5, torch.tensor([0.25, 0.75]))
         0.5

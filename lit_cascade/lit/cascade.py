@@ -100,7 +100,7 @@ class LitCascade(StagesModule):
             checkpoint, or a policy that does not fit.
         CascadeError: a checkpoint of another architecture, or stages with different classes.
 
-    Example:
+    Examples:
         >>> small, large = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
         >>> model = LitCascade({"small": small, "large": large}, 0.9)
         >>> model.hparams["policy"]["thresholds"]

@@ -169,7 +169,7 @@ def fit_cascade(
         UsageError: stages, data or numbers that make no cascade.
         CascadeError: no cascade can be promised to keep the target, or as for `record`.
 
-    Example:
+    Examples:
         >>> small = torch.nn.Linear(4, 3)
         >>> large = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Linear(64, 3))
         >>> inputs, labels = torch.randn(500, 4), torch.zeros(500).long()

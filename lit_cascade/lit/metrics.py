@@ -33,7 +33,7 @@ from lit_cascade.options import Norm
 class SampleMeans(Metric):
     """Means over all samples of several columns of numbers, exact for integers below 2^53.
 
-    Example:
+    Examples:
         >>> means = SampleMeans(["accuracy", "flops"])
         >>> means.update({"accuracy": torch.tensor([True, False]), "flops": torch.tensor([1, 3])})
         >>> {name: float(mean) for name, mean in means.compute().items()}
@@ -73,7 +73,7 @@ class ClassifierMetric(Metric):
     Raises:
         UsageError: an unknown metric, or one that is not defined for so many classes.
 
-    Example:
+    Examples:
         >>> metric = ClassifierMetric("f1", classes=2)
         >>> metric.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
         >>> metric.update(torch.tensor([1]), torch.tensor([0]))
@@ -276,7 +276,7 @@ class CascadeAccuracy(_CascadeSums):
     Raises:
         UsageError: a threshold or temperature out of range, or a policy for other stages.
 
-    Example:
+    Examples:
         >>> metric = CascadeAccuracy(0.9)
         >>> small, large = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 5.0]])
         >>> metric.update([small, large], torch.tensor([1]))
@@ -298,7 +298,7 @@ class DeferralRate(_CascadeSums):
 
     `update` takes the logits of all stages. Arguments and errors are those of `CascadeAccuracy`.
 
-    Example:
+    Examples:
         >>> metric = DeferralRate([0.5, 0.9])
         >>> metric.update([torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 5.0]])])
         >>> metric.compute()
@@ -319,7 +319,7 @@ class CascadeFLOPs(_CascadeSums):
     `update` takes the logits and the FLOPs of all stages. Arguments and errors are those of
     `CascadeAccuracy`, and `relative`: whether to divide by the FLOPs of the last stage alone.
 
-    Example:
+    Examples:
         >>> metric = CascadeFLOPs([0.5, 0.9])
         >>> logits = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 5.0]])]
         >>> metric.update(logits, flops=torch.tensor([[1.0, 10.0]]))
@@ -440,7 +440,7 @@ class CascadeMetrics(MetricCollection):
         UsageError: a threshold or temperature out of range, an unknown metric, or one that is not
             defined for so many classes.
 
-    Example:
+    Examples:
         >>> metrics = CascadeMetrics([0.5, 0.9])
         >>> small, large = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 5.0]])
         >>> metrics.update([small, large], torch.tensor([1]), torch.tensor([[1.0, 10.0]]))
@@ -545,7 +545,7 @@ class AURC(_Ranking):
     Raises:
         UsageError: an unknown score, a temperature out of range, or a score without head or norm.
 
-    Example:
+    Examples:
         >>> metric = AURC()
         >>> metric.update(torch.tensor([[3.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
         >>> metric.compute()
@@ -592,7 +592,7 @@ class DeferralQuality(_Ranking):
     Raises:
         UsageError: an unknown score, a temperature out of range, or a score without head or norm.
 
-    Example:
+    Examples:
         >>> metric = DeferralQuality()
         >>> small = torch.tensor([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
         >>> metric.update([small, torch.tensor([[0.0, 9.0]] * 3)], torch.tensor([0, 1, 0]))
@@ -610,8 +610,9 @@ class DeferralQuality(_Ranking):
         score: str = "max_softmax",
         temperature: float = 1.0,
         head: DeferralHead | None = None,
+        norm: Norm | None = None,
     ) -> None:
-        super().__init__(score, temperature, head)
+        super().__init__(score, temperature, head, norm)
         self.add_state("right_last", [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> None:

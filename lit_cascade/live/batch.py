@@ -188,7 +188,7 @@ def inputs_of(batch: Any) -> Inputs:
     Raises:
         CascadeError: a tuple of another length.
 
-    Example:
+    Examples:
         >>> x, labels = torch.zeros(3, 2), torch.tensor([0, 1, 1])
         >>> [inputs_of(batch).shape[1] for batch in (x, (x,), (x, labels))]
         [2, 2, 2]

@@ -121,7 +121,7 @@ def thresholds_at(cascade: Cascade, batches: Sequence[Inputs], rate: float) -> t
     Raises:
         CascadeError: no sample reaches a stage.
 
-    Example:
+    Examples:
         >>> scores = torch.log(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]))
         >>> from lit_cascade.core import Policy
         >>> cascade = Cascade([nn.Identity(), nn.Identity()], Policy((0.5,)))

@@ -147,7 +147,7 @@ class Cascade(nn.Module):
     Raises:
         UsageError: fewer than two stages, stages that are no modules, or a policy for others.
 
-    Example:
+    Examples:
         >>> _ = torch.manual_seed(0)
         >>> cascade = Cascade([nn.Linear(4, 3), nn.Linear(4, 3)], 0.5)
         >>> cascade(torch.randn(5, 4)).stage

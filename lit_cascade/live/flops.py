@@ -381,7 +381,7 @@ def count_flops(model: nn.Module, inputs: Inputs, name: str | None = None) -> in
     Returns:
         FLOPs; one multiply-add counts as 2.
 
-    Example:
+    Examples:
         >>> count_flops(nn.Linear(64, 10), torch.zeros(1, 64))
         1280
     """
@@ -443,7 +443,7 @@ class FlopMeter:
         model: the module to measure.
         name: what warnings call it; its class by default. Each reason is given once.
 
-    Example:
+    Examples:
         >>> meter = FlopMeter(nn.Linear(64, 10))
         >>> meter(torch.zeros(3, 64))
         tensor([1280., 1280., 1280.], dtype=torch.float64)
@@ -494,7 +494,7 @@ class FlopMeter:
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, shared ones counted once.
 
-    Example:
+    Examples:
         >>> count_parameters(nn.Linear(64, 10))
         650
     """

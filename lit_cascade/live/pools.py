@@ -29,7 +29,7 @@ def promised_reach(policy: Policy, names: Sequence[str]) -> tuple[float, ...] | 
     Returns:
         One share per stage, the first of them 1; None where the evidence does not tell.
 
-    Example:
+    Examples:
         >>> evidence = {"scores": {"small": {"n": 200, "deferred": 30}}}
         >>> promised_reach(Policy(0.9, evidence=evidence), ["small", "large"])
         (1.0, 0.15)
@@ -65,7 +65,7 @@ def pool_sizes(
     Raises:
         CascadeError: there is no room for one worker of each stage.
 
-    Example:
+    Examples:
         >>> pool_sizes(["small", "large"], [1.0, 0.1 * 20], [Resources(1)] * 2, Resources(9))
         [3, 6]
     """
@@ -103,7 +103,7 @@ def replicas(work: Sequence[float], rate: float | None = None, busy: float = 0.8
         rate: samples per second; by default what one worker of the stage with least work serves.
         busy: share of their time that workers may be busy at this rate.
 
-    Example:
+    Examples:
         >>> replicas([0.001, 0.1 * 0.02])
         [1, 2]
         >>> replicas([0.001, 0.1 * 0.02], rate=2000)

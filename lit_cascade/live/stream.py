@@ -238,7 +238,7 @@ class Stream:
     Raises:
         UsageError: `gather` or `batch_size` below 1.
 
-    Example:
+    Examples:
         >>> from lit_cascade import Policy
         >>> cascade = Cascade([torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)], Policy((0.5,)))
         >>> batches = torch.randn(50, 4).split(8)

@@ -67,7 +67,7 @@ def find_architectures(names: Sequence[str]) -> list[Architecture]:
     Raises:
         UsageError: a name that no library has, or one that is asked of both.
 
-    Example:
+    Examples:
         >>> [(one.library, one.name) for one in find_architectures(["resnet1?", "alexnet"])]
         [('timm', 'resnet18'), ('torchvision', 'alexnet')]
     """
@@ -175,7 +175,7 @@ def architecture_cost(architecture: Architecture, img_size: int | None = None) -
     Raises:
         CascadeError: it cannot be built or run; the message says why in one line.
 
-    Example:
+    Examples:
         >>> cost = architecture_cost(Architecture("torchvision", "alexnet"))
         >>> cost.flops, cost.parameters, cost.img_size
         (1428376960, 61100840, '224')

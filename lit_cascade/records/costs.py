@@ -35,7 +35,7 @@ def read_costs(cost: str) -> tuple[str, ModelCosts]:
     Raises:
         UsageError: a file that is missing or holds no such costs.
 
-    Example:
+    Examples:
         >>> read_costs("flops")
         ('flops', {})
     """

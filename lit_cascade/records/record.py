@@ -192,7 +192,7 @@ class Record(Tabular):
         Raises:
             CascadeError: as for the class.
 
-        Example:
+        Examples:
             >>> record = Record.from_arrays("net", [[2.0, 0.0]], [0], flops=1280)
             >>> record.logits.shape, record.classes
             (torch.Size([1, 2]), ('0', '1'))

@@ -26,7 +26,7 @@ class Ids(Sequence[Any]):
     Args:
         values: integers (N,) int64, or N strings.
 
-    Example:
+    Examples:
         >>> ids = Ids(torch.tensor([7, 3, 5]))
         >>> ids[0], ids[[0, 1]].tolist(), ids.sort()[0].tolist()
         (7, [7, 3], [3, 5, 7])
@@ -224,7 +224,7 @@ class Samples:
     def difference(self, other: Samples) -> str | None:
         """First difference in class order, ids or labels; None if there is none.
 
-        Example:
+        Examples:
             >>> one = Samples(torch.arange(2), torch.tensor([0, 0]), ("a", "b"))
             >>> two = Samples(torch.arange(2), torch.tensor([0, 1]), ("a", "b"))
             >>> one.difference(two)

@@ -129,7 +129,7 @@ def _bin(diagram: ReliabilityDiagram, k: int) -> list[str]:
 def _bar(confidence: float, accuracy: float) -> str:
     """Confidence and accuracy as a bar from 0 to 1, with the accuracy in percent.
 
-    Example:
+    Examples:
         >>> _bar(0.5, 0.25)
         '████░░░░          25 %'
     """

@@ -27,7 +27,7 @@ from lit_cascade.utilities.units import be, cost_figure, cost_heading, counted, 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """The content of a CSV file; text is written by `as_cell`.
 
-    Example:
+    Examples:
         >>> csv_text(["stage", "accuracy"], [["small", 0.5]]).splitlines()
         ['stage,accuracy', 'small,0.5']
     """
@@ -45,7 +45,7 @@ def columns_csv(columns: Mapping[str, Sequence[Any]]) -> str:
 def file_size(size: int) -> str:
     """A number of bytes.
 
-    Example:
+    Examples:
         >>> file_size(4_520), file_size(85)
         ('4.52 kB', '85 B')
     """
@@ -214,7 +214,7 @@ def _folded(text: str, width: int, cut: float | None = _CUTS[0]) -> list[str]:
 
     Without a place to cut, longer words are broken instead.
 
-    Example:
+    Examples:
         >>> _folded("resnet8 → resnet14", 12), _folded("efficientnet_lite0.ra_in1k", 12)
         (['resnet8 →', 'resnet14'], ['effici…_in1k'])
     """
@@ -356,7 +356,7 @@ def data_notes(data: Mapping[str, Any]) -> list[str]:
     Args:
         data: the description of the data in a record.
 
-    Example:
+    Examples:
         >>> data_notes({"left_out": [["a.jpg", "a.jpg: not an image"]], "remarks": {"blurred": 2}})
         ['Note: 1 sample is left out: a.jpg: not an image.', 'Note: 2 samples: blurred.']
     """

@@ -80,7 +80,7 @@ def score_buckets(
         low: least score, for a policy without evidence, whose buckets have equal widths.
         high: largest score.
 
-    Example:
+    Examples:
         >>> score_buckets({"scores": {"small": {"edges": [0.5]}}}, "small")
         (0.49999999999999994,)
     """
@@ -96,7 +96,7 @@ def score_buckets(
 def promised_deferral(evidence: Mapping[str, Any] | None, stage: str) -> float | None:
     """Share of the samples reaching a stage that it deferred when the policy was chosen.
 
-    Example:
+    Examples:
         >>> promised_deferral({"scores": {"small": {"n": 10, "deferred": 1}}}, "small")
         0.1
     """

@@ -79,7 +79,7 @@ def readable_names(classes: Sequence[str]) -> dict[str, str] | None:
 
     A name is the first lemma of the synset in the lists of timm.
 
-    Example:
+    Examples:
         >>> readable_names(["n01440764", "n02123045"])
         {'n01440764': 'tench', 'n02123045': 'tabby'}
     """
@@ -155,7 +155,7 @@ def numbers_among(names: Sequence[str], classes: Sequence[str]) -> dict[str, int
 
     Names that could be two classes, or two names that could be one class, are taken as written.
 
-    Example:
+    Examples:
         >>> numbers_among(["Yes", "NOT-yet", "other"], ["not_yet", "yes"])
         {'Yes': 1, 'NOT-yet': 0}
     """

@@ -65,7 +65,7 @@ def along_cost(axes: Axes, unit: str, *, log: bool = True) -> None:
 def literal(text: str) -> str:
     r"""Text that matplotlib shows as it is: names may hold dollars, which begin formulas.
 
-    Example:
+    Examples:
         >>> print(literal("a$b$c"))
         a\$b\$c
     """

@@ -69,7 +69,7 @@ def row_slices(matrix: Tensor, size: int, rows: Tensor | None = None) -> Iterato
         size: number of rows of a block.
         rows: positions of the rows to read, in their order; by default all.
 
-    Example:
+    Examples:
         >>> [len(block) for block in row_slices(torch.zeros(5, 2), 2)]
         [2, 2, 1]
     """

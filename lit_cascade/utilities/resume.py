@@ -86,7 +86,7 @@ def first_difference(
 
     The number of processes that load the data is not compared: it changes no result.
 
-    Example:
+    Examples:
         >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}})
         ('a.b', '1', '2')
     """

@@ -52,7 +52,7 @@ def _short(value: float) -> str:
 def described(kind: str, *parts: str) -> str:
     """A repr that names the kind of an object and describes it; folded between parts.
 
-    Example:
+    Examples:
         >>> described("Front", "12 points", "accuracy 91.20 % to 99.10 %")
         'Front(12 points, accuracy 91.20 % to 99.10 %)'
     """
@@ -69,7 +69,7 @@ def described(kind: str, *parts: str) -> str:
 def listed(names: Sequence[Any], between: str = ", ") -> str:
     """Names in a line; of many only the first and the last, of long ones only the ends.
 
-    Example:
+    Examples:
         >>> listed(["a", "b"], " → "), listed(range(100))
         ('a → b', '0, 1, 2, ..., 99')
     """
@@ -81,7 +81,7 @@ def listed(names: Sequence[Any], between: str = ", ") -> str:
 def shortened(text: str) -> str:
     """A text of at most forty characters; of a longer one the ends.
 
-    Example:
+    Examples:
         >>> shortened("resnet8"), shortened("a" * 30 + "b" * 30)
         ('resnet8', 'aaaaaaaaaaaaaaaaaa...bbbbbbbbbbbbbbbbbb')
     """
@@ -91,7 +91,7 @@ def shortened(text: str) -> str:
 def spanned(low: str, high: str) -> str:
     """A range of two figures as text; one figure where both read the same.
 
-    Example:
+    Examples:
         >>> spanned("1.2 k", "3 M"), spanned("3 M", "3 M")
         ('1.2 k to 3 M', '3 M')
     """

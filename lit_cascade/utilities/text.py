@@ -20,7 +20,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 def printable(text: str) -> str:
     r"""Text with hidden characters escaped, so that a terminal shows them; lines stay lines.
 
-    Example:
+    Examples:
         >>> printable("red: \x1b[31m")
         'red: \\x1b[31m'
     """
@@ -35,7 +35,7 @@ def single_line(text: str) -> str:
 def plain(value: Any) -> Any:
     """A value as JSON holds it: dataclasses as objects, NaN as null, infinities as strings.
 
-    Example:
+    Examples:
         >>> plain({"threshold": float("-inf"), "accuracy": float("nan"), "edges": (0, 1)})
         {'threshold': '-inf', 'accuracy': None, 'edges': [0, 1]}
     """
@@ -63,7 +63,7 @@ def as_cell(text: str) -> str:
     return (https://owasp.org/www-community/attacks/CSV_Injection), and before text that begins as
     if that had been done, so that `from_cell` is the inverse.
 
-    Example:
+    Examples:
         >>> as_cell("=1+1"), as_cell("small"), as_cell("-0.5")
         ("'=1+1", 'small', '-0.5')
     """
@@ -78,7 +78,7 @@ def from_cell(text: str) -> str:
 def in_markdown(text: str) -> str:
     r"""Text in a line of Markdown, whose marks are shown.
 
-    Example:
+    Examples:
         >>> print(in_markdown("a*b* <i>"))
         a\*b\* \<i\>
     """

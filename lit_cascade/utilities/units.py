@@ -15,7 +15,7 @@ _METRICS = {"f1": "F1", "f1_macro": "macro F1", "matthews": "Matthews"}
 def counted(n: int, noun: str) -> str:
     """A number of things, in the singular or the plural.
 
-    Example:
+    Examples:
         >>> counted(1, "sample"), counted(1234, "sample"), counted(2, "batch"), counted(0, "epoch")
         ('1 sample', '1,234 samples', '2 batches', '0 epochs')
     """
@@ -26,7 +26,7 @@ def counted(n: int, noun: str) -> str:
 def be(n: int) -> str:
     """The verb after a number of things.
 
-    Example:
+    Examples:
         >>> be(1), be(2)
         ('is', 'are')
     """
@@ -36,7 +36,7 @@ def be(n: int) -> str:
 def unit_label(unit: str) -> str:
     """Label of a unit of cost.
 
-    Example:
+    Examples:
         >>> unit_label("flops"), unit_label("usd"), unit_label("joules")
         ('FLOPs', 'dollars', 'joules')
     """
@@ -51,7 +51,7 @@ def is_money(unit: str) -> bool:
 def cost_axis(unit: str) -> str:
     """Label of a cost axis.
 
-    Example:
+    Examples:
         >>> cost_axis("latency_s"), cost_axis("usd")
         ('seconds per sample', 'dollars per million calls')
     """
@@ -64,7 +64,7 @@ def cost_axis(unit: str) -> str:
 def cost_heading(unit: str) -> str:
     """Unit of the numbers of `cost_figure`.
 
-    Example:
+    Examples:
         >>> cost_heading("flops"), cost_heading("usd")
         ('FLOPs', 'dollars per million calls')
     """
@@ -74,7 +74,7 @@ def cost_heading(unit: str) -> str:
 def cost_figure(cost: float, unit: str) -> str:
     """A cost per sample, in the unit of `cost_heading`.
 
-    Example:
+    Examples:
         >>> cost_figure(4.1e9, "flops"), cost_figure(0.0015, "usd"), cost_figure(1e-7, "usd")
         ('4.1 G', '1,500', '0.1')
     """
@@ -84,7 +84,7 @@ def cost_figure(cost: float, unit: str) -> str:
 def total_figure(total: float, unit: str) -> str:
     """A sum of costs: of money in full, of other units with three significant digits.
 
-    Example:
+    Examples:
         >>> total_figure(1234567.8, "usd"), total_figure(2.5, "eur"), total_figure(3.1e15, "flops")
         ('1,234,568', '2.5', '3.1 P')
     """
@@ -101,7 +101,7 @@ def cost_change(cost: float, ratio: float, unit: str) -> str:
         ratio: of that cost to the other.
         unit: of the cost.
 
-    Example:
+    Examples:
         >>> cost_change(0.00033, 0.33, "usd"), cost_change(3e9, 0.5, "flops")
         ('1,000 -> 330 dollars per million calls', '')
     """
@@ -113,7 +113,7 @@ def cost_change(cost: float, ratio: float, unit: str) -> str:
 def fewer(ratio: float, unit: str) -> str:
     """How much less a cost is, from its ratio to a reference.
 
-    Example:
+    Examples:
         >>> fewer(0.25, "flops"), fewer(0.0, "usd")
         ('4.0x fewer FLOPs', 'no dollars at all')
     """
@@ -124,7 +124,7 @@ def fewer(ratio: float, unit: str) -> str:
 def metric_label(metric: str) -> str:
     """Label of a metric.
 
-    Example:
+    Examples:
         >>> metric_label("accuracy"), metric_label("f1_macro")
         ('accuracy', 'macro F1')
     """
@@ -134,7 +134,7 @@ def metric_label(metric: str) -> str:
 def metric_axis(metric: str) -> str:
     """Label of a metric's axis.
 
-    Example:
+    Examples:
         >>> metric_axis("f1"), metric_axis("matthews")
         ('F1 (%)', 'Matthews correlation (x 100)')
     """
@@ -146,7 +146,7 @@ def metric_axis(metric: str) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """A share as a percentage.
 
-    Example:
+    Examples:
         >>> percent(0.124)
         '12.4 %'
     """
@@ -156,7 +156,7 @@ def percent(share: float, digits: int = 1) -> str:
 def metric_figure(metric: str, value: float) -> str:
     """The value of a metric to two digits: Matthews' correlation times 100, others in percent.
 
-    Example:
+    Examples:
         >>> metric_figure("f1", 0.9), metric_figure("matthews", 0.543)
         ('90.00 %', '54.30')
     """
@@ -166,7 +166,7 @@ def metric_figure(metric: str, value: float) -> str:
 def quantity(value: float) -> str:
     """A count with three significant digits and an SI prefix.
 
-    Example:
+    Examples:
         >>> [quantity(value) for value in (950, 18_944, 4.1e9)]
         ['950', '18.9 k', '4.1 G']
     """
@@ -181,7 +181,7 @@ def quantity(value: float) -> str:
 def times(ratio: float) -> str:
     """A cost relative to a reference, from their ratio.
 
-    Example:
+    Examples:
         >>> times(0.25), times(1.25)
         ('4.0x less', '1.2x more')
     """

@@ -138,7 +138,7 @@ class Place:
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Slope of log(seconds) on log(size) over the sizes that take long enough; NaN of fewer than 2.
 
-    Example:
+    Examples:
         >>> round(exponent([1, 2, 4], [1, 4, 16]), 6)
         2.0
     """

@@ -325,7 +325,11 @@ def test_metrics_of_a_score_with_norms_are_those_of_the_replay():
     area = AURC("max_logit_pnorm", norm=3)
     area.update(small, labels)
     score = rule.judge(0, small).score
-    assert float(area.compute()) == aurc(score, small.argmax(1) == labels)
+    right_small, right_large = small.argmax(1) == labels, large.argmax(1) == labels
+    assert float(area.compute()) == aurc(score, right_small)
+    quality = DeferralQuality("max_logit_pnorm", norm=3)
+    quality.update(logits, labels)
+    assert float(quality.compute()) == deferral_quality(score, right_small, right_large)
 
 
 def test_metrics_at_other_thresholds_never_share_their_sums():

@@ -35,7 +35,7 @@ def binomial_p_value(losses: int, n: int, limit: float) -> float:
     Returns:
         Probability of at most so many losses if the loss rate were the limit.
 
-    Example:
+    Examples:
         >>> round(binomial_p_value(0, 598, 0.005), 4)
         0.0499
     """
@@ -73,7 +73,7 @@ def paired_p_value(lost: int, won: int, n: int, limit: float) -> float:
         n: number of samples.
         limit: promised largest difference (lost - won) / n, from -1 to 1.
 
-    Example:
+    Examples:
         >>> round(paired_p_value(0, 0, 598, 0.005), 4), round(paired_p_value(60, 55, 2000, 0.01), 3)
         (0.0499, 0.086)
     """
@@ -210,7 +210,7 @@ def bounded_p_value(
     Raises:
         CascadeError: values outside their bounds.
 
-    Example:
+    Examples:
         >>> import torch
         >>> bounded_p_value(torch.tensor([0.25, 0.5] * 100), 0.0, 1.0, 0.6) < 0.001
         True
@@ -240,7 +240,7 @@ def rate_bounds(count: int, n: int, delta: float) -> tuple[float, float]:
         n: number of samples.
         delta: probability that the rate is outside.
 
-    Example:
+    Examples:
         >>> [round(bound, 4) for bound in rate_bounds(0, 598, 0.1)]
         [0.0, 0.005]
     """

@@ -26,7 +26,7 @@ _EARLY = 16.0
 def unspent(windows: int) -> float:
     """Share of the capital that is not bet yet after some windows.
 
-    Example:
+    Examples:
         >>> unspent(0), round(unspent(100), 3)
         (1.0, 0.583)
     """

@@ -76,7 +76,7 @@ class Promise:
         Raises:
             UsageError: no target, several, or one that is unknown or out of range.
 
-        Example:
+        Examples:
             >>> Promise.of(max_accuracy_drop=0.01)
             Promise(target='accuracy_drop', limit=0.01, confidence=0.95)
         """
@@ -126,7 +126,7 @@ class Promise:
         Args:
             unit: of the cost.
 
-        Example:
+        Examples:
             >>> Promise("accuracy_drop", 0.005).text(), Promise("accuracy_drop", 0.01).text()
             ('accuracy drop <= 0.5 points', 'accuracy drop <= 1 point')
         """

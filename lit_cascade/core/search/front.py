@@ -108,7 +108,7 @@ class Front(Tabular):
         Args:
             accuracy: as for `first_row`.
 
-        Example:
+        Examples:
             >>> front = Front(torch.tensor([1.0, 5.0]), torch.tensor([0.5, 0.9]))
             >>> front.least_cost(torch.tensor([0.4, 0.5, 0.6, 0.95]))
             tensor([1., 1., 5., inf])
@@ -127,7 +127,7 @@ class Front(Tabular):
         Args:
             accuracy: (A,) float64; clamped to the accuracies of the front.
 
-        Example:
+        Examples:
             >>> front = Front(torch.tensor([1.0, 100.0]), torch.tensor([0.5, 0.9]))
             >>> round(float(front.interpolated_cost(torch.tensor([0.7]))), 3)
             10.0
@@ -154,7 +154,7 @@ def pareto_rows(cost: Tensor, accuracy: Tensor) -> Tensor:
     Returns:
         Their indices in order of cost, int64. Of equal points the first is kept.
 
-    Example:
+    Examples:
         >>> pareto_rows(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.9, 0.5, 0.5]))
         tensor([1, 0])
     """
@@ -208,7 +208,7 @@ def default_bands(singles: Front) -> list[Band]:
     Raises:
         CascadeError: one model is both the cheapest and the most accurate.
 
-    Example:
+    Examples:
         >>> front = Front(torch.tensor([1.0, 9.0]), torch.tensor([0.5, 0.9]))
         >>> [(round(band.low, 6), round(band.high, 6)) for band in default_bands(front)]
         [(0.7, 0.9), (0.8, 0.9)]
@@ -244,7 +244,7 @@ def held_out_reduction(
     Returns:
         A float64 scalar, or (R,).
 
-    Example:
+    Examples:
         >>> half = torch.tensor([0.5, 0.9], dtype=torch.float64)
         >>> cascades = Front(torch.tensor([1.0, 3.0]), half)
         >>> worse = Front(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.4], dtype=torch.float64))
@@ -285,7 +285,7 @@ def average_compute_reduction(
     Raises:
         UsageError: the band reaches above the most accurate single model or cascade.
 
-    Example:
+    Examples:
         >>> accuracies = torch.tensor([0.5, 0.9], dtype=torch.float64)
         >>> singles = Front(torch.tensor([1.0, 9.0]), accuracies)
         >>> cascades = Front(torch.tensor([1.0, 3.0]), accuracies)

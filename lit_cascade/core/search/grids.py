@@ -208,7 +208,7 @@ def nearest_in_cascades(ratios: Mapping[tuple[int, ...], float], count: int) -> 
     Returns:
         Model numbers, rising.
 
-    Example:
+    Examples:
         >>> nearest_in_cascades({(0, 1, 2): 1.5, (0, 1, 3): 1.1}, 3)
         [0, 1, 3]
     """

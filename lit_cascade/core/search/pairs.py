@@ -48,7 +48,7 @@ def cuts_of(scores: Tensor, levels: int | Tensor) -> Iterator[Cuts]:
         levels: every distinct threshold is used, or `levels` + 1 evenly spaced ones if there are
             more; or the thresholds of all models, (T,) float64, rising from -inf to +inf.
 
-    Example:
+    Examples:
         >>> [cuts] = cuts_of(torch.tensor([[0.5, 0.2, 0.5]]), 10)
         >>> cuts.thresholds
         tensor([  -inf, 0.5000,    inf], dtype=torch.float64)
@@ -95,7 +95,7 @@ def block_sums(table: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     Returns:
         Shape (B, J): int32 for a float16 table, else float64.
 
-    Example:
+    Examples:
         >>> ones = torch.ones(3, 1, dtype=torch.float16)
         >>> block_sums(ones, torch.arange(3), torch.tensor([0, 2, 2])).squeeze(1)
         tensor([2, 0, 1], dtype=torch.int32)

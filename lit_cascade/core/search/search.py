@@ -84,7 +84,7 @@ def search_zoo(
     Raises:
         CascadeError: fewer than two models.
 
-    Example:
+    Examples:
         >>> import torch
         >>> zoo = Zoo(
         ...     names=("small", "large"),

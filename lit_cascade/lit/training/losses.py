@@ -32,7 +32,7 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
     Returns:
         A scalar in nats, 0 where both give the same probabilities; float32 or better.
 
-    Example:
+    Examples:
         >>> import torch
         >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]])
         >>> f"{distillation_loss(student, teacher):.4f}"  # 3/4 log(3/4 * 2) + 1/4 log(1/4 * 2)
@@ -60,7 +60,7 @@ def gatekeeper_loss(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
     Returns:
         A scalar in nats; float32 or better.
 
-    Example:
+    Examples:
         >>> import torch
         >>> logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
         >>> labels = torch.tensor([0, 1])
@@ -87,7 +87,7 @@ def linear(step: int, steps: int, rising: int) -> float:
         steps: of the whole training.
         rising: number of steps before the peak.
 
-    Example:
+    Examples:
         >>> [linear(step, steps=6, rising=2) for step in range(7)]
         [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
