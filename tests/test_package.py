@@ -208,7 +208,7 @@ def test_the_top_level_holds_only_what_is_customary():
     assert {name.split("/")[0] for name in tracked} <= {
         ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md",
         "LICENSE", "Makefile", "README.md", "checkpoints", "configs", "constraints.txt", "docs",
-        "lit_cascade", "pyproject.toml", "tests",
+        "lit_cascade", "mkdocs.yml", "pyproject.toml", "tests",
     }  # fmt: skip
 
 
