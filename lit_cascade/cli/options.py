@@ -152,7 +152,8 @@ class ImportOptions(OutputOptions):
     Args:
         name: name of the model, and of the file.
         logits: FILE of shape (samples, classes).
-        probabilities: instead of logits, FILE of class probabilities, whose logarithm is kept.
+        probabilities: instead of logits, FILE of class probabilities, whose logarithm is kept;
+            those of 8 bits (uint8) are in steps of 1/256.
         predictions: instead of logits, FILE of the classes that the model answers: whole numbers
             from 0, or names that are among the classes. In a table by default {}.
         score: with predictions, FILE of how sure the model is of each answer, larger is surer; or
@@ -171,8 +172,9 @@ class ImportOptions(OutputOptions):
         cost: NAME=NUMBER or NAME=FILE, a cost per sample in another unit; may be repeated. For a
             table, FILE has a row per model, such as prices.csv or prices.csv:COLUMN.
         ids: FILE of distinct numbers or names of the samples; by default their positions.
-        classes: FILE of class names in logit order, or the number of classes; by default the names
-            of the logits' columns if they have any, else 0, 1, ...
+        classes: FILE of class names in logit order, the name of a list such as imagenet-1k, or the
+            number of classes; by default the names of the logits' columns if they have any, else 0,
+            1, ...
         model_classes: MODEL=FILE, names of the classes as a model with predictions numbers them, if
             that is not the order of classes; MODEL may be a pattern. May be repeated.
         parameters: number of parameters of the model.

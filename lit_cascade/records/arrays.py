@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lit_cascade.errors import CascadeError, UsageError, check_name, nearest
 from lit_cascade.records.samples import whole_numbers
-from lit_cascade.utilities.class_names import numbers_among
+from lit_cascade.utilities.class_names import CLASS_LISTS, class_list, numbers_among
 from lit_cascade.utilities.mapped import mapped_numbers, row_slices
 from lit_cascade.utilities.tensors import load_tensors
 from lit_cascade.utilities.text import from_cell
@@ -76,6 +76,9 @@ def logits_from(text: str) -> tuple[Tensor, tuple[str, ...], list[str]]:
 def probabilities_from(text: str) -> tuple[Tensor, tuple[str, ...], list[str]]:
     """Class probabilities as logits: their logarithms, whose softmax they are.
 
+    Those of uint8 are multiples of 1/256, as 8-bit models give them. What a row lacks to 1 was
+    rounded away from its zeros, and is divided among these.
+
     Returns:
         Logits (N, C) float32, the names of their columns if the file has any, and notes.
 
@@ -83,12 +86,16 @@ def probabilities_from(text: str) -> tuple[Tensor, tuple[str, ...], list[str]]:
         CascadeError: numbers outside [0, 1], or rows that do not sum to 1.
     """
     probabilities, names = _read_matrix(text, "--probabilities")
+    notes = []
+    if probabilities.dtype == torch.uint8:
+        notes.append("Note: whole numbers of 8 bits are probabilities in steps of 1/256.")
+        probabilities = _dequantised(probabilities)
     reason = _improbable(probabilities)
     if reason is not None:
         raise CascadeError(
             f"--probabilities: {reason}. If these are logits, give them as --logits."
         )
-    zeros, notes = 0, []
+    zeros = 0
     logits = torch.empty(probabilities.shape)
     for rows, some in _blocks(probabilities):
         zeros += int((some < _LOG_FLOOR).sum())
@@ -99,6 +106,23 @@ def probabilities_from(text: str) -> tuple[Tensor, tuple[str, ...], list[str]]:
             f"{math.log(_LOG_FLOOR):.1f}."
         )
     return logits, names, notes
+
+
+def _dequantised(numbers: Tensor) -> Tensor:
+    """Multiples of 1/256, (N, C), as probabilities.
+
+    A zero was less than 1/512, so that zeros never get more than that each. Rows that sum to more
+    than 1 are divided by their sum, as far as rounding up explains it.
+    """
+    probabilities = torch.empty(numbers.shape)
+    for rows, some in _blocks(numbers):
+        block = some.float() / 256
+        missing, zero = 1 - block.sum(dim=1, keepdim=True), some == 0
+        share = (missing.clamp_min(0) / zero.sum(dim=1, keepdim=True)).clamp_max(1 / 512)
+        most = (~zero).sum(dim=1, keepdim=True) / 512
+        block /= torch.where((missing < 0) & (-missing <= most), 1 - missing, 1.0)
+        probabilities[rows] = torch.where(zero, share, block)
+    return probabilities
 
 
 def _improbable(numbers: Tensor) -> str | None:
@@ -371,7 +395,8 @@ def classes_from(text: str, width: int | None, argument: str = "--classes") -> t
     """Class names in logit order.
 
     Args:
-        text: file with one name per line, or a column; or the number of classes.
+        text: file with one name per line, or a column; the number of classes; or the name of a
+            list, such as imagenet-1k.
         width: number of classes, if known.
         argument: name of the argument, for messages.
 
@@ -382,6 +407,8 @@ def classes_from(text: str, width: int | None, argument: str = "--classes") -> t
         if not 2 <= int(text) <= _MOST_COLUMNS:
             raise UsageError(f"{argument}: expected two or more classes, got {text}.")
         return _of_width(tuple(map(str, range(int(text)))), width)
+    if text in CLASS_LISTS:
+        return _of_width(class_list(text, argument), width)
     path, picked = _file(text, argument, _COLUMNS)
     if path.suffix == ".txt":
         values: Column = _lines(path, argument)  # numbers stay as they are written

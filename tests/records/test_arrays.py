@@ -38,6 +38,45 @@ def test_checks_go_by_blocks_and_name_the_row_of_the_whole(tmp_path, monkeypatch
         arrays.logits_from(str(file))
 
 
+def eight_bit_probabilities(row):
+    """What the bytes of an 8-bit model say, by plain arithmetic."""
+    total, zeros = sum(row), row.count(0)
+    if total > 256:
+        return [number / total for number in row]
+    return [number / 256 if number else (256 - total) / 256 / zeros for number in row]
+
+
+@pytest.mark.parametrize("elements", [1, 700, 10**6])
+def test_probabilities_of_eight_bits_keep_their_confidences(tmp_path, monkeypatch, elements):
+    monkeypatch.setattr(arrays, "_BLOCK_ELEMENTS", elements)
+    random = np.random.default_rng(0)
+    exact = random.dirichlet(np.full(600, 0.01), 40)
+    exact[7] = np.full(600, 1 / 600)
+    exact[8] = np.eye(600)[3]
+    rounded = np.minimum((256 * exact).round(), 255).astype(np.uint8)
+    rounded[7] = 0  # each less than 1/512
+    rounded[9, :4], rounded[9, 4:] = (129, 127, 1, 0), 0  # rounded up: 257 in all
+    file = tmp_path / "p.npy"
+    np.save(file, rounded)
+    logits, _, notes = arrays.probabilities_from(str(file))
+    assert notes[0] == "Note: whole numbers of 8 bits are probabilities in steps of 1/256."
+    wanted = torch.tensor([eight_bit_probabilities(row) for row in rounded.tolist()])
+    torch.testing.assert_close(logits.softmax(dim=1), wanted, rtol=1e-5, atol=1e-30)
+    assert (logits.argmax(dim=1).numpy() == rounded.argmax(axis=1)).all()
+    rounded[11, :4] = 100  # no rounding makes 400 of 256
+    rounded[12] = random.integers(0, 256, 600)
+    np.save(file, rounded)
+    with pytest.raises(CascadeError, match=r"rows that sum to 1, got 2\.5625 in row 11"):
+        arrays.probabilities_from(str(file))
+
+
+def test_classes_may_be_a_list_that_is_known_by_its_name():
+    names = arrays.classes_from("imagenet-1k", 1000)
+    assert names[:2] == ("n01440764", "n01443537")
+    with pytest.raises(CascadeError, match="1,000 names for logits of 10 classes"):
+        arrays.classes_from("imagenet-1k", 10)
+
+
 def test_an_array_on_disk_is_mapped_and_stays_as_it_is(tmp_path):
     file = tmp_path / "logits.npy"
     np.save(file, np.ones((4, 3), np.float32))
