@@ -41,7 +41,10 @@ def run(tmp_path, monkeypatch, capfd):
     return lit_cascade
 
 
-@pytest.mark.parametrize("config", ["imagenet_pair", "imagenet_triple", "imagenet_zoo"])
+@pytest.mark.parametrize(
+    "config",
+    ["imagenet_pair", "imagenet_triple", "imagenet_zoo", "imagenet_lite", "imagenet_lite_zoo"],
+)
 def test_bundled_configs_name_published_models_of_the_1000_classes(config):
     model = yaml.safe_load((ROOT / f"configs/{config}.yaml").read_text())["model"]
     stages = model.get("stages", {}).values()
