@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from lit_cascade.cli.configured import build_stage
 from lit_cascade.options import PolicyOptions, ServingOptions
 from lit_cascade.serve import inputs_of_plain, ray_application
 
@@ -33,6 +32,8 @@ def build(args: dict[str, Any]) -> Any:
 
 
 def _stage(model: dict[str, Any], name: str, classes: tuple[str, ...] | None) -> nn.Module:
+    from lit_cascade.cli.configured import build_stage  # slow, and only stages need it
+
     stage = build_stage(model, name)
     if classes is not None and stage.class_names != classes:
         stage.answer_among(classes, "the data", fewer=True)

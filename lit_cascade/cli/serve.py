@@ -37,6 +37,7 @@ def run_models(cli: CascadeCLI, options: ServeOptions) -> None:
     model = cli.model
     model.cascade.policy.required_thresholds(model.names)
     if options.to == "ray":
+        _refuse_options_of_one_machine(options)
         output = Output("serve", options, [_NAME])
         _write_for_ray(cli, options, output, _inputs(cli, options.max_pixels))
         return
@@ -45,6 +46,25 @@ def run_models(cli: CascadeCLI, options: ServeOptions) -> None:
         model.networks(), model.cascade.policy, options, inputs=inputs, classes=model.class_names
     )
     served.serve()
+
+
+_INSTEAD = {
+    "workers": "replicas have --ray.actors and --ray.cpus",
+    "devices": "replicas have --ray.gpus, and Ray places them",
+    "http_workers": "Ray starts a proxy on each machine",
+}
+"""Options of one machine, and what Ray has in their place."""
+
+
+def _refuse_options_of_one_machine(options: ServeOptions) -> None:
+    """Check that no option is given that Ray would not heed.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name, instead in _INSTEAD.items():
+        if getattr(options, name) != getattr(ServingOptions, name):
+            raise UsageError(f"{name}: it has no effect with --to ray; {instead}.")
 
 
 def _inputs(cli: CascadeCLI, max_pixels: int) -> Any:
@@ -114,7 +134,8 @@ def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, input
         path = Path(str(stage.get("checkpoint") or ""))
         if path.name and path.is_file():  # the other names are of bundled checkpoints
             stage["checkpoint"] = str(path.absolute())
-    own = {one.name for one in fields(ServingOptions)} - {"host", "port"}
+    # batches are set by `user_config`: Ray starts all replicas again where an argument changes
+    own = {one.name for one in fields(ServingOptions)} - {"host", "port", "batch_size", "wait"}
     settings = {
         name: getattr(options, name)
         for name in sorted(own)

@@ -267,7 +267,7 @@ class ArrayInput:
 
     def raw(self, arrays: tuple[np.ndarray[Any, Any], ...]) -> Any:
         """The arrays as tensors, in the form of the example."""
-        tensors = tuple(map(torch.from_numpy, arrays))
+        tensors = tuple(map(torch.tensor, arrays))  # copies: Ray's arrays cannot be written to
         if self._names:
             return dict(zip(self._names, tensors, strict=True))
         return tensors if self._many else tensors[0]

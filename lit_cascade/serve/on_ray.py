@@ -37,6 +37,7 @@ ROUTER = "router"
 _TRIES = 2
 """Replicas that may die with the same sample before it fails."""
 
+_LOGGING = {"enable_access_log": False}  # Ray's would be a line for each sample and stage
 _BATCH, _WAIT = 32, 0.01  # until `reconfigure` sets those of the stage
 _batch: Any = serve.batch  # its types know functions of one argument
 _deployment: Any = serve.deployment
@@ -289,6 +290,7 @@ def application(plan: Plan, builds: Sequence[Callable[[], nn.Module]]) -> Any:
             name=name,
             max_ongoing_requests=ongoing(size),
             user_config={"batch_size": size, "wait": wait},
+            logging_config=_LOGGING,
         )
         .bind(plan, number, build)
         for number, (name, build, size, wait) in enumerate(
@@ -299,7 +301,9 @@ def application(plan: Plan, builds: Sequence[Callable[[], nn.Module]]) -> Any:
     add_routes(app, _Here(plan))
     router = _deployment(serve.ingress(app)(Router))
     ongoing_requests = plan.options.queue_size + plan.options.max_inputs
-    return router.options(name=ROUTER, max_ongoing_requests=ongoing_requests).bind(plan, *stages)
+    return router.options(
+        name=ROUTER, max_ongoing_requests=ongoing_requests, logging_config=_LOGGING
+    ).bind(plan, *stages)
 
 
 def ongoing(batch_size: int) -> int:

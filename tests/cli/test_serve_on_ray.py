@@ -11,9 +11,18 @@ pytest.importorskip("ray", reason="the extra ray is not installed")
 WORDS = ("serve", "--config", "digits_pair.yaml", "--trainer.accelerator", "cpu", "--to", "ray")
 
 
-def deployments(folder):
+def application(folder):
+    """As `serve run` and `serve deploy` read it: an unknown key would be refused."""
+    from ray.serve.schema import ServeDeploySchema
+
     content = yaml.safe_load((folder / "serve.yaml").read_text())
-    return {one["name"]: one for one in content["applications"][0]["deployments"]}
+    (read,) = ServeDeploySchema.model_validate(content).applications
+    assert read.name == "lit-cascade"
+    return content["applications"][0]
+
+
+def deployments(folder):
+    return {one["name"]: one for one in application(folder)["deployments"]}
 
 
 @pytest.fixture
@@ -50,12 +59,26 @@ def test_replicas_are_in_the_ratio_of_the_work(tmp_path, benchmark):
     assert found["large"]["autoscaling_config"]["min_replicas"] == 3
 
 
+def test_other_batches_change_no_argument(tmp_path):
+    """Where arguments change, Ray starts all replicas again."""
+    done(within(*WORDS, "--timeout", 9, "--out", "a", cwd=tmp_path))
+    words = ("--timeout", 9, "--batch_size", 4, "--wait.large", 0.5)
+    done(within(*WORDS, *words, "--out", "b", cwd=tmp_path))
+    one, two = (application(tmp_path / out) for out in "ab")
+    assert one["deployments"] != two["deployments"]
+    assert one["args"] == two["args"]
+    assert one["args"]["options"] == {"timeout": 9.0}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--rate", "9"], "--rate: the seconds of each stage are unknown; give --benchmark"),
         (["--benchmark", "none.json"], "--benchmark: expected the benchmark.json of the stages"),
         (["--ray.actors.tiny", "2"], "ray.actors: 'tiny' is unknown"),
+        (["--workers.large", "2"], "--workers: it has no effect with --to ray; replicas"),
+        (["--devices", "cpu"], "--devices: it has no effect with --to ray; replicas"),
+        (["--http_workers", "2"], "--http_workers: it has no effect with --to ray; Ray"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, words, message):

@@ -16,6 +16,7 @@ def ray_cluster():
     os.environ.update(variables, PYTHONPATH=str(ROOT))
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
+        address="local",  # not one that runs on this machine
         num_cpus=3,
         include_dashboard=False,
         log_to_driver=False,

@@ -1,21 +1,18 @@
-"""`serve --to ray`: the file is taken as it is, and answers are those of `Cascade`."""
+"""`serve --to ray`: `serve run` takes the file as it is, and answers are those of `Cascade`."""
 
 import contextlib
-import json
-import math
+import signal
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import yaml
 
-from lit_cascade.cli.configured import load_cascade
+from lit_cascade import PolicyOptions, load_cascade
 from lit_cascade.data import DigitsData
-from lit_cascade.serve import metrics, read_scrape
+from lit_cascade.serve import read_scrape
 from tests.cli.runs import done, free_port, within
+from tests.serve.served import running
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,127 +20,115 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # within Ray
 ]
 PATIENCE = 300
+POLICY = PolicyOptions(score="agreement", thresholds={"small": 0.98}, combine="average")
+"""With it the large stage needs all that the small one has said."""
 
 
-def ask(url, body=None):
-    """Status and JSON of an answer."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-@pytest.fixture(scope="module")
-def served(ray_cluster, tmp_path_factory):
-    """Address of the digits, deployed from the file that the command has written."""
-    from ray import serve
-    from ray.serve._private.api import serve_start
-    from ray.serve.schema import ServeDeploySchema
-
-    here = tmp_path_factory.mktemp("deploy")
+@contextlib.contextmanager
+def serve_run(cluster, folder, *words):
+    """What `serve run` starts from the file that the command writes."""
     port = free_port()
-    words = ("serve", "--config", "digits_pair.yaml", "--trainer.accelerator", "cpu", "--to", "ray")
-    words += (
-        "--batch_size",
-        16,
-        "--wait.small",
-        0.005,
-        "--audit",
-        "20%",
-        "--port",
-        port,
-        "--timeout",
-        PATIENCE,
-    )
-    done(within(*words, "--ray.cpus", 0.5, "--out", "deploy", cwd=here))
-    again = within(*words, "--out", "deploy", cwd=here)
-    assert again.returncode == 2, "an older file is kept"
-    config = yaml.safe_load((here / "deploy/serve.yaml").read_text())
-    schema = ServeDeploySchema.model_validate(config)
-    client = serve_start(
-        http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location
-    )
-    try:
-        client.deploy_apps(schema)
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError, ValueError):
-                if ask(f"{url}/readyz")[0] == 200:
-                    break
-            status = serve.status().applications["lit-cascade"]
-            assert status.status != "DEPLOY_FAILED", status.message
-            time.sleep(0.5)
-        else:
-            pytest.fail(f"not ready after {PATIENCE} s: {serve.status()}")
-        yield url
-    finally:
-        serve.shutdown()
+    words = ("serve", *words, "--to", "ray", "--port", port, "--out", "deploy")
+    done(within(*words, cwd=folder))
+    assert within(*words, cwd=folder).returncode == 2, "an older file is kept"
+    address = cluster.get_runtime_context().gcs_address
+    command = ("run", "deploy/serve.yaml", "--address", address)
+    with running("ray.serve.scripts", *command, port=port, cwd=folder) as server:
+        server.until_ready(PATIENCE)
+        yield server
+        server.process.send_signal(signal.SIGINT)
+        server.ended()
 
 
-@pytest.fixture(scope="module")
-def digits():
+def test_digits(ray_cluster, tmp_path):
+    words = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu", "--ray.cpus", 0.5)
+    words += ("--batch_size", 16, "--wait.small", 0.005, "--audit", "20%", "--timeout", PATIENCE)
+    words += ("--ray.actors.small", 2, "--policy.score", "agreement", "--policy.combine", "average")
+    words += ("--policy.thresholds.small", 0.98)
+    images = digits(2000)
+    with serve_run(ray_cluster, tmp_path, *words) as server:
+        answers_are_those_of_the_cascade(server, images)
+        one_that_cannot_be_answered_fails_alone(server, images[0])
+        other_routes_are_those_of_every_engine(server)
+        a_replica_that_is_killed_loses_no_request(server, images[:200], ray_cluster)
+
+
+def digits(n):
+    """As many different images: the digits, and the same with noise."""
     data = DigitsData()
-    data.setup("validate")
-    dataset = data.val_dataloader().dataset
-    return torch.stack([dataset[i][0] for i in range(len(dataset))])
+    some = torch.stack([image for image, _ in data.dataset("validation")])
+    noise = torch.Generator().manual_seed(0)
+    several = some.repeat(-(-n // len(some)), 1, 1, 1)[:n]
+    changed = several + torch.randint(-2, 3, several.shape, generator=noise)
+    return torch.cat([some, changed[len(some) :]]).clamp(0, 16)
 
 
-def test_answers_are_those_of_the_cascade(served, digits):
+def answers_are_those_of_the_cascade(server, images):
+    """Of single requests, and of some with several images among them."""
+    cascade = load_cascade("digits_pair.yaml", POLICY)
     with torch.inference_mode():
-        told = load_cascade("digits_pair.yaml")(digits)
-    with ThreadPoolExecutor(48) as pool:
-        bodies = [{"array": image.tolist(), "top_k": 2} for image in digits]
-        found = list(pool.map(lambda body: ask(f"{served}/predict", body), bodies))
+        told = cascade(images)
+        best, _ = cascade.cascade.likeliest(told, 2)
+    deferred = int(told.stage.sum())
+    assert 0.02 * len(images) < deferred < 0.5 * len(images)
+
+    def ask(some):
+        inputs = [{"array": image.tolist(), "top_k": 2} for image in some]
+        if len(inputs) == 1:
+            return [server.predict(inputs[0], timeout=PATIENCE)]
+        status, _, content = server.ask(
+            "POST", "/predict/batch", {"inputs": inputs}, timeout=PATIENCE
+        )
+        return [(status, one) for one in content["answers"]]
+
+    single = len(images) // 4
+    parts = [*images[:single].split(1), *images[single:].split(20)]
+    with ThreadPoolExecutor(32) as pool:
+        found = [one for some in pool.map(ask, parts) for one in some]
     assert {status for status, _ in found} == {200}
     answers = [answer for _, answer in found]
     assert [one["prediction"] for one in answers] == told.prediction.tolist()
     assert [one["stage"] for one in answers] == [("small", "large")[k] for k in told.stage]
-    for one, score in zip(answers, told.score.tolist(), strict=True):
-        assert math.isclose(one["score"], score, abs_tol=1e-6)
-        assert one["top_k"][0]["prediction"] == one["prediction"]
-    with urllib.request.urlopen(f"{served}/metrics", timeout=30) as answer:  # noqa: S310
-        scrape = answer.read().decode()
-    counts = {}
-    for line in scrape.splitlines():
-        if line.startswith((metrics.SAMPLES, f"{metrics.BATCH_SIZE}_")):
-            name, value = line.rsplit(" ", 1)
-            counts[name] = float(value)
-    deferred = int((told.stage == 1).sum())
-    assert counts[f'{metrics.SAMPLES}{{outcome="deferred",stage="small"}}'] == deferred
-    assert counts[f'{metrics.SAMPLES}{{outcome="answered",stage="large"}}'] == deferred
-    assert counts[f'{metrics.BATCH_SIZE}_sum{{stage="small"}}'] == len(digits)
-    assert counts[f'{metrics.BATCH_SIZE}_count{{stage="small"}}'] < len(digits)
-    read = read_scrape(scrape, served)
-    assert read.samples(["small", "large"], "answered") == [len(digits) - deferred, deferred]
-    assert read.fingerprint == ask(f"{served}/policy")[1]["fingerprint"]
+    assert [one["score"] for one in answers] == pytest.approx(told.score.tolist(), abs=1e-6)
+    shown = [[one["prediction"] for one in answer["top_k"]] for answer in answers]
+    assert shown == best.tolist()
+    read = read_scrape(server.ask("GET", "/metrics")[2].decode(), "metrics")
+    assert read.samples(["small", "large"], "answered") == [len(images) - deferred, deferred]
+    assert read.samples(["small"], "deferred") == [deferred]
+    assert read.fingerprint == cascade.policy.fingerprint
+    assert server.counted("lit_cascade_batch_size_sum", stage="small") == len(images)
+    assert server.counted("lit_cascade_batch_size_count", stage="small") < len(images)
 
 
-def test_other_routes_and_mistakes(served, digits):
-    good = {"array": digits[0].tolist()}
-    status, answer = ask(f"{served}/predict/batch", {"inputs": [good, {"array": [1, 2]}, good]})
+def one_that_cannot_be_answered_fails_alone(server, image):
+    good = {"array": image.tolist()}
+    inputs = {"inputs": [good, {"array": [1, 2]}, good]}
+    status, _, answer = server.ask("POST", "/predict/batch", inputs, timeout=PATIENCE)
     assert status == 200
     first, bad, last = answer["answers"]
-    assert first == last
+    assert first["prediction"] == last["prediction"]
     assert bad["status"] == 422
     assert "float32 numbers of shape (1, 8, 8)" in bad["error"]
-    assert ask(f"{served}/predict", {"arr": 1})[0] == 422
-    assert ask(f"{served}/policy")[1]["thresholds"] == {"small": 0.92}
-    assert ask(f"{served}/healthz")[0] == 200
-    assert "/predict/batch" in ask(f"{served}/openapi.json")[1]["paths"]
-    assert ask(f"{served}/small")[0] == 404
+    assert server.predict({"arr": 1})[0] == 422
 
 
-def test_a_replica_that_is_killed_loses_no_request(served, digits, ray_cluster):
-    actors = ray_cluster.util.list_named_actors(all_namespaces=True)
-    (small,) = [one for one in actors if "#small#" in one["name"]]
+def other_routes_are_those_of_every_engine(server):
+    assert server.ask("GET", "/policy")[2]["thresholds"] == {"small": 0.98}
+    assert server.ask("GET", "/healthz")[0] == 200
+    assert "/predict/batch" in server.ask("GET", "/openapi.json")[2]["paths"]
+    assert server.ask("GET", "/small")[0] == 404
+
+
+def a_replica_that_is_killed_loses_no_request(server, images, cluster):
+    """Those that it holds go to the other one."""
+    actors = cluster.util.list_named_actors(all_namespaces=True)
+    small = [one for one in actors if "#small#" in one["name"]]
+    assert len(small) == 2
     with ThreadPoolExecutor(16) as pool:
-        bodies = [{"array": image.tolist()} for image in digits[:200]]
-        futures = [pool.submit(ask, f"{served}/predict", body) for body in bodies]
+        bodies = [{"array": image.tolist()} for image in images]
+        futures = [pool.submit(server.predict, body, timeout=PATIENCE) for body in bodies]
         while not futures[40].done():
             time.sleep(0.01)
-        ray_cluster.kill(ray_cluster.get_actor(**small))
+        cluster.kill(cluster.get_actor(**small[0]))
         answers = [future.result() for future in futures]
     assert {status for status, _ in answers} == {200}

@@ -94,14 +94,20 @@ def serving(*words, cwd, module="lit_cascade", **environment):
     """A server of `lit-cascade serve`, or of another module that takes `--port`."""
     port = free_port()
     command = ["serve", *words] if module == "lit_cascade" else list(words)
+    with running(module, *command, "--port", port, port=port, cwd=cwd, **environment) as server:
+        server.until_ready()
+        yield server
+
+
+@contextlib.contextmanager
+def running(module, *words, port, cwd, **environment):
+    """A process that serves at a port, perhaps not yet."""
     with outputs() as (out, err):
         process = Process(
-            module, *map(str, command), "--port", str(port), cwd=cwd,
-            env=variables(environment), stdout=out, stderr=err,
-        )  # fmt: skip
+            module, *map(str, words), cwd=cwd, env=variables(environment), stdout=out, stderr=err
+        )
         server = Server(process, port, err)
         try:
-            server.until_ready()
             yield server
         finally:
             family = []
