@@ -47,7 +47,7 @@ def test_each_row_once_though_an_actor_is_killed(ray_cluster, tmp_path):
     mortal = {"class_path": f"{__name__}.Mortal", "init_args": {"mark": str(tmp_path / "killed")}}
     evidence = {"scores": {"small": {"n": 450, "deferred": 36}}}
     words = ("--policy.evidence", json.dumps(evidence), "--ray.seconds", '{"small":1,"large":20}')
-    words += ("--model.stages.large.network", json.dumps(mortal), "--gather", 1)
+    words += ("--model.stages.large.network", json.dumps(mortal), "--gather", 1, "--ray.actors", 1)
     run = done(within(*WORDS, *words, "--engine", "ray", "--out", "two", cwd=tmp_path))
     assert (tmp_path / "killed").exists(), "no actor was killed"
     one, two = (pq.read_table(tmp_path / out / "predictions.parquet") for out in ("one", "two"))
