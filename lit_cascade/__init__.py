@@ -24,7 +24,7 @@ _ROOMS = {
     "lit_cascade.lit": (
         "AURC", "CascadeAccuracy", "CascadeFLOPs", "CascadeMetrics", "CascadeTrainer",
         "DeferralQuality", "DeferralRate", "LitCascade", "LitClassifier", "LitZoo",
-        "ThresholdMetrics", "fit_cascade",
+        "ThresholdMetrics", "fit_cascade", "save_cascade",
     ),
     "lit_cascade.live": ("Cascade", "CascadeOutput", "Stream", "count_flops"),
     "lit_cascade.models": ("Stage",),
@@ -39,7 +39,7 @@ __all__ = [
     "Record", "Stage", "Stream", "ThresholdMetrics", "UsageError", "__version__", "aurc",
     "average_compute_reduction", "calibrate", "check", "compare_scores", "count_flops", "curve",
     "deferral_quality", "fit_cascade", "fit_temperature", "load_cascade", "operating_points",
-    "replay", "search", "select", "sweep",
+    "replay", "save_cascade", "search", "select", "sweep",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         LitZoo,
         ThresholdMetrics,
         fit_cascade,
+        save_cascade,
     )
     from lit_cascade.live import Cascade, CascadeOutput, Stream, count_flops
     from lit_cascade.models import Stage

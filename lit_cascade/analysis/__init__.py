@@ -13,7 +13,7 @@ from lit_cascade.analysis.calibration import (
     compare_cascades,
     cross_fitted,
 )
-from lit_cascade.analysis.check import Verdict, check
+from lit_cascade.analysis.check import Verdict, check, promise_in
 from lit_cascade.analysis.class_order import rates_renumbered
 from lit_cascade.analysis.curve import (
     Replay,
@@ -69,7 +69,7 @@ __all__ = [
     "calibrate", "calibrate_record", "check", "check_calls", "check_fitted_score", "check_overlap",
     "compare_cascades", "compare_scores", "cost_notes", "cross_fitted", "curve",
     "evaluate_strategies", "fit_head", "fit_heads", "fitted_on", "known_cost", "largest_sizes",
-    "least_missed", "official_metric", "outcomes_of", "policy_for", "published_front",
+    "least_missed", "official_metric", "outcomes_of", "policy_for", "promise_in", "published_front",
     "published_models", "rates_renumbered", "replay", "score_notes", "screen", "search", "select",
     "variants",
 ]  # fmt: skip

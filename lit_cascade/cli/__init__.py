@@ -121,6 +121,20 @@ COMMANDS = {
     "export": Command(
         "lit_cascade.cli.export", options.ExportOptions, f"{_DIGITS} --to onnx", "LitCascade"
     ),
+    "card": Command(
+        "lit_cascade.cli.card",
+        options.CardOptions,
+        f"{_DIGITS} --name OWNER/NAME",
+        "LitCascade",
+        _RECORDS,
+    ),
+    "push": Command(
+        "lit_cascade.cli.push",
+        options.PushOptions,
+        "OWNER/NAME --folder runs/card-1",
+        needs=("NAME", "--folder FOLDER"),
+        words="names",
+    ),
 }
 
 _COMPLETION = "--print_completion"

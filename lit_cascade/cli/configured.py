@@ -14,51 +14,76 @@ from lit_cascade.cli.parsing import flat
 from lit_cascade.cli.refusals import Forgiving, refusal_message
 from lit_cascade.core import Policy
 from lit_cascade.errors import CascadeError, UsageError, check_name
-from lit_cascade.lit import LitCascade, configured_cascade
-from lit_cascade.models import BuiltStage, Stage
+from lit_cascade.lit import SHARED_FILES, LitCascade, cascade_from, configured_cascade
+from lit_cascade.models import BuiltStage, Stage, Trusted
 from lit_cascade.options import PolicyOptions
 from lit_cascade.utilities.files import find_bundled, read_yaml
+from lit_cascade.utilities.hub import download, is_hub_name
 
 
 def load_cascade(
-    config: Path | str, policy: Path | str | Policy | PolicyOptions | None = None
+    config: Path | str,
+    policy: Path | str | Policy | PolicyOptions | None = None,
+    *,
+    revision: str | None = None,
+    networks: Trusted = (),
 ) -> LitCascade:
-    """Make the cascade that a config file describes, as the commands do.
+    """Make the cascade of a folder, of a name on the Hugging Face hub, or of a config file.
+
+    A config file may name any class, which is then run, as the commands do. Of a folder, on the hub
+    or not, nothing is run: it may name the networks of this package alone, and `networks`.
 
     Args:
-        config: YAML file with `model` and perhaps `policy`: a path, or a bundled name.
+        config: folder that `save_cascade` or `lit-cascade card` has written; OWNER/NAME of one on
+            the hub, which is fetched unless it is cached; or a YAML file with `model` and perhaps
+            `policy`, by its path or as a bundled name.
         policy: the file that `select`, `calibrate` or `Policy.save` has written, whose options
             replace those of the config one by one; or a policy, which replaces them all.
+        revision: branch, tag or commit on the hub; by default main.
+        networks: classes of your own that a folder may name.
 
     Raises:
-        UsageError: a missing file, a config that describes no cascade, or a policy for others.
-        CascadeError: a checkpoint of another architecture.
+        UsageError: a missing file or name, a config that describes no cascade, a folder that names
+            other classes, or a policy for others.
+        CascadeError: a checkpoint of another architecture, or a hub that cannot be reached.
 
     Examples:
         >>> cascade = load_cascade("digits_pair.yaml")
         >>> cascade.names, cascade.policy.thresholds
         (('small', 'large'), (0.92,))
     """
-    path = find_bundled(str(config), "configs", "config")
+    name, folder = str(config), Path(config).expanduser()
+    if not folder.exists() and is_hub_name(name):
+        folder = download(name, revision, SHARED_FILES)
+    elif revision is not None:
+        raise UsageError(f"revision: expected none, as {name!r} is no name on the hub.")
+    if folder.is_dir():
+        cascade = cascade_from(folder, networks)
+        if policy is not None:
+            cascade.policy = _policy(policy, cascade.policy.to_dict(), cascade.names)
+        return cascade.eval()
+    path = find_bundled(name, "configs", "config")
     content = read_yaml(path, "config")
     if not isinstance(content.get("model"), dict):
         raise UsageError(
             f"config: {str(path)!r} describes no cascade; expected `model` with `stages`, as in "
             "digits_pair.yaml."
         )
-    options = content.get("policy")
-    if isinstance(policy, Path | str):
-        file = read_yaml(Path(policy), "policy")
-        options = {**(options or {}), **file.get("policy", file)}
-        policy = None
-    if policy is None and options:
-        policy = PolicyOptions.from_mapping(options, "policy")
     for key in content["model"]:
         check_name(str(key), ["stages", "channels_last", "compiled"], f"{path.name}: model")
     cascade = configured_cascade(**_instantiated(content["model"], path.name).as_dict())
-    if policy is not None:
-        cascade.policy = Policy.of(policy, cascade.names)
+    options = content.get("policy")
+    if policy is not None or options:
+        cascade.policy = _policy(policy, options or {}, cascade.names)
     return cascade.eval()
+
+
+def _policy(policy: Any, options: Mapping[str, Any], names: tuple[str, ...]) -> Policy:
+    """The policy of a cascade: `policy`, or the options under those in its file."""
+    if policy is None or isinstance(policy, Path | str):
+        file = {} if policy is None else read_yaml(Path(policy), "policy")
+        return Policy.of({**options, **file.get("policy", file)}, names)
+    return Policy.of(policy, names)
 
 
 def build_stage(model: Mapping[str, Any], name: str) -> BuiltStage:

@@ -9,7 +9,7 @@ import torch
 from lit_cascade.cli.lightning import CascadeCLI
 from lit_cascade.cli.options import ExportOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.data import RawSample, class_names_of, split_loader
+from lit_cascade.data import RawSample
 from lit_cascade.errors import UsageError
 from lit_cascade.export import Exported, export_cascade, file_names
 from lit_cascade.live import Inputs, inputs_of
@@ -51,15 +51,8 @@ def _samples(cli: CascadeCLI, options: ExportOptions) -> tuple[Inputs, list[Any]
     Raises:
         UsageError: no such split, or one without samples that can be read.
     """
-    model, data = cli.model, cli.datamodule
-    data.prepare_data()
-    data.setup("validate")
-    loader = split_loader(data, options.split)
-    dataset: Any = loader.dataset
-    names, fewer = class_names_of(dataset)
-    given = getattr(data, "class_names", None)
-    model.align(names if given is None else tuple(map(str, given)), fewer=fewer)
-    n = len(dataset)
+    model, loader = cli.model, cli.align(options.split)
+    dataset, n = loader.dataset, len(loader.dataset)
     wanted = min(max(options.verify, 1), n)
     # spread over the split, which may be in the order of its classes
     positions = torch.linspace(0, n - 1, wanted).round().long().tolist()

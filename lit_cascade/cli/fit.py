@@ -14,7 +14,7 @@ from lit_cascade.cli.output import resumable_output
 from lit_cascade.data import has_split
 from lit_cascade.lit import Training
 from lit_cascade.live import count_parameters
-from lit_cascade.models import checkpoint_bytes
+from lit_cascade.models import checkpoint_pieces
 from lit_cascade.report import Card, print_card
 from lit_cascade.utilities.resume import UnfinishedRun
 from lit_cascade.utilities.versions import library_versions
@@ -37,7 +37,7 @@ def run_models(cli: CascadeCLI, options: FitOptions) -> None:
     print_card(card, training.resumed)
     output.summarise(card.summary | {"resumed": training.resumed})
     classes = card.classes or model.class_names
-    output.add(files[0], checkpoint_bytes(model.network, name, classes))
+    output.add(files[0], checkpoint_pieces(model.network, name, classes))
     output.add(files[1], card.as_markdown())
     output.write()
     unfinished.remove()

@@ -26,7 +26,7 @@ from lit_cascade.cli.parsing import flat, options_from
 from lit_cascade.cli.processes import end_with_starter
 from lit_cascade.cli.progress import SampleProgress
 from lit_cascade.cli.refusals import Forgiving
-from lit_cascade.data import describe, split_loader
+from lit_cascade.data import class_names_of, describe, split_loader
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.lit import CascadeTrainer, Configs
 from lit_cascade.utilities.allocator import keep_memory
@@ -139,6 +139,24 @@ class CascadeCLI(LightningCLI):
         self.datamodule.setup("validate")
         dataset = split_loader(self.datamodule, "validation").dataset
         return getattr(self.datamodule, "class_names", None) or describe(dataset).classes
+
+    def align(self, split: str) -> Any:
+        """Have the model answer among the classes of a split of the config's data.
+
+        Returns:
+            The loader of the split.
+
+        Raises:
+            UsageError: there is no such split.
+            CascadeError: classes that cannot be aligned by name.
+        """
+        self.datamodule.prepare_data()
+        self.datamodule.setup("validate")
+        loader = split_loader(self.datamodule, split)
+        names, fewer = class_names_of(loader.dataset)
+        given = getattr(self.datamodule, "class_names", None)
+        self.model.align(names if given is None else tuple(map(str, given)), fewer=fewer)
+        return loader
 
     def before_instantiate_classes(self) -> None:
         """Note objects of the config that cannot be made."""

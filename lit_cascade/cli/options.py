@@ -592,3 +592,61 @@ class ExportOptions(OutputOptions):
     verify: int = 256
     split: str = "validation"
     policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class CardOptions(OutputOptions):
+    """Write what a cascade is shared with: its model card, weights and policy.
+
+    README.md is a model card as the Hugging Face hub reads it, with the curve at every threshold,
+    evaluated on one split. cascade.yaml and the weights beside it are what load_cascade("FOLDER")
+    takes, and lit-cascade push uploads; no code is part of them. The policy needs thresholds.
+
+    Args:
+        records: record files to evaluate instead of running models, cheapest first; then only the
+            card is written, for a folder of something else, such as an export.
+        name: name of the cascade in the card; OWNER/NAME, if that is where it is pushed to.
+        license: identifier of the license on the hub, such as apache-2.0.
+        split: the split to evaluate on.
+        cost: unit of the cost: flops, or another that the records have; or latency_s=FILE with the
+            benchmark.json of benchmark.
+        metric: metric to report beside accuracy, as for validate.
+        allow_overlap: evaluate even on samples that the policy was fitted on.
+        policy: score, temperatures and thresholds of the cascade.
+    """
+
+    records: list[str] | None = None
+    name: str | None = None
+    license: str = ""
+    split: str = "validation"
+    cost: str = "flops"
+    metric: str | None = None
+    allow_overlap: bool = False
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+
+
+@dataclass
+class PushOptions:
+    """Upload a folder of card or export to the Hugging Face hub, as one commit.
+
+    Others load it by load_cascade("OWNER/NAME"). The hub knows you by `hf auth login`, or by the
+    environment variable HF_TOKEN. Hidden files are left out.
+
+    Args:
+        names: NAME on the hub, OWNER/NAME or NAME alone; the word that belongs to no other option.
+        folder: what to upload: a folder with cascade.yaml or policy.json.
+        private: make a repository that only its owners see.
+        revision: branch to upload to, made if there is none; by default main.
+        message: message of the commit.
+        overwrite: upload to a repository that exists already; its history keeps older files.
+        quiet: print errors only.
+    """
+
+    wide = json = False  # no options, as no result is printed
+    names: list[str] | None = None
+    folder: str | None = None
+    private: bool = False
+    revision: str | None = None
+    message: str = "Upload by lit-cascade"
+    overwrite: bool = False
+    quiet: bool = False

@@ -18,8 +18,6 @@ from lit_cascade.data import (
     STDIN,
     UnlabelledImages,
     UnlabelledTexts,
-    class_names_of,
-    split_loader,
 )
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live import inputs_of, promised_reach, replicas
@@ -85,13 +83,7 @@ def _inputs(cli: CascadeCLI, max_pixels: int) -> Any:
         if isinstance(data, UnlabelledImages):
             return inputs_for(networks, None, max_pixels, data.size)
         return inputs_for(networks, ("", "") if data.pairs else "", max_pixels)
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("validate")
-    dataset = split_loader(cli.datamodule, "validation").dataset
-    names, fewer = class_names_of(dataset)
-    given = getattr(cli.datamodule, "class_names", None)
-    cli.model.align(names if given is None else tuple(map(str, given)), fewer=fewer)
-    return inputs_for(networks, inputs_of(dataset[0]), max_pixels)
+    return inputs_for(networks, inputs_of(cli.align("validation").dataset[0]), max_pixels)
 
 
 def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, inputs: Any) -> None:

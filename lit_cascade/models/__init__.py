@@ -7,11 +7,13 @@ from lit_cascade.models.architectures import (
     build_architecture,
     find_architectures,
 )
+from lit_cascade.models.network import Network
 from lit_cascade.models.networks import ConvNet, Perceptron, ResNet
+from lit_cascade.models.sharing import TEXT_FILES, Trusted, shared_stage, stage_from
 from lit_cascade.models.stage import (
     BuiltStage,
     Stage,
-    checkpoint_bytes,
+    checkpoint_pieces,
     describe_network,
     load_weights,
 )
@@ -20,8 +22,9 @@ from lit_cascade.models.timm import ImagePreprocessing, Timm, timm_names
 from lit_cascade.models.transformers import TextClassifier, TextPreprocessing
 
 __all__ = [
-    "Architecture", "ArchitectureCost", "BuiltStage", "ConvNet", "ImagePreprocessing",
-    "Perceptron", "ResNet", "Stage", "TextBag", "TextClassifier", "TextConvNet",
-    "TextPreprocessing", "Timm", "architecture_cost", "build_architecture", "checkpoint_bytes",
-    "describe_network", "find_architectures", "load_weights", "timm_names",
+    "TEXT_FILES", "Architecture", "ArchitectureCost", "BuiltStage", "ConvNet",
+    "ImagePreprocessing", "Network", "Perceptron", "ResNet", "Stage", "TextBag", "TextClassifier",
+    "TextConvNet", "TextPreprocessing", "Timm", "Trusted", "architecture_cost",
+    "build_architecture", "checkpoint_pieces", "describe_network", "find_architectures",
+    "load_weights", "shared_stage", "stage_from", "timm_names",
 ]  # fmt: skip

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from lit_cascade.errors import UsageError
+from lit_cascade.models.network import Network
 
 _FEW_CHANNELS = 8
 
 
-class _Scaled(nn.Module):
+class _Scaled(Network):
     """Layers on inputs that are divided by a constant."""
 
     def __init__(self, layers: Sequence[nn.Module], scale: float) -> None:
@@ -108,7 +109,7 @@ def _convolution(inputs: int, width: int, size: int, stride: int) -> nn.Sequenti
     )
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Residual network for small images (arXiv:1512.03385, section 4.2).
 
     With `widths` (16, 32, 64) and n blocks in each of the three groups it is that paper's network

@@ -234,13 +234,16 @@ def _load(network: nn.Module, weights: dict[str, Tensor], name: str, path: Path)
     network.load_state_dict(weights)
 
 
-def checkpoint_bytes(network: nn.Module, name: str, classes: Sequence[str] | None) -> bytes:
+def checkpoint_pieces(
+    network: nn.Module, name: str, classes: Sequence[str] | None
+) -> list[bytes | memoryview]:
     """Weights of a network as a safetensors file, with name and class names in the header."""
     header = {"format": CHECKPOINT_FORMAT, "name": name}
     if classes is not None:
         header["classes"] = json.dumps(list(classes))
-    weights = {key: value.cpu() for key, value in network.state_dict().items()}
-    return b"".join(safetensors_pieces(weights, header))
+    return safetensors_pieces(
+        {key: value.cpu() for key, value in network.state_dict().items()}, header
+    )
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:

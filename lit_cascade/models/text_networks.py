@@ -9,14 +9,21 @@ from torch import Tensor, nn
 from torch.nn.functional import glu
 
 from lit_cascade.errors import CascadeError, UsageError
-from lit_cascade.models.transformers import TextPreprocessing, load_tokenizer, word_embeddings
+from lit_cascade.models.network import Network
+from lit_cascade.models.transformers import (
+    TextPreprocessing,
+    load_config,
+    load_tokenizer,
+    text_files,
+    word_embeddings,
+)
 
 _HEADS = 4
 _SPREAD = 0.5
 """Standard deviation to which pretrained embeddings are scaled."""
 
 
-class _OnEmbeddings(nn.Module):
+class _OnEmbeddings(Network):
     """Base of networks with a tokenizer and word embeddings.
 
     Args:
@@ -66,6 +73,13 @@ class _OnEmbeddings(nn.Module):
         inputs, limit = self.preprocessing.inputs, self.preprocessing.max_length
         steps = {"inputs": list(inputs), "max_length": limit}
         return {"words": self.name, "preprocessing": steps}
+
+    def portable(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Tokenizer and the shape of the embeddings as files; their folder is `words`."""
+        given, _ = super().portable()
+        del given["words"]
+        files = text_files(load_config(self.name), self.preprocessing.tokenizer)
+        return given | {"pretrained": False}, files
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if self.training and self.hidden_words:

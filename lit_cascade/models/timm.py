@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.models.network import Network, plain
 from lit_cascade.utilities.class_names import class_list
 
 _BACKGROUND = 1001
@@ -103,7 +104,7 @@ class ImagePreprocessing:
         )
 
 
-class Timm(nn.Module):
+class Timm(Network):
     """Model of timm, by any name that `timm.create_model` takes.
 
     The preprocessing is that of timm's own evaluation: input size, crop and interpolation of the
@@ -177,6 +178,23 @@ class Timm(nn.Module):
         steps |= {name: [value / 255 for value in values] for name, values in scaled.items()}
         steps["input_size"] = list(self.preprocessing.input_size)
         return {"timm": self.name, "preprocessing": steps}
+
+    def portable(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Architecture and preprocessing; a model from a folder or the hub by its architecture."""
+        given = {name: plain(value, name) for name, value in self.init_args.items()}
+        if self.init_args.get("num_classes") is not None:
+            given["num_classes"] = self.model.num_classes
+        if ":" in self.name:
+            steps = self.description()["preprocessing"]
+            _, height, width = steps.pop("input_size")
+            if height != width:
+                raise CascadeError(f"its images are {height} x {width}, and timm takes one size")
+            config: Any = self.model.pretrained_cfg
+            given |= {
+                "model": config["architecture"], "num_classes": self.model.num_classes,
+                "img_size": height, "data_args": steps,
+            }  # fmt: skip
+        return given | {"pretrained": False}, {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of images (N, channels, height, width), uint8."""

@@ -17,10 +17,21 @@ from torch import Tensor, nn
 
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live import WithRemarks
+from lit_cascade.models.network import Network
 from lit_cascade.utilities.class_names import columns_of
 
 _UNLIMITED = 10**9
 """Tokenizers without a limit report one far beyond this."""
+
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+"""Class of transformers that does what tokenizer.json says, and nothing of its own."""
+
+_TOKENIZER_SETTINGS = {
+    "tokenizer_class", "model_max_length", "model_input_names", "padding_side", "truncation_side",
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+}  # fmt: skip
+_NESTED = {"id2label", "label2id", "rope_parameters", "rope_scaling"}
+"""Settings of configs that are mappings."""
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -155,6 +166,99 @@ def load_tokenizer(name: str, revision: str = "main", options: Any = None) -> An
     return tokenizer
 
 
+def load_config(name: str) -> Any:
+    """Load the config of a model.
+
+    Args:
+        name: name on the hub, or a folder.
+
+    Raises:
+        CascadeError: it cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    with _loading(f"the config of {name!r}"):
+        return AutoConfig.from_pretrained(name)
+
+
+def text_files(config: Any, tokenizer: Any) -> dict[str, str]:
+    """Config and tokenizer as files that name no class beyond transformers' own.
+
+    Args:
+        config: of a model of transformers.
+        tokenizer: fast tokenizer of transformers.
+
+    Raises:
+        CascadeError: a tokenizer without the rules that `tokenizers` reads.
+    """
+    rules = getattr(tokenizer, "backend_tokenizer", None)
+    if rules is None:
+        raise CascadeError(f"its tokenizer {type(tokenizer).__name__} has no tokenizer.json")
+    known = config_settings(config.model_type)
+    settings = {key: value for key, value in config.to_dict().items() if key in known}
+    special = tokenizer.special_tokens_map.items()
+    how = {
+        "tokenizer_class": TOKENIZER_CLASS,
+        "model_max_length": tokenizer.model_max_length,
+        "model_input_names": list(tokenizer.model_input_names),
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        **{name: str(token) for name, token in special if not isinstance(token, list)},
+    }
+    return {
+        "config.json": json.dumps(settings, indent=2),
+        "tokenizer_config.json": json.dumps(how, indent=2),
+        "tokenizer.json": rules.to_str(),
+    }
+
+
+def check_text_files(files: Mapping[str, str]) -> None:
+    """Check that files, of whatever origin, name no code and are those that `text_files` writes.
+
+    The config may have the settings that its model type has, and no others: `auto_map` or
+    `attn_implementation`, for example, name modules that would be fetched and run.
+
+    Raises:
+        CascadeError: files with anything else.
+    """
+    config, how = (_object_in(files, name) for name in ("config.json", "tokenizer_config.json"))
+    _object_in(files, "tokenizer.json")
+    known = config_settings(str(config.get("model_type")))
+    if not known:
+        raise CascadeError(f"config.json: unknown model type {config.get('model_type')!r}")
+    nested = {key for key, value in config.items() if isinstance(value, dict) and value}
+    strange = sorted((set(config) - known) | (nested - _NESTED))
+    strange = strange or sorted(set(how) - _TOKENIZER_SETTINGS)
+    if strange:
+        raise CascadeError(
+            f"its files have the setting {strange[0]!r}, which is not read from them"
+        )
+    if how.get("tokenizer_class") != TOKENIZER_CLASS:
+        raise CascadeError(
+            f"tokenizer_config.json: expected the class {TOKENIZER_CLASS}, got "
+            f"{how.get('tokenizer_class')!r}"
+        )
+
+
+def _object_in(files: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(files[name])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CascadeError(f"{name} is missing or no JSON") from error
+    if not isinstance(content, dict):
+        raise CascadeError(f"{name} holds no settings")
+    return content
+
+
+def config_settings(model_type: str) -> set[str]:
+    """Names of the settings of a model type of transformers; empty if it has no such type."""
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return set()
+    return {"dtype", *CONFIG_MAPPING[model_type]().to_dict()} - {"_name_or_path"}
+
+
 def word_embeddings(name: str, *, pretrained: bool = True) -> nn.Embedding:
     """Load the table of word embeddings of a model.
 
@@ -199,7 +303,7 @@ def _loading(what: str, hint: str = "") -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class TextClassifier(nn.Module):
+class TextClassifier(Network):
     """Sequence classifier of transformers: any that `AutoModelForSequenceClassification` loads.
 
     Its tokenizer and class names are loaded with it. Class names are those of `id2label`; where a
@@ -287,6 +391,13 @@ class TextClassifier(nn.Module):
                 "max_length": self.preprocessing.max_length,
             },
         }
+
+    def portable(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Config and tokenizer as files, whose folder is the argument `model`."""
+        dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+        limit = self.preprocessing.max_length
+        given = {"pretrained": False, "dtype": dtype, "max_length": limit}
+        return given, text_files(self.model.config, self.preprocessing.tokenizer)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits (N, C) of a batch of tokens, (N, length) int64 by name."""

@@ -6,6 +6,7 @@ from lit_cascade.report.calibration import (
     print_calibration,
 )
 from lit_cascade.report.card import Card
+from lit_cascade.report.cascade_card import CURVE, CascadeCard
 from lit_cascade.report.check import (
     check_summary,
     print_check,
@@ -59,6 +60,7 @@ from lit_cascade.report.tables import (
 )
 from lit_cascade.report.text import (
     data_notes,
+    file_size,
     fitting_notes,
     inform,
     model_notes,
@@ -76,15 +78,15 @@ from lit_cascade.report.validation import (
 )
 
 __all__ = [
-    "Card", "Validation", "benchmark_notes", "calibration_summary", "check_summary", "curve_csv",
-    "data_notes", "draw_calibration", "draw_curve", "draw_frontier", "draw_scores", "draw_screen",
-    "draw_selection", "draw_speed", "fitting_notes", "flops_csv", "flops_summary", "frontier_csv",
-    "frontier_summary", "inform", "known_cost_lines", "known_cost_summary",
-    "latency_table", "model_notes", "outcome_summary", "pace_table", "policy_line",
-    "print_answers", "print_calibration", "print_card", "print_check", "print_comparison",
-    "print_execution", "print_fitted_scores", "print_flops", "print_frontier", "print_records",
-    "print_scores", "print_screen", "print_selection", "print_validation", "printing",
-    "records_summary", "saving_line", "saving_summary", "scores_csv", "scores_summary",
+    "CURVE", "Card", "CascadeCard", "Validation", "benchmark_notes", "calibration_summary",
+    "check_summary", "curve_csv", "data_notes", "draw_calibration", "draw_curve", "draw_frontier",
+    "draw_scores", "draw_screen", "draw_selection", "draw_speed", "file_size", "fitting_notes",
+    "flops_csv", "flops_summary", "frontier_csv", "frontier_summary", "inform", "known_cost_lines",
+    "known_cost_summary", "latency_table", "model_notes", "outcome_summary", "pace_table",
+    "policy_line", "print_answers", "print_calibration", "print_card", "print_check",
+    "print_comparison", "print_execution", "print_fitted_scores", "print_flops", "print_frontier",
+    "print_records", "print_scores", "print_screen", "print_selection", "print_validation",
+    "printing", "records_summary", "saving_line", "saving_summary", "scores_csv", "scores_summary",
     "screen_csv", "screen_summary", "selection_summary", "show", "show_summary", "speed_summary",
     "strategy_summary", "validation_summary", "verdict_line", "watch_advice", "watch_heading",
     "watch_line",

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lit_cascade.report.text import Table
 from lit_cascade.utilities.text import in_markdown
 from lit_cascade.utilities.units import metric_figure, metric_label, percent, quantity
 
@@ -107,13 +108,9 @@ class Card:
 
     def as_markdown(self) -> str:
         """The card as Markdown with a YAML header."""
-        table = "\n".join(
-            [
-                f"| {' | '.join(self.columns)} |",
-                f"|{'---|' * len(self.columns)}",
-                *(f"| {' | '.join(map(in_markdown, row))} |" for row in self.rows),
-            ]
-        )
+        table = Table("", *self.columns)
+        for row in self.rows:
+            table.add_row(*row)
         recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False)
         command = self.command.replace("\n", "\n    ")
         return f"""\
@@ -125,7 +122,7 @@ class Card:
 Trained on the training split of {in_markdown(self.data)}. {quantity(self.flops)} FLOPs per sample
 ({quantity(self.flops / 2)} MACs), {quantity(self.parameters)} parameters.
 
-{table}
+{table.as_markdown()}
 
 {self.weights}
 

@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from lit_cascade.utilities.text import as_cell, json_text, printable, single_line
+from lit_cascade.utilities.text import as_cell, in_markdown, json_text, printable, single_line
 from lit_cascade.utilities.units import be, cost_figure, cost_heading, counted, quantity
 
 
@@ -104,6 +104,12 @@ class Table:
     def add_section(self) -> None:
         """Put an empty line between the rows so far and those that follow."""
         self._sections.add(len(self.rows))
+
+    def as_markdown(self) -> str:
+        """The table with all its columns, without the title, as Markdown."""
+        headings = [column.heading for column in self.columns]
+        lines = [headings, ["---"] * len(headings), *self.rows]
+        return "\n".join(f"| {' | '.join(map(in_markdown, cells))} |" for cells in lines)
 
     def fitted(self, width: float = math.inf, *, whole: bool = False) -> tuple[int, list[str]]:
         """Lay the table out for a terminal.

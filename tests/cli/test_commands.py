@@ -366,6 +366,7 @@ def test_print_config_gives_a_config_that_the_command_takes(name, tmp_path):
         "select": ["--config", "digits_pair.yaml", "--max_accuracy_drop", "0.5 %"],
         "benchmark": ["--config", "digits_pair.yaml", "--deferral_rates", "5%", "0.1"],
         "serve": ["--config", "digits_pair.yaml", "--audit", "1%"],
+        "push": ["me/x", "--folder", "shared", "--private"],
     }  # fmt: skip
     words = own.get(name, ["--config", "digits_pair.yaml"])
     printed = done(within(name, *words, "--print_config", cwd=tmp_path)).stdout

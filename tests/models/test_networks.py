@@ -4,7 +4,7 @@ import torch
 from lit_cascade import CascadeError, Stage, UsageError, count_flops
 from lit_cascade.live.flops import count_parameters
 from lit_cascade.models import ResNet
-from lit_cascade.models.stage import checkpoint_bytes, describe_network
+from lit_cascade.models.stage import checkpoint_pieces, describe_network
 
 
 def multiply_adds(widths, blocks, stem_stride, side, channels=3, classes=10):
@@ -79,7 +79,7 @@ def test_a_checkpoint_comes_back(tmp_path):
     net = make()
     net(torch.randint(0, 256, (8, 3, 16, 16)))  # moves the statistics of the normalisations
     path = tmp_path / "net.safetensors"
-    path.write_bytes(checkpoint_bytes(net, "net", [f"class {k}" for k in range(10)]))
+    path.write_bytes(b"".join(checkpoint_pieces(net, "net", [f"class {k}" for k in range(10)])))
     built = Stage(make, str(path)).build("net")
     classes = built.class_names
     assert classes[3] == "class 3"

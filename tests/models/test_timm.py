@@ -14,7 +14,7 @@ from timm.utils import accuracy
 from lit_cascade import CascadeError, LitCascade, LitZoo, Record, Stage, UsageError
 from lit_cascade.data import ImageData
 from lit_cascade.lit import LitClassifier, TimmModels
-from lit_cascade.models import Timm, checkpoint_bytes, timm_names
+from lit_cascade.models import Timm, checkpoint_pieces, timm_names
 from tests.cli.runs import done, together, within
 from tests.images import image_folder
 from tests.lit.cascades import trainer
@@ -415,7 +415,7 @@ def test_a_head_waits_for_the_classes_of_the_data_or_of_a_checkpoint(folder, tmp
     trainer(max_epochs=1, limit_train_batches=1).train(learner, data)
     assert learner.class_names == learner.network.class_names == classes
     path = tmp_path / "net.safetensors"
-    path.write_bytes(checkpoint_bytes(learner.network, "net", classes))
+    path.write_bytes(b"".join(checkpoint_pieces(learner.network, "net", classes)))
     built = Stage(network, str(path)).build("net")
     assert built.class_names == classes
     images = torch.zeros(1, 3, 160, 160, dtype=torch.uint8)

@@ -11,7 +11,7 @@ from lit_cascade.data import Datasets, DigitsData
 from lit_cascade.lit.training.fitting import Best, Training
 from lit_cascade.lit.training.teacher import Teacher
 from lit_cascade.models import Perceptron
-from lit_cascade.models.stage import checkpoint_bytes
+from lit_cascade.models.stage import checkpoint_pieces
 from tests.cli.runs import done, modules_together
 from tests.lit.training.learners import Countdown, Reader, Scripted, Texts, saved, taught, trainer
 from tests.toys import CLASSES, Net, Points
@@ -128,14 +128,16 @@ def test_several_labels_per_sample_cannot_be_trained_on():
 
 
 def test_classes_in_another_order_than_the_networks_are_refused(tmp_path):
-    (tmp_path / "n.safetensors").write_bytes(checkpoint_bytes(Net(), "n", ("dog", "cat", "owl")))
+    (tmp_path / "n.safetensors").write_bytes(
+        b"".join(checkpoint_pieces(Net(), "n", ("dog", "cat", "owl")))
+    )
     model = LitClassifier(Net, checkpoint=str(tmp_path / "n.safetensors"))
     with pytest.raises(CascadeError, match="at label 0 it has 'dog' and the data 'cat'"):
         trainer().train(model, Datasets(train=Points(21)))
 
 
 def test_training_starts_from_the_weights_of_a_checkpoint(tmp_path):
-    (tmp_path / "n.safetensors").write_bytes(checkpoint_bytes(Net(seed=9), "n", CLASSES))
+    (tmp_path / "n.safetensors").write_bytes(b"".join(checkpoint_pieces(Net(seed=9), "n", CLASSES)))
     model = LitClassifier(Net, checkpoint=str(tmp_path / "n.safetensors"))
     assert torch.equal(model(Points(5).x), Net(seed=9)(Points(5).x))
     with pytest.raises(UsageError, match=r"model\.checkpoint: .*nothing"):
