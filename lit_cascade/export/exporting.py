@@ -26,6 +26,8 @@ from lit_cascade.export.policy_file import (
     hashes,
     readme,
     steps_of,
+    tokenizer_json,
+    tokens_of,
     with_decision_points,
 )
 from lit_cascade.export.programs import Input, ScoredStage, trace, write_onnx
@@ -133,6 +135,7 @@ def export_cascade(
         with new_folder(target), tempfile.TemporaryDirectory(dir=target, prefix=".") as temporary:
             made = Path(temporary)
             written = _Folder(made, networks, rule, inputs, logits if verified else None)
+            written.write_tokenizers()  # what is refused at once comes first
             written.write_stages()
             written.write_policy(names)
             verification = written.verify(texts) if verified else None
@@ -151,7 +154,8 @@ def file_names(stages: int, to: Format = "onnx") -> list[str]:
     """The files that an export of so many stages may write."""
     programs = [f"stage-{k}.{to}" for k in range(stages)]
     weights = [f"{name}.data" for name in programs]
-    return [*programs, *weights, RUNNER.name, README, VERIFY_FILE, POLICY_FILE]
+    tokenizers = [f"tokenizer-{k}.json" for k in range(stages)]
+    return [*programs, *weights, *tokenizers, RUNNER.name, README, VERIFY_FILE, POLICY_FILE]
 
 
 def _order(name: str) -> tuple[bool, str]:
@@ -234,8 +238,9 @@ class _Folder:
         self.scores = [torch.empty(0)] * rule.stages
         if logits is not None:
             self.scores = stage_outputs(logits, rule).scores
-        self.inputs = _inputs_of(networks, inputs)
+        self.inputs = inputs_of(networks, inputs)
         self.outputs: list[str] = []
+        self.tokenizers: dict[str, str] = {}
 
     def write_stages(self) -> None:
         """Write the program of each stage, and the tokenizers."""
@@ -249,6 +254,17 @@ class _Folder:
             program = trace(stage, traced, name)
             write_onnx(program, traced, stage.outputs, self.path / self.file_of(k), name)
 
+    def write_tokenizers(self) -> None:
+        """Write the tokenizer of each stage that has one; stages may share it."""
+        for network in self.networks.values():
+            preprocessing = getattr(network, "preprocessing", None)
+            if isinstance(preprocessing, TextPreprocessing):
+                name = self.tokenizers.setdefault(
+                    preprocessing.key, f"tokenizer-{len(self.tokenizers)}.json"
+                )
+                text = tokenizer_json(preprocessing)
+                (self.path / name).write_text(text, encoding="utf-8")
+
     def file_of(self, k: int) -> str:
         """Name of the file of a stage."""
         return f"stage-{k}.onnx"
@@ -261,6 +277,8 @@ class _Folder:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 flops = count_flops(network, index_batch(self.samples, slice(0, 1)))
+            preprocessing = getattr(network, "preprocessing", None)
+            file = self.tokenizers.get(view_key(preprocessing), "")
             facts: dict[str, Any] = {
                 "name": name,
                 "file": self.file_of(k),
@@ -269,11 +287,12 @@ class _Folder:
                         "name": one.name,
                         "dtype": str(one.example.dtype).removeprefix("torch."),
                         "shape": one.shape,
+                        **({"tokens": tokens_of(one.argument, name)} if file else {}),
                     }
                     for one in self.inputs[k]
                 ],
                 "outputs": self.outputs,
-                "preprocessing": steps_of(getattr(network, "preprocessing", None)),
+                "preprocessing": steps_of(preprocessing, file),
                 "temperature": self.rule.temperatures[k],
                 "flops": flops,
             }
@@ -317,7 +336,7 @@ class _Folder:
         return found
 
 
-def _inputs_of(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[list[Input]]:
+def inputs_of(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[list[Input]]:
     """Inputs of each stage; stages with the same preprocessing share theirs."""
     views: dict[str, int] = {}
     found = []
@@ -325,7 +344,7 @@ def _inputs_of(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[list[I
         preprocessing = getattr(network, "preprocessing", None)
         number = views.setdefault(view_key(preprocessing), len(views))
         view, suffix = view_of(network, inputs), f"_{number}" if number else ""
-        padded = isinstance(preprocessing, TextPreprocessing)
+        padded = hasattr(preprocessing, "collate")
         if isinstance(view, Tensor):
             named = [("input", "", view)]
         elif isinstance(view, Mapping):
@@ -334,7 +353,9 @@ def _inputs_of(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[list[I
             named = [(f"input{i}", "", tensor) for i, tensor in enumerate(view)]
         found.append(
             [
-                Input(f"{name}{suffix}", argument, tensor.detach().cpu(), padded)
+                Input(
+                    f"{name}{suffix}", argument, tensor.detach().cpu(), padded and tensor.ndim > 1
+                )
                 for name, argument, tensor in named
             ]
         )

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from lit_cascade.core import Policy
-from lit_cascade.errors import UsageError
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live import Preprocessing
 from lit_cascade.models import ImagePreprocessing, TextPreprocessing
 from lit_cascade.utilities.text import in_markdown
@@ -24,6 +24,14 @@ NEAR = 1e-4
 """How far a decision point may lie from a score beside it: 100 times what engines differ by."""
 _MOST = float(np.finfo(np.float32).max)
 """Stands for infinity, which JSON has no number for."""
+
+_TOKENS = {
+    "input_ids": "ids",
+    "attention_mask": "attention_mask",
+    "token_type_ids": "type_ids",
+    "special_tokens_mask": "special_tokens_mask",
+}
+"""Attributes of an encoding of tokenizers, by the names that models have for them."""
 
 _NOT_EXPORTED = {
     "score": {
@@ -89,8 +97,13 @@ def with_decision_points(policy: Policy, scores: Sequence[Tensor]) -> list[tuple
     ]
 
 
-def steps_of(preprocessing: Preprocessing | None) -> dict[str, Any]:
-    """Preprocessing in words and numbers."""
+def steps_of(preprocessing: Preprocessing | None, tokenizer: str) -> dict[str, Any]:
+    """Preprocessing in words and numbers.
+
+    Args:
+        preprocessing: of a stage.
+        tokenizer: name of the tokenizer's file, if it has one.
+    """
     if preprocessing is None:
         return {"kind": "none", "words": "None: the stage takes the data's arrays as they are."}
     if isinstance(preprocessing, TextPreprocessing):
@@ -102,6 +115,7 @@ def steps_of(preprocessing: Preprocessing | None) -> dict[str, Any]:
             "kind": "text",
             "words": f"Tokens of a text or of a pair of texts{cut}, padded to the longest of a "
             "batch: what the tokenizer's file says.",
+            "tokenizer": tokenizer,
             "max_length": limit,
         }
     if isinstance(preprocessing, ImagePreprocessing):
@@ -141,6 +155,52 @@ def _steps_of_image(image: ImagePreprocessing) -> dict[str, Any]:
         "crop_mode": image.crop_mode,
         "fill": image.fill,
     }
+
+
+def tokenizer_json(preprocessing: TextPreprocessing) -> str:
+    """The file of a tokenizer, with limit and padding, which tokenizers reads without transformers.
+
+    Raises:
+        CascadeError: a tokenizer that is written in Python.
+    """
+    from tokenizers import Tokenizer  # noqa: PLC0415 - not for images
+
+    own = preprocessing.tokenizer
+    fast = getattr(own, "backend_tokenizer", None)
+    if fast is None:
+        raise CascadeError(
+            f"the tokenizer of {preprocessing.name!r}, {type(own).__name__}, is written in Python: "
+            "the library tokenizers has no file of it. Choose one whose name ends in Fast."
+        )
+    tokenizer = Tokenizer.from_str(fast.to_str())
+    tokenizer.no_truncation()
+    if preprocessing.max_length is not None:
+        tokenizer.enable_truncation(preprocessing.max_length, direction=own.truncation_side)
+    tokenizer.enable_padding(
+        direction=own.padding_side,
+        pad_id=own.pad_token_id,
+        pad_type_id=own.pad_token_type_id,
+        pad_token=own.pad_token,
+    )
+    return str(tokenizer.to_str())
+
+
+def tokens_of(argument: str, name: str) -> str:
+    """What tokenizers calls an input of a model.
+
+    Args:
+        argument: of the model.
+        name: of the stage, for the message.
+
+    Raises:
+        CascadeError: an input that it does not give.
+    """
+    if argument not in _TOKENS:
+        raise CascadeError(
+            f"stage {name!r} takes {argument!r}, which the library tokenizers does not give; it "
+            f"gives {', '.join(_TOKENS)}."
+        )
+    return _TOKENS[argument]
 
 
 def hashes(paths: Iterable[Path]) -> dict[str, str]:

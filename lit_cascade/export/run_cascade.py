@@ -62,9 +62,11 @@ class Cascade:
         from tokenizers import Tokenizer
 
         arrays = {}
+        # an empty second text is none, as in transformers
+        texts = [one if isinstance(one, str) or one[1] else one[0] for one in texts]
         for facts in self.policy["stages"]:
             tokenizer = Tokenizer.from_file(str(self.folder / facts["preprocessing"]["tokenizer"]))
-            found = tokenizer.encode_batch(list(texts))
+            found = tokenizer.encode_batch(texts)
             for x in facts["inputs"]:
                 arrays[x["name"]] = np.array([getattr(one, x["tokens"]) for one in found], np.int64)
         return arrays
