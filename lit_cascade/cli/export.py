@@ -33,6 +33,7 @@ def run_models(cli: CascadeCLI, options: ExportOptions) -> None:
         inputs,
         output.folder,
         to=options.to,
+        one_file=options.one_file,
         verified=options.verify > 0,
         texts=texts,
         classes=model.class_names,

@@ -580,6 +580,7 @@ class ExportOptions(OutputOptions):
 
     Args:
         to: format of the stages: onnx.
+        one_file: also write the whole cascade as cascade.onnx, for any number of samples.
         verify: number of samples on which files and cascade must decide the same: one by one, seven
             at a time and all at once; with the policy's thresholds and with others that defer some,
             none and all. 0 verifies nothing.
@@ -589,6 +590,7 @@ class ExportOptions(OutputOptions):
     """
 
     to: Literal["onnx"] = "onnx"
+    one_file: bool = False
     verify: int = 256
     split: str = "validation"
     policy: PolicyOptions = field(default_factory=PolicyOptions)

@@ -38,7 +38,9 @@ from lit_cascade.export.verifying import (
     stage_files,
     verify,
     verify_tokens,
+    whole_file,
 )
+from lit_cascade.export.whole import WHOLE_FILE, write_whole
 from lit_cascade.live import (
     Inputs,
     count_flops,
@@ -85,6 +87,7 @@ def export_cascade(
     folder: Path | str,
     *,
     to: Format = "onnx",
+    one_file: bool = False,
     verified: bool = True,
     texts: Sequence[Any] | None = None,
     classes: Sequence[str] | None = None,
@@ -101,6 +104,7 @@ def export_cascade(
             of it files and cascade are compared.
         folder: for the files; need not exist.
         to: `onnx`.
+        one_file: also write the whole cascade as one file.
         verified: whether to compare; otherwise no scores tell where decision points may lie.
         texts: where stages have tokenizers, the texts of the batch, or pairs of them, so that the
             tokens are compared as well.
@@ -137,7 +141,7 @@ def export_cascade(
             written = _Folder(made, networks, rule, inputs, logits if verified else None)
             written.write_tokenizers()  # what is refused at once comes first
             written.write_stages()
-            written.write_policy(names)
+            written.write_policy(names, one_file=one_file)
             verification = written.verify(texts) if verified else None
             files = sorted((path.name for path in made.iterdir()), key=_order)
             for name in there:  # of an older export
@@ -155,7 +159,16 @@ def file_names(stages: int, to: Format = "onnx") -> list[str]:
     programs = [f"stage-{k}.{to}" for k in range(stages)]
     weights = [f"{name}.data" for name in programs]
     tokenizers = [f"tokenizer-{k}.json" for k in range(stages)]
-    return [*programs, *weights, *tokenizers, RUNNER.name, README, VERIFY_FILE, POLICY_FILE]
+    return [
+        *programs,
+        *weights,
+        *tokenizers,
+        WHOLE_FILE,
+        RUNNER.name,
+        README,
+        VERIFY_FILE,
+        POLICY_FILE,
+    ]
 
 
 def _order(name: str) -> tuple[bool, str]:
@@ -269,8 +282,8 @@ class _Folder:
         """Name of the file of a stage."""
         return f"stage-{k}.onnx"
 
-    def write_policy(self, classes: Sequence[str] | None) -> None:
-        """Write policy.json, the runner and README.md."""
+    def write_policy(self, classes: Sequence[str] | None, *, one_file: bool) -> None:
+        """Write policy.json, the runner and README.md, and the whole cascade if it is asked for."""
         points = with_decision_points(self.rule, self.scores)
         stages = []
         for k, (name, network) in enumerate(self.networks.items()):
@@ -315,8 +328,11 @@ class _Folder:
             "fingerprint": self.rule.fingerprint,
             "evidence": evidence_of(self.rule),
             "versions": library_versions() | versions,
-            "sha256": hashes(self.path.iterdir()),
         }
+        if one_file:
+            outputs = write_whole(self.path, self.policy)
+            self.policy["one_file"] = {"file": WHOLE_FILE, "outputs": outputs}
+        self.policy["sha256"] = hashes(self.path.iterdir())
         (self.path / POLICY_FILE).write_text(json_text(self.policy), encoding="utf-8")
         (self.path / README).write_text(readme(self.policy), encoding="utf-8")
 
@@ -330,7 +346,9 @@ class _Folder:
         arrays = {one.name: one.example.numpy() for stage in self.inputs for one in stage}
         if texts is not None:
             verify_tokens(runner, texts, arrays)
-        runs = {"stages": stage_files(runner)}
+        runs = {"files of the stages": stage_files(runner)}
+        if "one_file" in self.policy:
+            runs[WHOLE_FILE] = whole_file(self.path / WHOLE_FILE)
         found = verify(self.networks, self.rule, self.samples, arrays, self.scores, runs)
         (self.path / VERIFY_FILE).write_text(json_text(found), encoding="utf-8")
         return found

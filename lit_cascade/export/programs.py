@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,11 +156,12 @@ def write_onnx(
 
 @contextmanager
 def _explained(name: str, what: str) -> Iterator[None]:
-    """Raise what torch raises as one sentence, and silence what it logs and warns of."""
+    """Raise what torch raises as one sentence, and silence what it prints, logs and warns of."""
+    said = io.StringIO()
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
             warnings.simplefilter("ignore")
             yield
     except OSError:
@@ -185,6 +187,3 @@ def _reason(error: BaseException) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-Writer = Callable[[ExportedProgram, Sequence[Input], Sequence[str], Path, str], None]

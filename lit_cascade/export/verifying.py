@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lit_cascade.core import Policy
 from lit_cascade.errors import CascadeError
 from lit_cascade.export.policy_file import decision_point, with_decision_points
+from lit_cascade.export.whole import LIMITS
 from lit_cascade.live import Cascade, Inputs
 
 VERIFY_FILE = "verify.json"
@@ -23,8 +24,10 @@ RUNNER = Path(__file__).with_name("run_cascade.py")
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Answers = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]
-Run = Callable[[Arrays, Sequence[tuple[float, float]]], Answers]
-"""Prediction, stage and score of arrays at thresholds and floors."""
+Points = Sequence[tuple[float, float]]
+"""Threshold and floor of each deferring stage."""
+Run = Callable[[Arrays, Points | None], Answers]
+"""Prediction, stage and score of arrays; None are the points in the files."""
 
 
 def runner_in(folder: Path) -> Any:
@@ -33,13 +36,37 @@ def runner_in(folder: Path) -> Any:
 
 
 def stage_files(runner: Any) -> Run:
-    """The stages' files, run by the runner at given thresholds and floors."""
+    """What runs the stages' files."""
+    own = [(one.get("threshold"), one.get("floor")) for one in runner.policy["stages"]]
 
-    def run(arrays: Arrays, points: Sequence[tuple[float, float]]) -> Answers:
-        for facts, (threshold, floor) in zip(runner.policy["stages"], points, strict=False):
+    def run(arrays: Arrays, points: Points | None) -> Answers:
+        stages = runner.policy["stages"]
+        for facts, (threshold, floor) in zip(stages, points or own, strict=False):
             facts["threshold"], facts["floor"] = threshold, floor
         answers: Answers = runner(arrays)
         return answers
+
+    return run
+
+
+def whole_file(path: Path) -> Run:
+    """What runs the file of the whole cascade; at other points than its own a copy of it."""
+    import onnx  # noqa: PLC0415 - of an extra
+    import onnxruntime  # noqa: PLC0415
+
+    opened: dict[Any, Any] = {}
+
+    def run(arrays: Arrays, points: Points | None) -> Answers:
+        key = None if points is None else tuple(points)
+        if key not in opened:
+            model = onnx.load(path)
+            columns = zip(LIMITS, zip(*points or (), strict=True), strict=False)
+            for name, values in columns:
+                own = next(one for one in model.graph.initializer if one.name == name)
+                own.CopyFrom(onnx.numpy_helper.from_array(np.array(values, np.float32), name))
+            opened[key] = onnxruntime.InferenceSession(model.SerializeToString())
+        found = opened[key].run(["prediction", "stage", "score"], dict(arrays))
+        return found[0], found[1], found[2]
 
     return run
 
@@ -88,7 +115,7 @@ def verify(
             expected = Cascade(stages, rule).eval()(inputs)
         columns = [one.numpy() for one in (expected.prediction, expected.stage, expected.score)]
         deferred[way] = int((columns[1] > 0).sum())
-        points = with_decision_points(rule, scores)
+        points = None if rule is policy else with_decision_points(rule, scores)
         for name, run in runs.items():
             for size in sizes:
                 parts = [
@@ -135,7 +162,7 @@ def _difference(
     row = int(np.flatnonzero(wrong)[0])
     (p, k, s), (q, j, t) = ([column[row] for column in one] for one in (found, expected))
     return (
-        f"verify: the {name} decide {int(wrong.sum())} of {len(wrong)} samples otherwise, {size} "
+        f"verify: {name}: {int(wrong.sum())} of {len(wrong)} samples decided otherwise, {size} "
         f"at a time and deferring {way!r}. Sample {row}: class {p} of stage {k} at score {s:.9g}; "
         f"the cascade says class {q} of stage {j} at {t:.9g}. Nothing was written."
     )
