@@ -48,7 +48,7 @@ from lit_cascade.utilities.drawing import (
     SKY_BLUE,
     VERMILION,
     axes_of,
-    literal,
+    name_points,
 )
 from lit_cascade.utilities.tabular import Tabular, described, listed
 from lit_cascade.utilities.units import counted, unit_label
@@ -255,24 +255,17 @@ class SearchResult(Tabular):
         low, high = 100 * float(self.zoo.accuracy.min()), 100 * float(self.reported.accuracy.max())
         room = 0.06 * max(high - low, 1.0)
         axes.set_ylim(low - room, high + 2 * room)
-        self._mark_models(axes)
-        axes.margins(x=0.08)
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
-        return axes
-
-    def _mark_models(self, axes: Axes) -> None:
-        """Draw a dot per model; label all of them if they are few, else those of the front."""
         cost, accuracy = self.zoo.mean_cost.tolist(), (100 * self.zoo.accuracy).tolist()
         axes.plot(cost, accuracy, "o", color=BLACK, markersize=4, zorder=5)
-        named = range(len(cost)) if len(cost) <= _LABELLED else self.zoo.singles()[1]
-        for model in named:
-            axes.annotate(
-                literal(self.zoo.names[model]),
-                (cost[model], accuracy[model]),
-                textcoords="offset points",
-                xytext=(5, -9),
-                fontsize=7,
-            )
+        axes.margins(x=0.08)
+        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        order = sorted(
+            range(len(cost)) if len(cost) <= _LABELLED else self.zoo.singles()[1],
+            key=lambda model: -accuracy[model],
+        )
+        names = [self.zoo.names[model] for model in order]
+        name_points(axes, names, [(cost[model], accuracy[model]) for model in order])
+        return axes
 
     def __repr__(self) -> str:
         unit, first = self.protocol.chosen_on.unit, self.strategies[0]

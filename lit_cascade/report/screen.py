@@ -17,13 +17,11 @@ from lit_cascade.analysis import (
 )
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import Column, Table, cost_cells, cost_columns, csv_text, show
-from lit_cascade.utilities.drawing import BLACK, BLUE, LIGHT_GREY, along_cost, literal, quiet
+from lit_cascade.utilities.drawing import BLACK, BLUE, LIGHT_GREY, along_cost, name_points, quiet
 from lit_cascade.utilities.units import percent, quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
 
 _MOST_NAMES = 30
 
@@ -130,7 +128,7 @@ def draw_screen(published: Sequence[PublishedModel], result: Screening, unit: st
     axes.set_title(
         f"{len(chosen):,} of {len(result.pool):,} published models are worth recording", fontsize=10
     )
-    _name(figure, axes, [kept for kept in result.kept if kept.on_front])
+    _name(axes, [kept for kept in result.kept if kept.on_front])
     return png_of(figure)
 
 
@@ -158,34 +156,16 @@ def _zoom(axes: Axes, published: Sequence[PublishedModel], result: Screening) ->
     axes.set_xlim(min(costs) / 2.5, max(costs) * 1.3)
 
 
-def _name(figure: Figure, axes: Axes, on_front: Sequence[ScreenedModel]) -> None:
+def _name(axes: Axes, on_front: Sequence[ScreenedModel]) -> None:
     """Label points of the front where there is room, the most important for the front first."""
     points = [(kept.model.cost, kept.model.accuracy) for kept in on_front]
     order: list[int] = []
     for count in range(1, min(len(points), _MOST_NAMES) + 1):
         order += [place for place in least_missed(points, count) if place not in order]
-    figure.draw_without_rendering()  # sizes of texts and axes are not known before
-    inside = axes.get_window_extent()
-    marks = axes.transData.transform([(cost, 100 * accuracy) for cost, accuracy in points])
-    taken: list[Bbox] = []
-    for place in order:
-        model = on_front[place].model
-        text = axes.annotate(
-            literal(model.name.partition(".")[0]),
-            (model.cost, 100 * model.accuracy),
-            textcoords="offset points",
-            xytext=(-4, 2),  # above a rising front there is room
-            ha="right",
-            fontsize=6.5,
-            zorder=5,
-        )
-        box = text.get_window_extent().padded(2)
-        others = [mark for at, mark in enumerate(marks) if at != place]
-        if (
-            inside.x0 <= box.x0
-            and not any(box.overlaps(other) for other in taken)
-            and not any(box.contains(x, y) for x, y in others)
-        ):
-            taken.append(box)
-        else:
-            text.remove()
+    name_points(
+        axes,
+        [on_front[place].model.name.partition(".")[0] for place in order],
+        [(points[place][0], 100 * points[place][1]) for place in order],
+        side="above",  # above a rising front there is room
+        size=6.5,
+    )

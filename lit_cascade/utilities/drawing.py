@@ -79,3 +79,42 @@ def mark(axes: Axes, name: str, point: tuple[float, float], side: str = "center"
         literal(name), point,
         textcoords="offset points", xytext=(0, -8), ha=side, va="top", fontsize=9,
     )  # fmt: skip
+
+
+def name_points(
+    axes: Axes,
+    names: Sequence[str],
+    points: Sequence[tuple[float, float]],
+    *,
+    side: Literal["above", "below"] = "below",
+    size: float = 7,
+) -> None:
+    """Name the points beside which there is room.
+
+    Call it last: a later change of the limits makes names overlap.
+
+    Args:
+        axes: with their limits and legend.
+        names: of the points, the most important first.
+        points: horizontal and vertical position of each.
+        side: of a point where its name is: above and to the left, or below and to the right.
+        size: of the letters.
+    """
+    offset, align = {"above": ((-4, 2), "right"), "below": ((5, -9), "left")}[side]
+    axes.figure.canvas.figure.draw_without_rendering()  # sizes are not known before
+    marks, legend = axes.transData.transform(points), axes.get_legend()
+    taken = [] if legend is None else [legend.get_window_extent()]
+    for at, (name, point) in enumerate(zip(names, points, strict=True)):
+        text = axes.annotate(
+            literal(name), point, textcoords="offset points", xytext=offset, ha=align,
+            fontsize=size, zorder=5,
+        )  # fmt: skip
+        box = text.get_window_extent().padded(2)
+        if (
+            axes.get_window_extent().x0 <= box.x0
+            and not any(box.overlaps(other) for other in taken)
+            and not any(box.contains(*mark) for place, mark in enumerate(marks) if place != at)
+        ):
+            taken.append(box)
+        else:
+            text.remove()
