@@ -115,6 +115,13 @@ COMMANDS = {
     "benchmark": Command(
         "lit_cascade.cli.benchmark", options.BenchmarkOptions, _DIGITS, "LitCascade"
     ),
+    "report": Command(
+        "lit_cascade.cli.report",
+        options.ReportOptions,
+        "runs/select-1 runs/check-1",
+        needs=("FOLDER ...",),
+        words="folders",
+    ),
     "serve": Command(
         "lit_cascade.cli.serve", options.ServeOptions, f"{_DIGITS} --port 8000", "LitCascade"
     ),

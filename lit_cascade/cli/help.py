@@ -19,7 +19,7 @@ MORE_HELP = "--help_all"
 
 _WIDEST_CHOICES = 34
 _METAVARS = {
-    "out": "FOLDER",
+    **dict.fromkeys(("out", "folders"), "FOLDER"),
     **dict.fromkeys(("policy", "config", "trainer", "model"), "FILE"),
     "seed_everything": "N",
     "confidence": "SHARE",

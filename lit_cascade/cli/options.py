@@ -538,6 +538,28 @@ class BenchmarkOptions(OutputOptions):
 
 
 @dataclass
+class ReportOptions:
+    """Put results on one page, report.html, that can be sent: a single file.
+
+    The page says what threshold is proposed, what it saves and how sure that is, and has a slider
+    over all thresholds. It shows what the files hold and computes nothing anew.
+
+    Args:
+        folders: folders with results of validate, select, search, compare-scores, check, test or
+            benchmark; the words that belong to no other option.
+        out: folder for report.html; by default the first of the folders.
+        overwrite: replace a report.html that is already in the folder.
+        quiet: print errors only.
+    """
+
+    wide = json = False  # no options, as no result is printed
+    folders: list[str] | None = None
+    out: str | None = None
+    overwrite: bool = False
+    quiet: bool = False
+
+
+@dataclass
 class ServeOptions(ServingOptions):
     """Serve a cascade over HTTP: each stage with a queue, batches and workers of its own.
 

@@ -18,6 +18,7 @@ from lit_cascade.cli.output import Output
 from lit_cascade.core.guarantee import Promise, Target
 from lit_cascade.records import Record, priced
 from lit_cascade.report import (
+    candidates_csv,
     data_notes,
     draw_selection,
     policy_line,
@@ -56,7 +57,9 @@ def _promise(options: SelectOptions) -> Promise:
 
 
 def _output(options: SelectOptions) -> Output:
-    return Output("select", options, ["policy.yaml", "select.png", "summary.json"])
+    return Output(
+        "select", options, ["policy.yaml", "candidates.csv", "select.png", "summary.json"]
+    )
 
 
 def _report(
@@ -94,6 +97,7 @@ def _report(
             ]
         ),
     )
+    output.add("candidates.csv", candidates_csv(selection))
     output.add("select.png", draw_selection(selection))
     summary = selection_summary(selection, records)
     output.add_json("summary.json", summary | saving_summary(saving) | {"notes": notes})

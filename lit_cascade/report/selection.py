@@ -18,7 +18,7 @@ from lit_cascade.report.points import (
     point_summary,
     shown_thresholds,
 )
-from lit_cascade.report.text import Table, show
+from lit_cascade.report.text import Table, columns_csv, show
 from lit_cascade.report.validation import provenance
 from lit_cascade.utilities.drawing import literal
 from lit_cascade.utilities.units import cost_change, cost_figure, counted, fewer, percent
@@ -150,6 +150,7 @@ def selection_summary(result: Selection, records: Sequence[Record]) -> dict[str,
         **asdict(result.promise),
         "unit": result.unit,
         "score": result.score,
+        "stages": _stages_summary(result),
         "n": result.n + result.tuned_on,
         "tested_on": result.n,
         "policies_tested": len(result.candidates),
@@ -161,6 +162,29 @@ def selection_summary(result: Selection, records: Sequence[Record]) -> dict[str,
         "held_out": None if result.held_out is None else _held_out_summary(result.held_out),
         "provenance": provenance(records),
     }
+
+
+def _stages_summary(result: Selection) -> list[dict[str, Any]]:
+    """Accuracy and cost of each stage alone, on the samples tested on."""
+    outcomes = result.candidates.outcomes
+    costs = outcomes.costs.double().mean(dim=0).tolist()
+    alone = outcomes.alone
+    accuracy = [None] * len(costs) if alone is None else alone.double().mean(dim=0).tolist()
+    return [
+        {"name": name, "accuracy": share, result.unit: cost}
+        for name, share, cost in zip(result.names, accuracy, costs, strict=True)
+    ]
+
+
+def candidates_csv(result: Selection) -> str:
+    """The content of `candidates.csv`: one row per candidate, in testing order.
+
+    Several thresholds are joined by semicolons.
+    """
+    columns = result.columns()
+    if "thresholds" in columns:
+        columns["thresholds"] = [";".join(map(str, row)) for row in columns["thresholds"]]
+    return columns_csv(columns)
 
 
 def _held_out_summary(result: HeldOutPolicy) -> dict[str, Any]:
