@@ -33,7 +33,7 @@ def browser():
 def page(folder, browser):
     """The opened page; `told` has its requests, errors and dialogs."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(120_000)
     page.told = []
     page.on("request", lambda request: page.told.append(request.url))
     page.on("console", lambda message: page.told.append(message.text))
