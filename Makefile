@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test quick lint types tests bench docs clean
 
 help:
-	@echo "make demo    install, then judge the bundled cascade of digit classifiers"
+	@echo "make demo    install, then a cascade of digit classifiers, and the front of 60 models"
 	@echo "make test    install, then lint, types, tests and doctests"
 	@echo "make quick   lint, and the tests that take no minute"
 	@echo "make bench   timings, as tables"
@@ -32,6 +32,7 @@ help:
 
 demo: .venv/installed
 	$(BIN)/lit-cascade validate --config digits_pair.yaml
+	$(BIN)/lit-cascade search --records checkpoints/imagenet --score agreement --stages 3
 
 # mypy runs beside the tests, and says what it found after them.
 test: lint
