@@ -34,6 +34,7 @@ def run_models(cli: CascadeCLI, options: ExportOptions) -> None:
         output.folder,
         to=options.to,
         one_file=options.one_file,
+        aot_inductor=options.aot_inductor,
         verified=options.verify > 0,
         texts=texts,
         classes=model.class_names,

@@ -598,11 +598,13 @@ class ExportOptions(OutputOptions):
     """Write a cascade as files that run without torch, and prove that they decide the same.
 
     stage-0.onnx, stage-1.onnx, ... are the stages, policy.json says how they work together, and
-    run_cascade.py runs them with numpy and onnxruntime alone.
+    run_cascade.py runs them with numpy and onnxruntime alone. With --to torch the stages are
+    programs of torch.export, stage-0.pt2, ..., which need torch and nothing else.
 
     Args:
-        to: format of the stages: onnx.
+        to: format of the stages: onnx or torch.
         one_file: also write the whole cascade as cascade.onnx, for any number of samples.
+        aot_inductor: with --to torch, compile the stages for this machine's CPU by AOTInductor.
         verify: number of samples on which files and cascade must decide the same: one by one, seven
             at a time and all at once; with the policy's thresholds and with others that defer some,
             none and all. 0 verifies nothing.
@@ -611,8 +613,9 @@ class ExportOptions(OutputOptions):
         policy: score, temperatures and thresholds of the cascade.
     """
 
-    to: Literal["onnx"] = "onnx"
+    to: Literal["onnx", "torch"] = "onnx"
     one_file: bool = False
+    aot_inductor: bool = False
     verify: int = 256
     split: str = "validation"
     policy: PolicyOptions = field(default_factory=PolicyOptions)

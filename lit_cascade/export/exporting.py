@@ -30,7 +30,14 @@ from lit_cascade.export.policy_file import (
     tokens_of,
     with_decision_points,
 )
-from lit_cascade.export.programs import Input, ScoredStage, trace, write_onnx
+from lit_cascade.export.programs import (
+    Input,
+    ScoredStage,
+    compile_ahead,
+    trace,
+    write_onnx,
+    write_torch,
+)
 from lit_cascade.export.verifying import (
     RUNNER,
     VERIFY_FILE,
@@ -56,8 +63,8 @@ from lit_cascade.utilities.locks import new_folder
 from lit_cascade.utilities.text import json_text
 from lit_cascade.utilities.versions import library_versions
 
-Format = Literal["onnx"]
-FORMATS: tuple[Format, ...] = ("onnx",)
+Format = Literal["onnx", "torch"]
+FORMATS: tuple[Format, ...] = ("onnx", "torch")
 README = "README.md"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -88,6 +95,7 @@ def export_cascade(
     *,
     to: Format = "onnx",
     one_file: bool = False,
+    aot_inductor: bool = False,
     verified: bool = True,
     texts: Sequence[Any] | None = None,
     classes: Sequence[str] | None = None,
@@ -103,8 +111,9 @@ def export_cascade(
         inputs: a batch of samples as the stages take them: the shapes are taken from it, and on all
             of it files and cascade are compared.
         folder: for the files; need not exist.
-        to: `onnx`.
-        one_file: also write the whole cascade as one file.
+        to: `onnx`, or `torch` for programs of torch.export.
+        one_file: also write the whole cascade as one ONNX file.
+        aot_inductor: compile the programs of torch.export for this machine's CPU.
         verified: whether to compare; otherwise no scores tell where decision points may lie.
         texts: where stages have tokenizers, the texts of the batch, or pairs of them, so that the
             tokens are compared as well.
@@ -118,7 +127,12 @@ def export_cascade(
             decide otherwise, or a full disk.
     """
     check_name(to, FORMATS, "to")
-    _check_installed()
+    if one_file and to != "onnx":
+        raise UsageError(f"one_file: ONNX alone has it, got to={to!r}: torch.export traces no If.")
+    if aot_inductor and to != "torch":
+        raise UsageError(f"aot_inductor: expected to='torch', got {to!r}.")
+    if to == "onnx":
+        _check_installed()
     by_name = named_stages(stages, policy, (nn.Module, Stage), "an nn.Module or a Stage")
     networks = {
         name: (stage.build(name) if isinstance(stage, Stage) else stage).eval()
@@ -138,7 +152,8 @@ def export_cascade(
     try:
         with new_folder(target), tempfile.TemporaryDirectory(dir=target, prefix=".") as temporary:
             made = Path(temporary)
-            written = _Folder(made, networks, rule, inputs, logits if verified else None)
+            ending = {"onnx": ".onnx", "torch": ".aot.pt2" if aot_inductor else ".pt2"}[to]
+            written = _Folder(made, networks, rule, inputs, logits if verified else None, ending)
             written.write_tokenizers()  # what is refused at once comes first
             written.write_stages()
             written.write_policy(names, one_file=one_file)
@@ -156,12 +171,11 @@ def export_cascade(
 
 def file_names(stages: int, to: Format = "onnx") -> list[str]:
     """The files that an export of so many stages may write."""
-    programs = [f"stage-{k}.{to}" for k in range(stages)]
-    weights = [f"{name}.data" for name in programs]
+    endings = {"onnx": (".onnx", ".onnx.data"), "torch": (".pt2", ".aot.pt2")}[to]
+    programs = [f"stage-{k}{ending}" for k in range(stages) for ending in endings]
     tokenizers = [f"tokenizer-{k}.json" for k in range(stages)]
     return [
         *programs,
-        *weights,
         *tokenizers,
         WHOLE_FILE,
         RUNNER.name,
@@ -236,6 +250,7 @@ class _Folder:
         rule: the policy.
         inputs: a batch of samples.
         logits: of each stage on them; None where no scores are to be read.
+        ending: of the stages' files, which tells their format.
     """
 
     def __init__(
@@ -245,7 +260,9 @@ class _Folder:
         rule: Policy,
         inputs: Inputs,
         logits: Sequence[Tensor] | None,
+        ending: str,
     ) -> None:
+        self.ending = ending
         self.path, self.networks, self.rule, self.samples = path, networks, rule, inputs
         self.policy: dict[str, Any] = {}
         self.scores = [torch.empty(0)] * rule.stages
@@ -265,7 +282,13 @@ class _Folder:
             self.outputs = stage.outputs
             traced = [one._replace(example=_two(one.example)) for one in self.inputs[k]]
             program = trace(stage, traced, name)
-            write_onnx(program, traced, stage.outputs, self.path / self.file_of(k), name)
+            path = self.path / self.file_of(k)
+            if self.ending == ".onnx":
+                write_onnx(program, traced, stage.outputs, path, name)
+            elif self.ending == ".pt2":
+                write_torch(program, path, name)
+            else:
+                compile_ahead(program, path, name)
 
     def write_tokenizers(self) -> None:
         """Write the tokenizer of each stage that has one; stages may share it."""
@@ -280,7 +303,7 @@ class _Folder:
 
     def file_of(self, k: int) -> str:
         """Name of the file of a stage."""
-        return f"stage-{k}.onnx"
+        return f"stage-{k}{self.ending}"
 
     def write_policy(self, classes: Sequence[str] | None, *, one_file: bool) -> None:
         """Write policy.json, the runner and README.md, and the whole cascade if it is asked for."""
@@ -316,10 +339,11 @@ class _Folder:
             stages.append(facts)
         shutil.copyfile(RUNNER, self.path / RUNNER.name)
         readable = None if classes is None else readable_names(classes)
-        versions = {name: importlib.metadata.version(name) for name in ("onnx", "onnxscript")}
+        also = ("onnx", "onnxscript") if self.ending == ".onnx" else ()
+        versions = {name: importlib.metadata.version(name) for name in also}
         self.policy = {
             "format": FORMAT,
-            "to": "onnx",
+            "to": "onnx" if self.ending == ".onnx" else "torch",
             "score": self.rule.score,
             "combine": self.rule.combine,
             "classes": None if classes is None else list(classes),

@@ -154,6 +154,36 @@ def write_onnx(
     written.save(str(path), external_data=size > _LARGEST)
 
 
+def write_torch(program: ExportedProgram, path: Path, name: str) -> None:
+    """Write a program as torch.export does, without stack traces, which hold paths.
+
+    Args:
+        program: of a stage.
+        path: of the file.
+        name: of the stage, for messages.
+    """
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    with _explained(name, "saved by torch.export"):
+        torch.export.save(program, path)
+
+
+def compile_ahead(program: ExportedProgram, path: Path, name: str) -> None:
+    """Compile a program by AOTInductor for this machine's CPU; it needs a C++ compiler.
+
+    Args:
+        program: of a stage.
+        path: of the package.
+        name: of the stage, for messages.
+
+    Raises:
+        CascadeError: it cannot be compiled.
+    """
+    with _explained(name, "compiled by AOTInductor"):
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))  # noqa: SLF001
+
+
 @contextmanager
 def _explained(name: str, what: str) -> Iterator[None]:
     """Raise what torch raises as one sentence, and silence what it prints, logs and warns of."""

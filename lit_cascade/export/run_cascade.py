@@ -12,13 +12,25 @@ from typing import Any
 import numpy as np
 
 
-def open_stage(path: Path) -> Any:
+def open_stage(path: Path, outputs: Any) -> Any:
     """Open the program of a stage: a function from arrays by name to arrays by name."""
+    if path.suffix == ".pt2":  # of --to torch
+        import torch
+
+        if path.name.endswith(".aot.pt2"):
+            run = torch._inductor.aoti_load_package(str(path))
+        else:
+            run = torch.export.load(str(path)).module()
+        return lambda feeds: {
+            name: tensor.numpy(force=True)
+            for name, tensor in zip(
+                outputs, run(*map(torch.from_numpy, feeds.values())), strict=True
+            )
+        }
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path))
-    names = [one.name for one in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+    return lambda feeds: dict(zip(outputs, session.run(outputs, feeds), strict=True))
 
 
 class Cascade:
@@ -29,7 +41,7 @@ class Cascade:
         self.policy = json.loads((folder / "policy.json").read_text("utf-8"))
         if self.policy["format"] != "lit-cascade/1":
             raise ValueError(f"policy.json: the format {self.policy['format']!r} is unknown")
-        self.stages = [open_stage(folder / one["file"]) for one in self.policy["stages"]]
+        self.stages = [open_stage(folder / x["file"], x["outputs"]) for x in self.policy["stages"]]
 
     def __call__(self, inputs: Any) -> Any:
         """Prediction, stage and score of each sample, from arrays by name."""
