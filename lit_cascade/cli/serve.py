@@ -114,7 +114,6 @@ def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, input
             {
                 "name": name,
                 "autoscaling_config": scaled | {"target_ongoing_requests": sizes[k]},
-                "max_ongoing_requests": 2 * sizes[k],
                 "ray_actor_options": {
                     "num_cpus": float(cpus[k]), "num_gpus": float(gpus[k] or 0.0),
                 },

@@ -284,11 +284,13 @@ def application(plan: Plan, builds: Sequence[Callable[[], nn.Module]]) -> Any:
         raise UsageError(f"stages: {ROUTER!r} is the name of the deployment that takes requests.")
     sizes = plan.options.by_stage("batch_size", plan.names)
     waits = plan.options.by_stage("wait", plan.names)
+    # no less for a stage: a router that may not send asks again and again, which takes its time
+    most = plan.options.queue_size + plan.options.max_inputs
     stages = [
         _deployment(StageReplica)
         .options(
             name=name,
-            max_ongoing_requests=ongoing(size),
+            max_ongoing_requests=most,
             user_config={"batch_size": size, "wait": wait},
             logging_config=_LOGGING,
         )
@@ -300,12 +302,6 @@ def application(plan: Plan, builds: Sequence[Callable[[], nn.Module]]) -> Any:
     app = FastAPI(title="lit-cascade", description=f"Cascade of {', '.join(plan.names)}.")
     add_routes(app, _Here(plan))
     router = _deployment(serve.ingress(app)(Router))
-    ongoing_requests = plan.options.queue_size + plan.options.max_inputs
-    return router.options(
-        name=ROUTER, max_ongoing_requests=ongoing_requests, logging_config=_LOGGING
-    ).bind(plan, *stages)
-
-
-def ongoing(batch_size: int) -> int:
-    """Samples that a replica may hold: a batch that runs, and the one that fills meanwhile."""
-    return 2 * batch_size
+    return router.options(name=ROUTER, max_ongoing_requests=most, logging_config=_LOGGING).bind(
+        plan, *stages
+    )

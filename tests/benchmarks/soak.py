@@ -21,7 +21,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from tests.benchmarks.serving import answers
+from tests.benchmarks import served
 from tests.benchmarks.sweep import machine
 from tests.serve import sleeping
 from tests.serve.served import Server, serving
@@ -56,9 +56,9 @@ async def soak(port: int, clients: int, end: float) -> Counter[str]:
     Raises:
         RuntimeError: a wrong answer, or a status that is none of those that are documented.
     """
-    expected, found = answers(DEFERRED), Counter[str]()
-    bodies = [json.dumps({"array": one.tolist()}).encode() for one in sleeping.pool()]
-    url = f"http://127.0.0.1:{port}/predict"
+    kind, found = served.kind_of("sleeping", 0.0), Counter[str]()
+    expected = [one[:2] for one in served.expected(kind, sleeping.policy(DEFERRED))]
+    bodies, url = kind.bodies, f"http://127.0.0.1:{port}/predict"
 
     async def client(number: int) -> None:
         rng = random.Random(number)  # noqa: S311

@@ -1,6 +1,6 @@
 """Stages that take the time of an accelerator, and a server of them.
 
-python -m tests.serve.sleeping --port 8000 [--deferred 0.1] [--mode stages|large|whole] [--audit 0]
+python -m tests.serve.sleeping --port 8000 [--deferred 0.1] [--audit 0]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lit_cascade import Cascade, Policy
+from lit_cascade import Policy
 from lit_cascade.options import ServingOptions, Share
 
 WIDTH, CLASSES, POOL = 16, 10, 2000
@@ -53,17 +53,6 @@ class Sleeping(nn.Module):
         return self.net(x)
 
 
-class Whole(nn.Module):
-    """A cascade in one predict: what an engine without stages can do."""
-
-    def __init__(self, cascade: Cascade) -> None:
-        super().__init__()
-        self.cascade = cascade
-
-    def forward(self, x):
-        return self.cascade(x).logits
-
-
 def stages(scale=1.0, device=None):
     return {name: Sleeping(name, scale, device) for name in COST}
 
@@ -92,28 +81,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--deferred", type=float, default=0.1)
-    parser.add_argument("--mode", choices=["stages", "large", "whole"], default="stages")
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--wait", type=float)
-    parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--queue_size", type=int, default=1024)
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--audit", type=float, default=0.0)
     parser.add_argument("--http_workers", type=int, default=1)
     args = parser.parse_args()
     options = ServingOptions(
-        port=args.port, batch_size=args.batch_size, wait=args.wait, queue_size=args.queue_size,
-        timeout=args.timeout, audit=Share(args.audit), threads=1, http_workers=args.http_workers,
+        port=args.port, batch_size=16, queue_size=args.queue_size, timeout=args.timeout,
+        audit=Share(args.audit), threads=1, http_workers=args.http_workers,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         device = str(Path(folder, "device"))
         Path(device).touch()
-        parts, rule = stages(args.scale, device), policy(args.deferred)
-        if args.mode != "stages":  # the first stage answers everything
-            whole = Whole(Cascade(parts, rule)) if args.mode == "whole" else parts["large"]
-            parts, rule = {"all": whole, "none": nn.Identity()}, Policy((float("-inf"),))
-        served = server(parts, rule, options, example=torch.zeros(WIDTH))
-        served.serve()
+        parts = stages(args.scale, device)
+        server(parts, policy(args.deferred), options, example=torch.zeros(WIDTH)).serve()
 
 
 if __name__ == "__main__":
