@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lit_cascade
+from lit_cascade.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +18,11 @@ def test_each_public_name_is_in_the_reference_where_it_is_defined():
     entries = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
     public = [getattr(lit_cascade, name) for name in lit_cascade.__all__ if name != "__version__"]
     assert sorted(entries) == sorted(f"{one.__module__}.{one.__qualname__}" for one in public)
+
+
+def test_each_command_is_in_the_table_of_commands():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert sorted(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)) == sorted(COMMANDS)
 
 
 @pytest.mark.slow
