@@ -225,7 +225,7 @@ def main() -> None:
             leave_a_core()
         if args.mode in {"large", "whole"}:  # the first stage answers everything
             whole = partial(Whole, builds, rule) if args.mode == "whole" else builds["large"]
-            builds, rule = {"all": whole, "none": nn.Identity}, Policy((-math.inf,))
+            builds, rule = {"all": whole, "none": nn.Flatten}, Policy((-math.inf,))
         if args.engine == "litserve":
             stages = {name: build() for name, build in builds.items()}
             server(stages, rule, options, inputs=kind.inputs).serve()

@@ -177,20 +177,21 @@ class Benchmark:
             serving(*words, cwd=folder, module="tests.benchmarks.served") as server,
         ):
             found = asyncio.run(load.put_on(server.port))
-            sizes = {
-                name: round(
-                    server.counted("lit_cascade_batch_size_sum", stage=name)
-                    / max(1.0, server.counted("lit_cascade_batch_size_count", stage=name)), 2,
+            sizes, busy = {}, {}
+            for name in served.NAMES if mode in {"stages", "engine"} else ["all"]:
+                n, batches, seconds = (
+                    server.counted(f"lit_cascade_{what}", stage=name)
+                    for what in ("batch_size_sum", "batch_size_count", "stage_seconds_sum")
                 )
-                for name in served.NAMES
-            }  # fmt: skip
+                sizes[name], busy[name] = round(n / batches, 2), round(1000 * seconds / n, 3)
         result = summary(found, args.seconds)
         return {
             "engine": args.engine, "models": args.models, "mode": mode,
             "deferred": round(deferred, 4), "load": "closed" if share is None else "open",
             "offered_per_second": rate, "ideal_per_second": None if engine else round(best, 1),
             "share_of_ideal": None if engine else round(result["per_second"] / best, 3),
-            "compared": 0 if compared is None else len(found), "mean_batch": sizes, **result,
+            "compared": 0 if compared is None else len(found), "mean_batch": sizes,
+            "stage_ms_per_sample": busy, **result,
         }  # fmt: skip
 
 
