@@ -308,7 +308,7 @@ def search(
     split: str | None = None,
     choose_on: str | None = None,
     cost: str = "flops",
-    bands: Sequence[Band | tuple[float, float]] | None = None,
+    bands: Sequence[Band | tuple[float, float | None]] | None = None,
     levels: int | None = None,
     candidates: int = 96,
     holdout: float | str = 0.5,
@@ -336,7 +336,8 @@ def search(
         choose_on: the split to choose on; by default `calibration`, or the one that is reported on.
         cost: unit of the cost, or UNIT=FILE with costs that were measured apart.
         bands: ranges of accuracy for the average compute reduction; by default the top half and
-            the top quarter of the front of the single models.
+            the top quarter of the front of the single models. A range (low, None) ends at the most
+            accurate single model.
         levels: number of thresholds per pair; by default all in a small zoo, 1,000 in a large one.
         candidates: number of models that cascades of 3 or 4 are made of: those nearest to the front
             in pairs. Those of 4 are made of at most 16, except where there are predictions alone.
@@ -380,7 +381,7 @@ def search(
     settings = SearchSettings(
         stages=stages, levels=levels, window=_WINDOW if window else 0, candidates=candidates
     )
-    wanted = [band if isinstance(band, Band) else Band(*band) for band in bands or ()]
+    ranges = _ranges(bands) if bands else None
     unit, costs = read_costs(cost)
     protocol = protocol_of(
         records,
@@ -394,8 +395,22 @@ def search(
         seed=seed,
     )
     rule = DecisionRule(score, combine, calibrate)
-    ranges = (lambda _: wanted) if wanted else None
     return frontier_of(protocol, rule, settings, ranges, progress, reading)
+
+
+def _ranges(bands: Sequence[Band | tuple[float, float | None]]) -> Bands:
+    """The bands, of which those without an upper end end at the most accurate single model."""
+    pairs = [(one.low, one.high, one.name) if isinstance(one, Band) else one for one in bands]
+    wanted = [Band(low, 1.0 if high is None else high, *name) for low, high, *name in pairs]
+
+    def ranges(singles: Front) -> list[Band]:
+        best = float(singles.accuracy[-1])
+        return [
+            replace(band, high=best) if high is None and band.low < best else band
+            for band, (_, high, *_) in zip(wanted, pairs, strict=True)
+        ]
+
+    return ranges
 
 
 def _check_agreement(stages: int, combine: str, *, window: bool) -> None:

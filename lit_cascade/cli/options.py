@@ -401,8 +401,9 @@ class SearchOptions(OutputOptions):
         combine: which answer counts after a deferral, as for validate.
         calibrate: fit a temperature per model, on the samples that are chosen on.
         window: also try floors below which a stage answers, with 2 stages.
-        bands: ranges of accuracy for the average compute reduction, such as 0.80:0.86; by default
-            the top half and the top quarter of the single models' front.
+        bands: ranges of accuracy for the average compute reduction, such as 0.80:0.86, or 0.86: up
+            to the most accurate single model; by default the top half and the top quarter of the
+            single models' front.
         baseline: CSV tables of published models to draw beside: columns model, accuracy or top1,
             and flops or gmacs; timm's results and benchmark tables join by model.
         levels: number of thresholds per pair; by default all in a small zoo, 1,000 in a large one.

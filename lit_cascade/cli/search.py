@@ -49,6 +49,12 @@ _PASSED = (
 )  # fmt: skip
 
 
+def _band(text: str) -> Band | tuple[float, None]:
+    """A range of accuracies such as 0.80:0.86, or 0.86: for one without an upper end."""
+    low, high = accuracy_range(text, "--bands", open_ends=True)
+    return (low, None) if text.endswith(":") else Band(low, high, text)
+
+
 def run_files(options: SearchOptions) -> None:
     """Search the records of many models."""
     if not options.records:
@@ -61,7 +67,7 @@ def run_files(options: SearchOptions) -> None:
     names = ["frontier.csv", "summary.json", "frontier.png"]
     names += [_config_name(number) for number in range(1, _MOST_CONFIGS + 1)]
     output = Output("search", options, names)
-    bands = [Band(*accuracy_range(text, "--bands"), text) for text in options.bands or ()]
+    bands = [_band(text.strip()) for text in options.bands or ()]
     same = {name: getattr(options, name) for name in _PASSED}
     with _progress(show=not options.quiet) as (reading, progress):
         frontier = search(options.records, bands=bands, reading=reading, progress=progress, **same)

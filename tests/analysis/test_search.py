@@ -234,6 +234,25 @@ def test_a_band_out_of_reach_is_said_before_the_work(tmp_path, monkeypatch):
         found_in(place, bands=lambda _: [Band(0.5, 0.6), Band(0.9, 1.0)])
 
 
+def test_a_band_without_an_upper_end_ends_at_the_most_accurate_model(tmp_path):
+    place = write(tmp_path, "test")
+    best = float(search([place]).singles.accuracy[-1])
+    until, (low, high) = best - 0.1, (best - 0.2, best - 0.05)
+    options = {"repeats": 4, "stages": 2}
+    found = search([place], bands=[(until, None), (low, high)], **options)
+    same = search([place], bands=[Band(until, best), Band(low, high)], **options)
+    assert [one.band for one in found.strategies[0].reductions] == [
+        Band(until, best),
+        Band(low, high),
+    ]
+    for one, other in zip(found.strategies, same.strategies, strict=True):
+        assert [r.chosen for r in one.reductions] == [r.chosen for r in other.reductions]
+    with pytest.raises(UsageError, match="reaches above the most accurate of the single"):
+        search([place], bands=[(best, None)], **options)
+    with pytest.raises(UsageError, match=r"0 <= low < high <= 1, got 1\.2 to 1"):
+        search([place], bands=[(1.2, None)])
+
+
 def test_a_band_up_to_the_best_model_may_be_beyond_some_of_the_halves(tmp_path):
     place = write(tmp_path, "test")
     best = max(m for m in found_in(place).zoo.accuracy.tolist())

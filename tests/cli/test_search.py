@@ -669,6 +669,7 @@ def fails(capsys, *words, code, records=("zoo",)):
         (("--bands", "0.9:0.8"), 2, "bands: expected two accuracies with 0 <= low < high <= 1"),
         (("--bands", "80:86"), 2, "--bands: 80 is not a share: for 80 percent write 0.8 or 80%"),
         (("--bands", "0.5:0.999"), 2, "bands: 0.5 to 0.999 reaches above the most accurate of the"),
+        (("--bands", "0.999:"), 2, "bands: 0.999 to 1 reaches above the most accurate of the"),
         (("--bands",), 2, "--bands: expected one or more values"),
         (("--score", "softmax"), 2, "max_softmax.*margin.*negative_entropy.*softmax"),
         (("--combine", "mean"), 2, "later.*average.*most_confident.*mean"),
