@@ -8,10 +8,11 @@ export HF_HUB_OFFLINE := 1
 # Where it is set, every process compiles torch and lightning anew: 20 s each, and tests start many.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick lint types tests bench docs clean
+.PHONY: help demo imagenet test quick lint types tests bench docs clean
 
 help:
 	@echo "make demo    install, then a cascade of digit classifiers, and the front of 60 models"
+	@echo "make imagenet   the paper's figure from your copy of ImageNet (docs/paper.md)"
 	@echo "make test    install, then lint, types, tests and doctests"
 	@echo "make quick   lint, and the tests that take no minute"
 	@echo "make bench   timings, as tables"
@@ -30,9 +31,34 @@ help:
 	$(UV) --editable '.[dev]'
 	touch $@
 
+.venv/installed-report: .venv/installed
+	$(UV) --editable '.[report]'
+	touch $@
+
 demo: .venv/installed
 	$(BIN)/lit-cascade validate --config digits_pair.yaml
 	$(BIN)/lit-cascade search --records checkpoints/imagenet --score agreement --stages 3
+
+# The paper's figure, as docs/paper.md explains it. Records are kept: after an interruption, or with
+# more models, the same command goes on.
+#   make imagenet DATA=/data/imagenet LIMIT=100 RECORD='--trainer.precision bf16-mixed'
+DATA ?= ILSVRC/imagenet-1k
+OUT ?= runs/imagenet
+TABLES ?= --results docs/results/screen/screen.csv
+LIMIT ?= 40
+SEARCH ?= --stages 3 --bands 0.80:0.86 0.86: 0.87:
+SCREEN = $(BIN)/lit-cascade screen $(TABLES) --accuracy 0.80: --at_most $(LIMIT) --out $(OUT)/screen --overwrite
+comma := ,
+space := $() $()
+LIST = --model.timm.models '[$(subst $(space),$(comma),$(strip $(MODELS)))]'
+
+imagenet: export HF_HUB_OFFLINE := 0
+imagenet: .venv/installed-report
+	$(if $(MODELS),,$(SCREEN))
+	$(BIN)/lit-cascade record --config imagenet_zoo.yaml $(if $(MODELS),$(LIST),--config $(OUT)/screen/models.yaml) \
+		--data.init_args.source $(DATA) --out $(OUT)/records $(RECORD)
+	$(BIN)/lit-cascade search --records $(OUT)/records --out $(OUT)/search --overwrite $(SEARCH)
+	$(BIN)/lit-cascade report $(OUT)/search --overwrite
 
 # mypy runs beside the tests, and says what it found after them.
 test: lint

@@ -399,7 +399,7 @@ class Record(Tabular):
         header = {
             "format": FORMAT,
             "name": self.name,
-            "classes": json.dumps(self.classes),
+            "classes": json.dumps(self.classes, separators=(",", ":")),  # there may be many
             "costs": json.dumps(constant),
             "parameters": str(self.parameters),
             "fingerprint": self.samples.fingerprint,

@@ -27,9 +27,9 @@ MODELS = (
 def without_logits(record: Record) -> Record:
     """What the model answers, and its largest class probability."""
     score, answer = score_and_answer(record.logits)
-    made_by = {"timm": record.name, **{key: record.model[key] for key in ("weights",)}}
-    if "timm" not in record.model:
-        made_by = {"framework": "LiteRT", "precision": "uint8"}
+    made_by = {"framework": "LiteRT", "precision": "uint8"}
+    if "timm" in record.model:
+        made_by = {"timm": record.name, "weights": record.model["weights"]}
     return Record.from_arrays(
         record.name,
         prediction=answer,

@@ -2,18 +2,24 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import yaml
 from PIL import Image
 from timm.data import ImageNetInfo
+from timm.models import save_for_hf
 
 from lit_cascade import Record
 from lit_cascade.cli import main
+from lit_cascade.models import Timm
 from lit_cascade.utilities.class_names import class_list
 from tests.images import image_folder
 
@@ -175,6 +181,48 @@ def test_what_screen_finds_is_what_record_takes(run):
     Path("models.yaml").write_text(yaml.safe_dump({"model": {"timm": {"models": [SMALL]}}}))
     run(*words, "--config", "models.yaml")
     assert [path.stem for path in Path("records").iterdir()] == [SMALL]
+
+
+def tiny(name):
+    """A folder of timm with a random model for images of 32x32, and the model itself."""
+    folder = Path(name).absolute()
+    config = {"pretrained_cfg": {"input_size": (3, 32, 32)}}
+    save_for_hf(timm.create_model(name), str(folder), config, safe_serialization=True)
+    return Timm(f"local-dir:{folder}").eval()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_imagenet_records_and_searches_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = Path(sys.executable).with_name("lit-cascade")
+    if not program.exists():
+        pytest.skip("lit-cascade is not installed beside this Python")
+    models = {name: tiny(name) for name in ("mobilenetv3_small_050", "resnet18")}
+    for number in range(6):  # of the classes that the larger one sees
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), "uint8")
+        image, network = Image.fromarray(pixels), models["resnet18"]
+        answer = network(network.preprocessing(image)[None]).argmax()
+        folder = Path("images", SYNSETS[answer])
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+    words = [
+        "make", "-o", ".venv/installed", "imagenet", f"BIN={program.parent}",
+        f"DATA={tmp_path / 'images'}", f"OUT={tmp_path / 'out'}", "SEARCH=--holdout 0 --stages 3",
+        "RECORD=--trainer.accelerator cpu --data.init_args.num_workers 0",
+        "MODELS=" + " ".join(model.name for model in models.values()),
+    ]  # fmt: skip
+    for kept in (0, 2):
+        ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert ran.stderr.count("(kept)") == kept
+        summary = json.loads(Path("out/search/summary.json").read_text())
+        assert [model["name"] for model in summary["models"]] == list(models)
+        assert summary["settings"]["stages"] == 3
+    listed = subprocess.run(
+        [*words[:-1], "-n", "LIMIT=7"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
+    assert "screen --results docs/results/screen/screen.csv --accuracy 0.80: --at_most 7" in listed
+    assert "--config out/screen/models.yaml" in listed.replace(f"{tmp_path}/", "")
 
 
 def test_wildcards_and_unknown_names(run):
