@@ -89,7 +89,7 @@ def measured(records: list[RecordLike], score: str, repeats: int) -> dict[str, A
         "reported_on": found.zoo.n,
         "apart": found.apart,
         "reductions": {
-            stages: reductions(found, stages)
+            stages: reductions(found, f"cascades of up to {stages}")
             for stages in range(2 if score != "agreement" else 3, 5)
         },
         "front": [
@@ -105,9 +105,8 @@ def measured(records: list[RecordLike], score: str, repeats: int) -> dict[str, A
     }
 
 
-def reductions(found: SearchResult, stages: int) -> list[dict[str, Any]]:
-    """Average compute reductions of cascades of up to so many stages, by band."""
-    name = f"cascades of up to {stages}"
+def reductions(found: SearchResult, name: str) -> list[dict[str, Any]]:
+    """Average compute reductions of a strategy, by band."""
     (strategy,) = (one for one in found.strategies if one.name == name)
     return [
         {
