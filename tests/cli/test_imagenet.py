@@ -194,6 +194,7 @@ def tiny(name):
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_make_imagenet_records_and_searches_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    pytest.importorskip("altair")
     program = Path(sys.executable).with_name("lit-cascade")
     if not program.exists():
         pytest.skip("lit-cascade is not installed beside this Python")
@@ -206,7 +207,7 @@ def test_make_imagenet_records_and_searches_and_goes_on(tmp_path, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / f"{number}.png")
     words = [
-        "make", "-o", ".venv/installed", "imagenet", f"BIN={program.parent}",
+        "make", "-o", ".venv/installed-report", "imagenet", f"BIN={program.parent}",
         f"DATA={tmp_path / 'images'}", f"OUT={tmp_path / 'out'}", "SEARCH=--holdout 0 --stages 3",
         "RECORD=--trainer.accelerator cpu --data.init_args.num_workers 0",
         "MODELS=" + " ".join(model.name for model in models.values()),
@@ -218,6 +219,7 @@ def test_make_imagenet_records_and_searches_and_goes_on(tmp_path, monkeypatch):
         summary = json.loads(Path("out/search/summary.json").read_text())
         assert [model["name"] for model in summary["models"]] == list(models)
         assert summary["settings"]["stages"] == 3
+        assert "resnet18" in Path("out/search/report.html").read_text()
     listed = subprocess.run(
         [*words[:-1], "-n", "LIMIT=7"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout
