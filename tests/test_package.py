@@ -1,6 +1,7 @@
 """The wheel, the configs and the README hold what they promise."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -184,6 +185,24 @@ def test_bundled_answers_on_imagenet_are_those_that_were_published():
     for name, percent in PUBLISHED.items():
         assert 100 * float(records[name].right.double().mean()) == pytest.approx(percent, abs=0.13)
     assert readable_names(records["resnet18"].classes)["n01440764"] == "tench"
+
+
+def test_the_bundled_answers_on_photographs_are_those_of_the_results():
+    from tests.benchmarks.photographs import LARGE, across_halves, singles, zoo_of
+
+    results = json.loads((ROOT / "docs/results/photographs.json").read_text())
+    zoo = zoo_of(ROOT / "checkpoints/imagenet_photographs/flickr1000")
+    assert singles(zoo) == results["models"]["flickr1000"]
+    for record in zoo.values():
+        assert record.logits is None
+        assert len(record.classes) == 1000
+        assert (record.labels == zoo[LARGE].labels).all()
+    (told,) = (one for one in results["halves"] if one["small"] == "mobilenet_v2_1.0_224")
+    again = across_halves(zoo, told["small"], results["splits"])
+    assert again.pop("small") == told.pop("small")
+    assert again.keys() == told.keys()
+    for key, value in told.items():
+        assert again[key] == pytest.approx(value)
 
 
 def test_a_published_model_is_counted_as_it_was_built():

