@@ -241,11 +241,13 @@ class SearchResult(Tabular):
         for number, strategy in enumerate(self.strategies):
             colour, line, width = _LOOKS[strategy.name] if number else _FOUND
             style: dict[str, Any] = {"linestyle": line, "linewidth": width}
-            if self.apart and strategy.reductions[0].held_out is not None:
+            elsewhere = self.apart and strategy.reductions[0].held_out is not None
+            if elsewhere:
                 # on other samples than those of the choice accuracy need not rise
                 style["drawstyle"] = "default"
-                if len(strategy.points) < _FEW:  # a line would suggest points in between
-                    style |= {"linestyle": "none", "marker": "x"}
+            few = elsewhere and len(strategy.points) < _FEW
+            if few or strategy.name == _SHARED:  # a line would suggest points in between
+                style |= {"linestyle": "none", "marker": "x"}
             strategy.points.plot(axes, unit=unit, color=colour, label=strategy.name, **style)
         thin: dict[str, Any] = {"linewidth": 1.2, "unit": unit}
         self.singles.plot(axes, color=BLACK, label="single models", **thin)

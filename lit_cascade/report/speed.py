@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_cascade.report.pictures import figure_of, png_of
 from lit_cascade.report.text import Column, Table
-from lit_cascade.utilities.drawing import BLUE, GREY, VERMILION, literal
+from lit_cascade.utilities.drawing import BLUE, GREY, VERMILION, literal, quiet
 from lit_cascade.utilities.units import counted, percent
 
 if TYPE_CHECKING:
@@ -172,5 +172,5 @@ def _panel(axes: Axes, kind: str, speeds: Sequence[Speed]) -> None:
     axes.set_xlabel("deferred by the first stage (%)")
     axes.set_ylabel("times as fast as the last stage alone")
     axes.set_title(kind, fontsize=9)
-    axes.grid(alpha=0.25)
+    quiet(axes)
     axes.set_ylim(bottom=0)

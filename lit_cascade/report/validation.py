@@ -24,6 +24,7 @@ from lit_cascade.core import (
     operating_points,
     oracle_deferral,
 )
+from lit_cascade.core.guarantee import rate_bounds
 from lit_cascade.options import PolicyOptions
 from lit_cascade.records import Record
 from lit_cascade.report.pictures import figure_of, png_of
@@ -37,7 +38,7 @@ from lit_cascade.report.text import (
     data_title,
     show,
 )
-from lit_cascade.utilities.drawing import BLACK, GREY, VERMILION, literal
+from lit_cascade.utilities.drawing import BLACK, BLUE, GREY, VERMILION, literal
 from lit_cascade.utilities.units import (
     cost_change,
     cost_figure,
@@ -363,6 +364,8 @@ def _comparisons(axes: Axes, result: Validation) -> None:
 
 def _panel(axes: Axes, result: Validation, by: str) -> None:
     curve, label = result.curve, f"cascade, {result.rule.score}"
+    if by == "accuracy" and curve.n < _FEW:
+        _band(axes, curve)
     if result.uncalibrated is not None:
         result.uncalibrated.plot(
             axes, by=by, stages=False, label=f"{label}, T = 1", color=VERMILION, linestyle="-."
@@ -375,3 +378,18 @@ def _panel(axes: Axes, result: Validation, by: str) -> None:
             result.policy.cost, 100 * (reached or 0.0), "*", color=VERMILION, markersize=13,
             markeredgecolor="white", zorder=6, label="the thresholds given",
         )  # fmt: skip
+
+
+_FEW = 2000
+"""Number of samples from which on the band of an accuracy is about as thin as its curve."""
+
+
+def _band(axes: Axes, curve: Curve) -> None:
+    """Shade where the accuracy on new samples is, at each threshold by itself."""
+    right = (curve.n * curve.accuracy).round().long()
+    bounds = {count: rate_bounds(count, curve.n, 0.05) for count in set(right.tolist())}
+    low, high = zip(*(bounds[count] for count in right.tolist()), strict=True)
+    axes.fill_between(
+        curve.cost.numpy(), 100 * np.array(low), 100 * np.array(high), step="post", color=BLUE,
+        alpha=0.12, linewidth=0, label=f"95 % interval from {counted(curve.n, 'sample')}",
+    )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lit_cascade.utilities.text import single_line
-from lit_cascade.utilities.units import cost_axis, cost_figure, is_money
+from lit_cascade.utilities.units import cost_axis, cost_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,19 +45,17 @@ def quiet(axes: Axes, which: Literal["major", "minor", "both"] = "major") -> Non
 
 def along_cost(axes: Axes, unit: str, *, log: bool = True) -> None:
     """Make the horizontal axis one of costs per sample; money is told per million calls."""
-    axes.set_xscale("log" if log else "linear")
-    axes.set_xlabel(cost_axis(unit))
-    if not is_money(unit):
-        return
     from matplotlib.ticker import FuncFormatter, LogFormatter  # noqa: PLC0415
 
-    class PerMillion(LogFormatter):
+    class Costs(LogFormatter):
         def __call__(self, x: float, pos: int | None = None) -> str:
             return cost_figure(x, unit) if super().__call__(x, pos) else ""
 
+    axes.set_xscale("log" if log else "linear")
+    axes.set_xlabel(cost_axis(unit))
     if log:
-        axes.xaxis.set_major_formatter(PerMillion())
-        axes.xaxis.set_minor_formatter(PerMillion())
+        axes.xaxis.set_major_formatter(Costs())
+        axes.xaxis.set_minor_formatter(Costs())
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: cost_figure(x, unit)))
 
@@ -74,10 +72,13 @@ def literal(text: str) -> str:
 
 def mark(axes: Axes, name: str, point: tuple[float, float], side: str = "center") -> None:
     """Draw a dot for a model, with its name below it, aligned to a side."""
+    from matplotlib.patheffects import withStroke  # noqa: PLC0415
+
     axes.plot(*point, "o", color=BLACK, markersize=6, zorder=5)
     axes.annotate(
         literal(name), point,
         textcoords="offset points", xytext=(0, -8), ha=side, va="top", fontsize=9,
+        path_effects=[withStroke(linewidth=3, foreground="white")], zorder=6,
     )  # fmt: skip
 
 
