@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_LONGEST_LIST = 180
+_LONGEST_LIST = 200
 _LONGEST_NAME = 1000
 LONGEST_FILE_NAME = 255
 """Bytes of a file's name that the usual file systems take."""

@@ -39,6 +39,17 @@ class OutputOptions:
     json: bool = False
 
 
+@dataclass(kw_only=True)
+class ReportedOptions(OutputOptions):
+    """Options of every command whose results `report` shows.
+
+    Args:
+        report: also write report.html, a page that can be sent, as lit-cascade report does.
+    """
+
+    report: bool = False
+
+
 @dataclass
 class FitOptions(OutputOptions):
     """Train one stage, from scratch or from other weights, and evaluate it.
@@ -242,7 +253,7 @@ class CalibrateOptions(OutputOptions):
 
 
 @dataclass
-class CompareScoresOptions(OutputOptions):
+class CompareScoresOptions(ReportedOptions):
     """Compare the confidence scores of a small model for deferring to a large one.
 
     For each score: the area between random (0) and oracle deferral (1), AURC, and the cost at the
@@ -270,7 +281,7 @@ class CompareScoresOptions(OutputOptions):
 
 
 @dataclass
-class ValidateOptions(OutputOptions):
+class ValidateOptions(ReportedOptions):
     """Evaluate a cascade at every threshold: accuracy, deferral rate and FLOPs.
 
     Args:
@@ -297,7 +308,7 @@ class ValidateOptions(OutputOptions):
 
 
 @dataclass
-class SelectOptions(OutputOptions):
+class SelectOptions(ReportedOptions):
     """Choose thresholds that keep a promise, with evidence, on the calibration split.
 
     Give one of the six targets. Of the policies that keep it the cheapest is chosen; if the target
@@ -345,7 +356,7 @@ class SelectOptions(OutputOptions):
 
 
 @dataclass
-class CheckOptions(OutputOptions):
+class CheckOptions(ReportedOptions):
     """Test the promise of a policy on new data: exit code 1 if it is broken, or the data drifted.
 
     The data are records, or answers of a cascade that runs. Answers may be tested again and again:
@@ -383,7 +394,7 @@ class CheckOptions(OutputOptions):
 
 
 @dataclass
-class SearchOptions(OutputOptions):
+class SearchOptions(ReportedOptions):
     """Search the records of many models for cascades: the front of accuracy against cost.
 
     If there are records of a split `calibration` and of one other, models, thresholds and
@@ -439,7 +450,7 @@ class SearchOptions(OutputOptions):
 
 
 @dataclass
-class TestOptions(OutputOptions):
+class TestOptions(ReportedOptions):
     """Execute a cascade at given thresholds: each stage sees only what earlier ones deferred.
 
     Args:
@@ -503,7 +514,7 @@ class PredictOptions(OutputOptions):
 
 
 @dataclass
-class BenchmarkOptions(OutputOptions):
+class BenchmarkOptions(ReportedOptions):
     """Measure the speed of a cascade, next to its stages alone and to the ideal.
 
     Batch size, precision, device, compilation and memory layout are those of the config:

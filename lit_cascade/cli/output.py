@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from lit_cascade.cli.options import OutputOptions
-from lit_cascade.report import inform, printing, show, show_summary
+from lit_cascade.report import (
+    check_reportable,
+    html_report,
+    inform,
+    printing,
+    show,
+    show_summary,
+)
 from lit_cascade.utilities.files import (
     Content,
     main_process,
@@ -25,6 +34,7 @@ from lit_cascade.utilities.locks import held, new_folder
 from lit_cascade.utilities.resume import UnfinishedRun
 from lit_cascade.utilities.text import json_text
 
+PAGE = "report.html"
 _RUNS = Path("runs")
 _MOST_PATHS = 8
 """Files that are named one by one."""
@@ -95,21 +105,27 @@ class Output:
 
     Args:
         command: name of the command, for the folder that is made when none is given.
-        options: options of the command: its folder `out`, or None for a new one under `runs`, and
-            `overwrite`, whether older results may be replaced.
+        options: options of the command: its folder `out`, or None for a new one under `runs`,
+            `overwrite`, whether older results may be replaced, and `report`, if it has it.
         names: the files that may be written.
 
     Raises:
         UsageError: the folder cannot be written to, holds results already, or is written to by
             another run.
+        CascadeError: a report is asked for, and the extra is not installed.
     """
 
     def __init__(self, command: str, options: Any, names: list[str]) -> None:
         self.folder = folder_of(command, options.out)
-        self._announced = names
         self._files: dict[str, Content] = {}
         self._summary: dict[str, Any] = {}
         self._overwrite = options.overwrite
+        self._report = getattr(options, "report", False)
+        if self._report:
+            check_reportable()
+        if self._report or (hasattr(options, "report") and options.overwrite):
+            names = [*names, PAGE]  # one of older results is replaced, or else removed
+        self._announced = names
         hold(self.folder, names)
         if main_process():
             prepare_folder(self.folder, names, overwrite=options.overwrite)
@@ -142,6 +158,10 @@ class Output:
         """
         prepare_folder(self.folder, list(self._files), overwrite=self._overwrite)
         write_together({self.folder / name: content for name, content in self._files.items()})
+        if self._report:
+            command = shlex.join(["lit-cascade", *sys.argv[1:]])
+            self.add(PAGE, html_report([self.folder], command))
+            write_together({self.folder / PAGE: self._files[PAGE]})
         for name in set(self._announced) - {*self._files, *beside}:
             (self.folder / name).unlink(missing_ok=True)  # results of an older run
         paths = [str(self.folder / name) for name in (*beside, *self._files)]

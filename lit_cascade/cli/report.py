@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 
 from lit_cascade.cli.options import ReportOptions
-from lit_cascade.cli.output import Output
+from lit_cascade.cli.output import PAGE, Output
 from lit_cascade.errors import UsageError
 from lit_cascade.report import html_report
 from lit_cascade.utilities.files import existing_path
@@ -19,7 +19,7 @@ def run_files(options: ReportOptions) -> None:
     names = list(options.folders)
     folders = [existing_path(name, "folders") for name in names]
     options = replace(options, out=options.out or str(folders[0]))
-    output = Output("report", options, ["report.html"])
+    output = Output("report", options, [PAGE])
     command = shlex.join(["lit-cascade", "report", *names])
-    output.add("report.html", html_report(folders, command))
+    output.add(PAGE, html_report(folders, command))
     output.write()

@@ -16,7 +16,7 @@ from lit_cascade.report.check import (
     watch_line,
 )
 from lit_cascade.report.flops import flops_csv, flops_summary, print_flops
-from lit_cascade.report.page import html_report
+from lit_cascade.report.page import check_reportable, html_report
 from lit_cascade.report.savings import (
     known_cost_lines,
     known_cost_summary,
@@ -81,15 +81,16 @@ from lit_cascade.report.validation import (
 
 __all__ = [
     "CURVE", "Card", "CascadeCard", "Validation", "benchmark_notes", "calibration_summary",
-    "candidates_csv", "check_summary", "curve_csv", "data_notes", "draw_calibration", "draw_curve",
-    "draw_frontier", "draw_scores", "draw_screen", "draw_selection", "draw_speed", "file_size",
-    "fitting_notes", "flops_csv", "flops_summary", "frontier_csv", "frontier_summary",
-    "html_report", "inform", "known_cost_lines", "known_cost_summary", "latency_table",
-    "model_notes", "outcome_summary", "pace_table", "policy_line", "print_answers",
-    "print_calibration", "print_card", "print_check", "print_comparison", "print_execution",
-    "print_fitted_scores", "print_flops", "print_frontier", "print_records", "print_scores",
-    "print_screen", "print_selection", "print_validation", "printing", "records_summary",
-    "saving_line", "saving_summary", "scores_csv", "scores_summary", "screen_csv", "screen_summary",
-    "selection_summary", "show", "show_summary", "speed_summary", "strategy_summary",
-    "validation_summary", "verdict_line", "watch_advice", "watch_heading", "watch_line",
+    "candidates_csv", "check_reportable", "check_summary", "curve_csv", "data_notes",
+    "draw_calibration", "draw_curve", "draw_frontier", "draw_scores", "draw_screen",
+    "draw_selection", "draw_speed", "file_size", "fitting_notes", "flops_csv", "flops_summary",
+    "frontier_csv", "frontier_summary", "html_report", "inform", "known_cost_lines",
+    "known_cost_summary", "latency_table", "model_notes", "outcome_summary", "pace_table",
+    "policy_line", "print_answers", "print_calibration", "print_card", "print_check",
+    "print_comparison", "print_execution", "print_fitted_scores", "print_flops", "print_frontier",
+    "print_records", "print_scores", "print_screen", "print_selection", "print_validation",
+    "printing", "records_summary", "saving_line", "saving_summary", "scores_csv", "scores_summary",
+    "screen_csv", "screen_summary", "selection_summary", "show", "show_summary", "speed_summary",
+    "strategy_summary", "validation_summary", "verdict_line", "watch_advice", "watch_heading",
+    "watch_line",
 ]  # fmt: skip

@@ -294,3 +294,25 @@ def test_the_command_writes_into_the_first_folder_and_overwrites_nothing(results
     missing = within("report", "tset", cwd=results)
     assert "there is no file or folder 'tset'. Did you mean 'test'" in missing.stderr
     assert within("report", cwd=results).returncode == 2
+
+
+def test_a_command_writes_the_page_of_its_own_results(results):
+    records = ("--records", "test-0.safetensors", "test-1.safetensors")
+    run = done(within("validate", *records, "--report", "--json", "--out", "own", cwd=results))
+    assert "own/report.html" in json.loads(run.stdout)["files"]
+    own = Page((results / "own/report.html").read_text(encoding="utf-8"))
+    assert "Nothing is promised." in own.text
+    again = within("validate", *records, "--report", "--out", "own", cwd=results)
+    assert "already holds curve.csv, curve.png, summary.json, report.html" in again.stderr
+    # without one, that of older results does not stay beside newer ones
+    done(within("validate", *records, "--overwrite", "--out", "own", cwd=results))
+    assert not (results / "own/report.html").exists()
+
+
+def test_a_missing_extra_is_told_before_the_work(results, monkeypatch):
+    monkeypatch.setattr(page_module, "find_spec", lambda name: None)
+    records = ("--records", "test-0.safetensors", "test-1.safetensors")
+    run = within("validate", *records, "--report", "--out", "none", cwd=results)
+    assert run.returncode == 1
+    assert "pip install 'lit-cascade[report]'" in run.stderr
+    assert not (results / "none").exists()

@@ -1,5 +1,5 @@
 """One page with the results of commands, which can be sent as a file."""
 
-from lit_cascade.report.page.page import html_report
+from lit_cascade.report.page.page import check_reportable, html_report
 
-__all__ = ["html_report"]
+__all__ = ["check_reportable", "html_report"]

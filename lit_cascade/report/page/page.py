@@ -25,6 +25,20 @@ _BINS = (400, 200, 100, 50)
 _NEEDED = {"altair": "altair", "vl_convert": "vl-convert-python", "jinja2": "jinja2"}
 
 
+def check_reportable() -> None:
+    """Check that what a page needs is installed.
+
+    Raises:
+        CascadeError: the extra `report` is not.
+    """
+    for module, package in _NEEDED.items():
+        if find_spec(module) is None:
+            raise CascadeError(
+                f"a report needs {package}, which is not installed: pip install "
+                "'lit-cascade[report]'."
+            )
+
+
 def html_report(folders: Sequence[Path], command: str = "") -> str:
     """Put the results in some folders on one page.
 
@@ -41,12 +55,7 @@ def html_report(folders: Sequence[Path], command: str = "") -> str:
         CascadeError: the extra `report` is not installed, or a file that these commands have not
             written.
     """
-    for module, package in _NEEDED.items():
-        if find_spec(module) is None:
-            raise CascadeError(
-                f"a report needs {package}, which is not installed: pip install "
-                "'lit-cascade[report]'."
-            )
+    check_reportable()
     results = [found for folder in folders for found in results_in(folder)]
     for bins in _BINS:
         page = _rendered(_parts(results, bins), command)
