@@ -365,7 +365,7 @@ def test_print_config_gives_a_config_that_the_command_takes(name, tmp_path):
         "search": ["--records", "x", "--holdout", "30%"], "compare-scores": ["--records", "x"],
         "select": ["--config", "digits_pair.yaml", "--max_accuracy_drop", "0.5 %"],
         "benchmark": ["--config", "digits_pair.yaml", "--deferral_rates", "5%", "0.1"],
-        "serve": ["--config", "digits_pair.yaml", "--audit", "1%"],
+        "report": ["runs"], "serve": ["--config", "digits_pair.yaml", "--audit", "1%"],
         "push": ["me/x", "--folder", "shared", "--private"],
     }  # fmt: skip
     words = own.get(name, ["--config", "digits_pair.yaml"])
