@@ -18,7 +18,7 @@ def open_stage(path: Path, outputs: Any) -> Any:
         import torch
 
         if path.name.endswith(".aot.pt2"):
-            run = torch._inductor.aoti_load_package(str(path))
+            run: Any = torch._inductor.aoti_load_package(str(path))
         else:
             run = torch.export.load(str(path)).module()
         return lambda feeds: {
