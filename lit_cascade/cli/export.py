@@ -26,7 +26,7 @@ def run_models(cli: CascadeCLI, options: ExportOptions) -> None:
     if options.verify < 0:
         raise UsageError(f"verify: expected a number of samples, 0 or more, got {options.verify}.")
     output = Output("export", options, file_names(policy.stages, options.to))
-    inputs, texts = _samples(cli, options)
+    inputs, raw = _samples(cli, options)
     exported = export_cascade(
         model.networks(),
         policy,
@@ -36,7 +36,8 @@ def run_models(cli: CascadeCLI, options: ExportOptions) -> None:
         one_file=options.one_file,
         aot_inductor=options.aot_inductor,
         verified=options.verify > 0,
-        texts=texts,
+        embed_preprocessing=options.embed_preprocessing,
+        raw=raw,
         classes=model.class_names,
         overwrite=True,  # `output` has checked it
     )
@@ -46,7 +47,7 @@ def run_models(cli: CascadeCLI, options: ExportOptions) -> None:
 
 
 def _samples(cli: CascadeCLI, options: ExportOptions) -> tuple[Inputs, list[Any] | None]:
-    """Samples of a split as the stages take them, and their texts where stages tokenize.
+    """Samples of a split as the stages take them, and before their preprocessing if it is written.
 
     The model then answers among the classes of the data.
 
@@ -63,10 +64,10 @@ def _samples(cli: CascadeCLI, options: ExportOptions) -> tuple[Inputs, list[Any]
     if not samples:
         raise UsageError(f"split: {options.split!r} has no sample that can be read.")
     batch = (model.collate or loader.collate_fn)(samples)
-    texts = None
-    if all(isinstance(one, TextPreprocessing) for one in model.preprocessings()):
-        texts = [inputs_of(tuple(one[:2])) for one in samples]
-    return inputs_of(batch), texts
+    texts = all(isinstance(one, TextPreprocessing) for one in model.preprocessings())
+    if not (texts or options.embed_preprocessing):
+        return inputs_of(batch), None
+    return inputs_of(batch), [inputs_of(tuple(one[:2])) for one in samples]
 
 
 def _told(exported: Exported) -> list[str]:

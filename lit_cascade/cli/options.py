@@ -616,6 +616,8 @@ class ExportOptions(OutputOptions):
     Args:
         to: format of the stages: onnx or torch.
         one_file: also write the whole cascade as cascade.onnx, for any number of samples.
+        embed_preprocessing: also write preprocess-0.onnx, ..., which resize and crop images exactly
+            as Pillow does; for a centre crop of bilinear or bicubic.
         aot_inductor: with --to torch, compile the stages for this machine's CPU by AOTInductor.
         verify: number of samples on which files and cascade must decide the same: one by one, seven
             at a time and all at once; with the policy's thresholds and with others that defer some,
@@ -627,6 +629,7 @@ class ExportOptions(OutputOptions):
 
     to: Literal["onnx", "torch"] = "onnx"
     one_file: bool = False
+    embed_preprocessing: bool = False
     aot_inductor: bool = False
     verify: int = 256
     split: str = "validation"

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ from lit_cascade.export.policy_file import (
     with_decision_points,
 )
 from lit_cascade.export.programs import (
+    BATCH,
+    LENGTH,
     Input,
     ScoredStage,
     compile_ahead,
@@ -38,13 +41,14 @@ from lit_cascade.export.programs import (
     write_onnx,
     write_torch,
 )
+from lit_cascade.export.resizing import PillowResize
 from lit_cascade.export.verifying import (
     RUNNER,
     VERIFY_FILE,
     runner_in,
     stage_files,
     verify,
-    verify_tokens,
+    verify_arrays,
     whole_file,
 )
 from lit_cascade.export.whole import WHOLE_FILE, write_whole
@@ -57,7 +61,7 @@ from lit_cascade.live import (
     view_key,
     view_of,
 )
-from lit_cascade.models import Stage, TextPreprocessing
+from lit_cascade.models import ImagePreprocessing, Stage, TextPreprocessing
 from lit_cascade.utilities.class_names import readable_names
 from lit_cascade.utilities.locks import new_folder
 from lit_cascade.utilities.text import json_text
@@ -97,7 +101,8 @@ def export_cascade(
     one_file: bool = False,
     aot_inductor: bool = False,
     verified: bool = True,
-    texts: Sequence[Any] | None = None,
+    embed_preprocessing: bool = False,
+    raw: Sequence[Any] | None = None,
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -115,8 +120,10 @@ def export_cascade(
         one_file: also write the whole cascade as one ONNX file.
         aot_inductor: compile the programs of torch.export for this machine's CPU.
         verified: whether to compare; otherwise no scores tell where decision points may lie.
-        texts: where stages have tokenizers, the texts of the batch, or pairs of them, so that the
-            tokens are compared as well.
+        embed_preprocessing: also write programs that resize and crop images as Pillow does.
+        raw: the samples of the batch before their preprocessing, so that it is compared as well:
+            texts or pairs of them where stages have tokenizers; images of Pillow where
+            preprocessing is embedded.
         classes: names of the classes in logit order; by default those of the stages, or None.
         overwrite: replace files of the same names.
 
@@ -129,6 +136,8 @@ def export_cascade(
     check_name(to, FORMATS, "to")
     if one_file and to != "onnx":
         raise UsageError(f"one_file: ONNX alone has it, got to={to!r}: torch.export traces no If.")
+    if embed_preprocessing and to != "onnx":
+        raise UsageError(f"embed_preprocessing: expected to='onnx', got {to!r}.")
     if aot_inductor and to != "torch":
         raise UsageError(f"aot_inductor: expected to='torch', got {to!r}.")
     if to == "onnx":
@@ -155,9 +164,11 @@ def export_cascade(
             ending = {"onnx": ".onnx", "torch": ".aot.pt2" if aot_inductor else ".pt2"}[to]
             written = _Folder(made, networks, rule, inputs, logits if verified else None, ending)
             written.write_tokenizers()  # what is refused at once comes first
+            if embed_preprocessing:
+                written.write_resizing()
             written.write_stages()
             written.write_policy(names, one_file=one_file)
-            verification = written.verify(texts) if verified else None
+            verification = written.verify(raw) if verified else None
             files = sorted((path.name for path in made.iterdir()), key=_order)
             for name in there:  # of an older export
                 (target / name).unlink()
@@ -173,10 +184,12 @@ def file_names(stages: int, to: Format = "onnx") -> list[str]:
     """The files that an export of so many stages may write."""
     endings = {"onnx": (".onnx", ".onnx.data"), "torch": (".pt2", ".aot.pt2")}[to]
     programs = [f"stage-{k}{ending}" for k in range(stages) for ending in endings]
-    tokenizers = [f"tokenizer-{k}.json" for k in range(stages)]
+    views = [
+        f"{name}" for k in range(stages) for name in (f"tokenizer-{k}.json", f"preprocess-{k}.onnx")
+    ]
     return [
         *programs,
-        *tokenizers,
+        *views,
         WHOLE_FILE,
         RUNNER.name,
         README,
@@ -270,7 +283,7 @@ class _Folder:
             self.scores = stage_outputs(logits, rule).scores
         self.inputs = inputs_of(networks, inputs)
         self.outputs: list[str] = []
-        self.tokenizers: dict[str, str] = {}
+        self.files: dict[str, str] = {}  # tokenizers and programs that resize, by view
 
     def write_stages(self) -> None:
         """Write the program of each stage, and the tokenizers."""
@@ -295,11 +308,38 @@ class _Folder:
         for network in self.networks.values():
             preprocessing = getattr(network, "preprocessing", None)
             if isinstance(preprocessing, TextPreprocessing):
-                name = self.tokenizers.setdefault(
-                    preprocessing.key, f"tokenizer-{len(self.tokenizers)}.json"
-                )
+                name = self.files.setdefault(preprocessing.key, f"tokenizer-{len(self.files)}.json")
                 text = tokenizer_json(preprocessing)
                 (self.path / name).write_text(text, encoding="utf-8")
+
+    def write_resizing(self) -> None:
+        """Write a program that resizes and crops the images of each view.
+
+        Raises:
+            UsageError: stages that take no images.
+            CascadeError: steps that are not exact in a program.
+        """
+        for k, (name, network) in enumerate(self.networks.items()):
+            preprocessing = getattr(network, "preprocessing", None)
+            if not isinstance(preprocessing, ImagePreprocessing):
+                raise UsageError(f"embed_preprocessing: stage {name!r} resizes no images.")
+            if preprocessing.key in self.files:
+                continue
+            file = f"preprocess-{len(self.files)}.onnx"
+            image = torch.zeros(97, 131, preprocessing.input_size[0], dtype=torch.uint8)
+            inputs = [Input("image", "", image, ("height", "width"))]
+            program = trace(PillowResize(preprocessing, name).eval(), inputs, name)
+            write_onnx(program, inputs, [self.inputs[k][0].name], self.path / file, name)
+            self.files[preprocessing.key] = file
+
+    def _plain(self, sample: Any) -> Any:
+        """A sample as the runner takes it: a text, a pair of them, or the bytes of an image."""
+        if not hasattr(sample, "convert"):  # not of Pillow
+            return sample
+        first = next(iter(self.networks.values())).preprocessing
+        grey = isinstance(first, ImagePreprocessing) and first.input_size[0] == 1
+        pixels = np.array(sample.convert("L" if grey else "RGB"))
+        return pixels[:, :, None] if grey else pixels
 
     def file_of(self, k: int) -> str:
         """Name of the file of a stage."""
@@ -314,7 +354,8 @@ class _Folder:
                 warnings.simplefilter("ignore")
                 flops = count_flops(network, index_batch(self.samples, slice(0, 1)))
             preprocessing = getattr(network, "preprocessing", None)
-            file = self.tokenizers.get(view_key(preprocessing), "")
+            file = self.files.get(view_key(preprocessing), "")
+            text = isinstance(preprocessing, TextPreprocessing)
             facts: dict[str, Any] = {
                 "name": name,
                 "file": self.file_of(k),
@@ -323,7 +364,7 @@ class _Folder:
                         "name": one.name,
                         "dtype": str(one.example.dtype).removeprefix("torch."),
                         "shape": one.shape,
-                        **({"tokens": tokens_of(one.argument, name)} if file else {}),
+                        **({"tokens": tokens_of(one.argument, name)} if text else {}),
                     }
                     for one in self.inputs[k]
                 ],
@@ -360,7 +401,7 @@ class _Folder:
         (self.path / POLICY_FILE).write_text(json_text(self.policy), encoding="utf-8")
         (self.path / README).write_text(readme(self.policy), encoding="utf-8")
 
-    def verify(self, texts: Sequence[Any] | None) -> dict[str, Any]:
+    def verify(self, raw: Sequence[Any] | None) -> dict[str, Any]:
         """Compare the files with the cascade, and write verify.json.
 
         Raises:
@@ -368,8 +409,8 @@ class _Folder:
         """
         runner = runner_in(self.path)
         arrays = {one.name: one.example.numpy() for stage in self.inputs for one in stage}
-        if texts is not None:
-            verify_tokens(runner, texts, arrays)
+        if raw is not None:
+            verify_arrays(runner, [self._plain(one) for one in raw], arrays)
         runs = {"files of the stages": stage_files(runner)}
         if "one_file" in self.policy:
             runs[WHOLE_FILE] = whole_file(self.path / WHOLE_FILE)
@@ -386,7 +427,7 @@ def inputs_of(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[list[In
         preprocessing = getattr(network, "preprocessing", None)
         number = views.setdefault(view_key(preprocessing), len(views))
         view, suffix = view_of(network, inputs), f"_{number}" if number else ""
-        padded = hasattr(preprocessing, "collate")
+        padded = hasattr(preprocessing, "collate")  # to the longest sample of a batch
         if isinstance(view, Tensor):
             named = [("input", "", view)]
         elif isinstance(view, Mapping):
@@ -396,7 +437,10 @@ def inputs_of(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[list[In
         found.append(
             [
                 Input(
-                    f"{name}{suffix}", argument, tensor.detach().cpu(), padded and tensor.ndim > 1
+                    f"{name}{suffix}",
+                    argument,
+                    tensor.detach().cpu(),
+                    (BATCH, LENGTH) if padded and tensor.ndim > 1 else (BATCH,),
                 )
                 for name, argument, tensor in named
             ]

@@ -97,12 +97,12 @@ def with_decision_points(policy: Policy, scores: Sequence[Tensor]) -> list[tuple
     ]
 
 
-def steps_of(preprocessing: Preprocessing | None, tokenizer: str) -> dict[str, Any]:
+def steps_of(preprocessing: Preprocessing | None, file: str) -> dict[str, Any]:
     """Preprocessing in words and numbers.
 
     Args:
         preprocessing: of a stage.
-        tokenizer: name of the tokenizer's file, if it has one.
+        file: of the tokenizer, or that resizes images; empty if there is none.
     """
     if preprocessing is None:
         return {"kind": "none", "words": "None: the stage takes the data's arrays as they are."}
@@ -115,11 +115,11 @@ def steps_of(preprocessing: Preprocessing | None, tokenizer: str) -> dict[str, A
             "kind": "text",
             "words": f"Tokens of a text or of a pair of texts{cut}, padded to the longest of a "
             "batch: what the tokenizer's file says.",
-            "tokenizer": tokenizer,
+            "tokenizer": file,
             "max_length": limit,
         }
     if isinstance(preprocessing, ImagePreprocessing):
-        return _steps_of_image(preprocessing)
+        return _steps_of_image(preprocessing) | ({"file": file} if file else {})
     kind = type(preprocessing)
     return {"kind": "other", "words": f"{kind.__module__}.{kind.__qualname__}, in Python."}
 
@@ -241,7 +241,7 @@ Inputs, samples along the first axis:
 `run_cascade.py` needs numpy and onnxruntime; texts also need tokenizers.
 
     from run_cascade import Cascade
-    prediction, stage, score = Cascade()(inputs)  # arrays by name; Cascade().texts(texts) for texts
+    prediction, stage, score = Cascade()(inputs)  # arrays by name; texts: Cascade().raw(texts)
 
 `policy.json` holds all numbers, names of classes, and hashes of the files. Scores are compared with
 thresholds in float32. `verify.json`, if it is here, says on how many samples these files decided
@@ -251,7 +251,8 @@ the same as the cascade that they were made from.
 
 def readme(policy: Mapping[str, Any]) -> str:
     """README.md of the folder, from the content of policy.json."""
-    stages, inputs = [], {}
+    stages: list[str] = []
+    inputs: dict[str, None] = {}
     for one in policy["stages"]:
         threshold = one.get("chosen_threshold", "always answers")
         name = in_markdown(one["name"])

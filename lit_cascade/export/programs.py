@@ -32,18 +32,18 @@ class Input(NamedTuple):
         name: of the array; the same for stages that share it.
         argument: of the stage's network; empty where arguments are positional.
         example: the array for some samples, samples along axis 0.
-        padded: whether axis 1 is as long as the longest sample of a batch.
+        axes: names of its first axes, whose sizes differ between batches.
     """
 
     name: str
     argument: str
     example: Tensor
-    padded: bool
+    axes: tuple[str, ...] = (BATCH,)
 
     @property
     def shape(self) -> list[int | None]:
         """Sizes of the axes; None for those that differ between batches."""
-        dynamic = 2 if self.padded else 1
+        dynamic = len(self.axes)
         return [None] * dynamic + list(self.example.shape[dynamic:])
 
 
@@ -92,18 +92,18 @@ class ScoredStage(nn.Module):
         return (*found, weights / weights.sum(dim=1, keepdim=True))
 
 
-def trace(stage: ScoredStage, inputs: Sequence[Input], name: str) -> ExportedProgram:
+def trace(stage: nn.Module, inputs: Sequence[Input], name: str) -> ExportedProgram:
     """Trace a stage for any number of samples.
 
     Args:
-        stage: in evaluation mode.
+        stage: in evaluation mode; its `forward` takes any number of tensors.
         inputs: with two samples or more, since one would be taken for the only number there is.
         name: of the stage, for messages.
 
     Raises:
         CascadeError: it cannot be traced, such as where shapes depend on the data.
     """
-    axes = tuple(dict.fromkeys(range(2 if one.padded else 1), Dim.DYNAMIC) for one in inputs)
+    axes = tuple(dict.fromkeys(range(len(one.axes)), Dim.DYNAMIC) for one in inputs)
     with _explained(name, "traced by torch.export"), torch.no_grad():
         return torch.export.export(
             stage, tuple(one.example for one in inputs), dynamic_shapes=(axes,), strict=False
@@ -138,7 +138,7 @@ def write_onnx(
     model = written.model
     renamed = {}
     for value, one in zip(model.graph.inputs, inputs, strict=True):
-        for axis, called in zip(range(2 if one.padded else 1), (BATCH, LENGTH), strict=False):
+        for axis, called in enumerate(one.axes):
             renamed[str(value.shape[axis])] = called
     parts = [model, model.graph, *model.graph.initializers.values()]
     for node in model.graph.all_nodes():

@@ -1,7 +1,7 @@
 """Run the cascade in this folder with numpy and onnxruntime alone; texts also need tokenizers.
 
 `python run_cascade.py inputs.npz` (arrays by name, samples along axis 0) or `texts.txt` (one a
-line) prints an answer per sample as JSON. In Python: `Cascade()(inputs)`, `Cascade().texts(texts)`.
+line) prints an answer per sample as JSON. In Python: `Cascade()(inputs)`, `Cascade().raw(texts)`.
 """
 
 import json
@@ -65,22 +65,26 @@ class Cascade:
                 break
         return prediction, stage, score
 
-    def texts(self, texts: Any) -> Any:
-        """Prediction, stage and score of each text, or pair of texts."""
-        return self(self.tokens(texts))
+    def raw(self, samples: Any) -> Any:
+        """Prediction, stage and score of texts, of pairs of them, or of images: see `arrays`."""
+        return self(self.arrays(samples))
 
-    def tokens(self, texts: Any) -> Any:
-        """Arrays by name of texts, or of pairs of them."""
-        from tokenizers import Tokenizer
-
+    def arrays(self, samples: Any) -> Any:
+        """Arrays by name of texts, or of images (height, width, channels) of bytes."""
         arrays = {}
-        # an empty second text is none, as in transformers
-        texts = [one if isinstance(one, str) or one[1] else one[0] for one in texts]
         for facts in self.policy["stages"]:
-            tokenizer = Tokenizer.from_file(str(self.folder / facts["preprocessing"]["tokenizer"]))
-            found = tokenizer.encode_batch(texts)
-            for x in facts["inputs"]:
-                arrays[x["name"]] = np.array([getattr(one, x["tokens"]) for one in found], np.int64)
+            how, inputs = facts["preprocessing"], facts["inputs"]
+            if how["kind"] == "text":
+                from tokenizers import Tokenizer
+
+                # an empty second text is none, as in transformers
+                texts = [one if isinstance(one, str) or one[1] else one[0] for one in samples]
+                found = Tokenizer.from_file(str(self.folder / how["tokenizer"])).encode_batch(texts)
+                for x in inputs:
+                    arrays[x["name"]] = np.array([getattr(y, x["tokens"]) for y in found], np.int64)
+            elif (name := inputs[0]["name"]) not in arrays:  # of --embed_preprocessing
+                resize = open_stage(self.folder / how["file"], [name])
+                arrays[name] = np.stack([resize({"image": one})[name] for one in samples])
         return arrays
 
 
@@ -89,7 +93,7 @@ if __name__ == "__main__":
     if path.suffix == ".npz":
         answers = cascade(dict(np.load(path)))
     else:
-        answers = cascade.texts(path.read_text("utf-8").splitlines())
+        answers = cascade.raw(path.read_text("utf-8").splitlines())
     names, classes = [one["name"] for one in cascade.policy["stages"]], cascade.policy["classes"]
     for p, k, s in zip(*(column.tolist() for column in answers), strict=True):
         name = classes[p] if classes else p

@@ -168,19 +168,24 @@ def _difference(
     )
 
 
-def verify_tokens(runner: Any, texts: Sequence[Any], arrays: Arrays) -> None:
-    """Check that the tokenizers' files give the tokens that the stages were given.
+def verify_arrays(runner: Any, samples: Sequence[Any], arrays: Arrays) -> None:
+    """Check that the files make the arrays that the stages were given.
+
+    Args:
+        runner: of the files.
+        samples: texts, pairs of them, or images (height, width, channels) of bytes.
+        arrays: what the stages were given, by the names of the files' inputs.
 
     Raises:
-        CascadeError: the first text with other tokens.
+        CascadeError: the first sample of which they make something else.
     """
-    found = runner.tokens(texts)
+    found = runner.arrays(samples)
     for name, expected in arrays.items():
         same = found[name].shape == expected.shape
-        wrong = (found[name] != expected).any(axis=1) if same else np.ones(1, bool)
+        wrong = found[name] != expected if same else np.ones(1, bool)
         if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
+            row = int(np.argwhere(wrong)[0, 0]) if same else 0
             raise CascadeError(
-                f"verify: the tokenizer's file gives other {name} for text {row} than the stage's "
-                "tokenizer: it does more than tokenizers alone can do. Nothing was written."
+                f"verify: of sample {row} the files make another {name!r} than the stage's own "
+                "preprocessing. Nothing was written."
             )

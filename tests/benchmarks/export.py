@@ -21,7 +21,7 @@ from torch import nn
 
 from lit_cascade import load_cascade
 from lit_cascade.core import score_named
-from lit_cascade.export.programs import Input, ScoredStage, trace, write_onnx
+from lit_cascade.export.programs import BATCH, LENGTH, Input, ScoredStage, trace, write_onnx
 from lit_cascade.models import Timm
 from lit_cascade.report.text import Table, show
 from tests.benchmarks.results import options_parser, write_results
@@ -90,7 +90,7 @@ def main() -> None:
         arguments = list(arrays) if text else [""]
         stage = ScoredStage(network, arguments, score_named("max_softmax"), 1.0).eval()
         inputs = [
-            Input(key, argument, array[:2], text)
+            Input(key, argument, array[:2], (BATCH, LENGTH)[: 1 + text])
             for (key, array), argument in zip(arrays.items(), arguments, strict=True)
         ]
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

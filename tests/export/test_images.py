@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lit_cascade import LitCascade, Stage
+from lit_cascade import CascadeError, LitCascade, Stage
 from lit_cascade.export import export_cascade
-from lit_cascade.models import Timm
+from lit_cascade.export.resizing import PillowResize
+from lit_cascade.models import ImagePreprocessing, Timm
 from tests.export.conftest import same
 
 N = 24
@@ -89,6 +90,37 @@ def test_three_networks_decide_as_the_cascade(triple, tmp_path):
     _, score, prediction, stage = whole.run(None, arrays)
     assert same((prediction, stage), expected)
     np.testing.assert_allclose(score, expected.score, rtol=0, atol=5e-6)
+
+
+def test_resizing_in_a_file_is_that_of_pillow(triple, tmp_path):
+    """Also enlarged, odd, wide and nearly square; by the files that an export writes."""
+    from PIL import Image
+
+    model, _ = triple
+    generator = np.random.default_rng(8)
+    sizes = [(97, 131), (40, 33), (20, 25), (300, 171), (64, 64), (48, 49), (211, 200), (90, 45)]
+    images = [
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for width, height in sizes
+    ]
+    stages = dict(list(model.networks().items())[1:])  # of one view
+    inputs = model.collate(images)
+    done = export_cascade(
+        stages, 0.9, inputs, tmp_path / "out", embed_preprocessing=True, raw=images
+    )
+    assert "preprocess-0.onnx" in done.files
+    runner = runpy.run_path(str(tmp_path / "out/run_cascade.py"))["Cascade"](tmp_path / "out")
+    (found,) = runner.arrays([np.asarray(one) for one in images]).values()
+    view = stages["vit"].preprocessing
+    assert np.array_equal(found, torch.stack([view(one) for one in images]).numpy())
+
+
+def test_other_steps_of_images_are_refused():
+    other = ImagePreprocessing((3, 32, 32), "lanczos", 0.9, "center")
+    with pytest.raises(
+        CascadeError, match="'x' takes 32 x 32 by lanczos and center; expected a sq"
+    ):
+        PillowResize(other, "x")
 
 
 def test_the_steps_of_images_in_numbers_are_those_that_timm_takes(triple, tmp_path):

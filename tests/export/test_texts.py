@@ -10,7 +10,7 @@ from lit_cascade import CascadeError, LitCascade, Stage
 from lit_cascade.export import export_cascade
 from lit_cascade.export.exporting import inputs_of
 from lit_cascade.export.policy_file import tokenizer_json, tokens_of
-from lit_cascade.export.verifying import RUNNER, verify_tokens
+from lit_cascade.export.verifying import RUNNER, verify_arrays
 from lit_cascade.models import TextClassifier, TextPreprocessing
 from tests.export.conftest import without_torch
 from tests.texts import save_classifier, some_sentences
@@ -40,7 +40,7 @@ def pair(tmp_path_factory):
 def test_texts_without_torch_get_the_answers_of_the_cascade(pair, tmp_path):
     model, texts, batch = pair
     done = export_cascade(
-        model.networks(), model.policy, batch, tmp_path / "out", texts=texts,
+        model.networks(), model.policy, batch, tmp_path / "out", raw=texts,
         classes=model.class_names,
     )  # fmt: skip
     assert {"tokenizer-0.json", "tokenizer-1.json"} <= set(done.files)
@@ -69,13 +69,14 @@ def test_tokens_of_texts_and_pairs_are_those_of_the_stages(pair, tmp_path):
         ):
             (tmp_path / f"{k}.json").write_text(tokenizer_json(preprocessing))
             names = [{"name": x.name, "tokens": tokens_of(x.argument, "")} for x in stage]
-            facts = {"preprocessing": {"tokenizer": f"{k}.json"}, "inputs": names}
+            how = {"kind": "text", "tokenizer": f"{k}.json"}
+            facts = {"preprocessing": how, "inputs": names}
             runner.policy["stages"].append(facts)
         arrays = {x.name: x.example.numpy() for stage in inputs for x in stage}
-        verify_tokens(runner, samples, arrays)
+        verify_arrays(runner, samples, arrays)
         other = [*samples[:5], samples[6], *samples[6:]]
-        with pytest.raises(CascadeError, match="for text 5 than the stage's"):
-            verify_tokens(runner, other, arrays)
+        with pytest.raises(CascadeError, match="of sample 5 the files make another"):
+            verify_arrays(runner, other, arrays)
 
 
 class Slow:
