@@ -589,6 +589,8 @@ class ServeOptions(ServingOptions):
             each stage needs at the policy's deferral rate.
         rate: requests per second to have replicas for; by default what one of the stage with the
             least work serves.
+        cost: a further cost of each stage for /metrics, beside FLOPs and seconds: UNIT=FILE with
+            the stages' costs, as for select.
         ray: replicas of each stage (actors), and CPUs and GPUs of each.
         quiet: print errors only.
         policy: score, temperatures and thresholds of the cascade.
@@ -600,6 +602,7 @@ class ServeOptions(ServingOptions):
     overwrite: bool = False
     benchmark: str | None = None
     rate: float | None = None
+    cost: str | None = None
     ray: RayOptions = field(default_factory=RayOptions)
     quiet: bool = False
     policy: PolicyOptions = field(default_factory=PolicyOptions)

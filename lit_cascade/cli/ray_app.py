@@ -18,7 +18,7 @@ def build(args: dict[str, Any]) -> Any:
 
     Args:
         args: `model` and `policy` as in a config, `classes` in logit order or null, `inputs` as
-            `plain_inputs` gives them, and `options` of `ServingOptions`.
+            `plain_inputs` gives them, `options` of `ServingOptions`, and `costs` by unit and stage.
     """
     names, classes = tuple(args["model"]["stages"]), args.get("classes")
     classes = None if classes is None else tuple(classes)
@@ -28,6 +28,7 @@ def build(args: dict[str, Any]) -> Any:
         inputs_of_plain(args["inputs"]),
         classes,
         ServingOptions(**args.get("options") or {}),
+        args.get("costs"),
     )
 
 

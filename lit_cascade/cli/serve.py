@@ -22,6 +22,7 @@ from lit_cascade.data import (
 from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.live import inputs_of, promised_reach, replicas
 from lit_cascade.options import ServingOptions
+from lit_cascade.records import read_costs
 from lit_cascade.serve import inputs_for, plain_inputs, server
 from lit_cascade.utilities.units import percent
 
@@ -34,15 +35,17 @@ def run_models(cli: CascadeCLI, options: ServeOptions) -> None:
     """Serve a cascade until it is stopped."""
     model = cli.model
     model.cascade.policy.required_thresholds(model.names)
+    costs = _costs(options, model.names)
     if options.to == "ray":
         _refuse_options_of_one_machine(options)
         output = Output("serve", options, [_NAME])
-        _write_for_ray(cli, options, output, _inputs(cli, options.max_pixels))
+        _write_for_ray(cli, options, output, _inputs(cli, options.max_pixels), costs)
         return
     inputs = _inputs(cli, options.max_pixels)
     served = server(
-        model.networks(), model.cascade.policy, options, inputs=inputs, classes=model.class_names
-    )
+        model.networks(), model.cascade.policy, options, inputs=inputs, classes=model.class_names,
+        costs=costs,
+    )  # fmt: skip
     served.serve()
 
 
@@ -63,6 +66,24 @@ def _refuse_options_of_one_machine(options: ServeOptions) -> None:
     for name, instead in _INSTEAD.items():
         if getattr(options, name) != getattr(ServingOptions, name):
             raise UsageError(f"{name}: it has no effect with --to ray; {instead}.")
+
+
+def _costs(options: ServeOptions, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Costs that are given, by unit and stage.
+
+    Raises:
+        UsageError: no file, or one without these stages.
+    """
+    if options.cost is None:
+        return {}
+    unit, costs = read_costs(options.cost)
+    missing = [name for name in names if name not in costs]
+    if missing:
+        raise UsageError(
+            "cost: expected UNIT=FILE with the cost of each stage, such as usd=prices.csv; that of "
+            f"{', '.join(missing)} is not given."
+        )
+    return {unit: {name: costs[name] for name in names}}
 
 
 def _inputs(cli: CascadeCLI, max_pixels: int) -> Any:
@@ -86,7 +107,13 @@ def _inputs(cli: CascadeCLI, max_pixels: int) -> Any:
     return inputs_for(networks, inputs_of(cli.align("validation").dataset[0]), max_pixels)
 
 
-def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, inputs: Any) -> None:
+def _write_for_ray(
+    cli: CascadeCLI,
+    options: ServeOptions,
+    output: Output,
+    inputs: Any,
+    costs: Mapping[str, Mapping[str, float]],
+) -> None:
     """Write the application and its deployments, as Ray Serve takes them."""
     model, names = cli.model, cli.model.names
     policy: Policy = model.cascade.policy
@@ -142,6 +169,7 @@ def _write_for_ray(cli: CascadeCLI, options: ServeOptions, output: Output, input
             "classes": None if model.class_names is None else list(model.class_names),
             "inputs": plain_inputs(inputs),
             "options": settings,
+            "costs": costs,
         },
         "deployments": deployments,
     }

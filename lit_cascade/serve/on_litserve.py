@@ -105,9 +105,7 @@ class StageAPI(ls.LitAPI):
             said = error if isinstance(error, CascadeError) else f"{type(error).__name__}: {error}"
             self.queues.fail(f"stage {self.runner.name!r} cannot start on {device}: {said}")
             raise
-        number, costs = self.runner.number, {"latency_s": seconds / self.size}
-        flops = self.runner.flops()
-        costs |= {} if flops is None else {"flops": flops}
+        number, costs = self.runner.number, self.runner.costs(seconds / self.size)
         self._metrics = Metrics(self.runner.names, self.runner.policy)
         self.queues.ready(worker_name(number, os.getpid()), number, seconds, costs)
 

@@ -11,9 +11,9 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from lit_cascade.serve.http import LEFT, add_routes
 from lit_cascade.serve.inputs import Inputs, Query
 from lit_cascade.serve.prometheus import FOLDER, Metrics
 from lit_cascade.serve.queues import Reply
-from lit_cascade.serve.stage import Outcome, Sample, StageRunner
+from lit_cascade.serve.stage import Outcome, Sample, StageRunner, costs_of
 
 ROUTER = "router"
 """Name of the deployment that takes requests; those of the stages have their names."""
@@ -54,6 +54,7 @@ class Plan:
         classes: names in logit order; None for their numbers.
         readable: readable names of classes that have other ones.
         options: of the requests.
+        costs: by unit and stage, beside those that are measured.
     """
 
     names: tuple[str, ...]
@@ -62,6 +63,7 @@ class Plan:
     classes: tuple[str, ...] | None
     readable: dict[str, str]
     options: ServingOptions
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Ran(NamedTuple):
@@ -90,7 +92,7 @@ class StageReplica:
         options = plan.options
         self._runner = StageRunner(
             number, plan.names, build(), plan.policy, plan.inputs, plan.classes, plan.readable,
-            options.audit,
+            options.audit, costs_of(plan.costs, plan.names[number]),
         )  # fmt: skip
         if options.threads is not None:
             torch.set_num_threads(options.threads)
@@ -129,13 +131,8 @@ class StageReplica:
 
     def describe(self) -> dict[str, Any]:
         """Size and seconds of a full batch, and the cost of a sample by unit."""
-        costs = {"latency_s": self._seconds / self._size}
-        flops = self._runner.flops()
-        return {
-            "batch_size": self._size,
-            "seconds": self._seconds,
-            "costs": costs if flops is None else costs | {"flops": flops},
-        }
+        costs = self._runner.costs(self._seconds / self._size)
+        return {"batch_size": self._size, "seconds": self._seconds, "costs": costs}
 
 
 class Router:

@@ -14,7 +14,7 @@ from lit_cascade.live import named_stages
 from lit_cascade.models import Stage
 from lit_cascade.options import ServingOptions
 from lit_cascade.serve.inputs import ArrayInput, ImageInput, Inputs, TextInput
-from lit_cascade.serve.stage import StageRunner
+from lit_cascade.serve.stage import StageRunner, costs_of
 from lit_cascade.utilities.class_names import readable_names
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def server(
     inputs: Inputs | None = None,
     example: Any = None,
     classes: Sequence[str] | None = None,
+    costs: Mapping[str, Mapping[str, float]] | None = None,
 ) -> CascadeServer:
     """A cascade as an HTTP server on this machine, each stage with queue and workers of its own.
 
@@ -43,6 +44,7 @@ def server(
         example: for stages without preprocessing a sample of their inputs, without an axis of
             samples: a tensor, or a tuple or dict of tensors.
         classes: names of the classes in logit order; by default those of the stages, or numbers.
+        costs: of a sample, by unit and stage, such as dollars; FLOPs and seconds are measured.
 
     Raises:
         UsageError: stages or a policy that do not fit, undecided thresholds, or inputs that are
@@ -71,9 +73,17 @@ def server(
     readable = None if classes is None else readable_names(classes)
     runners = [
         StageRunner(
-            number, tuple(networks), network, rule, inputs, classes, readable, options.audit
+            number,
+            tuple(networks),
+            network,
+            rule,
+            inputs,
+            classes,
+            readable,
+            options.audit,
+            costs_of(costs or {}, name),
         )
-        for number, network in enumerate(networks.values())
+        for number, (name, network) in enumerate(networks.items())
     ]
     return CascadeServer(runners, options)
 
@@ -84,6 +94,7 @@ def ray_application(
     inputs: Inputs,
     classes: Sequence[str] | None = None,
     options: ServingOptions | None = None,
+    costs: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Any:
     """A cascade as an application of Ray Serve, each stage a deployment; for `ray.serve.run`.
 
@@ -93,6 +104,7 @@ def ray_application(
         inputs: what requests hold.
         classes: names of the classes in logit order; None for their numbers.
         options: how to serve; of a replica's place, `ray_actor_options` says more.
+        costs: as for `server`.
 
     Raises:
         UsageError: a policy that does not fit, or undecided thresholds.
@@ -114,6 +126,7 @@ def ray_application(
         classes=None if classes is None else tuple(classes),
         readable={} if classes is None else dict(readable_names(classes) or {}),
         options=options or ServingOptions(),
+        costs=costs or {},
     )
     return application(plan, list(builds.values()))
 

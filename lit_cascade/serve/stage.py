@@ -87,6 +87,7 @@ class StageRunner:
         classes: names of the classes in logit order; None for their numbers.
         readable: readable names of classes, where they have other ones.
         audit: share of the answers that the last stage audits.
+        costs: cost of a sample at this stage, by unit, beside those that are measured.
 
     Attributes:
         device: of the network.
@@ -102,7 +103,9 @@ class StageRunner:
         classes: Sequence[str] | None = None,
         readable: Mapping[str, str] | None = None,
         audit: float = 0.0,
+        costs: Mapping[str, float] | None = None,
     ) -> None:
+        self._costs = dict(costs or {})
         self.number, self.names, self.policy, self.kind = number, tuple(names), policy, kind
         stages = {name: nn.Identity() for name in names} | {names[number]: network}
         self._cascade = _OneStage(stages, policy).eval()
@@ -138,7 +141,17 @@ class StageRunner:
             seconds.append(time.perf_counter() - start)
         return sorted(seconds[1:])[_REPEATS // 2]
 
-    def flops(self) -> float | None:
+    def costs(self, seconds: float) -> dict[str, float]:
+        """Cost of a sample, by unit: as given, `latency_s`, and `flops` where they can be counted.
+
+        Args:
+            seconds: of a sample in a full batch.
+        """
+        flops = self._flops()
+        counted = {} if flops is None else {"flops": flops}
+        return {"latency_s": seconds} | counted | self._costs
+
+    def _flops(self) -> float | None:
         """FLOPs of the example; None where they cannot be counted."""
         try:
             with warnings.catch_warnings(), torch.no_grad():
@@ -275,6 +288,11 @@ class StageRunner:
         if name in self._readable:
             shown["class"] = name
         return shown | {"probability": probability}
+
+
+def costs_of(costs: Mapping[str, Mapping[str, float]], name: str) -> dict[str, float]:
+    """Costs of a stage by unit, of costs by unit and stage."""
+    return {unit: by_stage[name] for unit, by_stage in costs.items()}
 
 
 def _shape(view: Any) -> Any:

@@ -44,7 +44,8 @@ def test_digits(ray_cluster, tmp_path):
     words = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu", "--ray.cpus", 0.5)
     words += ("--batch_size", 16, "--wait.small", 0.005, "--audit", "20%", "--timeout", PATIENCE)
     words += ("--ray.actors.small", 2, "--policy.score", "agreement", "--policy.combine", "average")
-    words += ("--policy.thresholds.small", 0.98)
+    (tmp_path / "prices.csv").write_text("model,usd\nsmall,0.25\nlarge,2\n")
+    words += ("--policy.thresholds.small", 0.98, "--cost", "usd=prices.csv")
     images = digits(2000)
     with serve_run(ray_cluster, tmp_path, *words) as server:
         answers_are_those_of_the_cascade(server, images)
@@ -95,6 +96,7 @@ def answers_are_those_of_the_cascade(server, images):
     read = read_scrape(server.ask("GET", "/metrics")[2].decode(), "metrics")
     assert read.samples(["small", "large"], "answered") == [len(images) - deferred, deferred]
     assert read.samples(["small"], "deferred") == [deferred]
+    assert read.costs["usd"] == {"small": 0.25, "large": 2}
     assert read.fingerprint == cascade.policy.fingerprint
     assert server.counted("lit_cascade_batch_size_sum", stage="small") == len(images)
     assert server.counted("lit_cascade_batch_size_count", stage="small") < len(images)

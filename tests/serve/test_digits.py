@@ -21,7 +21,9 @@ PAIR = ("--config", "digits_pair.yaml", "--trainer.accelerator", "cpu")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(*PAIR, cwd=tmp_path_factory.mktemp("served")) as one:
+    here = tmp_path_factory.mktemp("served")
+    (here / "prices.csv").write_text("model,usd\nsmall,0.25\nlarge,2\nother,9\n")
+    with serving(*PAIR, "--cost", "usd=prices.csv", cwd=here) as one:
         yield one
 
 
@@ -77,6 +79,8 @@ def test_the_server_counts_what_it_answered(server, images, expected):
         100 - deferred, deferred, deferred,
     ]  # fmt: skip
     assert server.counted("lit_cascade_cost", unit="flops") == 18_944 + 1_826_816
+    assert server.counted("lit_cascade_cost", unit="usd", stage="large") == 2
+    assert server.counted("lit_cascade_cost", unit="usd") == 2.25
 
 
 BLOCK = re.compile(r"^    curl (.*)$", re.MULTILINE)
@@ -212,6 +216,7 @@ def test_a_busy_port_is_refused_in_one_line(server, tmp_path):
         (["--wait", "-1"], "--wait: expected"),
         (["--devices", "tpu9"], "--devices: expected names such as cpu or cuda:0"),
         (["--audit", "2"], "--audit"),
+        (["--cost", "usd"], "--cost: expected UNIT=FILE with the cost of each stage"),
         (["--port", "70000"], "--port: expected a number from 1 to 65535"),
     ],
 )
