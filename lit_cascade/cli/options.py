@@ -366,7 +366,8 @@ class CheckOptions(ReportedOptions):
         policy: policy whose promise is tested: the policy.yaml that select wrote.
         records: record files of the policy's stages on other samples, cheapest first.
         metrics: address of the metrics of a cascade that lit-cascade serve runs, such as
-            http://localhost:8000/metrics, or a file with them.
+            http://localhost:8000/metrics, or a file with them; of several servers, whose answers
+            are tested together, all in the same order each time.
         follow: file of answers, one JSON object per line with stage and score, and prediction with
             label or audit, the last stage's answer, where they are known; - for stdin.
         state: file in which the tests are kept, so that the same command goes on where it ended;
@@ -382,7 +383,7 @@ class CheckOptions(ReportedOptions):
     """
 
     records: list[str] | None = None
-    metrics: str | None = None
+    metrics: list[str] | None = None
     follow: str | None = None
     state: str | None = None
     every: int = 1000

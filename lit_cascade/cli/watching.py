@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,12 +50,12 @@ def watch(options: CheckOptions) -> None:
     """
     _check(options)
     output = None if options.out is None else Output("check", options, ["check.json"])
-    state, scrape = _State(options.state), None
+    state, scrapes = _State(options.state), []
     if options.metrics is not None:
         from lit_cascade.serve import read_scrape
 
-        scrape = read_scrape(_text_at(options.metrics), repr(options.metrics))
-    monitor = _monitor(options, {} if scrape is None else scrape.costs)
+        scrapes = [read_scrape(_text_at(place), repr(place)) for place in options.metrics]
+    monitor = _monitor(options, scrapes[0].costs if scrapes else {})
     if "monitor" in state.content:
         monitor.restore(state.content["monitor"])
     show(
@@ -65,8 +65,8 @@ def watch(options: CheckOptions) -> None:
     )
     if not monitor.verdict().passed:
         inform(f"The alarm is in {options.state}; once acted upon, begin another --state.")
-    elif scrape is not None:
-        _observe(scrape, monitor, state)
+    elif scrapes:
+        _observe(scrapes, monitor, state)
     else:
         monitor = _follow(options, monitor, state)
     verdict = monitor.verdict()
@@ -199,21 +199,30 @@ def _text_at(place: str) -> str:
         raise UsageError(f"metrics: cannot read {place!r}: {reason}.") from error
 
 
-def _observe(scrape: Scrape, monitor: Monitor, state: _State) -> None:
-    """Take what was counted since the last scrape.
+def _observe(scrapes: Sequence[Scrape], monitor: Monitor, state: _State) -> None:
+    """Take what each server has counted since its last scrape.
 
     Raises:
-        UsageError: the state is of a stream.
-        CascadeError: the server runs another policy.
+        UsageError: the state is of a stream, or of another number of servers.
+        CascadeError: a server runs another policy.
     """
-    if scrape.fingerprint != monitor.policy.fingerprint:
-        raise CascadeError(
-            f"metrics: the server runs the policy {scrape.fingerprint}, and this is "
-            f"{monitor.policy.fingerprint}; give --policy the file that is served."
-        )
+    from lit_cascade.serve import Scrape
+
+    for scrape in scrapes:
+        if scrape.fingerprint != monitor.policy.fingerprint:
+            raise CascadeError(
+                f"metrics: the server runs the policy {scrape.fingerprint}, and this is "
+                f"{monitor.policy.fingerprint}; give --policy the file that is served."
+            )
     earlier = state.source("counters", "--follow")
     names = monitor.names
-    new = scrape.since(earlier.get("counters"))
+    before = earlier.get("counters", [None] * len(scrapes))
+    if len(before) != len(scrapes):
+        raise UsageError(
+            f"state: it is of {len(before)} servers, and --metrics names {len(scrapes)}; begin "
+            "another file."
+        )
+    new = Scrape.sum([now.since(then) for now, then in zip(scrapes, before, strict=True)])
     window = Window(
         new.samples(names[:-1], "answered"),
         new.samples(names[:-1], "deferred"),
@@ -225,7 +234,7 @@ def _observe(scrape: Scrape, monitor: Monitor, state: _State) -> None:
     monitor.observe(window, str(earlier.get("time", "the start of the server")))
     show(watch_line(monitor, window))
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    state.save(monitor, {"counters": scrape.counters, "time": now})
+    state.save(monitor, {"counters": [one.counters for one in scrapes], "time": now})
 
 
 class _Line(NamedTuple):

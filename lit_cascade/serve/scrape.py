@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,14 @@ class Scrape:
             return self
         counters = {key: n - earlier.get(key, 0) for key, n in self.counters.items()}
         return Scrape(counters, self.fingerprint, self.costs)
+
+    @classmethod
+    def sum(cls, scrapes: Sequence[Scrape]) -> Scrape:
+        """What several servers of one policy have counted together."""
+        counters: Counter[str] = Counter()
+        for one in scrapes:
+            counters.update(one.counters)
+        return cls(dict(counters), scrapes[0].fingerprint, scrapes[0].costs)
 
     def samples(self, names: Sequence[str], outcome: str) -> list[int]:
         """Number of samples that each stage has `answered` or `deferred`."""

@@ -395,7 +395,8 @@ def exposed(lines, target="max_accuracy_drop", *, audited=(), fingerprint=None):
 
 
 def scraped(*words, target="max_accuracy_drop", place="m.txt"):
-    return main(["check", "--policy", f"{target}.yaml", "--metrics", place, *map(str, words)])
+    words = ["--metrics", *place.split(), *map(str, words)]
+    return main(["check", "--policy", f"{target}.yaml", *words])
 
 
 def test_metrics_and_a_stream_of_the_same_answers_give_the_same_tests():
@@ -424,6 +425,22 @@ def test_scrapes_are_compared_and_a_restart_is_no_alarm(capsys):
     assert scraped("--state", "s") == 1
     assert "since 20" in capsys.readouterr().err  # the time of the scrape before
     assert scraped("--state", "s") == 1  # the alarm stays
+
+
+def test_several_servers_are_tested_together(capsys):
+    """As one server with all the answers, though the first of them is started again."""
+    lines = answers(6000, 1)
+    rounds = [((0, 2000), (2000, 3000), (0, 3000)), ((5000, 6000), (2000, 5000), (0, 6000))]
+    for parts in rounds:
+        for name, (start, end) in zip(("a", "b", "m.txt"), parts, strict=True):
+            Path(name).write_text(exposed(lines[start:end]))
+        assert scraped("--state", "two", place="a b") == 0
+        assert scraped("--state", "one") == 0
+    one, two = (json.loads(Path(name).read_text())["monitor"] for name in ("one", "two"))
+    assert one["seen"] == two["seen"]
+    assert one["tests"] == two["tests"]
+    assert scraped("--state", "two") == 2
+    assert "--state: it is of 2 servers, and --metrics names 1" in capsys.readouterr().err
 
 
 def test_states_of_streams_and_metrics_are_told_apart(capsys):
