@@ -560,6 +560,8 @@ class ReportOptions:
     Args:
         folders: folders with results of validate, select, search, compare-scores, check, test or
             benchmark; the words that belong to no other option.
+        disagreements: number of samples to list on which the first and the last model of validate
+            disagree, with labels and answers, from the records that --save_records kept.
         out: folder for report.html; by default the first of the folders.
         overwrite: replace a report.html that is already in the folder.
         quiet: print errors only.
@@ -567,6 +569,7 @@ class ReportOptions:
 
     wide = json = False  # no options, as no result is printed
     folders: list[str] | None = None
+    disagreements: int = 0
     out: str | None = None
     overwrite: bool = False
     quiet: bool = False

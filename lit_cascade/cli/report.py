@@ -18,8 +18,11 @@ def run_files(options: ReportOptions) -> None:
         raise UsageError("folders: expected one or more folders with results of commands.")
     names = list(options.folders)
     folders = [existing_path(name, "folders") for name in names]
+    if options.disagreements < 0:
+        raise UsageError(f"disagreements: expected at least 0, got {options.disagreements}.")
     options = replace(options, out=options.out or str(folders[0]))
     output = Output("report", options, [PAGE])
-    command = shlex.join(["lit-cascade", "report", *names])
-    output.add(PAGE, html_report(folders, command))
+    listing = ["--disagreements", str(options.disagreements)] if options.disagreements else []
+    command = shlex.join(["lit-cascade", "report", *names, *listing])
+    output.add(PAGE, html_report(folders, command, options.disagreements))
     output.write()

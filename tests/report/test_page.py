@@ -4,6 +4,7 @@ import bisect
 import json
 import math
 import re
+from dataclasses import replace
 from importlib import util
 
 import numpy as np
@@ -13,12 +14,13 @@ pytest.importorskip("altair", reason="needs the extra report")
 pytest.importorskip("vl_convert", reason="needs the extra report")
 
 from lit_cascade.errors import CascadeError, UsageError
+from lit_cascade.records import Record
 from lit_cascade.report import html_report
 from lit_cascade.report.page import page as page_module
 from lit_cascade.report.page.page import LARGEST
 from lit_cascade.report.page.sweep import Sweep
 from tests.cli.runs import done, within
-from tests.report.pages import DATA, LARGE, SMALL, Page, rows_of
+from tests.report.pages import DATA, LARGE, SMALL, Page, records_in, rows_of
 
 KINDS = ["select", "check", "validate", "search", "compare-scores", "test", "benchmark"]
 
@@ -316,3 +318,44 @@ def test_a_missing_extra_is_told_before_the_work(results, monkeypatch):
     assert run.returncode == 1
     assert "pip install 'lit-cascade[report]'" in run.stderr
     assert not (results / "none").exists()
+
+
+def test_samples_on_which_the_models_disagree_are_listed(tmp_path):
+    small, large = (Record.load(path) for path in records_in(tmp_path, "test", 1))
+    names = ("a<b>", "c&d")  # names of files
+    records = []
+    for name, record in zip(names, (small, large), strict=True):
+        records.append(tmp_path / f"{name}.safetensors")
+        replace(record, name=name).save(records[-1])
+    words = ("--records", *records, "--policy.temperatures.a<b>", "2", "--save_records")
+    done(within("validate", *words, "--out", "v", cwd=tmp_path))
+    done(within("report", "v", "--disagreements", "7", cwd=tmp_path))
+    expected = []
+    for row in range(len(small)):
+        one, other = (record.logits[row].float() for record in (small, large))
+        if one.argmax() != other.argmax():
+            sure = float((one / 2).softmax(0).max())
+            answers = (int(one.argmax()), int(small.labels[row]), int(other.argmax()))
+            right = [
+                name for name, k in zip(names, (0, 2), strict=True) if answers[k] == answers[1]
+            ]
+            expected.append((-sure, row, answers, (right or ["neither"])[0]))
+    text = Page((tmp_path / "v/report.html").read_text(encoding="utf-8")).text
+    assert f"Where they disagree: 7 of {len(expected)} samples, the surest first" in text
+    assert "samplelabela<b> saysconfidencec&d saysright" in text  # cells have no space between
+    classes, at = small.classes, 0
+    for sure, row, (first, label, last), right in sorted(expected)[:7]:
+        cells = [str(row), classes[label], classes[first], f"{-sure:.4g}", classes[last], right]
+        found = text.find("".join(cells), at)
+        assert found >= at, cells
+        at = found
+
+
+def test_disagreements_need_records_and_a_score_of_logits(results, tmp_path):
+    run = within("report", "validate", "--disagreements", "3", "--out", str(tmp_path), cwd=results)
+    assert run.returncode == 2
+    assert "validate --save_records keeps them" in run.stderr
+    run = within("report", "select", "--disagreements", "3", "--out", str(tmp_path), cwd=results)
+    assert "expected results of validate" in run.stderr
+    run = within("report", "select", "--disagreements", "-3", "--out", str(tmp_path), cwd=results)
+    assert "expected at least 0, got -3" in run.stderr

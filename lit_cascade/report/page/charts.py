@@ -26,7 +26,7 @@ _AT = "datum.i == at"
 def _x(unit: str, values: Sequence[float]) -> alt.X:
     """The axis of costs."""
     kind: Any = "log" if min(values) > 0 else "linear"
-    axis = alt.Axis(format="~s", tickCount=6, labelOverlap="greedy", labelFlush=True)
+    axis = alt.Axis(format="~s", tickCount=6, labelOverlap="greedy")
     return alt.X(
         "x:Q", title=cost_axis(unit), scale=alt.Scale(type=kind, nice=False, padding=16), axis=axis
     )
@@ -44,7 +44,8 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
 
 def _spec(*layers: alt.Chart, at: int, height: int = 320) -> dict[str, Any]:
     chart = alt.layer(*layers).add_params(alt.param(name="at", value=at))
-    chart = chart.properties(width="container", height=height)
+    room = {"left": 4, "right": 16, "top": 4, "bottom": 4}  # for half a label beyond the axis
+    chart = chart.properties(width="container", height=height, padding=room)
     chart.config = alt.Config(
         background="transparent",
         font="system-ui, sans-serif",

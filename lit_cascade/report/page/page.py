@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_cascade import __version__
-from lit_cascade.errors import CascadeError
+from lit_cascade.errors import CascadeError, UsageError
 from lit_cascade.report.page.folder import KINDS, Results, results_in
 from lit_cascade.utilities.text import plain
 
@@ -39,39 +39,45 @@ def check_reportable() -> None:
             )
 
 
-def html_report(folders: Sequence[Path], command: str = "") -> str:
+def html_report(folders: Sequence[Path], command: str = "", disagreements: int = 0) -> str:
     """Put the results in some folders on one page.
 
     Args:
         folders: results of `validate`, `select`, `search`, `compare-scores`, `check`, `test` or
             `benchmark`.
         command: what was typed.
+        disagreements: number of samples to list on which the first and the last model of `validate`
+            disagree; it reads the records that `validate --save_records` kept.
 
     Returns:
         HTML.
 
     Raises:
-        UsageError: a folder without such results.
+        UsageError: a folder without such results, or disagreements without records.
         CascadeError: the extra `report` is not installed, or a file that these commands have not
             written.
     """
     check_reportable()
     results = [found for folder in folders for found in results_in(folder)]
+    if disagreements and not any(one.command == "validate" for one in results):
+        raise UsageError("disagreements: expected results of validate in one of the folders.")
     for bins in _BINS:
-        page = _rendered(_parts(results, bins), command)
+        page = _rendered(_parts(results, bins, disagreements), command)
         if len(page.encode()) < LARGEST:
             break
     return page
 
 
-def _parts(results: Sequence[Results], bins: int) -> list[Part]:
+def _parts(results: Sequence[Results], bins: int, disagreements: int) -> list[Part]:
     """The parts of the page in the order of `KINDS`: first what proposes a threshold."""
     from lit_cascade.report.page import front, thresholds, verdicts  # noqa: PLC0415 - of an extra
 
     selected = [one for one in results if one.command == "select"]
     makers: Mapping[str, Callable[[Results], Part]] = {
         "select": lambda one: thresholds.selection_part(one, bins, _checks(one, results)),
-        "validate": lambda one: thresholds.validation_part(one, bins, _chosen_for(one, selected)),
+        "validate": lambda one: thresholds.validation_part(
+            one, bins, _chosen_for(one, selected), disagreements
+        ),
         "search": front.search_part,
         "compare-scores": verdicts.scores_part,
         "check": verdicts.check_part,

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from lit_cascade.core.guarantee import Promise
 from lit_cascade.report.page.charts import sweep_chart
+from lit_cascade.report.page.disagreements import disagreements_table
 from lit_cascade.report.page.folder import Results
 from lit_cascade.report.page.parts import (
     Part,
@@ -60,13 +61,16 @@ def _slider(
     }  # fmt: skip
 
 
-def validation_part(files: Results, bins: int, chosen: Sequence[float]) -> Part:
+def validation_part(
+    files: Results, bins: int, chosen: Sequence[float], disagreements: int = 0
+) -> Part:
     """The results of `validate`.
 
     Args:
         files: the results.
         bins: as for `Sweep.thinned`.
         chosen: thresholds that `select` chose for the same cascade, if the page has its results.
+        disagreements: number of samples to list on which the first and the last model disagree.
     """
     summary = files.json()
     unit, metric, n = summary["unit"], summary.get("metric"), summary["n"]
@@ -124,6 +128,7 @@ def validation_part(files: Results, bins: int, chosen: Sequence[float]) -> Part:
         chart=sweep_chart(sweep, rows, stages, place),
         legend=[_LINE, _DOT, *_MARKS],
         slider=slider,
+        tables=[disagreements_table(files, summary, disagreements)] if disagreements else [],
         notes=summary.get("notes", ()),
         sources=sources(summary, files),
     )
