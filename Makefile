@@ -24,7 +24,7 @@ help:
 .venv/installed: constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/pip install --quiet --constraint constraints.txt uv
-	$(UV) --editable .
+	$(UV) --editable '.[report]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
@@ -37,7 +37,7 @@ help:
 
 demo: .venv/installed
 	$(BIN)/lit-cascade validate --config digits_pair.yaml
-	$(BIN)/lit-cascade search --records checkpoints/imagenet --score agreement --stages 3
+	$(BIN)/lit-cascade search --records checkpoints/imagenet --score agreement --stages 3 --report
 
 # The paper's figure, as docs/paper.md explains it. Records are kept: after an interruption, or with
 # more models, the same command goes on.

@@ -166,7 +166,8 @@ class Output:
             (self.folder / name).unlink(missing_ok=True)  # results of an older run
         paths = [str(self.folder / name) for name in (*beside, *self._files)]
         many = len(paths) > _MOST_PATHS
-        show(f"Wrote {f'{len(paths)} files into {self.folder}' if many else ', '.join(paths)}")
+        wrote = f"{len(paths)} files into {self.folder}" if many else ", ".join(paths)
+        show(f"Wrote {wrote}{f'; open {self.folder / PAGE}' if many and self._report else ''}")
         show_summary(self._summary | {"files": paths})
 
 

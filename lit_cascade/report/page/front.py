@@ -51,7 +51,12 @@ def search_part(files: Results) -> Part:
         text = "" if names[row] else _options(stages[row], limits[row])
         clicks.append(shown | {"file": names[row] or "", "text": text})
     paying = [one for one in picks if one["config"]]
-    best = max(paying, key=lambda one: float(one["accuracy"]), default=None)
+    top = max(one["accuracy"] for one in summary["models"])
+    as_good = [one for one in paying if one["accuracy"] >= top]
+    # the cheapest that replaces the best model, else the one that saves most
+    best = min(as_good, key=lambda one: float(one[unit]), default=None) or max(
+        paying, key=lambda one: float(one["saving"]), default=None
+    )
     at = next((i for i, one in enumerate(clicks) if best and one["file"] == best["config"]), 0)
     models = [(one["name"], one[unit], one["accuracy"]) for one in summary["models"]]
     reported, chosen = (
@@ -112,7 +117,7 @@ def _sentences(
         return first, say("Nothing."), say("Nothing is promised; other samples may differ.")
     cheapest = max(paying, key=lambda one: float(one["saving"]))
     first = say(
-        "None yet; {n} are listed below. The most accurate is {} ({good}).",
+        "None yet; {n} are listed below, of which {} ({good}) is shown.",
         " → ".join(best["stages"]), n=counted(len(paying), "cascade"),
         good=percent(best["accuracy"], 2),
     )  # fmt: skip
