@@ -11,7 +11,7 @@ from lit_cascade.cli.options import ExportOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.data import RawSample
 from lit_cascade.errors import UsageError
-from lit_cascade.export import Exported, export_cascade, file_names
+from lit_cascade.export import Exported, export_cascade, file_names, runtime_in
 from lit_cascade.live import Inputs, inputs_of
 from lit_cascade.models import TextPreprocessing
 from lit_cascade.report import show
@@ -25,6 +25,7 @@ def run_models(cli: CascadeCLI, options: ExportOptions) -> None:
     policy.required_thresholds(model.names)
     if options.verify < 0:
         raise UsageError(f"verify: expected a number of samples, 0 or more, got {options.verify}.")
+    runtime_in(options.onnxruntime_web)  # a mistake is said before anything is loaded
     output = Output("export", options, file_names(policy.stages, options.to))
     inputs, raw = _samples(cli, options)
     exported = export_cascade(
@@ -35,6 +36,7 @@ def run_models(cli: CascadeCLI, options: ExportOptions) -> None:
         to=options.to,
         one_file=options.one_file,
         aot_inductor=options.aot_inductor,
+        onnxruntime_web=options.onnxruntime_web,
         verified=options.verify > 0,
         embed_preprocessing=options.embed_preprocessing,
         raw=raw,

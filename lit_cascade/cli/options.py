@@ -621,7 +621,10 @@ class ExportOptions(OutputOptions):
     programs of torch.export, stage-0.pt2, ..., which need torch and nothing else.
 
     Args:
-        to: format of the stages: onnx or torch.
+        to: format of the stages: onnx or torch; or web, which is onnx with a page that runs the
+            cascade in a browser.
+        onnxruntime_web: with --to web, the folder dist of the npm package onnxruntime-web, of which
+            the page gets what it needs; without it the page says how to get it.
         one_file: also write the whole cascade as cascade.onnx, for any number of samples.
         embed_preprocessing: also write preprocess-0.onnx, ..., which resize and crop images exactly
             as Pillow does; for a centre crop of bilinear or bicubic.
@@ -634,7 +637,8 @@ class ExportOptions(OutputOptions):
         policy: score, temperatures and thresholds of the cascade.
     """
 
-    to: Literal["onnx", "torch"] = "onnx"
+    to: Literal["onnx", "torch", "web"] = "onnx"
+    onnxruntime_web: str | None = None
     one_file: bool = False
     embed_preprocessing: bool = False
     aot_inductor: bool = False

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lit_cascade.core import Policy, PolicyLike, stage_outputs
 from lit_cascade.errors import CascadeError, UsageError, check_name
+from lit_cascade.export.page import PAGE_FILES, PAGE_README, RUNTIME_FILES, runtime_in, write_page
 from lit_cascade.export.policy_file import (
     FORMAT,
     POLICY_FILE,
@@ -67,8 +68,8 @@ from lit_cascade.utilities.locks import new_folder
 from lit_cascade.utilities.text import json_text
 from lit_cascade.utilities.versions import library_versions
 
-Format = Literal["onnx", "torch"]
-FORMATS: tuple[Format, ...] = ("onnx", "torch")
+Format = Literal["onnx", "torch", "web"]
+FORMATS: tuple[Format, ...] = ("onnx", "torch", "web")
 README = "README.md"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -105,6 +106,7 @@ def export_cascade(
     raw: Sequence[Any] | None = None,
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
+    onnxruntime_web: Path | str | None = None,
 ) -> Exported:
     """Write a cascade as files that run without this package, and prove that they decide the same.
 
@@ -116,7 +118,8 @@ def export_cascade(
         inputs: a batch of samples as the stages take them: the shapes are taken from it, and on all
             of it files and cascade are compared.
         folder: for the files; need not exist.
-        to: `onnx`, or `torch` for programs of torch.export.
+        to: `onnx`; `web`, the same with a page that runs it in a browser; or `torch` for programs
+            of torch.export.
         one_file: also write the whole cascade as one ONNX file.
         aot_inductor: compile the programs of torch.export for this machine's CPU.
         verified: whether to compare; otherwise no scores tell where decision points may lie.
@@ -126,6 +129,8 @@ def export_cascade(
             preprocessing is embedded.
         classes: names of the classes in logit order; by default those of the stages, or None.
         overwrite: replace files of the same names.
+        onnxruntime_web: the folder `dist` of this npm package, of which the page's folder gets what
+            the page needs; without it the page says how to get it.
 
     Raises:
         UsageError: a policy that does not fit or cannot be exported, class names of another number
@@ -134,13 +139,13 @@ def export_cascade(
             decide otherwise, or a full disk.
     """
     check_name(to, FORMATS, "to")
-    if one_file and to != "onnx":
-        raise UsageError(f"one_file: ONNX alone has it, got to={to!r}: torch.export traces no If.")
-    if embed_preprocessing and to != "onnx":
-        raise UsageError(f"embed_preprocessing: expected to='onnx', got {to!r}.")
-    if aot_inductor and to != "torch":
-        raise UsageError(f"aot_inductor: expected to='torch', got {to!r}.")
-    if to == "onnx":
+    _check_options(
+        to,
+        {"one_file": one_file, "embed_preprocessing": embed_preprocessing},
+        {"torch": {"aot_inductor": aot_inductor}, "web": {"onnxruntime_web": onnxruntime_web}},
+    )
+    runtime = runtime_in(onnxruntime_web)
+    if to != "torch":
         _check_installed()
     by_name = named_stages(stages, policy, (nn.Module, Stage), "an nn.Module or a Stage")
     networks = {
@@ -161,13 +166,16 @@ def export_cascade(
     try:
         with new_folder(target), tempfile.TemporaryDirectory(dir=target, prefix=".") as temporary:
             made = Path(temporary)
-            ending = {"onnx": ".onnx", "torch": ".aot.pt2" if aot_inductor else ".pt2"}[to]
+            ending = ".onnx" if to != "torch" else ".aot.pt2" if aot_inductor else ".pt2"
             written = _Folder(made, networks, rule, inputs, logits if verified else None, ending)
             written.write_tokenizers()  # what is refused at once comes first
             if embed_preprocessing:
                 written.write_resizing()
             written.write_stages()
-            written.write_policy(names, one_file=one_file)
+            page = PAGE_README if to == "web" else ""
+            if page:
+                write_page(made, runtime)
+            written.write_policy(names, page, one_file=one_file)
             verification = written.verify(raw) if verified else None
             files = sorted((path.name for path in made.iterdir()), key=_order)
             for name in there:  # of an older export
@@ -182,7 +190,7 @@ def export_cascade(
 
 def file_names(stages: int, to: Format = "onnx") -> list[str]:
     """The files that an export of so many stages may write."""
-    endings = {"onnx": (".onnx", ".onnx.data"), "torch": (".pt2", ".aot.pt2")}[to]
+    endings = (".pt2", ".aot.pt2") if to == "torch" else (".onnx", ".onnx.data")
     programs = [f"stage-{k}{ending}" for k in range(stages) for ending in endings]
     views = [
         f"{name}" for k in range(stages) for name in (f"tokenizer-{k}.json", f"preprocess-{k}.onnx")
@@ -195,12 +203,33 @@ def file_names(stages: int, to: Format = "onnx") -> list[str]:
         README,
         VERIFY_FILE,
         POLICY_FILE,
+        *((*PAGE_FILES, *RUNTIME_FILES) if to == "web" else ()),
     ]
 
 
 def _order(name: str) -> tuple[bool, str]:
     """The policy comes last: without it there is no exported cascade."""
     return name == POLICY_FILE, name
+
+
+def _check_options(
+    to: str, of_onnx: Mapping[str, Any], of_one: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Check that a format has the options that were given.
+
+    Args:
+        to: the format.
+        of_onnx: options of formats with ONNX files.
+        of_one: options of one format, by its name.
+
+    Raises:
+        UsageError: it does not have one of them.
+    """
+    wanted = {"onnx": of_onnx if to == "torch" else {}} | dict(of_one)
+    for kind, options in wanted.items():
+        for name, value in options.items():
+            if value and to != kind:
+                raise UsageError(f"{name}: expected to={kind!r}, got {to!r}.")
 
 
 def _check_installed() -> None:
@@ -345,7 +374,9 @@ class _Folder:
         """Name of the file of a stage."""
         return f"stage-{k}{self.ending}"
 
-    def write_policy(self, classes: Sequence[str] | None, *, one_file: bool) -> None:
+    def write_policy(
+        self, classes: Sequence[str] | None, more: str = "", *, one_file: bool
+    ) -> None:
         """Write policy.json, the runner and README.md, and the whole cascade if it is asked for."""
         points = with_decision_points(self.rule, self.scores)
         stages = []
@@ -365,6 +396,7 @@ class _Folder:
                         "dtype": str(one.example.dtype).removeprefix("torch."),
                         "shape": one.shape,
                         **({"tokens": tokens_of(one.argument, name)} if text else {}),
+                        **({"range": _ends(one.example)} if preprocessing is None else {}),
                     }
                     for one in self.inputs[k]
                 ],
@@ -399,7 +431,7 @@ class _Folder:
             self.policy["one_file"] = {"file": WHOLE_FILE, "outputs": outputs}
         self.policy["sha256"] = hashes(self.path.iterdir())
         (self.path / POLICY_FILE).write_text(json_text(self.policy), encoding="utf-8")
-        (self.path / README).write_text(readme(self.policy), encoding="utf-8")
+        (self.path / README).write_text(readme(self.policy) + more, encoding="utf-8")
 
     def verify(self, raw: Sequence[Any] | None) -> dict[str, Any]:
         """Compare the files with the cascade, and write verify.json.
@@ -451,3 +483,9 @@ def inputs_of(networks: Mapping[str, nn.Module], inputs: Inputs) -> list[list[In
 def _two(samples: Tensor) -> Tensor:
     """Two samples: a trace of one would hold for one only."""
     return samples[:2] if len(samples) > 1 else samples.repeat_interleave(2, dim=0)
+
+
+def _ends(array: Tensor) -> list[float]:
+    """Least and largest finite number of some samples; nothing without any."""
+    finite = array[array.isfinite()].double()
+    return [float(finite.min()), float(finite.max())] if finite.numel() else []

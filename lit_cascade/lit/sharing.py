@@ -15,7 +15,7 @@ from lit_cascade.utilities.files import Content, read_yaml, write_together, yaml
 CASCADE_FILE = "cascade.yaml"
 SHARED_FILES = (CASCADE_FILE, "*.safetensors", *(f"*/{name}" for name in TEXT_FILES))
 """Patterns of what is read of a shared folder."""
-FORMAT = "lit-cascade/1"
+FORMAT = "lit-cascade-folder/1"
 _KEYS = {"format", "classes", "stages", "policy"}
 
 

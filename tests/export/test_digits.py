@@ -56,7 +56,9 @@ def test_the_policy_file_has_numbers_and_hashes(exported, digits):
     assert np.float32(small["threshold"]) == small["threshold"] == np.float32(0.92)
     assert small["chosen_threshold"] == 0.92
     assert (small["flops"], large["flops"]) == (18944, 1826816)
-    assert small["inputs"] == [{"name": "input", "dtype": "float32", "shape": [None, 1, 8, 8]}]
+    assert small["inputs"] == [
+        {"name": "input", "dtype": "float32", "shape": [None, 1, 8, 8], "range": [0.0, 16.0]}
+    ]
     assert "threshold" not in large
     assert policy["fingerprint"] == digits[1].fingerprint
     names = {path.name for path in folder.iterdir()}
