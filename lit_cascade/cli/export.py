@@ -75,6 +75,10 @@ def _samples(cli: CascadeCLI, options: ExportOptions) -> tuple[Inputs, list[Any]
 def _told(exported: Exported) -> list[str]:
     found = exported.verification
     run = f"Run them: python {exported.folder / 'run_cascade.py'} INPUTS"
+    if "index.html" in exported.files:
+        run = (
+            f"Open http://localhost:8000 after: python -m http.server --directory {exported.folder}"
+        )
     if found is None:
         return ["Not verified: with --verify 256 files and cascade answer 256 samples.", run]
     sizes = ", ".join(map(str, found["batch_sizes"]))
