@@ -245,6 +245,8 @@ def _become(files, path):
     if env.get("PYTHONFAULTHANDLER"):
         faulthandler.enable()
     random.seed()
+    if "ray._raylet" in sys.modules:  # it has read the variables of the server
+        sys.modules["ray._raylet"].Config.initialize("")
     if "torch" in sys.modules:
         sys.modules["numpy"].random.seed()
         threads = int(env.get("OMP_NUM_THREADS") or os.cpu_count())

@@ -92,7 +92,7 @@ class Cascade:
 if __name__ == "__main__":
     cascade, path = Cascade(), Path(sys.argv[1])
     if path.suffix == ".npz":
-        answers = cascade(dict(np.load(path)))
+        answers = cascade(dict(np.load(path, allow_pickle=False)))
     else:
         answers = cascade.raw(path.read_text("utf-8").splitlines())
     names, classes = [one["name"] for one in cascade.policy["stages"]], cascade.policy["classes"]
