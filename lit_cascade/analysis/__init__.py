@@ -26,6 +26,7 @@ from lit_cascade.analysis.curve import (
     score_notes,
 )
 from lit_cascade.analysis.deferral_head import FittedHead, fit_head, fit_heads
+from lit_cascade.analysis.disagreement import check_disagreements, disagreements
 from lit_cascade.analysis.evidence import check_overlap, fitted_on
 from lit_cascade.analysis.monitoring import Checked, Monitor, Window
 from lit_cascade.analysis.reliability import BINS, CalibrationMetrics, ReliabilityDiagram
@@ -66,10 +67,10 @@ __all__ = [
     "Monitor", "MonthlySaving", "Pick", "PublishedModel", "PublishedTable", "Reduction",
     "ReliabilityDiagram", "Replay", "ScoreComparison", "ScoreFigures", "ScreenedModel", "Screening",
     "SearchResult", "Selection", "StageCalibration", "Strategy", "Tally", "Verdict", "Window",
-    "calibrate", "calibrate_record", "check", "check_calls", "check_fitted_score", "check_overlap",
-    "compare_cascades", "compare_scores", "cost_notes", "cross_fitted", "curve",
-    "evaluate_strategies", "fit_head", "fit_heads", "fitted_on", "known_cost", "largest_sizes",
-    "least_missed", "official_metric", "outcomes_of", "policy_for", "promise_in", "published_front",
-    "published_models", "rates_renumbered", "replay", "score_notes", "screen", "search", "select",
-    "variants",
+    "calibrate", "calibrate_record", "check", "check_calls", "check_disagreements",
+    "check_fitted_score", "check_overlap", "compare_cascades", "compare_scores", "cost_notes",
+    "cross_fitted", "curve", "disagreements", "evaluate_strategies", "fit_head", "fit_heads",
+    "fitted_on", "known_cost", "largest_sizes", "least_missed", "official_metric", "outcomes_of",
+    "policy_for", "promise_in", "published_front", "published_models", "rates_renumbered", "replay",
+    "score_notes", "screen", "search", "select", "variants",
 ]  # fmt: skip

@@ -294,6 +294,9 @@ class ValidateOptions(ReportedOptions):
             matthews; by default the official metric of the data. accuracy reports no other.
         allow_overlap: evaluate even on samples that the temperatures were fitted on.
         save_records: also write one record per stage into the folder.
+        save_samples: with models, also write samples.json: the texts, or thumbnails of the images,
+            of so many samples on which the first and the last model disagree, for
+            report --disagreements.
         policy: score and temperatures of the cascade, and thresholds to report on.
     """
 
@@ -304,6 +307,7 @@ class ValidateOptions(ReportedOptions):
     metric: str | None = None
     allow_overlap: bool = False
     save_records: bool = False
+    save_samples: int = 0
     policy: PolicyOptions = field(default_factory=PolicyOptions)
 
 
@@ -561,7 +565,8 @@ class ReportOptions:
         folders: folders with results of validate, select, search, compare-scores, check, test or
             benchmark; the words that belong to no other option.
         disagreements: number of samples to list on which the first and the last model of validate
-            disagree, with labels and answers, from the records that --save_records kept.
+            disagree, with labels and answers, from the records that --save_records kept, and with
+            texts or thumbnails, if --save_samples kept them.
         out: folder for report.html; by default the first of the folders.
         overwrite: replace a report.html that is already in the folder.
         quiet: print errors only.

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 from lit_cascade.analysis import (
     MonthlySaving,
     check_calls,
+    check_disagreements,
     check_overlap,
     cost_notes,
+    disagreements,
     outcomes_of,
     score_notes,
 )
 from lit_cascade.cli.options import ValidateOptions
 from lit_cascade.cli.output import Output
-from lit_cascade.core import operating_points, score_named
-from lit_cascade.errors import check_file_name
+from lit_cascade.core import Policy, operating_points, score_named
+from lit_cascade.errors import UsageError, check_file_name
 from lit_cascade.records import Record, check_alike, priced
 from lit_cascade.report import (
+    SAMPLES,
     Validation,
     curve_csv,
     data_notes,
@@ -39,6 +42,8 @@ _LOGGED = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
 
 def run_files(options: ValidateOptions) -> None:
     """Evaluate records."""
+    if options.save_samples:
+        raise UsageError("save_samples: records hold no inputs; run the models, with --config.")
     records = [Record.load(path) for path in options.records or []]
     _report(records, options, _output(options, [record.name for record in records]))
 
@@ -47,19 +52,33 @@ def run_models(cli: CascadeCLI, options: ValidateOptions) -> None:
     """Record the split, then evaluate the records."""
     from lit_cascade.lit import ThresholdMetrics
 
+    if options.save_samples < 0:
+        raise UsageError(f"save_samples: expected at least 0, got {options.save_samples}.")
+    if options.save_samples:
+        check_disagreements(options.policy.score)
     output = _output(options, cli.model.names)
     score = score_named(options.policy.score)
     logged = [value for value in _LOGGED if score.low <= value <= score.high]
     if cli.trainer.loggers and logged:
         cli.trainer.callbacks.append(ThresholdMetrics(logged, options.metric))
     records = cli.trainer.record(cli.model, cli.datamodule, options.split, cli.check, cli.configs)
-    if records is not None:
-        _report(records, options, output)
+    if records is None:
+        return
+    if options.save_samples:
+        from lit_cascade.data import previews
+
+        rule = Policy.of(options.policy, [record.name for record in records])
+        ends = rule.temperatures[0], rule.temperatures[-1]
+        rows = disagreements(records, rule.score, ends).rows[: options.save_samples]
+        ids = records[0].ids[rows.tolist()]
+        output.add_json(SAMPLES, previews(cli.datamodule, options.split, ids.tolist()))
+    _report(records, options, output)
 
 
 def _output(options: ValidateOptions, stages: Sequence[str]) -> Output:
     check_calls(options.calls_per_month)
     names = ["curve.csv", "curve_uncalibrated.csv", "curve.png", "summary.json"]
+    names += [SAMPLES] if options.save_samples else []
     if options.save_records:
         for stage in stages:
             check_file_name(stage, "records")

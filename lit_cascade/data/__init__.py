@@ -13,6 +13,7 @@ from lit_cascade.data.loading import (
     RawSample,
     TrainingData,
 )
+from lit_cascade.data.previews import previews
 from lit_cascade.data.splits import (
     STDIN,
     SplitInfo,
@@ -29,5 +30,5 @@ __all__ = [
     "STDIN", "CifarData", "Collate", "Datasets", "DeferredLoader", "DigitsData", "EvaluationData",
     "GlueData", "ImageData", "PositionedBatch", "RawSample", "SplitInfo", "TextData",
     "TrainingData", "UnlabelledImages", "UnlabelledTexts", "check_split", "class_names_of",
-    "describe", "has_split", "shared_ids", "split_loader",
+    "describe", "has_split", "previews", "shared_ids", "split_loader",
 ]  # fmt: skip

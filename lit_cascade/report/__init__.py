@@ -16,7 +16,7 @@ from lit_cascade.report.check import (
     watch_line,
 )
 from lit_cascade.report.flops import flops_csv, flops_summary, print_flops
-from lit_cascade.report.page import check_reportable, html_report
+from lit_cascade.report.page import SAMPLES, check_reportable, html_report
 from lit_cascade.report.savings import (
     known_cost_lines,
     known_cost_summary,
@@ -80,9 +80,9 @@ from lit_cascade.report.validation import (
 )
 
 __all__ = [
-    "CURVE", "Card", "CascadeCard", "Validation", "benchmark_notes", "calibration_summary",
-    "candidates_csv", "check_reportable", "check_summary", "curve_csv", "data_notes",
-    "draw_calibration", "draw_curve", "draw_frontier", "draw_scores", "draw_screen",
+    "CURVE", "SAMPLES", "Card", "CascadeCard", "Validation", "benchmark_notes",
+    "calibration_summary", "candidates_csv", "check_reportable", "check_summary", "curve_csv",
+    "data_notes", "draw_calibration", "draw_curve", "draw_frontier", "draw_scores", "draw_screen",
     "draw_selection", "draw_speed", "file_size", "fitting_notes", "flops_csv", "flops_summary",
     "frontier_csv", "frontier_summary", "html_report", "inform", "known_cost_lines",
     "known_cost_summary", "latency_table", "model_notes", "outcome_summary", "pace_table",

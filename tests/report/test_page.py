@@ -359,3 +359,38 @@ def test_disagreements_need_records_and_a_score_of_logits(results, tmp_path):
     assert "expected results of validate" in run.stderr
     run = within("report", "select", "--disagreements", "-3", "--out", str(tmp_path), cwd=results)
     assert "expected at least 0, got -3" in run.stderr
+
+
+def test_disagreements_show_texts_and_images_of_the_samples(tmp_path):
+    words = ("--config", "digits_pair.yaml", "--save_records", "--save_samples", "4")
+    done(within("validate", *words, "--out", "v", cwd=tmp_path))
+    kept = json.loads((tmp_path / "v/samples.json").read_text())
+    records = [Record.load(tmp_path / f"v/{name}.safetensors") for name in ("small", "large")]
+    small, large = (record.logits.float().argmax(1) for record in records)
+    sure = records[0].logits.float().softmax(1).amax(1)
+    rows = sorted((small != large).nonzero()[:, 0].tolist(), key=lambda row: -float(sure[row]))
+    ids = [str(records[0].ids[row]) for row in rows[:4]]
+    assert list(kept) == ids
+    assert len(ids) == 4
+    bad = 'data:image/png;base64,AA" onerror="alert(1)'
+    (tmp_path / "v/samples.json").write_text(
+        json.dumps(kept | {ids[1]: {"text": "<b>five</b>"}, ids[2]: {"image": bad}})
+    )
+    done(within("report", "v", "--disagreements", "4", cwd=tmp_path))
+    content = (tmp_path / "v/report.html").read_text(encoding="utf-8")
+    for one, shown in ((ids[0], True), (ids[1], False), (ids[2], False), (ids[3], True)):
+        assert (kept[one]["image"] in content) is shown
+    assert "alert(1)" not in content
+    assert "&lt;b&gt;five&lt;/b&gt;" in content
+
+
+def test_samples_are_kept_of_models_and_scores_of_logits(results, tmp_path):
+    run = within("validate", "--config", "digits_pair.yaml", "--save_samples", "-1", cwd=tmp_path)
+    assert "save_samples: expected at least 0, got -1" in run.stderr
+    words = ("--save_samples", "3", "--policy.score", "agreement")
+    run = within("validate", "--config", "digits_pair.yaml", *words, cwd=tmp_path)
+    assert "expected a score of one model's logits" in run.stderr
+    records = [str(path) for path in records_in(tmp_path, "test", 1)]
+    run = within("validate", "--records", *records, "--save_samples", "3", cwd=tmp_path)
+    assert run.returncode == 2
+    assert "records hold no inputs" in run.stderr

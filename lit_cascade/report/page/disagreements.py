@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
-from lit_cascade.core import AGREEMENT, LEARNED, MAX_LOGIT_PNORM, Policy, is_right
+from lit_cascade.analysis import disagreements
+from lit_cascade.core import is_right
 from lit_cascade.errors import UsageError
-from lit_cascade.records import Record, check_alike
-from lit_cascade.report.page.folder import Results
+from lit_cascade.records import Record
+from lit_cascade.report.page.folder import SAMPLES, Results
 from lit_cascade.report.page.parts import PartTable, score_name
 from lit_cascade.utilities.text import single_line
+
+_IMAGE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+")
 
 
 def disagreements_table(files: Results, summary: Mapping[str, Any], most: int) -> PartTable:
@@ -36,23 +41,15 @@ def disagreements_table(files: Results, summary: Mapping[str, Any], most: int) -
             f"disagreements: {str(files.folder)!r} has no records of {ends[0]!r} and {ends[1]!r}; "
             "lit-cascade validate --save_records keeps them."
         )
-    if score in {AGREEMENT.name, LEARNED.name, MAX_LOGIT_PNORM.name}:
-        raise UsageError(
-            f"disagreements: expected results by a score of one model's logits, such as "
-            f"max_softmax; these are by {score}."
-        )
-    first, last = (Record.load(path) for path in paths)
-    check_alike([first, last])
-    temperatures = [float(summary["temperatures"][name]) for name in ends]
-    policy = Policy(score=score, temperatures=temperatures)
-    says = policy.judge(0, first.output("its disagreements"))
-    other = policy.judge(1, last.output("its disagreements"))
-    rows = (says.answer != other.answer).nonzero()[:, 0]
-    count = len(rows)
-    rows = rows[says.score[rows].argsort(descending=True, stable=True)][:most]
+    records = [Record.load(path) for path in paths]
+    found = disagreements(records, score, [float(summary["temperatures"][name]) for name in ends])
+    first, says, other = records[0], found.first, found.last
+    inputs = files.json(SAMPLES) if (files.folder / SAMPLES).is_file() else {}
+    rows = found.rows[:most]
     table = [
         (
             single_line(str(first.ids[row])),
+            *([_input(inputs.get(str(first.ids[row]), {}))] if inputs else []),
             *([] if first.labels is None else [_label(first, row)]),
             _class(first, says.answer[row]),
             f"{float(says.score[row]):.4g}",
@@ -63,11 +60,20 @@ def disagreements_table(files: Results, summary: Mapping[str, Any], most: int) -
     ]
     known = first.labels is not None
     headings = [
-        "sample", *(["label"] if known else []), f"{ends[0]} says", score_name(score),
+        "sample", *(["input"] if inputs else []), *(["label"] if known else []),
+        f"{ends[0]} says", score_name(score),
         f"{ends[1]} says", *(["right"] if known else []),
     ]  # fmt: skip
-    title = f"Where they disagree: {len(table):,} of {count:,} samples, the surest first"
+    title = f"Where they disagree: {len(table):,} of {len(found.rows):,} samples, the surest first"
     return PartTable(title, headings, table)
+
+
+def _input(shown: Mapping[str, str]) -> str:
+    """A text, or an image as HTML."""
+    address = shown.get("image", "")
+    if _IMAGE.fullmatch(address):
+        return Markup('<img class="sample" alt="" src="{}">').format(address)
+    return shown.get("text", "")
 
 
 def _class(record: Record, number: Tensor) -> str:

@@ -24,6 +24,8 @@ KINDS = {
     "benchmark": "benchmark.json",
 }
 """The file that tells that a folder holds results of a command."""
+SAMPLES = "samples.json"
+"""File of `validate --save_samples`: texts or images by the ids of their samples."""
 
 
 @dataclass(frozen=True)
