@@ -249,9 +249,11 @@ def test_texts_take_the_ids_of_their_tokenizers(opened, tmp_path):
     for kind, seed in (("bert", 1), ("roberta", 2)):
         folder = save_classifier(kind, tmp_path / kind, OWN, seed=seed)
         stages[kind] = Stage(lambda folder=folder: TextClassifier(str(folder)))
-    cascade = LitCascade(stages, 0.75).eval()
+    cascade = LitCascade(stages, 0.0).eval()
     batch = cascade.collate(list(OWN))
-    with torch.inference_mode():
+    with torch.inference_mode():  # the vocabulary of a tokenizer is not always in the same order
+        low, high = cascade(batch).score.sort().values[4:6].tolist()
+        cascade.policy = Policy((low + high) / 2)
         expected = cascade(batch)
     folder = web(cascade.networks(), cascade.policy, batch, tmp_path / "page", raw=list(OWN))
     page = opened(folder)
