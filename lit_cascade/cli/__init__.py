@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from inspect import cleandoc
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from lit_cascade import __version__
@@ -151,8 +152,8 @@ INTERRUPTED, TERMINATED = 130, 143
 _HELP = """\
 usage: lit-cascade COMMAND [options]
 
-Turns pretrained classifiers into a cascade: a small model answers the inputs it is
-sure of, the rest are deferred to a larger one.
+Turns pretrained classifiers into a cascade: a small model answers the inputs it
+is sure of, the rest are deferred to a larger one.
 
 commands:
 {commands}
@@ -233,8 +234,14 @@ def _text_for(option: str, words: Sequence[str]) -> str:
         from lit_cascade.cli.completion import script
 
         return script(value or "".join(words[:1]), COMMANDS)
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    column = 4 + max(map(len, COMMANDS))
+    lines = [
+        fill(
+            command.summary, 80, break_on_hyphens=False,
+            initial_indent=f"  {name}".ljust(column), subsequent_indent=" " * column,
+        )
+        for name, command in COMMANDS.items()
+    ]  # fmt: skip
     return _HELP.format(commands="\n".join(lines))
 
 

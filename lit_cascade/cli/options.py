@@ -654,7 +654,7 @@ class ExportOptions(OutputOptions):
 
 @dataclass
 class CardOptions(OutputOptions):
-    """Write what a cascade is shared with: its model card, weights and policy.
+    """Write a cascade to share into a folder: its model card, weights and policy.
 
     README.md is a model card as the Hugging Face hub reads it, with the curve at every threshold,
     evaluated on one split. cascade.yaml and the weights beside it are what load_cascade("FOLDER")

@@ -33,7 +33,7 @@ def save_cascade(cascade: LitCascade, folder: Path | str) -> None:
         UsageError: a place that cannot be written to.
         CascadeError: a network that cannot be made again from plain values, or a full disk.
 
-    Example:
+    Examples:
         >>> from lit_cascade import load_cascade
         >>> folder = getfixture("tmp_path") / "pair"
         >>> save_cascade(load_cascade("digits_pair.yaml"), folder)

@@ -71,7 +71,7 @@ def say(text: str, /, *bold: str, **values: Any) -> Markup:
         bold: values.
         values: others by name; `Markup` is HTML already.
 
-    Example:
+    Examples:
         >>> say("{} answers {share} of inputs.", "<i>", share="9 %")
         Markup('<b>&lt;i&gt;</b> answers 9 % of inputs.')
     """
