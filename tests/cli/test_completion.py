@@ -56,7 +56,11 @@ def test_bash_completes_commands_options_values_and_configs(script, tmp_path):
     at = tmp_path
     assert set(completed(script, at, "")) >= set(COMMANDS)
     assert completed(script, at, "vali") == ["validate"]
-    assert set(completed(script, at, "validate", "--s")) == {"--split", "--save_records"}
+    assert set(completed(script, at, "validate", "--s")) == {
+        "--split",
+        "--save_records",
+        "--save_samples",
+    }
     assert "--policy.thresholds" in completed(script, at, "test", "--policy.th")
     assert completed(script, at, "validate", "--policy.score", "neg") == ["negative_entropy"]
     assert completed(script, at, "validate", "--config", "digits_p") == ["digits_pair.yaml"]
