@@ -80,6 +80,11 @@ def explained(then: str = "") -> Iterator[None]:
     except (RuntimeError, MemoryError, OSError, EOFError, pickle.UnpicklingError) as error:
         if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
             raise KeyboardInterrupt from error  # it broke whatever was in progress
+        if _WORKER.search(str(error)):
+            for one in _chain(error):
+                if isinstance(one, CascadeError):
+                    # told already: torch's signal handler has interrupted it on its way out
+                    raise one from one.__cause__
         if Signals.received and _is_lost_process(error):
             raise SIGTERMException from error
         try:

@@ -158,3 +158,20 @@ def test_sigterm_is_passed_on_once_and_without_a_collective(monkeypatch):
     launcher.kill.assert_called_once_with(signal.SIGTERM)
     assert signals.received_sigterm
     assert Signals.received
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_death_told_twice_keeps_what_to_do_next(number):
+    """Torch's signal handler interrupts whatever runs, also the telling of the first death."""
+    death = "DataLoader worker (pid {}) is killed by signal: Killed. "
+
+    @explained()
+    def dying():
+        try:
+            with explained("Answers are kept."):
+                raise RuntimeError(death.format(1))
+        finally:
+            raise RuntimeError(death.format(number))
+
+    with pytest.raises(CascadeError, match="Answers are kept"):
+        dying()
