@@ -133,7 +133,7 @@ class Tally:
         return score
 
     def _checks(self, answer: Mapping[str, Any], stage: int) -> dict[str, tuple[int, int]]:
-        """Whether labels and audits count the answer as lost or won, by target."""
+        """Answers lost and won by target, 0 or 1 each, from the label and the audit."""
         given = {name: answer.get(name) for name in ("prediction", "label", "audit")}
         for name in ("label", "audit"):
             if given[name] is None:

@@ -99,7 +99,7 @@ class CalibrationPlan:
         if n == 1:  # no other sample to evaluate on
             return cls(everything, ((everything, everything),))
         parts = [part.sort().values for part in order.tensor_split(min(FOLDS, n))]
-        others = [torch.ones(n, dtype=torch.bool).index_fill_(0, part, False) for part in parts]  # noqa: FBT003
+        others = [torch.ones(n, dtype=torch.bool).index_fill_(0, part, 0) for part in parts]
         folds = zip((everything[other] for other in others), parts, strict=True)
         return cls(everything, tuple(folds))
 

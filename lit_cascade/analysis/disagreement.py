@@ -13,7 +13,7 @@ from lit_cascade.records import Record, check_alike
 
 
 class Disagreements(NamedTuple):
-    """Where two models disagree.
+    """Samples on which two models disagree, and what the models say.
 
     Attributes:
         rows: positions of the samples, those that the first model is surest of at the top.
@@ -27,10 +27,10 @@ class Disagreements(NamedTuple):
 
 
 def check_disagreements(score: str) -> None:
-    """Check that a score orders disagreements by the first model's output alone.
+    """Check that a score needs the output of one model alone.
 
     Raises:
-        UsageError: it needs more than that.
+        UsageError: it needs more.
     """
     if score in {AGREEMENT.name, LEARNED.name, MAX_LOGIT_PNORM.name}:
         raise UsageError(

@@ -401,7 +401,7 @@ def search(
 
 
 def _ranges(bands: Sequence[Band | tuple[float, float | None]]) -> Bands:
-    """The bands, of which those without an upper end end at the most accurate single model."""
+    """Bands; those without an upper end reach up to the most accurate single model."""
     pairs = [(one.low, one.high, one.name) if isinstance(one, Band) else one for one in bands]
     wanted = [Band(low, 1.0 if high is None else high, *name) for low, high, *name in pairs]
 

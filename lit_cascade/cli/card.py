@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_cascade.analysis import check_overlap, cost_notes, policy_for, score_notes
+from lit_cascade.analysis import policy_for
 from lit_cascade.cli.options import CardOptions
 from lit_cascade.cli.output import Output
+from lit_cascade.cli.validate import evaluated
 from lit_cascade.errors import CascadeError
-from lit_cascade.records import Record, check_alike, priced
+from lit_cascade.records import Record
 from lit_cascade.report import (
     CURVE,
     CascadeCard,
-    Validation,
-    data_notes,
     draw_curve,
-    model_notes,
     show,
     validation_summary,
 )
@@ -61,18 +59,9 @@ def _report(
     files: Mapping[str, Content],
 ) -> None:
     """Evaluate records, and write the card, the curve and the files."""
-    records, unit = priced(records, options.cost)
-    check_alike(records)
     policy = policy_for(records, options.policy)
     policy.required_thresholds(policy.names)
-    first = records[0]
-    notes = check_overlap(
-        options.policy.evidence, first.samples, first.data, records, allowed=options.allow_overlap
-    )
-    notes += data_notes(first.data)
-    notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])
-    notes += cost_notes(records, unit) + score_notes(records, options.policy)
-    validation = Validation.of(records, options.policy, unit, options.metric)
+    validation, notes = evaluated(records, options)
     there = [*files, *(path.name for path in Path(output.folder).iterdir())]
     card = CascadeCard(
         name=options.name or " → ".join(policy.names),

@@ -15,7 +15,7 @@ from lit_cascade.analysis import (
     outcomes_of,
     score_notes,
 )
-from lit_cascade.cli.options import ValidateOptions
+from lit_cascade.cli.options import CardOptions, ValidateOptions
 from lit_cascade.cli.output import Output
 from lit_cascade.core import Policy, operating_points, score_named
 from lit_cascade.errors import UsageError, check_file_name
@@ -88,16 +88,7 @@ def _output(options: ValidateOptions, stages: Sequence[str]) -> Output:
 
 def _report(records: Sequence[Record], options: ValidateOptions, output: Output) -> None:
     """Evaluate records, and print and write the results."""
-    records, unit = priced(records, options.cost)
-    check_alike(records)
-    first = records[0]
-    notes = check_overlap(
-        options.policy.evidence, first.samples, first.data, records, allowed=options.allow_overlap
-    )
-    notes += data_notes(first.data)
-    notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])
-    notes += cost_notes(records, unit) + score_notes(records, options.policy)
-    validation = Validation.of(records, options.policy, unit, options.metric)
+    validation, notes = evaluated(records, options)
     saving = _saving(validation, options.calls_per_month)
     told = [] if saving is None else [saving_line(saving, _seen(validation))]
     print_validation(validation, [*told, *notes])
@@ -109,9 +100,30 @@ def _report(records: Sequence[Record], options: ValidateOptions, output: Output)
         "summary.json", validation_summary(validation) | saving_summary(saving) | {"notes": notes}
     )
     if options.save_records:
-        for record in records:
+        for record in validation.records:
             output.add(f"{record.name}.safetensors", record.pieces())
     output.write()
+
+
+def evaluated(
+    records: Sequence[Record], options: ValidateOptions | CardOptions
+) -> tuple[Validation, list[str]]:
+    """Evaluate records by the options of a command, with notes on data, models and costs.
+
+    Raises:
+        UsageError: a unit that the records have not, or a metric that does not fit.
+        CascadeError: records of different samples, or of samples that the policy was fitted on.
+    """
+    records, unit = priced(records, options.cost)
+    check_alike(records)
+    first = records[0]
+    notes = check_overlap(
+        options.policy.evidence, first.samples, first.data, records, allowed=options.allow_overlap
+    )
+    notes += data_notes(first.data)
+    notes += model_notes([(record.name, record.model, len(record.classes)) for record in records])
+    notes += cost_notes(records, unit) + score_notes(records, options.policy)
+    return Validation.of(records, options.policy, unit, options.metric), notes
 
 
 def _saving(result: Validation, calls: float | None) -> MonthlySaving | None:
