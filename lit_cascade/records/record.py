@@ -384,12 +384,9 @@ class Record(Tabular):
         """Content of the record's file in pieces, of which those of tensors are no copies."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         tensors = {name: column for name, column in columns.items() if column is not None}
-        ids = self.ids.to_tensors()
-        if self.prediction is None:
-            tensors |= ids
-        else:  # there is little else in the file
-            tensors |= {} if self.ids.are_positions else ids
-            tensors |= {name: _narrow(tensors[name]) for name in _WHOLE if name in tensors}
+        if self.prediction is None or not self.ids.are_positions:  # predictions are small
+            tensors |= self.ids.to_tensors()
+        tensors |= {name: _narrow(tensors[name]) for name in _WHOLE if name in tensors}
         constant: dict[str, float | None] = {}
         for unit, cost in self.costs.items():
             varies = bool((cost != cost[0]).any())

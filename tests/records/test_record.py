@@ -67,6 +67,20 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path, dtype, ids):
     )
 
 
+def test_whole_numbers_take_the_narrowest_type_of_the_file(tmp_path):
+    for ids, dtype in [
+        (torch.arange(6), torch.int8),
+        (torch.arange(6) * 7000, torch.int32),
+        (torch.arange(6) * -(2**40), torch.int64),
+    ]:
+        record(ids=ids).save(tmp_path / "net.safetensors")
+        stored = load_file(tmp_path / "net.safetensors")
+        assert (stored["labels"].dtype, stored["ids"].dtype) == (torch.int8, dtype)
+        loaded = Record.load(tmp_path / "net.safetensors")
+        assert_same(record(ids=ids), loaded)
+        assert loaded.to_bytes() == record(ids=ids).to_bytes()
+
+
 def test_a_record_with_one_empty_id_comes_back(tmp_path):
     one = record(n=1, ids=("",))
     one.save(tmp_path / "net.safetensors")
