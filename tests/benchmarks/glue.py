@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.glue [--records checkpoints/glue] [--out FILE.json]
 
-For each task and each small stage before the largest one, the cheapest threshold that is as good
+For each task and each small stage before the costliest model, the cheapest threshold that is as good
 as the largest alone on the calibration split, by the task's official metric; then what it does on
 the validation split, with intervals of 90 % over 2,000 draws of its samples with replacement. The
 small stage that saves most on the calibration split is marked: only its row was not chosen by
@@ -27,7 +27,6 @@ from tests.benchmarks.results import options_parser, write_results
 from tests.benchmarks.sweep import machine
 
 DRAWS = 2000
-LARGE = "minilm6"
 
 
 def folders(root):
@@ -70,10 +69,10 @@ def judged(small, large, threshold, metric):
     }
 
 
-def row(calibration, validation, name, metric):
-    """One small stage before the large one."""
+def row(calibration, validation, name, largest, metric):
+    """One small stage before the largest model."""
     by = None if metric == "accuracy" else metric
-    pairs = [[split[name], split[LARGE]] for split in (calibration, validation)]
+    pairs = [[split[name], split[largest]] for split in (calibration, validation)]
     curves = [curve_of(pair, metric=by) for pair in pairs]
     on_calibration, on_validation = (
         operating_points(curve, metric)[f"same_{metric}"] for curve in curves
@@ -94,7 +93,7 @@ def row(calibration, validation, name, metric):
     return found
 
 
-def table_of(task, metric, n, rows):
+def table_of(task, metric, n, largest, rows):
     table = Table(title=f"{task}: {metric} x 100 on {n:,} validation samples")
     for column in ("small stage", "FLOPs", "alone", "cascade", "change (90 %)", "deferred",
                    "reduction (90 %)", "on calibration", "equal"):  # fmt: skip
@@ -120,7 +119,7 @@ def table_of(task, metric, n, rows):
             cells += ["", "", "", "does not pay", "none"]
         table.add_row(*cells, "none" if one["equal"] is None else f"{one['equal']:.2f}x")
     large = rows[0]
-    table.add_row(LARGE, f"{large['large_flops'] / 1e6:.0f} M", f"{100 * large['large_alone']:.1f}")
+    table.add_row(largest, f"{large['large_flops'] / 1e6:.0f} M", f"{100 * large['large_alone']:.1f}")
     return table
 
 
@@ -131,20 +130,20 @@ def main():
     console, results = Console(width=150), {}
     for task, splits in folders(options.records).items():
         calibration, validation = splits["calibration"], splits["validation"]
-        large = validation[LARGE]
-        metric = large.data.get("metric", "accuracy")
-        smalls = sorted(
-            set(validation) - {LARGE},
-            key=lambda name: (float(validation[name].cost().mean()), name),
+        *smalls, largest = sorted(
+            validation, key=lambda name: (float(validation[name].cost().mean()), name)
         )
-        rows = [row(calibration, validation, name, metric) for name in smalls]
+        large = validation[largest]
+        metric = large.data.get("metric", "accuracy")
+        rows = [row(calibration, validation, name, largest, metric) for name in smalls]
         best = max(rows, key=lambda one: one["on_calibration"] or 0)
         for one in rows:
             one["chosen"] = one is best and one["on_calibration"] is not None
-        console.print(table_of(task, metric, len(large), rows))
+        console.print(table_of(task, metric, len(large), largest, rows))
         results[task] = {
             "metric": metric,
-            "samples": {"calibration": len(calibration[LARGE]), "validation": len(large)},
+            "large": largest,
+            "samples": {"calibration": len(calibration[largest]), "validation": len(large)},
             "rows": rows,
         }
     write_results(options.out, {"machine": machine(), "tasks": results})

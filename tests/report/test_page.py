@@ -231,13 +231,16 @@ def test_fifty_thousand_thresholds_fit(results, tmp_path):
     assert set(slider["tiles"]["accuracy"]) <= exact
 
 
-def test_a_page_that_is_too_large_is_thinned_further(results, monkeypatch):
-    lengths = []
-    for largest in (LARGEST, 100):
-        monkeypatch.setattr(page_module, "LARGEST", largest)
-        monkeypatch.setattr(page_module, "_BINS", (400, 20))
-        lengths.append(Page(html_report([results / "validate"])).data[0]["slider"]["rows"])
-    assert lengths[0] > lengths[1]
+def test_a_page_that_is_too_large_is_thinned_further_or_refused(results, monkeypatch):
+    monkeypatch.setattr(page_module, "_BINS", (400, 20))
+    fine = html_report([results / "validate"])
+    monkeypatch.setattr(page_module, "LARGEST", len(fine.encode()))
+    coarse = html_report([results / "validate"])
+    rows = [Page(html).data[0]["slider"]["rows"] for html in (fine, coarse)]
+    assert rows[1] < rows[0]
+    monkeypatch.setattr(page_module, "LARGEST", len(coarse.encode()))
+    with pytest.raises(UsageError, match=r"expected less than .* put fewer folders on it\."):
+        html_report([results / "validate"])
 
 
 def test_a_front_shows_the_config_of_each_cascade(results):

@@ -53,7 +53,8 @@ def html_report(folders: Sequence[Path], command: str = "", disagreements: int =
         HTML.
 
     Raises:
-        UsageError: a folder without such results, or disagreements without records.
+        UsageError: a folder without such results, disagreements without records, or more than fits
+            into 3 MB.
         CascadeError: the extra `report` is not installed, or a file that these commands have not
             written.
     """
@@ -63,9 +64,14 @@ def html_report(folders: Sequence[Path], command: str = "", disagreements: int =
         raise UsageError("disagreements: expected results of validate in one of the folders.")
     for bins in _BINS:
         page = _rendered(_parts(results, bins, disagreements), command)
-        if len(page.encode()) < LARGEST:
-            break
-    return page
+        size = len(page.encode())
+        if size < LARGEST:
+            return page
+    more = " or fewer disagreements" if disagreements else ""
+    raise UsageError(
+        f"the page would take {size / 1e6:.1f} MB, expected less than {LARGEST / 1e6:.0f} MB to be "
+        f"sent; put fewer folders{more} on it."
+    )
 
 
 def _parts(results: Sequence[Results], bins: int, disagreements: int) -> list[Part]:
