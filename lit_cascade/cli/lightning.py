@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
@@ -252,11 +253,13 @@ def run(name: str, command: Command, words: Sequence[str]) -> None:
 
 
 def _quieten() -> None:
-    """Silence Lightning's greetings and needless warnings; its other warnings stay."""
+    """Silence greetings, needless warnings, and bars where there is no terminal."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # it reports that a process has died and that the others end for it
     logging.getLogger(subprocess_script.__name__).setLevel(logging.INFO)
+    if not sys.stderr.isatty():  # in a log each step of a bar would be kept
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
     warnings.filterwarnings("ignore", ".*validation_step. but have no .val_dataloader.*")

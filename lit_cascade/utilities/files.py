@@ -131,14 +131,15 @@ def find_bundled(name: str, kind: str, argument: str) -> Path:
     there = bundled(kind) / name
     if not here.is_absolute() and there.is_file():
         return there
-    pattern = {"configs": "*.yaml", "checkpoints": "*.safetensors"}[kind]
+    # there are few configs, and most of the bundled safetensors are records
+    pattern, like = {"configs": ("*.yaml", 0.0), "checkpoints": ("*.safetensors", 0.5)}[kind]
     known = [path.relative_to(bundled(kind)) for path in sorted(bundled(kind).rglob(pattern))]
     beside = here.parent if here.parent.is_dir() else Path()
     visible = [path for path in sorted(beside.glob(pattern)) if not path.name.startswith(".")]
-    near = nearest_files(name, [*visible, *known], like=0.0)
+    near = nearest_files(name, [*visible, *known], like=like)
     raise UsageError(
         f"{argument}: there is no file {name!r}, neither from the working directory nor among the "
-        f"bundled {kind}.\nNearest: {', '.join(near) or 'none'}."
+        f"bundled {kind}." + (f"\nNearest: {', '.join(near)}." if near else "")
     )
 
 
