@@ -2,10 +2,10 @@
 
 python -m tests.benchmarks.glue [--records checkpoints/glue] [--out FILE.json]
 
-For each task and each small stage before the costliest model, the cheapest threshold that is as good
-as the largest alone on the calibration split, by the task's official metric; then what it does on
-the validation split, with intervals of 90 % over 2,000 draws of its samples with replacement. The
-small stage that saves most on the calibration split is marked: only its row was not chosen by
+For each task and each small stage before the costliest model, the cheapest threshold that is as
+good as the largest alone on the calibration split, by the task's official metric; then what it does
+on the validation split, with intervals of 90 % over 2,000 draws of its samples with replacement.
+The small stage that saves most on the calibration split is marked: only its row was not chosen by
 looking at the validation split. `equal` is the saving at equal score where threshold and score are
 of the validation split itself: what one might read off the curve, and too good.
 """
@@ -119,7 +119,8 @@ def table_of(task, metric, n, largest, rows):
             cells += ["", "", "", "does not pay", "none"]
         table.add_row(*cells, "none" if one["equal"] is None else f"{one['equal']:.2f}x")
     large = rows[0]
-    table.add_row(largest, f"{large['large_flops'] / 1e6:.0f} M", f"{100 * large['large_alone']:.1f}")
+    cost, score = large["large_flops"], large["large_alone"]
+    table.add_row(largest, f"{cost / 1e6:.0f} M", f"{100 * score:.1f}")
     return table
 
 
