@@ -384,7 +384,8 @@ class Record(Tabular):
         """Content of the record's file in pieces, of which those of tensors are no copies."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         tensors = {name: column for name, column in columns.items() if column is not None}
-        if self.prediction is None or not self.ids.are_positions:  # predictions are small
+        # of predictions, ids would be most of the file
+        if self.prediction is None or not self.ids.are_positions:
             tensors |= self.ids.to_tensors()
         tensors |= {name: _narrow(tensors[name]) for name in _WHOLE if name in tensors}
         constant: dict[str, float | None] = {}
