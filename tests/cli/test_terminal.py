@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 import lit_cascade
+from lit_cascade.cli import lightning
 from lit_cascade.records import Record
 from lit_cascade.report.text import Table
 from tests.cli.runs import done, within
@@ -209,3 +211,12 @@ def test_a_log_file_gets_lines_without_control_characters(folder, monkeypatch):
     assert "Testing on validation: 450 of 450 samples." in run.stderr.splitlines()
     assert run.stderr.isprintable() or run.stderr.replace("\n", "").isprintable()
     assert "━" not in run.stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_of_datasets_are_not_kept_in_logs(monkeypatch, terminal):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "")  # put back afterwards
+    monkeypatch.delenv("HF_DATASETS_DISABLE_PROGRESS_BARS")
+    lightning._quieten()
+    assert ("HF_DATASETS_DISABLE_PROGRESS_BARS" in os.environ) is not terminal

@@ -8,6 +8,7 @@ import yaml
 
 from lit_cascade import CascadeError, UsageError
 from lit_cascade.utilities.files import (
+    find_bundled,
     load_yaml,
     open_atomically,
     read_yaml,
@@ -100,3 +101,11 @@ def test_yaml_is_that_of_the_plain_library(path):
     content = load_yaml(path.read_text())
     plain = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     assert yaml_text(content, "above") == "# above\n" + plain
+
+
+def test_a_missing_checkpoint_names_near_files_and_no_far_ones():
+    with pytest.raises(UsageError, match=r"Nearest: digits/small\.safetensors") as near:
+        find_bundled("digits/smal.safetensors", "checkpoints", "checkpoint")
+    assert "imagenet/" not in str(near.value)
+    with pytest.raises(UsageError, match=r"among the bundled checkpoints\.$"):
+        find_bundled("mpnet.safetensors", "checkpoints", "checkpoint")
